@@ -1,0 +1,38 @@
+"""Run StarCoder2 outside PyTorch: ``sc2onnx.load`` for a bundle, ``sc2onnx.export.export`` to make one.
+
+Names are imported when first used, so that ``import sc2onnx`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sc2onnx.errors import Sc2onnxError
+
+if TYPE_CHECKING:
+    from sc2onnx.runtime.generate import Completion, Piece, Stream
+    from sc2onnx.runtime.model import MemoryFootprint, Model, load
+    from sc2onnx.runtime.sampling import SamplingParameters
+
+__version__ = "0.1.0"
+
+__all__ = ["Completion", "MemoryFootprint", "Model", "Piece", "SamplingParameters", "Sc2onnxError", "Stream", "__version__", "load"]
+
+_HOMES = {
+    "Completion": "sc2onnx.runtime.generate",
+    "Piece": "sc2onnx.runtime.generate",
+    "Stream": "sc2onnx.runtime.generate",
+    "MemoryFootprint": "sc2onnx.runtime.model",
+    "Model": "sc2onnx.runtime.model",
+    "load": "sc2onnx.runtime.model",
+    "SamplingParameters": "sc2onnx.runtime.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sc2onnx' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,97 @@
+"""The bundle's model card (``README.md``), rendered from the manifest alone; exporter and verifier both write it."""
+
+from __future__ import annotations
+
+from sc2onnx.manifest import Manifest, Provenance, Verification
+
+
+def render(manifest: Manifest) -> str:
+    """Markdown with the hub's front matter: source, licence, precision, how to run, and what verification measured."""
+    facts, origin = manifest.model, manifest.provenance
+    window = f"{facts.sliding_window:,} tokens" if facts.sliding_window else "none (full attention)"
+    return f"""---
+{_front_matter(origin)}library_name: sc2onnx
+pipeline_tag: text-generation
+tags:
+- code
+- onnx
+- starcoder2
+---
+
+# {origin.source.split("/")[-1]}, {manifest.precision}, for ONNX Runtime
+
+StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from {_source(origin)} by {origin.exporter}.
+
+| | |
+|---|---|
+| parameters | {facts.parameters:,} |
+| precision | {manifest.precision} |
+| weights | {manifest.weight_bytes / 1e9:.3f} GB |
+| layers, heads, key-value heads, head size | {facts.num_layers}, {facts.num_heads}, {facts.num_kv_heads}, {facts.head_dim} |
+| context | {facts.context_length:,} tokens |
+| sliding window | {window} |
+| cache | {manifest.cache.kind}, {manifest.cache.dtype}, {manifest.cache.bytes_per_token(facts):,} bytes per token |
+| ONNX opset | {manifest.opset} |
+
+## Use
+
+```
+pip install "sc2onnx[cpu]"
+```
+
+```python
+import sc2onnx
+
+model = sc2onnx.load("PATH/OF/THIS/DIRECTORY")
+print(model.generate("def fib(n):\\n", max_new_tokens=64).text)
+print(model.infill(prefix="def add(a, b):\\n    ", suffix="\\n\\nprint(add(1, 2))\\n").text)
+```
+
+## Verification
+
+{_verification(manifest.verification)}
+## Licence
+
+{_license(origin)}
+"""
+
+
+def _front_matter(origin: Provenance) -> str:
+    lines = [f"license: {origin.license}"] if origin.license else []
+    if origin.revision is not None:
+        lines.append(f"base_model: {origin.source}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _source(origin: Provenance) -> str:
+    return f"`{origin.source}`" + (f" at revision `{origin.revision}`" if origin.revision else " (a local directory)")
+
+
+def _license(origin: Provenance) -> str:
+    terms = f"`{origin.license}`" if origin.license else "not stated by the source checkpoint"
+    duty = (
+        "The BigCode OpenRAIL-M licence asks whoever passes the model on to pass on its use restrictions and its attribution with it: "
+        "keep this card, and name BigCode as the source of the weights. "
+        if origin.license == "bigcode-openrail-m"
+        else ""
+    )
+    return f"The weights keep the licence of their source: {terms}. {duty}The graph was written by sc2onnx, which is Apache-2.0 and claims nothing of it."
+
+
+def _verification(result: Verification | None) -> str:
+    if result is None:
+        return "Not verified yet: `sc2onnx verify BUNDLE CHECKPOINT` compares it with torch and writes its figures here.\n"
+    outcome = "passed" if result.passed else "**failed**"
+    greedy = f"{result.greedy_match} of {result.greedy_tokens}" if result.greedy_tokens else "not compared"
+    return f"""Against {result.reference} on {result.text}: {outcome}.
+
+| | |
+|---|---|
+| positions compared | {result.positions:,} |
+| largest logit difference, of the largest logit | {result.max_rel_diff:.2e} (tolerance {result.tolerance:.0e}) |
+| largest logit difference, absolute | {result.max_abs_diff:.2e} |
+| KL divergence to the reference, mean | {result.kl_divergence:.2e} nats |
+| same most likely token | {result.top1_agreement:.2%} |
+| NLL per token, here and reference | {result.nll:.4f}, {result.nll_reference:.4f} nats |
+| greedy tokens equal | {greedy} |
+"""

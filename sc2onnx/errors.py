@@ -1,0 +1,140 @@
+"""Every exception that sc2onnx raises on purpose.
+
+::
+
+    Sc2onnxError
+    |-- CheckpointError (ValueError)          what was given to export
+    |   |-- CheckpointNotFoundError (FileNotFoundError)
+    |   |-- UnsupportedModelError             not a StarCoder2, or one with unknown settings
+    |   |-- TensorError                       missing, extra, misshapen, of an unknown type
+    |   `-- CorruptCheckpointError            truncated or malformed files
+    |-- OutputError (OSError)                 where export writes
+    |   |-- OutputExistsError (FileExistsError)
+    |   `-- DiskSpaceError
+    |-- BundleError (ValueError)              what was given to load
+    |   |-- BundleNotFoundError (FileNotFoundError)
+    |   |-- BundleVersionError                written by a newer sc2onnx
+    |   `-- BundleIntegrityError              missing file, wrong size, wrong digest, unsafe path
+    |-- RequestError (ValueError)             what was asked of a loaded model
+    |   |-- EmptyPromptError
+    |   |-- TokenIdError
+    |   |-- ContextLengthError
+    |   |-- SamplingError
+    |   |-- CursorError
+    |   `-- RewindError
+    |-- TokenizerError (RuntimeError)         text asked of a bundle without a usable tokenizer
+    |-- DeviceError (RuntimeError)            the device asked for does not work here
+    |-- InferenceError (RuntimeError)         ONNX Runtime failed
+    |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
+    |   `-- CancelledError                    closed while it was computing
+    `-- MissingDependencyError (ImportError)  an optional package is not installed
+
+Each says what was found, what was expected and what to do.
+Each also subclasses the builtin it resembles, so that callers need not know this tree.
+"""
+
+from __future__ import annotations
+
+
+class Sc2onnxError(Exception):
+    """The root: catch it to catch everything that sc2onnx raises on purpose."""
+
+
+class CheckpointError(Sc2onnxError, ValueError):
+    """The checkpoint cannot be exported."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """No checkpoint at this path or hub id."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """``config.json`` describes something that this exporter does not compute."""
+
+
+class TensorError(CheckpointError):
+    """A tensor is missing, unexpected, misshapen or of an unsupported type."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A file of the checkpoint is truncated or malformed."""
+
+
+class OutputError(Sc2onnxError, OSError):
+    """The bundle cannot be written."""
+
+
+class OutputExistsError(OutputError, FileExistsError):
+    """The output path is taken."""
+
+
+class DiskSpaceError(OutputError):
+    """The output would not fit on the disk."""
+
+
+class BundleError(Sc2onnxError, ValueError):
+    """The bundle cannot be loaded."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """No bundle at this path."""
+
+
+class BundleVersionError(BundleError):
+    """The manifest was written by a newer sc2onnx."""
+
+
+class BundleIntegrityError(BundleError):
+    """A file is missing, or its size, digest or path is not what it must be."""
+
+
+class RequestError(Sc2onnxError, ValueError):
+    """What was asked of a model cannot be done."""
+
+
+class EmptyPromptError(RequestError):
+    """There is no token to start from."""
+
+
+class TokenIdError(RequestError):
+    """A token id outside the vocabulary."""
+
+
+class ContextLengthError(RequestError):
+    """More tokens than the model's context holds."""
+
+
+class SamplingError(RequestError):
+    """A sampling parameter outside its range."""
+
+
+class CursorError(RequestError):
+    """A line or column outside the file."""
+
+
+class RewindError(RequestError):
+    """More tokens to drop than the sliding-window cache can restore exactly."""
+
+
+class TokenizerError(Sc2onnxError, RuntimeError):
+    """Text was asked of a bundle whose tokenizer is missing or unusable."""
+
+
+class DeviceError(Sc2onnxError, RuntimeError):
+    """The device asked for does not work here."""
+
+
+class InferenceError(Sc2onnxError, RuntimeError):
+    """ONNX Runtime could not load or run the graph."""
+
+
+class SequenceStateError(Sc2onnxError, RuntimeError):
+    """A sequence was used after it was closed, or by two threads at once."""
+
+
+class CancelledError(SequenceStateError):
+    """The sequence was closed while it was computing."""
+
+
+class MissingDependencyError(Sc2onnxError, ImportError):
+    """An optional dependency is not installed."""

@@ -1,0 +1,14 @@
+"""Checkpoint -> bundle. Needs the ``export`` extra, never torch; never imported by the runtime."""
+
+from __future__ import annotations
+
+from sc2onnx.errors import MissingDependencyError
+
+try:
+    from sc2onnx.export.pipeline import PRECISIONS, export
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("sc2onnx"):
+        raise
+    raise MissingDependencyError(f'exporting needs the package {error.name}: pip install "sc2onnx[export]"') from error
+
+__all__ = ["PRECISIONS", "export"]

@@ -1,0 +1,1 @@
+"""The computation, node by node. No I/O here: weights are names with shapes."""

@@ -1,0 +1,97 @@
+"""Grouped-query attention over a ring of key and value slots, from standard operators (opset 24).
+
+Position p lives in slot ``p mod C``. After a step that ends at position ``last``, slot j holds position
+``last - ((last - j) mod C)``, or nothing if that is negative, and the query at position q sees it iff
+``0 <= q - position < window``. Exact while ``C >= window + step - 1``, or C >= all positions.
+
+Worked example, C = 4, window 3, a step of one token at position 5 (slots 0..3 hold positions 4, 5, 2, 3):
+``last = 5``; slot 2: ``5 - ((5 - 2) mod 4) = 2``, and ``5 - 2 = 3`` is outside the window; slots 3, 0 and 1 hold 3, 4 and 5, inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.graph.layers import rotary, rotary_rows
+from sc2onnx.export.graph.ops import Recorder
+from sc2onnx.manifest import past_name, present_name
+
+Attention = Callable[[int, ir.Value], ir.Value]
+"""(layer, packed qkv (batch * step, (heads + 2 kv_heads) * head_dim)) -> (batch * step, heads * head_dim)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingStep:
+    """What all layers share in one step: where to write, what is visible, how far to turn."""
+
+    write_slots: ir.Value  # (batch,): first slot to write
+    bias: ir.Value  # (batch, 1, 1, step, capacity): 0 where visible, -inf where not
+    cos: ir.Value  # (batch, step, head_dim / 2)
+    sin: ir.Value  # (batch, step, head_dim / 2)
+    tokens: ir.Value  # (2,): batch, step
+
+
+def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, cache: ir.Value) -> RingStep:
+    """Integer arithmetic of the ring. input_ids: (batch, step); past: (batch,); cache: any layer's keys, for the capacity."""
+    step = op.Shape(input_ids, start=1, end=2)  # (1,)
+    capacity = op.Shape(cache, start=2, end=3)  # (1,)
+    zero, one = op.scalar(0, np.int64), op.scalar(1, np.int64)
+    offsets = op.Range(zero, op.Squeeze(step), one)  # (step,)
+    slots = op.Range(zero, op.Squeeze(capacity), one)  # (capacity,)
+    first = op.Unsqueeze(past, op.ints(1))  # (batch, 1)
+    positions = op.Add(first, offsets)  # (batch, step)
+    last = op.Sub(op.Add(first, step), op.ints(1))  # (batch, 1)
+    held = op.Sub(last, op.Mod(op.Sub(last, slots), capacity))  # (batch, capacity)
+    distance = op.Sub(op.Unsqueeze(positions, op.ints(2)), op.Unsqueeze(held, op.ints(1)))  # (batch, step, capacity)
+    visible = op.And(op.GreaterOrEqual(distance, zero), op.GreaterOrEqual(op.Unsqueeze(held, op.ints(1)), zero))
+    if config.sliding_window is not None:
+        visible = op.And(visible, op.Less(distance, op.scalar(config.sliding_window, np.int64)))
+    bias = op.Where(visible, op.scalar(0.0, np.float32), op.scalar(-np.inf, np.float32))
+    cos, sin = rotary_rows(op, positions)
+    return RingStep(op.Mod(past, capacity), op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids))
+
+
+def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value) -> Attention:
+    """Declare the cache inputs and return the attention of one layer.
+
+    The query heads of one key-value head share a single matrix product, so each cached row is read once per step
+    instead of once per query head (measured: docs/decisions/0001-ring-attention.md).
+    """
+    kv_heads, group, head_dim = config.num_key_value_heads, config.group_size, config.head_dim
+    shape = ("batch", kv_heads, "capacity", head_dim)
+    caches = [
+        tuple(op.input(past_name(layer, kind), ir.DataType.FLOAT, shape) for kind in ("key", "value"))
+        for layer in range(config.num_hidden_layers)
+    ]
+    ring = ring_step(op, config, input_ids, past, caches[0][0])
+    heads = config.num_attention_heads
+    split_shape = op.Concat(ring.tokens, op.ints(heads + 2 * kv_heads, head_dim), axis=0)
+    grouped_shape = op.ints(0, kv_heads, -1, head_dim)
+    scores_shape = op.Concat(op.ints(0, kv_heads, group), op.Shape(input_ids, start=1, end=2), op.ints(-1), axis=0)
+    stacked_shape = op.Concat(op.ints(0, kv_heads, -1), op.Shape(caches[0][0], start=2, end=3), axis=0)
+    heads_shape = op.Concat(op.ints(0, heads), op.Shape(input_ids, start=1, end=2), op.ints(head_dim), axis=0)
+    scale = op.scalar(head_dim**-0.5, np.float32)
+
+    def attend(layer: int, qkv: ir.Value) -> ir.Value:
+        packed = op.Transpose(op.Reshape(qkv, split_shape), perm=[0, 2, 1, 3])  # (batch, heads + 2 kv, step, head_dim)
+        qk, v = op.Split(packed, op.ints(heads + kv_heads, kv_heads), axis=1, outputs=2)
+        q, k = op.Split(rotary(op, qk, ring.cos, ring.sin), op.ints(heads, kv_heads), axis=1, outputs=2)
+        keys, values = (
+            op.TensorScatter(cache, update, ring.write_slots, axis=-2, mode="circular")
+            for cache, update in zip(caches[layer], (k, v), strict=True)
+        )  # (batch, kv, capacity, head_dim)
+        for kind, present in (("key", keys), ("value", values)):
+            op.output(present, present_name(layer, kind), ir.DataType.FLOAT, shape)
+        grouped = op.Reshape(q, grouped_shape)  # (batch, kv, group * step, head_dim)
+        scores = op.MatMul(op.Mul(grouped, scale), op.Transpose(keys, perm=[0, 1, 3, 2]))  # (batch, kv, group * step, capacity)
+        masked = op.Add(op.Reshape(scores, scores_shape), ring.bias)  # (batch, kv, group, step, capacity)
+        weights = op.Reshape(op.Softmax(masked, axis=-1), stacked_shape)
+        mixed = op.Reshape(op.MatMul(weights, values), heads_shape)  # (batch, heads, step, head_dim)
+        return op.Reshape(op.Transpose(mixed, perm=[0, 2, 1, 3]), op.ints(-1, config.query_size))
+
+    return attend

@@ -1,0 +1,82 @@
+"""Records nodes into an ONNX graph: ``op.MatMul(x, y)`` reads like the equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir import tape
+
+OPSET: Final = 24
+"""The first opset with TensorScatter."""
+
+IR_VERSION: Final = 11
+"""The IR version that came with opset 23 and 24's first releases; older runtimes refuse newer ones."""
+
+
+class Recorder:
+    """Builds one graph. Attribute access gives an operator: inputs by position, ONNX attributes by keyword.
+
+    ``weights`` gives the shape and type of every weight by name; their bytes are the writer's business.
+    """
+
+    def __init__(self, name: str, weights: Mapping[str, ir.TensorProtocol]) -> None:
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=name)
+        self._tape = tape.Tape(self.graph)
+        self._weights = weights
+
+    def __getattr__(self, operator: str) -> Callable[..., Any]:
+        if not operator[0].isupper():
+            raise AttributeError(operator)
+
+        def record(*inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> Any:
+            if outputs == 1:
+                return self._tape.op(operator, list(inputs), attributes)
+            return self._tape.op_multi_out(operator, list(inputs), attributes, num_outputs=outputs)
+
+        return record
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        """A graph input; names in the shape are dynamic dimensions."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.graph.inputs.append(value)
+        return value
+
+    def default(self, value: ir.Value, data: npt.NDArray[Any]) -> None:
+        """Make a graph input optional: an initializer of the same name is its value where none is fed."""
+        value.const_value = ir.tensor(data, name=value.name)
+        self.graph.register_initializer(value)
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        """Make a value a graph output under a name of the contract."""
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        self.graph.outputs.append(value)
+
+    def has_weight(self, name: str) -> bool:
+        """Whether there is a weight of this name (biases are optional)."""
+        return name in self._weights
+
+    def weight(self, name: str) -> ir.Value:
+        """The weight as a graph value; the same value however often it is asked for."""
+        return self._initializer(name, self._weights[name])
+
+    def ints(self, *values: int) -> ir.Value:
+        """A constant int64 vector, made once."""
+        return self._constant("ints_" + "_".join(map(str, values)).replace("-", "m"), np.array(values, dtype=np.int64))
+
+    def scalar(self, value: float, dtype: npt.DTypeLike) -> ir.Value:
+        """A constant scalar, made once."""
+        array = np.array(value, dtype=dtype)
+        return self._constant(f"{array.dtype.name}_{value!r}".replace("-", "m"), array)
+
+    def _constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        return self._initializer(f"constant.{name}", ir.tensor(array, name=f"constant.{name}"))
+
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        if name not in self.graph.initializers:
+            value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]

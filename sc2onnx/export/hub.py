@@ -1,0 +1,62 @@
+"""A checkpoint argument -> a local directory: as it is, or from the Hugging Face hub and its cache."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from sc2onnx.errors import CheckpointNotFoundError
+from sc2onnx.export.checkpoint import COPIED_FILES
+
+_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint that is on this machine: its directory, what to call it, and its hub commit if it has one."""
+
+    directory: Path
+    name: str
+    revision: str | None
+
+
+def resolve(checkpoint: str | Path, revision: str | None = None) -> Source:
+    """Find the checkpoint: an existing directory wins, otherwise ``owner/name`` is a hub id.
+
+    ``HF_HUB_OFFLINE``, ``HF_HOME`` and the login of huggingface_hub are honoured. Raises :class:`CheckpointNotFoundError`.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointNotFoundError(f"{path} is a local directory, it has no revision {revision!r}: leave the revision out")
+        return Source(path, path.resolve().name, None)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint)):
+        raise CheckpointNotFoundError(f"no directory {checkpoint}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
+    try:
+        snapshot = Path(snapshot_download(str(checkpoint), revision=revision, allow_patterns=_PATTERNS))
+    except GatedRepoError as error:
+        raise CheckpointNotFoundError(f"{checkpoint} is gated: accept its licence on the hub, then log in with `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointNotFoundError(f"{checkpoint} has no revision {revision!r} on the hub: give a branch, tag or commit that exists") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointNotFoundError(f"no directory and no hub model {checkpoint}: correct the name, or log in if it is private") from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointNotFoundError(
+            f"no directory {checkpoint}, and the hub cannot be reached nor does its local cache hold it"
+            f"{f' at revision {revision}' if revision else ''}: connect, unset HF_HUB_OFFLINE, or give a local directory"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointNotFoundError(f"{checkpoint} could not be downloaded ({error}): try again, or give a local directory") from error
+    return Source(snapshot, str(checkpoint), snapshot.name)

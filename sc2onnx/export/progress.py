@@ -1,0 +1,71 @@
+"""What an export tells of itself: a bar on a terminal, one line per stage otherwise, nothing by default."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol, TextIO
+
+from tqdm import tqdm
+
+
+class Progress(Protocol):
+    """Told of each stage, and of the bytes done within one whose total is known."""
+
+    def stage(self, text: str, total: int = 0) -> None:
+        """A stage begins; ``total`` bytes will be reported, or 0."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many bytes of the stage are done."""
+
+    def close(self) -> None:
+        """The last stage is over."""
+
+
+class Silent:
+    """Says nothing: the library's default."""
+
+    def stage(self, text: str, total: int = 0) -> None: ...
+    def advance(self, nbytes: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lines:
+    """One line per stage: for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def stage(self, text: str, total: int = 0) -> None:
+        print(f"{text} ({total / 1e9:.3f} GB)" if total else text, file=self._stream, flush=True)
+
+    def advance(self, nbytes: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Bar:
+    """A progress bar with rate and remaining time for stages that have a total."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm[None] | None = None
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self.close()
+        if total:
+            self._bar = tqdm(total=total, desc=text, unit="B", unit_scale=True, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def advance(self, nbytes: int) -> None:
+        if self._bar is not None:
+            self._bar.update(nbytes)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def for_stream(stream: TextIO = sys.stderr) -> Progress:
+    """A bar where a person watches, lines elsewhere."""
+    return Bar(stream) if stream.isatty() else Lines(stream)

@@ -1,0 +1,163 @@
+"""Checkpoint names -> graph names, lazily: packing q, k and v, tying, casting; and whether the checkpoint is complete.
+
+Every matrix keeps the checkpoint's own layout, (out, in): nothing is transposed, so a weight streams from disk to disk
+a few rows at a time (docs/decisions/0002-weight-layout.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import TensorError
+from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
+from sc2onnx.export.config import Starcoder2Config
+
+_CHUNK_BYTES: Final = 16 << 20
+"""Stored bytes read at once: large enough for the disk, small enough not to be noticed in memory."""
+
+EMBEDDING: Final = "model.embed_tokens.weight"
+HEAD: Final = "lm_head.weight"
+COS_CACHE: Final = "rotary.cos_cache"
+SIN_CACHE: Final = "rotary.sin_cache"
+
+
+@dataclass(frozen=True, slots=True)
+class LazyWeight:
+    """A weight of the graph that is made when it is written: ``chunks()`` yields it row block by row block."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: Callable[[], Iterator[npt.NDArray[Any]]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the bundle."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def checkpoint_shapes(config: Starcoder2Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint with this configuration must have."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    linears = {
+        "self_attn.q_proj": (config.query_size, hidden),
+        "self_attn.k_proj": (config.kv_size, hidden),
+        "self_attn.v_proj": (config.kv_size, hidden),
+        "self_attn.o_proj": (hidden, config.query_size),
+        "mlp.c_fc": (inner, hidden),
+        "mlp.c_proj": (hidden, inner),
+    }
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}"
+        for name, shape in linears.items():
+            shapes[f"{prefix}.{name}.weight"] = shape
+            if config.use_bias:
+                shapes[f"{prefix}.{name}.bias"] = shape[:1]
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes |= {f"{prefix}.{norm}.weight": (hidden,), f"{prefix}.{norm}.bias": (hidden,)}
+    shapes |= {"model.norm.weight": (hidden,), "model.norm.bias": (hidden,)}
+    if not config.tie_word_embeddings:
+        shapes[HEAD] = (config.vocab_size, hidden)
+    return shapes
+
+
+def check_complete(checkpoint: Checkpoint, config: Starcoder2Config) -> None:
+    """Raise :class:`TensorError` unless the checkpoint has exactly the tensors that ``config`` asks for, in their shapes."""
+    expected, found = checkpoint_shapes(config), checkpoint.tensors
+    if missing := [name for name in expected if name not in found]:
+        raise TensorError(f"the checkpoint lacks {_some(missing)}, expected by config.json: download it again, or correct config.json")
+    extra = [name for name in found if name not in expected and not _redundant(name, checkpoint, config)]
+    if extra:
+        raise TensorError(f"the checkpoint has {_some(extra)}, which config.json leaves no place for: merge adapters first, or correct config.json")
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise TensorError(f"tensor {name} has shape {found[name].shape}, expected {shape} by config.json: correct whichever is wrong")
+
+
+def graph_weights(checkpoint: Checkpoint, config: Starcoder2Config, dtype: np.dtype[Any]) -> dict[str, LazyWeight]:
+    """Every weight of the graph by its name there, in the order in which they are written, cast to ``dtype``."""
+    tensors = checkpoint.tensors
+    weights = [_cast(EMBEDDING, [tensors[EMBEDDING]], dtype)]
+    weights += rotary_tables(config)
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}"
+        for kind in ("weight", "bias"):
+            weights += [
+                _cast(f"{prefix}.{name}.{kind}", [tensors[f"{prefix}.{name}.{kind}"]], dtype)
+                for name in ("input_layernorm", "post_attention_layernorm")
+            ]
+            if kind == "bias" and not config.use_bias:
+                continue
+            qkv = [tensors[f"{prefix}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            weights.append(_cast(f"{prefix}.self_attn.qkv_proj.{kind}", qkv, dtype))
+            weights += [
+                _cast(f"{prefix}.{name}.{kind}", [tensors[f"{prefix}.{name}.{kind}"]], dtype)
+                for name in ("self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
+            ]
+    names = ["model.norm.weight", "model.norm.bias", *([] if config.tie_word_embeddings else [HEAD])]
+    weights += [_cast(name, [tensors[name]], dtype) for name in names]
+    return {weight.name: weight for weight in weights}
+
+
+def rotary_tables(config: Starcoder2Config) -> list[LazyWeight]:
+    """Cosine and sine of every position, each float32 (context, head_dim / 2).
+
+    Transformers computes ``position * (1 / theta ** (2 i / head_dim))`` in float32, and that rounding is part of the
+    reference: at position 16000 the phase is off by up to 5e-4 against exact arithmetic. So the power and the product
+    round to float32 here as they do there; what follows is exact to the last bit, the same on every machine.
+    """
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    powers = np.power(float(config.rope_theta), exponents.astype(np.float64)).astype(np.float32)
+    inverse_frequencies = np.float32(1) / powers
+    shape = (config.max_position_embeddings, config.head_dim // 2)
+
+    def table(function: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> Iterator[npt.NDArray[np.float32]]:
+        for first in range(0, shape[0], 1024):
+            positions = np.arange(first, min(first + 1024, shape[0]), dtype=np.float32)
+            phases = positions[:, None] * inverse_frequencies
+            yield function(phases.astype(np.float64)).astype(np.float32)
+
+    float32 = np.dtype(np.float32)
+    return [LazyWeight(COS_CACHE, shape, float32, lambda: table(np.cos)), LazyWeight(SIN_CACHE, shape, float32, lambda: table(np.sin))]
+
+
+def _cast(name: str, parts: list[StoredTensor], dtype: np.dtype[Any]) -> LazyWeight:
+    """One weight from tensors stacked along their first axis."""
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+    def chunks() -> Iterator[npt.NDArray[Any]]:
+        for part in parts:
+            row = max(1, prod(part.shape[1:]) * part.itemsize)
+            yield from (rows.astype(dtype) for rows in part.rows(max(1, _CHUNK_BYTES // row)))
+
+    return LazyWeight(name, shape, dtype, chunks)
+
+
+def _redundant(name: str, checkpoint: Checkpoint, config: Starcoder2Config) -> bool:
+    """Whether a tensor repeats what the graph has anyway: saved rotary buffers, or a tied head that equals the embedding."""
+    if name.endswith(".rotary_emb.inv_freq"):
+        return True
+    if name != HEAD or not config.tie_word_embeddings or EMBEDDING not in checkpoint.tensors:
+        return False
+    head, embedding = checkpoint.tensors[HEAD], checkpoint.tensors[EMBEDDING]
+    if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
+        return False
+    rows = max(1, _CHUNK_BYTES // (prod(head.shape[1:]) * head.itemsize))
+    return all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in zip(head.rows(rows), embedding.rows(rows), strict=True))
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{len(names)} tensors ({shown}, ...)" if len(names) > 4 else f"tensor {shown}" if len(names) == 1 else f"tensors {shown}"
+
+
+def total_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Parameters of the checkpoint, each counted once."""
+    return sum(map(prod, shapes.values()))

@@ -1,0 +1,170 @@
+"""The only writer of bundles: temporary sibling, fsync, rename. A bundle appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+from filelock import FileLock, Timeout
+
+from sc2onnx.errors import DiskSpaceError, OutputError, OutputExistsError
+from sc2onnx.export.weights import LazyWeight
+from sc2onnx.manifest import CARD_FILE, GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileEntry
+
+PAGE: Final = 4096
+"""Weights of a page or more start on a page, so that a runtime can map each on its own."""
+
+_SMALL_ALIGNMENT: Final = 64
+_SLACK: Final = 32 << 20
+"""Room asked for beside the weights: graph, tokenizer, file system overhead."""
+
+_LOCK: Final = ".lock"
+
+
+def place(weights: Iterable[LazyWeight]) -> tuple[dict[str, ir.ExternalTensor], int]:
+    """Where each weight will lie in the data file, decided from shapes alone, and the file's size in bytes."""
+    placed: dict[str, ir.ExternalTensor] = {}
+    end = 0
+    for weight in weights:
+        start = -(-end // (unit := PAGE if weight.nbytes >= PAGE else _SMALL_ALIGNMENT)) * unit
+        placed[weight.name] = ir.ExternalTensor(
+            WEIGHTS_FILE, start, weight.nbytes, ir.DataType.from_numpy(weight.dtype), shape=ir.Shape(weight.shape), name=weight.name
+        )
+        end = start + weight.nbytes
+    return placed, end
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Refuse an output path that is taken, before any work. ``overwrite`` replaces a bundle, and nothing else."""
+    if not out.parent.is_dir():
+        raise OutputError(f"{out.parent} is not a directory, expected the place to make {out.name} in: create it first")
+    if not os.path.lexists(out):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{out} exists: choose another path, or pass --overwrite (overwrite=True) to replace the bundle there")
+    if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
+        raise OutputExistsError(f"{out} exists and is not a bundle, so it is not overwritten: choose another path, or remove it yourself")
+
+
+def check_space(out: Path, nbytes: int) -> None:
+    """Raise :class:`DiskSpaceError` unless ``nbytes`` fit beside what is there."""
+    free = shutil.disk_usage(out.parent).free
+    if free < nbytes + _SLACK:
+        raise DiskSpaceError(
+            f"the bundle needs {(nbytes + _SLACK) / 1e9:.2f} GB, {free / 1e9:.2f} GB are free at {out.parent}: "
+            "free some space, choose another disk, or a smaller precision"
+        )
+
+
+@dataclass(slots=True)
+class BundleWriter:
+    """Files of a bundle in the making; :attr:`files` has the size and digest of each one written so far."""
+
+    directory: Path
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    def bytes(self, name: str, data: bytes) -> None:
+        """Write one small file."""
+        self._write(name, [data])
+
+    def weights(self, weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]) -> None:
+        """Stream every weight to its place; ``advance`` is told the bytes as they go out."""
+        self._write(WEIGHTS_FILE, _data(weights, placed, advance))
+
+    def graph(self, model: ir.Model) -> None:
+        """Write the graph, its weights referring to the data file."""
+        self.bytes(GRAPH_FILE, ir.to_proto(model).SerializeToString(deterministic=True))
+
+    def _write(self, name: str, blocks: Iterable[bytes | memoryview]) -> None:
+        digest, size = hashlib.sha256(), 0
+        with (self.directory / name).open("xb") as file:
+            for block in blocks:
+                file.write(block)
+                digest.update(block)
+                size += len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        if name not in (CARD_FILE, MANIFEST_FILE):  # people edit the card, and the manifest cannot contain itself
+            self.files[name] = FileEntry(size, digest.hexdigest())
+
+
+@contextmanager
+def new_bundle(out: Path) -> Iterator[BundleWriter]:
+    """A writer whose files become ``out`` when the block ends well, and vanish when it does not.
+
+    What a killed process left behind is removed by the next export to the same path; a lock tells it from one at work.
+    """
+    _remove_stale(out)
+    partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise OutputError(f"cannot write in {out.parent} ({error.strerror}): choose another path") from error
+    lock = FileLock(partial / _LOCK)
+    try:
+        with lock:
+            yield BundleWriter(partial)
+        (partial / _LOCK).unlink(missing_ok=True)
+        _replace(partial, out)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskSpaceError(f"the disk at {out.parent} filled up while writing {out.name}: free some space and export again") from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _data(
+    weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]
+) -> Iterator[bytes | memoryview]:
+    end = 0
+    for name, tensor in placed.items():
+        start = tensor.offset or 0
+        yield bytes(start - end)
+        end = start
+        for rows in weights[name].chunks():
+            advance(rows.nbytes)
+            end += rows.nbytes
+            yield memoryview(rows).cast("B")
+        assert end == start + weights[name].nbytes, f"{name} yielded {end - start} bytes, not {weights[name].nbytes}"
+
+
+def _replace(partial: Path, out: Path) -> None:
+    """Rename into place; an old bundle steps aside first and comes back if that fails."""
+    _sync(partial)
+    aside = out.parent / f".{out.name}.replaced-{secrets.token_hex(4)}"
+    if out.exists():
+        out.rename(aside)
+    try:
+        partial.rename(out)
+    except BaseException:
+        if aside.exists():
+            aside.rename(out)
+        raise
+    _sync(out.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_stale(out: Path) -> None:
+    for partial in out.parent.glob(f".{out.name}.partial-*"):
+        with suppress(Timeout), FileLock(partial / _LOCK, timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    """Make renames in a directory durable, where the system lets a directory be opened."""
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,236 @@
+"""The contract between exporter and runtime: what a bundle is called, holds and promises.
+
+``sc2onnx.json`` in the bundle is one :class:`Manifest`. Standard library only: the runtime reads it without any
+export package, and the exporter writes it without the runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
+
+FORMAT_VERSION: Final = 1
+"""Raised whenever an older runtime would misread the bundle."""
+
+MANIFEST_FILE: Final = "sc2onnx.json"
+GRAPH_FILE: Final = "model.onnx"
+WEIGHTS_FILE: Final = "model.onnx.data"
+CARD_FILE: Final = "README.md"
+TOKENIZER_FILE: Final = "tokenizer.json"
+
+INPUT_IDS: Final = "input_ids"  # int64 (batch, step)
+PAST_LENGTHS: Final = "past_lengths"  # int64 (batch,): tokens already in the cache, per row
+NUM_LOGITS: Final = "num_logits"  # int64 (1,): how many last positions get logits; optional, 1 by default
+LOGITS: Final = "logits"  # float32 (batch, num_logits, vocab)
+
+
+def past_name(layer: int, kind: str) -> str:
+    """Name of a cache input; ``kind`` is ``"key"`` or ``"value"``: (batch, kv_heads, capacity, head_dim)."""
+    return f"past_key_values.{layer}.{kind}"
+
+
+def present_name(layer: int, kind: str) -> str:
+    """Name of the cache output that belongs to :func:`past_name`, of the same shape."""
+    return f"present.{layer}.{kind}"
+
+
+def plain_file_name(name: str) -> bool:
+    """Whether ``name`` names a file in the bundle's own directory, whatever the operating system."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the runtime must know of the model; sizes are counts of tokens, heads or channels.
+
+    ``sliding_window`` counts the current token (position q sees q - window < p <= q); None: full causal attention.
+    ``context_length`` is ``max_position_embeddings`` of the checkpoint.
+    """
+
+    architecture: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    sliding_window: int | None
+    rope_theta: float
+    tied_embeddings: bool
+    parameters: int
+    eos_token_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes = ("num_layers", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "context_length")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise BundleError(f"model.{name} is {getattr(self, name)}, expected at least 1: export the bundle again")
+
+    @property
+    def window(self) -> int:
+        """Tokens that one position can see, itself included: the sliding window, or the whole context."""
+        return min(self.sliding_window or self.context_length, self.context_length)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """How the key-value cache is laid out.
+
+    ``ring``: per layer a key and a value of (batch, kv_heads, capacity, head_dim); position p in slot p mod capacity.
+    """
+
+    kind: str
+    dtype: str
+
+    def bytes_per_token(self, facts: ModelFacts) -> int:
+        """Cache bytes that one position of one row takes, over all layers."""
+        width = {"float32": 4, "float16": 2, "bfloat16": 2}[self.dtype]
+        return 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * width
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the bundle: bytes and SHA-256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the weights come from. ``revision`` is a hub commit; None for a local directory."""
+
+    source: str
+    revision: str | None
+    license: str | None
+    exporter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What ``sc2onnx verify`` measured last, against torch in float32."""
+
+    passed: bool
+    reference: str
+    text: str
+    tolerance: float
+    positions: int
+    max_abs_diff: float
+    max_rel_diff: float
+    kl_divergence: float
+    top1_agreement: float
+    nll: float
+    nll_reference: float
+    greedy_tokens: int
+    greedy_match: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The whole of ``sc2onnx.json``."""
+
+    model: ModelFacts
+    precision: str
+    target: str
+    opset: int
+    cache: CacheLayout
+    weight_bytes: int
+    files: Mapping[str, FileEntry]
+    provenance: Provenance
+    verification: Verification | None = None
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def to_json(self) -> str:
+        """Text of ``sc2onnx.json``; the same manifest always gives the same bytes."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse and check. Raises :class:`BundleError` and its subclasses."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): export the bundle again") from error
+        if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
+            raise BundleError(f"{MANIFEST_FILE} has no format_version: it was not written by sc2onnx export")
+        if raw["format_version"] > FORMAT_VERSION:
+            raise BundleVersionError(
+                f"{MANIFEST_FILE} has format_version {raw['format_version']}, this sc2onnx reads up to {FORMAT_VERSION}: "
+                "upgrade sc2onnx, or export the bundle with this version"
+            )
+        try:
+            files = {name: _record(FileEntry, entry) for name, entry in raw["files"].items()}
+            facts = dict(raw["model"], eos_token_ids=tuple(raw["model"]["eos_token_ids"]))
+            verification = raw.get("verification")
+            parsed = dict(
+                raw,
+                model=_record(ModelFacts, facts),
+                cache=_record(CacheLayout, raw["cache"]),
+                files=files,
+                provenance=_record(Provenance, raw["provenance"]),
+                verification=verification and _record(Verification, verification),
+            )
+            manifest = _record(cls, parsed)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{MANIFEST_FILE} is malformed ({error}): export the bundle again") from error
+        for name in files:
+            if not plain_file_name(name):
+                raise BundleIntegrityError(
+                    f"{MANIFEST_FILE} lists {name!r}, expected a plain file name inside the bundle: do not trust this bundle"
+                )
+        return manifest
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Read the manifest of the bundle at ``directory``."""
+        path = directory / MANIFEST_FILE
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not directory.exists():
+                raise BundleNotFoundError(f"no bundle at {directory}: make one with `sc2onnx export CHECKPOINT {directory}`") from error
+            raise BundleNotFoundError(
+                f"{directory} is not a bundle (it has no {MANIFEST_FILE}): make one with `sc2onnx export CHECKPOINT OUT`"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{path} is not UTF-8 text ({error}): export the bundle again") from error
+
+    def verified(self, result: Verification) -> Manifest:
+        """The same manifest with the outcome of a verification."""
+        return replace(self, verification=result)
+
+
+_Record = TypeVar("_Record")
+
+
+def _record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
+    """``cls(**raw)``, refusing unknown and missing fields by name."""
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(raw) - known):
+        raise TypeError(f"{cls.__name__} has unknown fields {unknown}")
+    return cls(**raw)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small text file whole or not at all (temporary sibling, fsync, rename)."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
