@@ -1,0 +1,175 @@
+"""The sliding-window key-value cache: positions, capacity, rewind. Arithmetic and numpy arrays only.
+
+A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffer (rows, kv_heads, C, head_dim),
+and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S tokens first writes its own slots, and
+with them destroys the positions C below. ``written`` is one past the highest position ever written (rewinding does not
+restore what was overwritten), so a step is exact iff nothing it reads is gone::
+
+    max(0, length - W + 1) + C >= max(written, length + S)
+
+Worked example, W = 4, C = 6, twenty tokens written (positions 14..19 survive): rewinding 2 gives length 18, which reads
+from position 15; 15 + 6 >= 20 holds. Rewinding 4 gives length 16, which reads from 13; 13 + 6 >= 20 fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import RequestError, RewindError
+
+_GRANULE: Final = 64
+"""Capacities are multiples of this, so that kernels see aligned sizes and growth is not token by token."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """What decides a cache's size. ``window`` counts the current token; ``context`` is the most positions there can be.
+
+    ``capacity`` is the most slots a row may take; a step past the window may have ``capacity - window + 1`` tokens, and as
+    many tokens can be rewound there. Raises :class:`RequestError` if it is below the window.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    context: int
+    capacity: int
+
+    def __post_init__(self) -> None:
+        if self.capacity < min(self.window, self.context):
+            raise RequestError(f"cache capacity is {self.capacity} slots, expected at least the window of {self.window}: raise it or leave it out")
+
+    def room(self, length: int) -> int:
+        """How many tokens the next step of a row may have.
+
+        With W = 4 and C = 6: an empty row takes 6, a row of 20 takes 3.
+        """
+        return max(0, length - self.window + 1) + self.capacity - length
+
+
+def default_capacity(window: int, context: int, chunk: int) -> int:
+    """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up, never beyond the context."""
+    return min(_round_up(window + chunk - 1), context)
+
+
+class RingCache:
+    """Keys and values of some rows, and how far each row has come.
+
+    ``buffers`` is (key, value) by layer, float32 (rows, kv_heads, capacity, head_dim). They are replaced when the cache
+    grows; :attr:`generation` counts that, so that whoever bound them knows to bind again.
+    """
+
+    def __init__(self, shape: CacheShape, rows: int, *, slots: int = 0) -> None:
+        self.shape = shape
+        self.lengths: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
+        self.written: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
+        self.capacity = min(max(_round_up(slots), _GRANULE), shape.capacity)
+        self.generation = 0
+        self.buffers = [self._empty(rows, self.capacity) for _ in range(2 * shape.layers)]
+
+    @property
+    def rows(self) -> int:
+        """How many sequences it holds."""
+        return len(self.lengths)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated now."""
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+    def longest_step(self) -> int:
+        """The most tokens that one step over all rows may have."""
+        return min(self.shape.room(int(length)) for length in self.lengths)
+
+    def begin(self, step: int) -> None:
+        """Make the next ``step`` slots of every row writable, growing first if they are not all there.
+
+        From here on they count as written, whatever becomes of the step: if it fails, the rows stand as before, exactly.
+        """
+        assert 1 <= step <= self.longest_step()
+        end = int(self.lengths.max()) + step
+        if end > self.capacity and self.capacity < self.shape.capacity:
+            self._grow(end)
+        self.written = np.maximum(self.written, self.lengths + step)
+
+    def commit(self, step: int) -> None:
+        """The step that :meth:`begin` announced has been computed."""
+        self.lengths = self.lengths + step
+
+    def rewindable(self, row: int = 0) -> int:
+        """The most tokens that :meth:`rewind` drops exactly, short of dropping all of them (which always works).
+
+        Going back needs ``max(0, new - W + 1) + C >= max(written, new + 1)``, so ``new >= written + W - 1 - C``.
+        """
+        length, written = int(self.lengths[row]), int(self.written[row])
+        earliest = 0 if written <= self.capacity else written + self.shape.window - 1 - self.capacity
+        return max(0, length - earliest)
+
+    def rewind(self, count: int, row: int = 0) -> None:
+        """Drop the last ``count`` tokens of a row; no data moves. Raises :class:`RewindError` where that would not be exact."""
+        length = int(self.lengths[row])
+        if not 0 <= count <= length:
+            raise RewindError(f"cannot rewind {count} tokens of a sequence of {length}: give a number from 0 to {length}")
+        if count == length:  # an empty row reads nothing, so nothing it reads can be gone
+            self.written[row] = 0
+        elif count > self.rewindable(row):
+            raise RewindError(
+                f"cannot rewind {count} tokens: the sliding window of {self.shape.window} has passed what they would uncover; "
+                f"at most {self.rewindable(row)} of {length} (or all of them) can go, more with a larger cache_capacity"
+            )
+        self.lengths[row] = length - count
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order, and drop the others."""
+        index = list(rows)
+        self.lengths, self.written = self.lengths[index], self.written[index]
+        self.buffers = [buffer[index] for buffer in self.buffers]
+        self.generation += 1
+
+    @classmethod
+    def stack(cls, caches: Sequence[RingCache]) -> RingCache:
+        """One cache with the rows of all, each as far as it has come. The parts are emptied as they are copied.
+
+        Slots keep their numbers: only rows at the full capacity have wrapped, and that is then everybody's.
+        """
+        joined = cls(caches[0].shape, sum(cache.rows for cache in caches), slots=max(cache.capacity for cache in caches))
+        joined.lengths = np.concatenate([cache.lengths for cache in caches])
+        joined.written = np.concatenate([cache.written for cache in caches])
+        first = 0
+        for cache in caches:
+            for target, source in zip(joined.buffers, cache.buffers, strict=True):
+                target[first : first + cache.rows, :, : cache.capacity] = source
+            first += cache.rows
+            cache.clear()
+        return joined
+
+    def clear(self) -> None:
+        """Forget every row and free the buffers."""
+        self.lengths, self.written = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        self.buffers = []
+        self.generation += 1
+
+    def _grow(self, slots: int) -> None:
+        """Copy into larger buffers, a quarter larger at least.
+
+        Below the full capacity no row has ever wrapped, so slot = position on both sides.
+        """
+        self.capacity = min(_round_up(max(slots, self.capacity * 5 // 4)), self.shape.capacity)
+        for i, old in enumerate(self.buffers):
+            self.buffers[i] = new = self._empty(self.rows, self.capacity)
+            new[:, :, : old.shape[2]] = old
+        self.generation += 1
+
+    def _empty(self, rows: int, capacity: int) -> npt.NDArray[Any]:
+        # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
+        return np.zeros((rows, self.shape.kv_heads, capacity, self.shape.head_dim), dtype=np.float32)
+
+
+def _round_up(slots: int) -> int:
+    return -(-slots // _GRANULE) * _GRANULE

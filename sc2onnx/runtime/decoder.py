@@ -1,0 +1,176 @@
+"""Tokens -> logits, incrementally: a cache, a bound step, and how a long prompt is cut."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, SequenceStateError, TokenIdError
+from sc2onnx.manifest import ModelFacts
+from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.session import Session, Step
+
+Logits = Literal["all", "last"] | None
+"""Which appended positions want logits: each, the last, or none."""
+
+
+def check_tokens(tokens: Iterable[int] | npt.NDArray[np.integer], facts: ModelFacts) -> npt.NDArray[np.int64]:
+    """Token ids (n,) as int64. Raises :class:`EmptyPromptError` or :class:`TokenIdError`."""
+    try:
+        ids = np.fromiter(map(operator.index, tokens), dtype=np.int64)
+    except TypeError as error:
+        raise TokenIdError(f"token ids are {type(tokens).__name__} with other things than integers in it, expected whole numbers: {error}") from error
+    except OverflowError as error:
+        raise TokenIdError(f"a token id is too large, expected 0 to {facts.vocab_size - 1}") from error
+    if not ids.size:
+        raise EmptyPromptError("there are no tokens, expected at least one: a model continues something")
+    bad = ids[(ids < 0) | (ids >= facts.vocab_size)]
+    if bad.size:
+        raise TokenIdError(f"token id {bad[0]} is outside the vocabulary, expected 0 to {facts.vocab_size - 1}")
+    return ids
+
+
+class Decoder:
+    """Some rows of tokens, each as far as it has come, decoded together. Token level: it neither samples nor stops.
+
+    One thread at a time; :meth:`close` is for any thread, and stops a running step.
+    """
+
+    def __init__(self, session: Session, facts: ModelFacts, cache: RingCache, chunk: int) -> None:
+        """``chunk``: the most tokens of a row in one step; a longer append is cut."""
+        self._session, self._facts, self._chunk = session, facts, chunk
+        self.cache = cache
+        self._busy = threading.Lock()
+        self._step: Step | None = None
+        self._bound = -1  # generation of the cache that _step is bound to
+        self._closed = False
+
+    def append(self, tokens: npt.NDArray[np.int64], logits: Logits = "all") -> npt.NDArray[np.float32] | None:
+        """tokens (rows, n), checked, -> float32 logits (rows, n or 1, vocab).
+
+        Cut into steps that keep the sliding window exact. If a step fails, the tokens before it stay appended.
+        """
+        with self._use():
+            self._check_context(tokens.shape[1])
+            parts, done, total = [], 0, tokens.shape[1]
+            while done < total:
+                size = min(self._chunk, self.cache.longest_step(), total - done)
+                wanted = size if logits == "all" else int(logits == "last" and done + size == total)
+                parts.append(self._run(tokens[:, done : done + size], wanted))
+                done += size
+            return None if logits is None else np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def rewind(self, count: int, row: int = 0) -> None:
+        """See :meth:`RingCache.rewind`."""
+        with self._use():
+            self.cache.rewind(count, row)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See :meth:`RingCache.keep`."""
+        with self._use():
+            self.cache.keep(rows)
+
+    def join(self, others: Sequence[Decoder]) -> None:
+        """Take over the rows of other decoders, which are closed."""
+        with self._use():
+            self.cache = RingCache.stack([self.cache, *(other.cache for other in others)])
+            self._step = None
+        for other in others:
+            other.close()
+
+    def close(self) -> None:
+        """Stop a running step and free the cache; nothing can be appended afterwards. Closing twice is fine."""
+        self._closed = True
+        if (step := self._step) is not None:
+            step.cancel()
+        with self._busy:
+            self._step = None
+            self.cache.clear()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def _run(self, tokens: npt.NDArray[np.int64], wanted: int) -> npt.NDArray[np.float32]:
+        self.cache.begin(tokens.shape[1])
+        if self._step is None or self._bound != self.cache.generation:
+            self._step, self._bound = self._session.bind(self.cache.buffers), self.cache.generation
+        if self._closed:  # close() saw the step before, or sees this one
+            self._step.cancel()
+        result = self._step.run(tokens, self.cache.lengths, wanted)
+        self.cache.commit(tokens.shape[1])
+        return result
+
+    def _check_context(self, count: int) -> None:
+        longest, context = int(self.cache.lengths.max()), self._facts.context_length
+        if longest + count > context:
+            raise ContextLengthError(
+                f"{count} tokens after {longest} make {longest + count}, the model's context holds {context}: shorten the input"
+            )
+
+    @contextmanager
+    def _use(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise SequenceStateError("the sequence is in use by another thread: give each thread its own")
+        try:
+            if self._closed:
+                raise SequenceStateError("the sequence is closed: make a new one")
+            yield
+        finally:
+            self._busy.release()
+
+
+class TokenSequence:
+    """One sequence of tokens and its cache: what ``model.sequence()`` gives to embedding applications.
+
+    A context manager; closing frees the cache. One thread at a time, but :meth:`close` is for any thread.
+    """
+
+    def __init__(self, decoder: Decoder, facts: ModelFacts) -> None:
+        self._decoder, self._facts = decoder, facts
+
+    def append(self, tokens: Iterable[int] | npt.NDArray[np.integer], logits: Logits = "all") -> npt.NDArray[np.float32] | None:
+        """Append token ids and compute.
+
+        Returns float32 logits: (n, vocab) for ``"all"``, one row per appended token; (1, vocab) for ``"last"``; None for None,
+        which also skips the head. Raises :class:`TokenIdError`, :class:`EmptyPromptError` and :class:`ContextLengthError`
+        before any work, :class:`SequenceStateError` if closed or in use, :class:`CancelledError` if closed meanwhile.
+        """
+        if logits not in ("all", "last", None):
+            raise ValueError(f"logits is {logits!r}, expected 'all', 'last' or None")
+        result = self._decoder.append(check_tokens(tokens, self._facts)[None], logits)
+        return None if result is None else result[0]
+
+    def rewind(self, count: int) -> None:
+        """Drop the last ``count`` tokens, exactly, without copying. Raises :class:`RewindError` where that is impossible."""
+        self._decoder.rewind(count)
+
+    @property
+    def length(self) -> int:
+        """Tokens appended and not rewound."""
+        return 0 if self._decoder.closed else int(self._decoder.cache.lengths[0])
+
+    @property
+    def rewindable(self) -> int:
+        """The most tokens that can be rewound exactly (dropping all of them is always possible besides)."""
+        return 0 if self._decoder.closed else self._decoder.cache.rewindable()
+
+    def close(self) -> None:
+        """Stop a running append and free the cache."""
+        self._decoder.close()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __enter__(self) -> TokenSequence:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

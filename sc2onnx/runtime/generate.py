@@ -1,0 +1,230 @@
+"""The loop: logits -> tokens -> text, and the rules that end it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import RequestError, SequenceStateError
+from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.sampling import Sampler, SamplingParameters, log_probability
+from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
+
+FinishReason = Literal["stop", "length"]
+"""``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRules:
+    """How to draw and when to end. Raises :class:`RequestError` on construction."""
+
+    max_new_tokens: int
+    sampling: SamplingParameters
+    stop: tuple[str, ...]
+    stop_tokens: frozenset[int]
+    logprobs: bool
+
+    def __post_init__(self) -> None:
+        try:
+            enough = operator.index(self.max_new_tokens) >= 1
+        except TypeError:
+            enough = False
+        if not enough:
+            raise RequestError(f"max_new_tokens is {self.max_new_tokens!r}, expected a whole number from 1")
+        if not all(isinstance(stop, str) and stop for stop in self.stop):
+            raise RequestError(f"stop is {self.stop!r}, expected strings that are not empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A generated token, and its log probability (nats, under the unfiltered model) where that was asked for."""
+
+    id: int
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a stream gives at a time: text, and the tokens since the piece before; the last one says why it ended.
+
+    ``text`` is empty only in a last piece. A stop token is in neither.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    finish_reason: FinishReason
+    prompt_tokens: int
+
+
+@dataclass(slots=True)
+class Row:
+    """One sequence being generated: its sampler, its rules, and why it ended."""
+
+    prompt: npt.NDArray[np.int64]
+    rules: GenerationRules
+    sampler: Sampler
+    room: int  # tokens that the context still takes, the prompt included
+    text: TextSink | None = None
+    produced: int = 0
+    finish_reason: FinishReason | None = None
+
+    def take(self, logits: npt.NDArray[np.float32]) -> Token | None:
+        """Draw from logits (vocab,). None if the row ended with a stop token; :attr:`finish_reason` is set when it ended."""
+        token = self.sampler.draw(logits)
+        if token in self.rules.stop_tokens:
+            self.finish_reason = "stop"
+            return None
+        self.produced += 1
+        if self.text is not None and self.text.push(token):
+            self.finish_reason = "stop"
+        elif self.produced >= self.rules.max_new_tokens or len(self.prompt) + self.produced > self.room:
+            self.finish_reason = "length"
+        return Token(token, log_probability(logits, token) if self.rules.logprobs else None)
+
+
+class TextSink:
+    """Tokens in, text out: detokenized and cut at the first stop string."""
+
+    def __init__(self, codec: Codec, stops: tuple[str, ...]) -> None:
+        self._detokenizer, self._scanner = Detokenizer(codec), StopScanner(stops)
+        self._ready = ""
+
+    def push(self, token: int) -> bool:
+        """Take a token; whether a stop string is now complete."""
+        self._ready += self._scanner.push(self._detokenizer.push(token))
+        return self._scanner.found
+
+    def pull(self, *, last: bool = False) -> str:
+        """Text that is certain and was not pulled before; all of it if no token follows."""
+        if last:
+            self._ready += self._scanner.push(self._detokenizer.flush()) + self._scanner.flush()
+        out, self._ready = self._ready, ""
+        return out
+
+
+def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
+    """Prefill and decode one row. The token that ended it with a stop string or by length is given, a stop token is not."""
+    logits = decoder.append(row.prompt[None], "last")
+    while True:
+        assert logits is not None
+        token = row.take(logits[0, -1])
+        if token is not None:
+            yield token
+        if token is None or row.finish_reason is not None:
+            return
+        logits = decoder.append(np.array([[token.id]], dtype=np.int64), "last")
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What one row has given so far."""
+
+    row: Row
+    tokens: list[Token] = field(default_factory=list)
+
+    def completion(self) -> Completion:
+        assert self.row.finish_reason is not None and self.row.text is not None
+        text = self.row.text.pull(last=True)
+        return Completion(text, *_columns(self.tokens, self.row), self.row.finish_reason, len(self.row.prompt))
+
+
+def complete(decoders: Sequence[Decoder], rows: Sequence[Row]) -> list[Completion]:
+    """Generate all rows to their end, decoding together; a row that ends leaves the batch. One fresh decoder per row."""
+    gathered = [_Gathered(row) for row in rows]
+    firsts = [decoder.append(row.prompt[None], "last") for decoder, row in zip(decoders, rows, strict=True)]
+    decoder = decoders[0]
+    if len(decoders) > 1:
+        decoder.join(decoders[1:])
+    active, logits = gathered, np.concatenate([first[0] for first in firsts if first is not None])  # (rows, vocab)
+    while True:
+        following: list[int] = []
+        going: list[int] = []
+        for i, entry in enumerate(active):
+            token = entry.row.take(logits[i])
+            if token is not None:
+                entry.tokens.append(token)
+                if entry.row.finish_reason is None:
+                    following.append(token.id)
+                    going.append(i)
+        if not going:
+            return [entry.completion() for entry in gathered]
+        if len(going) < len(active):
+            decoder.keep(going)
+            active = [active[i] for i in going]
+        step = decoder.append(np.array(following, dtype=np.int64)[:, None], "last")
+        assert step is not None
+        logits = step[:, -1]
+
+
+class Stream:
+    """Pieces of text as they are generated. Iterate it; closing it (or leaving its ``with`` block) stops the work.
+
+    :meth:`close` is for any thread: a running step stops within about one operator, the cache is freed, and the
+    iteration ends.
+    """
+
+    def __init__(self, decoder: Decoder, row: Row) -> None:
+        self._decoder, self._row = decoder, row
+        self._pieces = self._generate()
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Piece:
+        if self._decoder.closed:
+            raise StopIteration
+        try:
+            return next(self._pieces)
+        except SequenceStateError:
+            if self._decoder.closed:  # by another thread, just now
+                raise StopIteration from None
+            raise
+
+    def close(self) -> None:
+        """Stop and free the cache. Closing twice, or after the end, is fine."""
+        self._decoder.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _generate(self) -> Iterator[Piece]:
+        row, waiting = self._row, list[Token]()
+        assert row.text is not None
+        try:
+            for token in tokens(self._decoder, row):
+                waiting.append(token)
+                text = "" if row.finish_reason else row.text.pull()
+                if text:
+                    yield Piece(text, *_columns(waiting, row), None)
+                    waiting.clear()
+                if self._decoder.closed:
+                    return
+            yield Piece(row.text.pull(last=True), *_columns(waiting, row), row.finish_reason)
+        finally:
+            self._decoder.close()
+
+
+def _columns(tokens: Sequence[Token], row: Row) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """Ids, and log probabilities where they were asked for."""
+    ids = tuple(token.id for token in tokens)
+    return ids, tuple(token.logprob for token in tokens if token.logprob is not None) if row.rules.logprobs else None

@@ -1,0 +1,58 @@
+"""Memory of a loaded model: by construction, and as the operating system sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFootprint:
+    """Bytes. By construction: ``weights`` of the bundle, ``cache`` allocated by open sequences, and their ``total``.
+
+    As resident, where the operating system tells (Linux), else None: ``resident_weights``, pages of the weights file in
+    memory (shared between processes, dropped under pressure); ``resident_private``, the process's own pages, Python
+    included; ``resident_total``, all its pages. A fresh cache is not resident until it is written.
+    """
+
+    weights: int
+    cache: int
+    total: int
+    resident_weights: int | None
+    resident_private: int | None
+    resident_total: int | None
+
+
+def measure(weights: int, cache: int, weights_file: Path) -> MemoryFootprint:
+    """The footprint now. ``weights`` and ``cache`` are what construction says."""
+    status = _kilobytes(Path("/proc/self/status"))
+    if "VmRSS" not in status:
+        return MemoryFootprint(weights, cache, weights + cache, None, None, None)
+    return MemoryFootprint(
+        weights, cache, weights + cache, _resident_pages_of(weights_file), status.get("RssAnon"), status["VmRSS"]
+    )
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """``Name:  123 kB`` lines as bytes."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
+
+
+def _resident_pages_of(file: Path) -> int | None:
+    """Sum of ``Rss`` over this process's mappings of a file."""
+    total, inside, name = 0, False, str(file.resolve())
+    try:
+        with Path("/proc/self/smaps").open() as mappings:
+            for line in mappings:
+                first = line.split(maxsplit=1)[0]
+                if not first.endswith(":"):  # the header of a mapping: addresses, permissions, offset, device, inode, path
+                    inside = line.rstrip("\n").endswith(name)
+                elif inside and first == "Rss:":
+                    total += int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return total

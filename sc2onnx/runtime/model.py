@@ -1,0 +1,282 @@
+"""A loaded bundle: the door to everything the runtime does."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError
+from sc2onnx.manifest import Manifest
+from sc2onnx.runtime.bundle import Bundle, Check
+from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
+from sc2onnx.runtime.decoder import Decoder, TokenSequence, check_tokens
+from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, tokens
+from sc2onnx.runtime.memory import MemoryFootprint, measure
+from sc2onnx.runtime.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.session import Session, check_device, default_threads
+from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
+
+
+def load(
+    bundle: str | Path,
+    *,
+    device: Literal["cpu"] | str = "cpu",
+    threads: int | None = None,
+    cache_capacity: int | None = None,
+    prefill_chunk: int = 256,
+    check: Check = "auto",
+) -> Model:
+    """Load a bundle directory.
+
+    ``threads``: for one step; by default one per processor this process may use. ``cache_capacity``: the most slots of a
+    sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context.
+    ``prefill_chunk``: tokens of a prompt computed at once. ``check``: how the files are checked, see
+    :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DeviceError`,
+    :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible sizes.
+    """
+    check_device(device)
+    for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk)):
+        if value is not None and value < 1:
+            raise RequestError(f"{name} is {value}, expected at least 1")
+    opened = Bundle.open(bundle, check)
+    facts = opened.manifest.model
+    capacity = min(cache_capacity or default_capacity(facts.window, facts.context_length, prefill_chunk), facts.context_length)
+    shape = CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, capacity)
+    return Model(opened, Session(opened.graph, facts, threads or default_threads()), shape, prefill_chunk)
+
+
+class Model:
+    """A loaded StarCoder2, made by :func:`load`. Serves several threads at once, each generation with a cache of its own."""
+
+    def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, prefill_chunk: int) -> None:
+        self._bundle, self._session, self._cache_shape, self._chunk = bundle, session, cache_shape, prefill_chunk
+        self._facts = bundle.manifest.model
+        self._codec: Codec | None = None
+        self._lock = threading.Lock()
+        self._decoders: weakref.WeakSet[Decoder] = weakref.WeakSet()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself: sizes, window, precision, provenance, verification."""
+        return self._bundle.manifest
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repetition_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] = ...,
+        stop_tokens: Iterable[int] | None = ...,
+        logprobs: bool = ...,
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[str],
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repetition_penalty: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] = ...,
+        stop_tokens: Iterable[int] | None = ...,
+        logprobs: bool = ...,
+    ) -> list[Completion]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Iterable[int] | None = None,
+        logprobs: bool = False,
+    ) -> Completion | list[Completion]:
+        """Continue a prompt, or several together (ragged, each ending on its own; the same ``seed`` for each).
+
+        Sampling parameters: :class:`SamplingParameters`; greedy by default. ``stop``: strings that end the text, not in it.
+        ``stop_tokens`` replaces the default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
+        ``logprobs``: nats of each token under the unfiltered model. Special tokens spelt out in the prompt are taken as such.
+
+        Raises :class:`~sc2onnx.errors.RequestError` and its subclasses before any work, and
+        :class:`~sc2onnx.errors.TokenizerError` if the bundle has no tokenizer.
+        """
+        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        rows = [self._row(self.codec.encode(text), rules) for text in prompts]
+        if not rows:
+            return []
+        completions = self._complete(rows)
+        return completions[0] if isinstance(prompt, str) else completions
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Iterable[int] | None = None,
+        logprobs: bool = False,
+    ) -> Stream:
+        """Like :meth:`generate` for one prompt, as an iterator of pieces. Checked now, computed while it is iterated."""
+        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
+        return self._stream(self._row(self.codec.encode(prompt), rules))
+
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        path: str | None = None,
+        repo: str | None = None,
+        files: Mapping[str, str] | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Iterable[int] | None = None,
+        logprobs: bool = False,
+    ) -> Completion:
+        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; the rest as in :meth:`generate`.
+
+        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context, in the training format
+        (:func:`sc2onnx.runtime.text.fim_prompt`).
+        """
+        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
+        return self._complete([self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules)])[0]
+
+    def stream_infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        path: str | None = None,
+        repo: str | None = None,
+        files: Mapping[str, str] | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Iterable[int] | None = None,
+        logprobs: bool = False,
+    ) -> Stream:
+        """Like :meth:`infill`, as an iterator of pieces."""
+        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
+        return self._stream(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules))
+
+    def generate_tokens(
+        self,
+        prompt: Iterable[int] | npt.NDArray[np.integer],
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingParameters | None = None,
+        stop_tokens: Iterable[int] | None = None,
+        logprobs: bool = False,
+    ) -> Iterator[Token]:
+        """Continue token ids with token ids; needs no tokenizer. ``stop_tokens``: by default the checkpoint's end-of-text.
+
+        Checked now, computed while it is iterated; closing the iterator frees the cache.
+        """
+        stops = self._facts.eos_token_ids if stop_tokens is None else stop_tokens
+        rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), frozenset(stops), logprobs)
+        row = self._row(prompt, rules, text=False)
+
+        def generated() -> Iterator[Token]:
+            decoder = self._decoder()
+            try:
+                yield from tokens(decoder, row)
+            finally:
+                decoder.close()
+
+        return generated()
+
+    def sequence(self) -> TokenSequence:
+        """An empty sequence: append token ids, read logits, rewind."""
+        return TokenSequence(self._decoder(), self._facts)
+
+    @property
+    def codec(self) -> Codec:
+        """The tokenizer. Raises :class:`~sc2onnx.errors.TokenizerError` if the bundle has none that works."""
+        with self._lock:
+            if self._codec is None:
+                self._codec = open_codec(self._bundle.tokenizer)
+            return self._codec
+
+    def memory_footprint(self) -> MemoryFootprint:
+        """Bytes of weights and open caches, by construction and as resident now."""
+        cache = sum(decoder.cache.nbytes for decoder in list(self._decoders))
+        return measure(self._bundle.manifest.weight_bytes, cache, self._bundle.weights)
+
+    def _rules(
+        self, max_new_tokens: int, sampling: SamplingParameters, stop: str | Sequence[str], stop_tokens: Iterable[int] | None, logprobs: bool
+    ) -> GenerationRules:
+        stops = self.codec.stop_ids() | set(self._facts.eos_token_ids) if stop_tokens is None else frozenset(stop_tokens)
+        return GenerationRules(max_new_tokens, sampling, (stop,) if isinstance(stop, str) else tuple(stop), frozenset(stops), logprobs)
+
+    def _row(self, prompt: Iterable[int] | npt.NDArray[np.integer], rules: GenerationRules, *, text: bool = True) -> Row:
+        """A checked row: the prompt fits the context."""
+        try:
+            ids = check_tokens(prompt, self._facts)
+        except EmptyPromptError:
+            raise EmptyPromptError("the prompt is empty, expected some text: <|endoftext|> alone starts a new document") from None
+        if len(ids) > self._facts.context_length:
+            raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {self._facts.context_length}: shorten it")
+        sampler = Sampler(rules.sampling, ids, self._facts.vocab_size)
+        return Row(ids, rules, sampler, self._facts.context_length, TextSink(self.codec, rules.stop) if text else None)
+
+    def _decoder(self) -> Decoder:
+        decoder = Decoder(self._session, self._facts, RingCache(self._cache_shape, rows=1), self._chunk)
+        self._decoders.add(decoder)
+        return decoder
+
+    def _complete(self, rows: Sequence[Row]) -> list[Completion]:
+        decoders = [self._decoder() for _ in rows]
+        try:
+            return complete(decoders, rows)
+        finally:
+            for decoder in decoders:
+                decoder.close()
+
+    def _stream(self, row: Row) -> Stream:
+        return Stream(self._decoder(), row)

@@ -1,0 +1,114 @@
+"""Logits -> token. Filters compose in the order of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import InferenceError, SamplingError
+
+_HEAD: Final = 512
+"""Top-p looks at so many candidates first: sorting 49,152 logits costs 3 ms, and the nucleus is nearly always smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParameters:
+    """How tokens are drawn; the defaults are greedy. Raises :class:`SamplingError` on construction.
+
+    ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 keep every candidate.
+    ``min_p`` keeps tokens at least so likely relative to the most likely one. ``repetition_penalty`` (CTRL, Keskar 2019)
+    divides positive and multiplies negative logits of every token already in the prompt or the output; 1 is none.
+    ``seed`` None draws fresh entropy.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0.0 <= self.temperature < math.inf, "0 (greedy) or more")
+        _check("top_k", self.top_k, float(self.top_k).is_integer() and self.top_k >= 0, "a whole number, 0 for no limit")
+        _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "more than 0 and at most 1")
+        _check("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "0 to 1")
+        _check("repetition_penalty", self.repetition_penalty, 0.0 < self.repetition_penalty < math.inf, "more than 0 (1 for none)")
+        _check("seed", self.seed, self.seed is None or (isinstance(self.seed, int) and self.seed >= 0), "None or a whole number from 0")
+
+
+class Sampler:
+    """Draws tokens for one sequence: its own random state, and what it has seen for the repetition penalty."""
+
+    def __init__(self, parameters: SamplingParameters, prompt: npt.NDArray[np.int64], vocab: int) -> None:
+        self._parameters = parameters
+        self._random = np.random.default_rng(parameters.seed)
+        self._seen: npt.NDArray[np.bool_] | None = None
+        if parameters.repetition_penalty != 1.0:
+            self._seen = np.zeros(vocab, dtype=np.bool_)
+            self._seen[prompt] = True
+
+    def draw(self, logits: npt.NDArray[np.float32]) -> int:
+        """One token from logits (vocab,), which are left alone. Raises :class:`InferenceError` if they are not numbers."""
+        if not np.isfinite(logits.max()):
+            raise InferenceError("the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision")
+        scores = self._penalised(logits)
+        token = int(scores.argmax()) if self._parameters.temperature == 0.0 else self._sample(scores)
+        if self._seen is not None:
+            self._seen[token] = True
+        return token
+
+    def _sample(self, scores: npt.NDArray[np.float32]) -> int:
+        """Inverse transform sampling over the surviving candidates, in order of token id."""
+        tokens, probabilities = candidates(scores, self._parameters)
+        cumulative = probabilities.cumsum()
+        return int(tokens[np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")])
+
+    def _penalised(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self._seen is None:
+            return logits
+        penalty = np.float32(self._parameters.repetition_penalty)
+        return np.where(self._seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def candidates(scores: npt.NDArray[np.float32], parameters: SamplingParameters) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Tokens that survive temperature, top-k, top-p and min-p, by id, and their probabilities (summing to 1)."""
+    scaled = (scores - scores.max()).astype(np.float64) / parameters.temperature
+    tokens = np.arange(scaled.size)
+    if 0 < parameters.top_k < scaled.size:
+        threshold = np.partition(scaled, -parameters.top_k)[-parameters.top_k]
+        tokens = tokens[scaled >= threshold]
+    weights = np.exp(scaled[tokens])
+    if parameters.top_p < 1.0:
+        kept = nucleus(weights, parameters.top_p)
+        tokens, weights = tokens[kept], weights[kept]
+    if parameters.min_p > 0.0:
+        kept = weights >= parameters.min_p * weights.max()
+        tokens, weights = tokens[kept], weights[kept]
+    return tokens, weights / weights.sum()
+
+
+def nucleus(weights: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
+    """Sorted indices of the fewest weights that together reach ``top_p`` of the sum; one at least (Holtzman 2020)."""
+    goal = top_p * weights.sum()
+    order = np.argpartition(weights, -_HEAD)[-_HEAD:] if weights.size > _HEAD else np.arange(weights.size)
+    if weights[order].sum() < goal:
+        order = np.arange(weights.size)
+    order = order[np.argsort(-weights[order], kind="stable")]
+    count = int(np.searchsorted(weights[order].cumsum(), goal)) + 1
+    return np.sort(order[:count])
+
+
+def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
+    """Natural log of the model's own probability of ``token`` (no temperature, no filters). logits: (vocab,)."""
+    shifted = (logits - logits.max()).astype(np.float64)
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))
+
+
+def _check(name: str, value: object, ok: bool, expected: str) -> None:
+    if not ok:
+        raise SamplingError(f"{name} is {value!r}, expected {expected}")

@@ -1,0 +1,92 @@
+"""The only room that imports onnxruntime: providers, options, binding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import CancelledError, DeviceError, InferenceError, MissingDependencyError
+from sc2onnx.manifest import INPUT_IDS, LOGITS, NUM_LOGITS, PAST_LENGTHS, ModelFacts, past_name, present_name
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise MissingDependencyError(f'running a bundle needs onnxruntime ({error}): pip install "sc2onnx[cpu]"') from error
+
+
+def default_threads() -> int:
+    """One thread per processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(device: str) -> None:
+    """Raise :class:`DeviceError` unless bundles of this version run on ``device``."""
+    if device != "cpu":
+        raise DeviceError(f"device is {device!r}, this version runs bundles on 'cpu' only: use device=\"cpu\"")
+
+
+class Session:
+    """A loaded graph. Several threads may run it at once, each with buffers of its own."""
+
+    def __init__(self, graph: Path, facts: ModelFacts, threads: int) -> None:
+        """``threads``: intra-op threads of one step. Raises :class:`InferenceError`."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Float weights run as fast from the mapped file as from a private packed copy at batch 1, load at once and stay
+        # shared and reclaimable (docs/decisions/0002-weight-layout.md).
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        try:
+            self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph} ({error}): is it older than 1.32?") from error
+        self._facts = facts
+        self.threads = threads
+
+    def bind(self, buffers: Sequence[npt.NDArray[Any]]) -> Step:
+        """A reusable step over these cache buffers: (key, value) by layer, read and written in place."""
+        return Step(self._session, self._facts, buffers)
+
+
+class Step:
+    """One forward pass with the cache bound in place. Not for two threads at once; :meth:`cancel` is for any thread."""
+
+    def __init__(self, session: ort.InferenceSession, facts: ModelFacts, buffers: Sequence[npt.NDArray[Any]]) -> None:
+        self._session, self._vocab = session, facts.vocab_size
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = 4  # a cancelled run is not worth an error line
+        self._binding = session.io_binding()
+        self._held = list(buffers)  # the binding knows addresses only: the arrays must outlive it
+        names = [(layer, kind) for layer in range(facts.num_layers) for kind in ("key", "value")]
+        for (layer, kind), buffer in zip(names, buffers, strict=True):
+            self._binding.bind_input(past_name(layer, kind), "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+            self._binding.bind_output(present_name(layer, kind), "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+
+    def run(self, tokens: npt.NDArray[np.int64], past: npt.NDArray[np.int64], num_logits: int) -> npt.NDArray[np.float32]:
+        """tokens (batch, step) after past (batch,) cached ones -> logits float32 (batch, num_logits, vocab).
+
+        Raises :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
+        """
+        inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
+        inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        logits = np.empty((tokens.shape[0], num_logits, self._vocab), dtype=np.float32)
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._binding.bind_output(LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            if self._options.terminate:
+                raise CancelledError("the sequence was closed while it was computing") from None
+            raise InferenceError(f"onnxruntime could not run the graph: {error}") from error
+        return logits
+
+    def cancel(self) -> None:
+        """Make a running and every later :meth:`run` stop with :class:`CancelledError`, within about one operator."""
+        self._options.terminate = True

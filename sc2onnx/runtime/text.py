@@ -1,0 +1,167 @@
+"""Strings <-> tokens: the tokenizer, incremental detokenization, and StarCoder2's fill-in-the-middle prompts."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tokenizers import Tokenizer
+
+from sc2onnx.errors import EmptyPromptError, TokenizerError
+from sc2onnx.manifest import TOKENIZER_FILE
+
+END_OF_TEXT: Final = "<|endoftext|>"
+FIM_PREFIX: Final = "<fim_prefix>"
+FIM_MIDDLE: Final = "<fim_middle>"
+FIM_SUFFIX: Final = "<fim_suffix>"
+FIM_PAD: Final = "<fim_pad>"
+REPO_NAME: Final = "<repo_name>"
+FILE_SEP: Final = "<file_sep>"
+
+STOP_TOKENS: Final = (END_OF_TEXT, FILE_SEP, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD)
+"""Each of them ends a piece of code in the training format; none is ever part of one."""
+
+
+class Codec:
+    """A byte-level BPE tokenizer, both ways. Safe for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises :class:`TokenizerError` if the file is not a byte-level tokenizer, or not one at all."""
+        try:
+            # The tokenizer keeps "special tokens as text" as a setting of its own, so two of them let threads share both.
+            self._special, self._plain = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise TokenizerError(f"{path} is not a tokenizer that tokenizers can read ({error}): export the bundle again") from error
+        self._plain.encode_special_tokens = True
+        decoder = type(self._special.decoder).__name__
+        if decoder != "ByteLevel":
+            raise TokenizerError(f"{path} has the decoder {decoder}, expected ByteLevel as in StarCoder2: use token ids instead of text")
+        for tokenizer in (self._special, self._plain):
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+        self._added = {number: token for number, token in self._special.get_added_tokens_decoder().items()}
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids. ``special``: whether ``<fim_prefix>`` and its like in the text mean the special token, or their characters."""
+        tokenizer = self._special if special else self._plain
+        try:
+            return list(tokenizer.encode(text, add_special_tokens=special).ids)
+        except TypeError as error:
+            raise TokenizerError(f"the text is {type(text).__name__} or holds lone surrogates, expected a str of Unicode characters: {error}") from error
+
+    def special_id(self, token: str) -> int:
+        """Id of a special token. Raises :class:`TokenizerError` if the tokenizer lacks it."""
+        number = self._special.token_to_id(token)
+        if number is None:
+            raise TokenizerError(f"the tokenizer has no {token}, expected StarCoder2's special tokens: fill-in-the-middle needs them")
+        return int(number)
+
+    def stop_ids(self) -> frozenset[int]:
+        """Ids of :data:`STOP_TOKENS`, as far as the tokenizer has them."""
+        found = (self._special.token_to_id(token) for token in STOP_TOKENS)
+        return frozenset(number for number in found if number is not None)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of the text that a token stands for; none for special tokens and ids without a token."""
+        added = self._added.get(token)
+        if added is not None:
+            return b"" if added.special else added.content.encode()
+        return bytes(_BYTE_OF[character] for character in self._special.id_to_token(token) or "")
+
+
+class Detokenizer:
+    """Turns tokens into text as they come, never half a character: bytes wait until they are a character, or cannot become one."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """Text that this token completes, often all of its own; invalid bytes become U+FFFD."""
+        return self._decoder.decode(self._codec.token_bytes(token))
+
+    def flush(self) -> str:
+        """What is left when no token follows: U+FFFD for a character that was cut short."""
+        return self._decoder.decode(b"", final=True)
+
+
+@dataclass(slots=True)
+class StopScanner:
+    """Holds text back while it may be the beginning of a stop string."""
+
+    stops: tuple[str, ...]
+    found: bool = False
+    _held: str = field(default="")
+
+    def push(self, text: str) -> str:
+        """Text that is certainly before any stop string. After :attr:`found`, nothing more.
+
+        With the stop "def", pushing "a de" gives "a ", and "f b" then gives "" and sets ``found``.
+        """
+        if self.found:
+            return ""
+        self._held += text
+        starts = [start for stop in self.stops if (start := self._held.find(stop)) >= 0]
+        if starts:
+            self.found = True
+            safe = min(starts)
+        else:
+            safe = len(self._held) - self._overlap()
+        out, self._held = self._held[:safe], self._held[safe:]
+        return out
+
+    def flush(self) -> str:
+        """What was held back, when nothing follows."""
+        out, self._held = "" if self.found else self._held, ""
+        return out
+
+    def _overlap(self) -> int:
+        """Length of the longest end of the held text that some stop string begins with."""
+        longest = max((len(stop) - 1 for stop in self.stops), default=0)
+        lengths = range(min(longest, len(self._held)), 0, -1)
+        return next((n for n in lengths if any(stop.startswith(self._held[-n:]) for stop in self.stops)), 0)
+
+
+def fim_prompt(
+    codec: Codec, prefix: str, suffix: str, path: str | None = None, repo: str | None = None, files: Mapping[str, str] | None = None
+) -> list[int]:
+    """Tokens after which the model writes what stands between ``prefix`` and ``suffix``.
+
+    The training format of StarCoder2 (Lozhkov et al. 2024, section 5): ``[<repo_name>repo]``, then ``<file_sep>path\\ncode``
+    for every other file, then ``<file_sep><fim_prefix>[path\\n]prefix<fim_suffix>suffix<fim_middle>``. The texts are data:
+    special tokens spelt out in them stay characters.
+    """
+    if not (prefix or suffix or files):
+        raise EmptyPromptError("prefix and suffix are both empty, expected some code around the cursor")
+    ids: list[int] = []
+    if repo is not None:
+        ids += [codec.special_id(REPO_NAME), *codec.encode(repo, special=False)]
+    for name, code in (files or {}).items():
+        ids += [codec.special_id(FILE_SEP), *codec.encode(f"{name}\n{code}", special=False)]
+    head = prefix if path is None else f"{path}\n{prefix}"
+    ids += [codec.special_id(FILE_SEP), codec.special_id(FIM_PREFIX), *codec.encode(head, special=False)]
+    ids += [codec.special_id(FIM_SUFFIX), *codec.encode(suffix, special=False), codec.special_id(FIM_MIDDLE)]
+    return ids
+
+
+def open_codec(path: Path) -> Codec:
+    """The codec of a bundle. Raises :class:`TokenizerError` that says what is missing."""
+    if not path.is_file():
+        raise TokenizerError(
+            f"the bundle has no {TOKENIZER_FILE}, so it takes and gives token ids only: use model.sequence() or "
+            f"model.generate_tokens(), or put {TOKENIZER_FILE} into the checkpoint and export again"
+        )
+    return Codec(path)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte of GPT-2's byte-level alphabet: printable Latin-1 as itself, the other 68 bytes from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF: Final = _byte_alphabet()
