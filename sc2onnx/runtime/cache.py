@@ -52,6 +52,11 @@ class CacheShape:
         """
         return max(0, length - self.window + 1) + self.capacity - length
 
+    @property
+    def rewindable(self) -> int:
+        """How many tokens can be rewound exactly at any depth; the whole context if every position keeps a slot."""
+        return self.context if self.capacity >= self.context else self.capacity - self.window + 1
+
 
 def default_capacity(window: int, context: int, chunk: int) -> int:
     """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up, never beyond the context."""

@@ -243,6 +243,11 @@ class Model:
                 self._codec = open_codec(self._bundle.tokenizer)
             return self._codec
 
+    @property
+    def rewindable(self) -> int:
+        """Tokens that a sequence can rewind exactly at any depth, by its cache capacity; often it can rewind more."""
+        return self._cache_shape.rewindable
+
     def memory_footprint(self) -> MemoryFootprint:
         """Bytes of weights and open caches, by construction and as resident now."""
         cache = sum(decoder.cache.nbytes for decoder in list(self._decoders))

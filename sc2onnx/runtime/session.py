@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -90,3 +92,36 @@ class Step:
     def cancel(self) -> None:
         """Make a running and every later :meth:`run` stop with :class:`CancelledError`, within about one operator."""
         self._options.terminate = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """An execution provider of the installed onnxruntime, and whether it ran a graph just now."""
+
+    name: str
+    works: bool
+    detail: str
+
+
+_PROBE: Final = base64.b64decode("CAs67wEKbQoEcGFzdAoGdXBkYXRlCgRzbG90EgdwcmVzZW50GhRub2RlX1RlbnNvclNjYXR0ZXJfMCINVGVuc29yU2NhdHRlcioUCgRheGlzGP7//////////wGgAQIqEwoEbW9kZSIIY2lyY3VsYXKgAQMSBXByb2JlWh4KBHBhc3QSFgoUCAESEAoCCAEKAggBCgIIBAoCCAFaIAoGdXBkYXRlEhYKFAgBEhAKAggBCgIIAQoCCAEKAggBWhIKBHNsb3QSCgoICAcSBAoCCAFiIQoHcHJlc2VudBIWChQIARIQCgIIAQoCCAEKAggECgIIAUIECgAQGA==")
+"""A graph of one TensorScatter (opset 24, circular): ``past (1, 1, 4, 1), update (1, 1, 1, 1), slot (1,) -> present``."""
+
+
+def probe_providers() -> list[ProviderStatus]:
+    """Try every provider that this onnxruntime offers on a small graph; the CPU must run the operator that bundles need."""
+    local = (name for name in ort.get_available_providers() if name != "AzureExecutionProvider")  # that one calls a remote service
+    return [_probe(name) for name in local]
+
+
+def _probe(provider: str) -> ProviderStatus:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    feeds = {"past": np.zeros((1, 1, 4, 1), np.float32), "update": np.ones((1, 1, 1, 1), np.float32), "slot": np.array([3])}
+    try:
+        session = ort.InferenceSession(_PROBE, options, providers=[provider])
+        present = session.run(None, feeds)[0]
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        return ProviderStatus(provider, False, str(error).splitlines()[0])
+    if provider not in session.get_providers():
+        return ProviderStatus(provider, False, "listed, but onnxruntime fell back to the CPU: its libraries or its device are missing")
+    return ProviderStatus(provider, bool(present[0, 0, 3, 0] == 1.0), f"onnxruntime {ort.__version__}")

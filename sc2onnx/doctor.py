@@ -1,0 +1,87 @@
+"""What works on this machine, what does not, and what to install. Imports everything lazily: it must run where little is."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from sc2onnx.errors import Sc2onnxError
+
+EXTRAS = {
+    "export": ("onnx", "onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "tqdm"),
+    "verify": ("torch", "transformers", "ml_dtypes"),
+}
+"""What each extra of ``pyproject.toml`` installs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. ``ok`` None: absent, and not needed for running bundles. ``advice`` is empty where all is well."""
+
+    subject: str
+    ok: bool | None
+    detail: str
+    advice: str = ""
+
+
+def diagnose() -> list[Finding]:
+    """Everything that decides whether sc2onnx works here; running bundles comes first."""
+    system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    return [system, *_packages(), *_providers(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
+
+
+def _packages() -> list[Finding]:
+    found = [_required(name) for name in ("sc2onnx", "numpy", "tokenizers")]
+    cpu, gpu = version("onnxruntime"), version("onnxruntime-gpu")
+    if cpu and gpu:
+        advice = "pip uninstall onnxruntime onnxruntime-gpu, then install one of the extras cpu and gpu"
+        found.append(Finding("onnxruntime", False, f"both onnxruntime {cpu} and onnxruntime-gpu {gpu}: each overwrites the other's files", advice))
+    elif not cpu and not gpu:
+        found.append(Finding("onnxruntime", False, "not installed", 'pip install "sc2onnx[cpu]"'))
+    else:
+        found.append(Finding("onnxruntime", True, f"onnxruntime {cpu}" if cpu else f"onnxruntime-gpu {gpu}"))
+    return found
+
+
+def _required(package: str) -> Finding:
+    installed = version(package)
+    return Finding(package, installed is not None, installed or "not installed", "" if installed else f"pip install {package}")
+
+
+def _providers() -> list[Finding]:
+    try:
+        from sc2onnx.runtime.session import default_threads, probe_providers
+    except (Sc2onnxError, ImportError) as error:
+        return [Finding("providers", False, str(error))]
+    found = []
+    for status in probe_providers():
+        cpu = status.name == "CPUExecutionProvider"
+        detail = f"works, {default_threads()} threads by default" if cpu and status.works else status.detail
+        advice = 'pip install --upgrade "onnxruntime>=1.32"' if cpu and not status.works else ""
+        if not cpu:
+            detail = f"{'works' if status.works else 'does not work'} ({detail}); bundles of this version run on the CPU"
+        found.append(Finding(status.name, status.works if cpu else None, detail, advice))
+    return found
+
+
+def _extra(name: str, needed: Sequence[str]) -> Finding:
+    missing = [package for package in needed if version(package.replace("_", "-")) is None]
+    if missing:
+        return Finding(f"sc2onnx {name}", None, f"needs {', '.join(missing)}", f'pip install "sc2onnx[{name}]"')
+    return Finding(f"sc2onnx {name}", True, ", ".join(f"{package} {version(package.replace('_', '-'))}" for package in needed))
+
+
+def version(package: str) -> str | None:
+    """Installed version of a distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether bundles can run here."""
+    return all(finding.ok is not False for finding in findings) and sys.version_info >= (3, 11)

@@ -1,0 +1,63 @@
+"""What torch computes: transformers' ``Starcoder2ForCausalLM`` in float32."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from transformers import Starcoder2ForCausalLM
+
+from sc2onnx.errors import CheckpointError
+
+Floats = npt.NDArray[np.float32]
+
+
+class Reference:
+    """The torch model. A context manager: leaving it frees the weights, so that a bundle of the same size fits afterwards."""
+
+    def __init__(self, checkpoint: str | Path, revision: str | None = None, attention: str = "sdpa") -> None:
+        """``checkpoint``: directory or hub id. ``attention``: ``sdpa`` or ``eager``. Raises :class:`CheckpointError`."""
+        transformers.logging.disable_progress_bar()
+        try:
+            model = Starcoder2ForCausalLM.from_pretrained(
+                checkpoint, revision=revision or "main", dtype=torch.float32, attn_implementation=attention
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"transformers could not load {checkpoint}: {error}") from error
+        self._model = model.eval()
+
+    @property
+    def description(self) -> str:
+        """Versions of what computes."""
+        return f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, float32"
+
+    @torch.inference_mode()
+    def logits(self, tokens: npt.NDArray[np.int64]) -> Floats:
+        """tokens (batch, n) in one forward pass, without a cache -> logits (batch, n, vocab).
+
+        Causal attention makes this the reference for every shorter length and every split as well.
+        """
+        result = self._model(torch.from_numpy(tokens), use_cache=False).logits.numpy()
+        return np.asarray(result, dtype=np.float32)
+
+    @torch.inference_mode()
+    def greedy(self, prompt: npt.NDArray[np.int64], count: int) -> list[int]:
+        """``count`` most likely tokens after prompt (n,), past any end-of-text, with transformers' own cache."""
+        ids, cache = torch.from_numpy(prompt)[None], None
+        result: list[int] = []
+        while len(result) < count:
+            output = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            ids, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+            result.append(int(ids))
+        return result
+
+    def __enter__(self) -> Reference:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        del self._model
+        gc.collect()

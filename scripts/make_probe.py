@@ -1,0 +1,23 @@
+"""Prints the base64 of the graph that ``runtime/session.py`` probes execution providers with."""
+
+from __future__ import annotations
+
+import base64
+
+import onnx_ir as ir
+
+from sc2onnx.export.graph.ops import Recorder
+
+
+def probe() -> bytes:
+    """One TensorScatter, serialized."""
+    op = Recorder("probe", {})
+    past = op.input("past", ir.DataType.FLOAT, (1, 1, 4, 1))
+    update = op.input("update", ir.DataType.FLOAT, (1, 1, 1, 1))
+    slot = op.input("slot", ir.DataType.INT64, (1,))
+    op.output(op.TensorScatter(past, update, slot, axis=-2, mode="circular"), "present", ir.DataType.FLOAT, (1, 1, 4, 1))
+    return ir.to_proto(ir.Model(op.graph, ir_version=11)).SerializeToString(deterministic=True)
+
+
+if __name__ == "__main__":
+    print(base64.b64encode(probe()).decode())
