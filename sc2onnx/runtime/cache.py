@@ -113,7 +113,8 @@ class RingCache:
         Going back needs ``max(0, new - W + 1) + C >= max(written, new + 1)``, so ``new >= written + W - 1 - C``.
         """
         length, written = int(self.lengths[row]), int(self.written[row])
-        earliest = 0 if written <= self.capacity else written + self.shape.window - 1 - self.capacity
+        nothing_lost = written <= self.capacity or self.shape.window == 1  # a window of 1 reads nothing from before
+        earliest = 0 if nothing_lost else written + self.shape.window - 1 - self.capacity
         return max(0, length - earliest)
 
     def rewind(self, count: int, row: int = 0) -> None:

@@ -1,0 +1,47 @@
+"""Makes what the runtime's tests need where torch and the exporter are not installed: a bundle, and torch's answers.
+
+    python scripts/make_fixture.py OUT
+
+OUT gets ``bundle`` (the mini checkpoint in fp32), ``tokens`` (the same without a tokenizer) and ``reference.npz``: token ids
+of real code, torch's logits for them, and torch's greedy continuation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import sc2onnx
+from sc2onnx.export import export
+from sc2onnx.verify.reference import Reference
+
+CHECKPOINT = Path(__file__).parent.parent / "examples" / "starcoder2-mini"
+LENGTH = 600
+GREEDY = 96
+
+
+def make(out: Path) -> None:
+    """Write the fixture into a new directory."""
+    out.mkdir(parents=True)
+    export(CHECKPOINT, out / "bundle")
+    bare = out / "checkpoint-without-tokenizer"
+    shutil.copytree(CHECKPOINT, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        export(bare, out / "tokens")
+    shutil.rmtree(bare)
+    code = Path(argparse.__file__).read_text(encoding="utf-8")
+    tokens = np.array(sc2onnx.load(out / "bundle").codec.encode(code)[:LENGTH], dtype=np.int64)
+    with Reference(CHECKPOINT) as reference:
+        logits = reference.logits(tokens[None])[0]
+        greedy = reference.greedy(tokens[:40], GREEDY)
+    np.savez_compressed(out / "reference.npz", tokens=tokens, logits=logits, greedy=np.array(greedy))
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,65 @@
+"""Fixtures that need neither torch nor the exporter where ``SC2ONNX_FIXTURE`` names a directory that make_fixture.py made."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import sc2onnx
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    return ROOT / "examples" / "starcoder2-mini"
+
+
+@pytest.fixture(scope="session")
+def fixture_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if made := os.environ.get("SC2ONNX_FIXTURE"):
+        return Path(made).resolve()
+    spec = importlib.util.spec_from_file_location("make_fixture", ROOT / "scripts" / "make_fixture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    out = tmp_path_factory.mktemp("fixture") / "made"
+    module.make(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def bundle(fixture_directory: Path) -> Path:
+    """The mini checkpoint in fp32. Not to be written to."""
+    return fixture_directory / "bundle"
+
+
+@pytest.fixture(scope="session")
+def token_bundle(fixture_directory: Path) -> Path:
+    """The same without a tokenizer."""
+    return fixture_directory / "tokens"
+
+
+@pytest.fixture(scope="session")
+def reference(fixture_directory: Path) -> Mapping[str, npt.NDArray[Any]]:
+    """What torch computed: tokens (n,), logits (n, vocab), and greedy, which follows the first 40 tokens."""
+    return dict(np.load(fixture_directory / "reference.npz"))
+
+
+@pytest.fixture(scope="session")
+def model(bundle: Path) -> sc2onnx.Model:
+    return sc2onnx.load(bundle)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "sc2onnx-cache"))

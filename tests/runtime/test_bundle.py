@@ -1,0 +1,164 @@
+"""A bundle that is not what its manifest says is refused, in words that name the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sc2onnx
+from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError
+from sc2onnx.manifest import Manifest
+from sc2onnx.runtime import bundle as bundle_module
+from sc2onnx.runtime.bundle import Bundle, cache_directory
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = bundle / "sc2onnx.json"
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+def flip_byte(path: Path, offset: int = -100) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_manifest_survives_the_round_trip(bundle: Path) -> None:
+    manifest = Manifest.read(bundle)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"sc2onnx.json", "README.md"}
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFoundError, match=r"no bundle at .*absent: make one with `sc2onnx export"):
+        sc2onnx.load(tmp_path / "absent")
+    with pytest.raises(BundleNotFoundError, match=r"is not a bundle \(it has no sc2onnx\.json\)"):
+        sc2onnx.load(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleNotFoundError, match="is not a bundle"):
+        sc2onnx.load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
+def test_a_missing_file(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(BundleIntegrityError, match=rf"{name} is missing from .*, the manifest lists it"):
+        sc2onnx.load(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
+def test_a_file_of_the_wrong_size(copy: Path, name: str) -> None:
+    size = (copy / name).stat().st_size
+    os.truncate(copy / name, size - 1)
+    with pytest.raises(BundleIntegrityError, match=rf"{name} is {size - 1} bytes, the manifest says {size}"):
+        sc2onnx.load(copy, check="size")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
+def test_an_altered_byte(copy: Path, name: str) -> None:
+    flip_byte(copy / name)
+    with pytest.raises(BundleIntegrityError, match=rf"{name} has SHA-256 [0-9a-f]+\.\.\., the manifest says"):
+        sc2onnx.load(copy)
+
+
+@pytest.mark.parametrize("name", ["../outside.data", "/etc/passwd", "a/b", "..", "C:\\x", ".hidden", ""])
+def test_a_path_that_leaves_the_directory(copy: Path, name: str) -> None:
+    edit(copy, lambda raw: raw["files"].update({name: {"size": 1, "sha256": "0"}}))
+    with pytest.raises(BundleIntegrityError, match="expected a plain file name inside the bundle"):
+        sc2onnx.load(copy)
+
+
+def test_a_newer_manifest(copy: Path) -> None:
+    edit(copy, lambda raw: raw.update(format_version=2, something_new={}))
+    with pytest.raises(BundleVersionError, match="format_version 2, this sc2onnx reads up to 1: upgrade sc2onnx"):
+        sc2onnx.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.pop("model"), "malformed"),
+        (lambda raw: raw["model"].pop("head_dim"), "malformed"),
+        (lambda raw: raw["model"].update(head_dim=0), "model.head_dim is 0, expected at least 1"),
+        (lambda raw: raw.update(surprise=1), "unknown fields"),
+        (lambda raw: raw.update(format_version="1"), "no format_version"),
+        (lambda raw: raw.update(files=[]), "malformed"),
+        (lambda raw: raw["files"].pop("model.onnx.data"), "does not list model.onnx.data"),
+    ],
+)
+def test_a_malformed_manifest(copy: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    edit(copy, change)
+    with pytest.raises(BundleError, match=message):
+        sc2onnx.load(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\ufeff{}"])
+def test_a_manifest_that_is_not_one(copy: Path, text: str) -> None:
+    (copy / "sc2onnx.json").write_text(text)
+    with pytest.raises(BundleError, match=r"sc2onnx\.json"):
+        sc2onnx.load(copy)
+
+
+def test_an_edited_card_is_fine(copy: Path) -> None:
+    (copy / "README.md").write_text("mine")
+    sc2onnx.load(copy)
+
+
+def test_a_moved_bundle_still_works(copy: Path, tmp_path: Path) -> None:
+    moved = copy.rename(tmp_path / "elsewhere")
+    assert sc2onnx.load(moved).generate("a", max_new_tokens=1).tokens
+
+
+def test_large_files_are_hashed_once_and_again_when_touched(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_module, "_LARGE", 1 << 20)
+    hashed: list[str] = []
+    digest = bundle_module.hashlib.file_digest
+
+    def counting(file: Any, name: str) -> Any:
+        hashed.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr(bundle_module.hashlib, "file_digest", counting)
+    Bundle.open(copy)
+    assert "model.onnx.data" in hashed
+    hashed.clear()
+    Bundle.open(copy)
+    assert "model.onnx.data" not in hashed
+    assert "tokenizer.json" in hashed  # small files are always hashed
+    Bundle.open(copy, check="full")
+    assert "model.onnx.data" in hashed
+    flip_byte(copy / "model.onnx.data")
+    with pytest.raises(BundleIntegrityError, match=r"model\.onnx\.data has SHA-256"):
+        Bundle.open(copy)
+    Bundle.open(copy, check="size")
+
+
+def test_a_damaged_or_unwritable_cache_costs_only_time(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bundle_module, "_LARGE", 1 << 20)
+    Bundle.open(copy)
+    (stamps,) = (cache_directory() / "checked").iterdir()
+    stamps.write_text("nonsense")
+    Bundle.open(copy)
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "a-file"))
+    Bundle.open(copy)
+
+
+def test_unknown_checks_and_devices_are_refused(bundle: Path) -> None:
+    with pytest.raises(ValueError, match="check is 'quick', expected 'auto', 'full' or 'size'"):
+        sc2onnx.load(bundle, check="quick")  # type: ignore[arg-type]
+    with pytest.raises(DeviceError, match="device is 'cuda', this version runs bundles on 'cpu' only"):
+        sc2onnx.load(bundle, device="cuda")

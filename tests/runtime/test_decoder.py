@@ -1,0 +1,157 @@
+"""Token level: appending in any way gives torch's logits; mistakes are refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import sc2onnx
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, RewindError, SequenceStateError, TokenIdError
+from sc2onnx.runtime.decoder import TokenSequence
+
+TOLERANCE = 1e-5  # of the largest logit, as the verifier's
+
+
+@pytest.fixture
+def sequence(model: sc2onnx.Model) -> Iterator[TokenSequence]:
+    with model.sequence() as opened:
+        yield opened
+
+
+def assert_close(ours: npt.NDArray[np.float32] | None, expected: npt.NDArray[np.float32]) -> None:
+    assert ours is not None
+    assert ours.shape == expected.shape
+    assert ours.dtype == np.float32
+    assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("sizes", [[600], [1] * 600, [255, 1, 1, 300, 43], [7] * 85 + [5]])
+def test_logits_are_those_of_torch(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]], sizes: list[int]) -> None:
+    tokens, logits = reference["tokens"], reference["logits"]
+    done = 0
+    for size in sizes:
+        assert_close(sequence.append(tokens[done : done + size]), logits[done : done + size])
+        done += size
+    assert sequence.length == len(sequence) == 600
+
+
+def test_past_the_window_rewinds_are_exact_or_refused(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]) -> None:
+    tokens, logits = reference["tokens"], reference["logits"]
+    sequence.append(tokens, logits=None)
+    allowed = sequence.rewindable
+    assert 0 < allowed < 600
+    with pytest.raises(RewindError, match=f"at most {allowed} of 600"):
+        sequence.rewind(allowed + 1)
+    sequence.rewind(allowed)
+    assert_close(sequence.append(tokens[600 - allowed :]), logits[600 - allowed :])
+    sequence.rewind(600)
+    assert_close(sequence.append(tokens[:50]), logits[:50])
+
+
+def test_only_the_logits_asked_for(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]) -> None:
+    tokens, logits = reference["tokens"], reference["logits"]
+    assert sequence.append(tokens[:300], logits=None) is None
+    assert_close(sequence.append(tokens[300:580], logits="last"), logits[579:580])
+    with pytest.raises(ValueError, match="logits is 'first', expected 'all', 'last' or None"):
+        sequence.append([1], logits="first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("capacity", "chunk"), [(256, 256), (257, 16), (300, 1000), (2048, 512)])
+def test_any_capacity_and_chunk_give_the_same_logits(
+    bundle: Path, reference: Mapping[str, npt.NDArray[Any]], capacity: int, chunk: int
+) -> None:
+    model = sc2onnx.load(bundle, cache_capacity=capacity, prefill_chunk=chunk, threads=1)
+    with model.sequence() as sequence:
+        assert_close(sequence.append(reference["tokens"][:560]), reference["logits"][:560])
+        assert model.memory_footprint().cache <= 6 * 2 * 2 * 64 * 4 * capacity
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([4096], "token id 4096 is outside the vocabulary, expected 0 to 4095"),
+        ([3, -1], "token id -1 is outside the vocabulary"),
+        ([1.5], "expected whole numbers"),
+        (["a"], "expected whole numbers"),
+        ([2**70], "too large"),
+    ],
+)
+def test_impossible_tokens_are_refused(sequence: TokenSequence, tokens: list[Any], message: str) -> None:
+    with pytest.raises(TokenIdError, match=message):
+        sequence.append(tokens)
+    assert sequence.length == 0
+
+
+def test_no_tokens_are_refused(sequence: TokenSequence) -> None:
+    with pytest.raises(EmptyPromptError, match="expected at least one"):
+        sequence.append([])
+
+
+def test_numpy_integers_of_any_width_are_tokens(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]) -> None:
+    assert_close(sequence.append(reference["tokens"][:3].astype(np.uint16)), reference["logits"][:3])
+
+
+def test_the_context_is_the_limit_and_is_checked_before_any_work(sequence: TokenSequence) -> None:
+    sequence.append(np.full(2000, 5), logits=None)
+    with pytest.raises(ContextLengthError, match="49 tokens after 2000 make 2049, the model's context holds 2048"):
+        sequence.append(np.full(49, 5))
+    assert sequence.length == 2000
+    sequence.append(np.full(48, 5), logits="last")
+    with pytest.raises(ContextLengthError):
+        sequence.append([5])
+
+
+def test_a_closed_sequence_says_so_and_has_freed_its_cache(bundle: Path) -> None:
+    model = sc2onnx.load(bundle)
+    sequence = model.sequence()
+    sequence.append([1, 2, 3])
+    assert model.memory_footprint().cache > 0
+    sequence.close()
+    sequence.close()
+    assert model.memory_footprint().cache == 0
+    assert sequence.length == 0
+    with pytest.raises(SequenceStateError, match="closed: make a new one"):
+        sequence.append([1])
+
+
+def test_a_forgotten_sequence_frees_its_cache(bundle: Path) -> None:
+    model = sc2onnx.load(bundle)
+    model.sequence().append([1, 2, 3])
+    assert model.memory_footprint().cache == 0
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"prefill_chunk": 0}, {"cache_capacity": 255}])
+def test_impossible_sizes_are_refused(bundle: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(RequestError, match=next(iter(wrong)).replace("_", "[_ ]") + " is"):
+        sc2onnx.load(bundle, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime warns when it has to copy the cache in TensorScatter; listen for it."""
+    import onnxruntime as ort
+
+    from sc2onnx.manifest import Manifest
+    from sc2onnx.runtime.cache import CacheShape, RingCache
+    from sc2onnx.runtime.session import Step
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 2
+    session = ort.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    facts = Manifest.read(bundle).model
+    cache = RingCache(CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, 512), rows=1)
+    capfd.readouterr()
+    step = Step(session, facts, cache.buffers)
+    step._options.log_severity_level = 2
+    step.run(np.array([[1, 2, 3]]), cache.lengths, 1)
+    assert "in-place optimization not activated" not in capfd.readouterr().err
+    assert all(buffer[:, :, :3].any() for buffer in cache.buffers)
+    assert not any(buffer[:, :, 3:].any() for buffer in cache.buffers)
+    names = [output.name for output in session.get_outputs()]
+    caches = {f"past_key_values.{layer}.{kind}": cache.buffers[0] for layer in range(6) for kind in ("key", "value")}
+    session.run(names, {"input_ids": np.array([[1]]), "past_lengths": cache.lengths, **caches})
+    assert "in-place optimization not activated" in capfd.readouterr().err  # the listener hears it when it happens
