@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from transformers import Starcoder2ForCausalLM
+from transformers import DynamicCache, Starcoder2ForCausalLM
 
 from sc2onnx.errors import CheckpointError
 
@@ -46,12 +46,16 @@ class Reference:
 
     @torch.inference_mode()
     def greedy(self, prompt: npt.NDArray[np.int64], count: int) -> list[int]:
-        """``count`` most likely tokens after prompt (n,), past any end-of-text, with transformers' own cache."""
-        ids, cache = torch.from_numpy(prompt)[None], None
+        """``count`` most likely tokens after prompt (n,), past any end-of-text.
+
+        With a cache that keeps every position and leaves the window to the mask: transformers' default cache for sliding
+        windows (5.23: ``keys[:, :, -sliding_window + 1 :]``) keeps everything unmasked when the window is 1.
+        """
+        ids, cache = torch.from_numpy(prompt)[None], DynamicCache()
         result: list[int] = []
         while len(result) < count:
             output = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            ids, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+            ids = output.logits[:, -1:].argmax(-1)
             result.append(int(ids))
         return result
 

@@ -1,0 +1,113 @@
+"""The shipped checkpoint: its verification, as ``sc2onnx verify`` does it, and sampling against transformers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sc2onnx
+from sc2onnx.errors import CheckpointError, RequestError
+from sc2onnx.manifest import Manifest
+from sc2onnx.runtime.sampling import Sampler, SamplingParameters, candidates
+from sc2onnx.verify import TOLERANCE, verify
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def test_the_mini_bundle_passes_and_keeps_its_figures(copy: Path, checkpoint: Path) -> None:
+    report = verify(copy, checkpoint, greedy_tokens=512)
+    summary = report.summary
+    assert summary.passed
+    assert summary.max_rel_diff <= TOLERANCE
+    assert summary.greedy_match == summary.greedy_tokens == 512
+    assert {result.case.length for result in report.cases} == {1, 255, 256, 257, 515}
+    assert {result.case.split for result in report.cases} == {"at once", "token by token", "uneven chunks", "with rewinds"}
+    assert 0 < summary.nll == pytest.approx(summary.nll_reference, abs=1e-5)
+    assert "argparse.py of Python" in summary.text
+    assert Manifest.read(copy).verification == summary
+    card = (copy / "README.md").read_text()
+    assert f"{summary.max_rel_diff:.2e}" in card
+    assert "passed" in card
+    assert sc2onnx.load(copy, check="full").manifest.verification == summary  # the bundle is still whole
+
+
+def test_a_wrong_weight_fails_and_says_so(copy: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The verifier must be able to fail: one bias of one layer, off by a little, in a bundle with valid digests."""
+    from safetensors.numpy import load_file, save_file
+
+    from sc2onnx.export import export
+
+    pytest.importorskip("ml_dtypes")
+    from safetensors.torch import load_file as load_torch
+    from safetensors.torch import save_file as save_torch
+
+    assert load_file is not None
+    assert save_file is not None
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    weights = load_torch(broken / "model.safetensors")
+    weights["model.layers.3.mlp.c_fc.bias"][5] += 0.5
+    save_torch(weights, broken / "model.safetensors")
+    export(broken, copy, overwrite=True)
+    report = verify(copy, checkpoint, max_length=64, greedy_tokens=16)
+    assert not report.summary.passed
+    assert report.summary.max_rel_diff > 1e-4
+    manifest = Manifest.read(copy)
+    assert manifest.verification is not None
+    assert not manifest.verification.passed
+    assert "**failed**" in (copy / "README.md").read_text()
+
+
+def test_mistakes_are_refused(copy: Path, checkpoint: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.py"
+    short.write_text("x = 1\n")
+    with pytest.raises(RequestError, match=r"short\.py has \d+ tokens, verification needs 516"):
+        verify(copy, checkpoint, text=short)
+    with pytest.raises(RequestError, match="cannot be read"):
+        verify(copy, checkpoint, text=tmp_path / "absent.py")
+    with pytest.raises(CheckpointError, match="transformers could not load"):
+        verify(copy, tmp_path / "absent", max_length=4)
+    assert Manifest.read(copy).verification is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.7},
+        {"temperature": 1.3, "top_k": 40},
+        {"temperature": 0.9, "top_p": 0.9},
+        {"temperature": 1.0, "min_p": 0.05},
+        {"temperature": 0.8, "top_k": 100, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.3},
+    ],
+)
+def test_the_distribution_drawn_from_is_that_of_transformers(settings: dict[str, Any]) -> None:
+    from transformers.generation import logits_process as hf
+
+    rng = np.random.default_rng(5)
+    seen = rng.integers(0, 4096, 60)
+    scores = (rng.standard_normal(4096) * 3).astype(np.float32)
+    chain: list[Any] = []
+    if "repetition_penalty" in settings:
+        chain.append(hf.RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]))
+    chain.append(hf.TemperatureLogitsWarper(settings["temperature"]))
+    if "top_k" in settings:
+        chain.append(hf.TopKLogitsWarper(settings["top_k"]))
+    if "top_p" in settings:
+        chain.append(hf.TopPLogitsWarper(settings["top_p"]))
+    if "min_p" in settings:
+        chain.append(hf.MinPLogitsWarper(settings["min_p"]))
+    warped = hf.LogitsProcessorList(chain)(torch.from_numpy(seen)[None], torch.from_numpy(scores)[None].clone())
+    expected = warped[0].softmax(-1).numpy()
+    parameters = SamplingParameters(**settings)
+    tokens, probabilities = candidates(Sampler(parameters, seen, 4096)._penalised(scores), parameters)
+    assert tokens.tolist() == np.flatnonzero(expected).tolist()
+    np.testing.assert_allclose(probabilities, expected[tokens], rtol=1e-4)
