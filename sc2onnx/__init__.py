@@ -12,7 +12,8 @@ from sc2onnx.errors import Sc2onnxError
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.generate import Completion, Piece, Stream
-    from sc2onnx.runtime.model import MemoryFootprint, Model, load
+    from sc2onnx.runtime.memory import MemoryFootprint
+    from sc2onnx.runtime.model import Model, load
     from sc2onnx.runtime.sampling import SamplingParameters
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ _HOMES = {
     "Completion": "sc2onnx.runtime.generate",
     "Piece": "sc2onnx.runtime.generate",
     "Stream": "sc2onnx.runtime.generate",
-    "MemoryFootprint": "sc2onnx.runtime.model",
+    "MemoryFootprint": "sc2onnx.runtime.memory",
     "Model": "sc2onnx.runtime.model",
     "load": "sc2onnx.runtime.model",
     "SamplingParameters": "sc2onnx.runtime.sampling",

@@ -75,7 +75,8 @@ def _license(origin: Provenance) -> str:
         if origin.license == "bigcode-openrail-m"
         else ""
     )
-    return f"The weights keep the licence of their source: {terms}. {duty}The graph was written by sc2onnx, which is Apache-2.0 and claims nothing of it."
+    graph = "The graph was written by sc2onnx, which is Apache-2.0 and claims nothing of it."
+    return f"The weights keep the licence of their source: {terms}. {duty}{graph}"
 
 
 def _verification(result: Verification | None) -> str:

@@ -54,14 +54,12 @@ def _export(args: argparse.Namespace) -> int:
     from sc2onnx.export.progress import for_stream
 
     began = time.perf_counter()
-    manifest = export(
-        args.checkpoint, args.out, precision=args.precision, revision=args.revision, overwrite=args.overwrite, progress=for_stream()
-    )
+    manifest = export(args.checkpoint, args.out, precision=args.precision, revision=args.revision, overwrite=args.overwrite, progress=for_stream())
     if args.json:
         _print_json({"bundle": str(args.out), "seconds": time.perf_counter() - began, "manifest": asdict(manifest)})
         return 0
-    facts = manifest.model
-    print(f"{args.out}: {facts.parameters:,} parameters, {manifest.precision}, {_size(manifest.weight_bytes)}, {time.perf_counter() - began:.1f} s")
+    seconds, parameters = time.perf_counter() - began, manifest.model.parameters
+    print(f"{args.out}: {parameters:,} parameters, {manifest.precision}, {manifest.weight_bytes / 1e9:.3f} GB, {seconds:.1f} s")
     return 0
 
 
@@ -111,34 +109,16 @@ def _infill(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     from sc2onnx.runtime.bundle import Bundle
-    from sc2onnx.runtime.cache import default_capacity
+    from sc2onnx.runtime.summary import memory_need, rows
 
     manifest = Bundle.open(args.bundle, check="size").manifest
-    facts = manifest.model
-    context = facts.context_length if args.context is None else args.context
-    if not 1 <= context <= facts.context_length:
-        raise RequestError(f"--context is {context}, expected 1 to {facts.context_length}, the model's context")
-    slots = min(context, default_capacity(facts.window, facts.context_length, 256))
-    cache = slots * manifest.cache.bytes_per_token(facts)
-    memory = {"context": context, "cache_slots": slots, "weights": manifest.weight_bytes, "cache": cache, "total": manifest.weight_bytes + cache}
+    need = memory_need(manifest, args.context)
     if args.json:
-        _print_json({**asdict(manifest), "memory": memory})
+        _print_json({**asdict(manifest), "memory": asdict(need)})
         return 0
-    checked = manifest.verification
-    rows = {
-        "bundle": args.bundle,
-        "source": manifest.provenance.source + (f" at {manifest.provenance.revision}" if manifest.provenance.revision else ""),
-        "licence": manifest.provenance.license or "not stated by the source",
-        "precision": f"{manifest.precision}, for {manifest.target} (ONNX opset {manifest.opset}, {manifest.provenance.exporter})",
-        "parameters": f"{facts.parameters:,}",
-        "layers": f"{facts.num_layers} of {facts.hidden_size} channels, {facts.num_heads} heads, {facts.num_kv_heads} key-value heads of {facts.head_dim}",
-        "context": f"{facts.context_length:,} tokens, sliding window {f'{facts.sliding_window:,}' if facts.sliding_window else 'none'}",
-        "files": f"{_size(sum(entry.size for entry in manifest.files.values()))} in {len(manifest.files)} files",
-        "verified": "not yet" if checked is None else f"{'passed' if checked.passed else 'FAILED'}, {checked.max_rel_diff:.1e} against {checked.reference}",
-        f"memory at {context:,} tokens": f"{_size(memory['total'])} = weights {_size(manifest.weight_bytes)} + cache {_size(cache)} ({slots:,} slots)",
-    }
-    width = max(map(len, rows))
-    for name, value in rows.items():
+    shown = {"bundle": str(args.bundle), **rows(manifest, need)}
+    width = max(map(len, shown))
+    for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
     return 0
 
@@ -160,9 +140,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def cursor_offset(text: str, line: int, column: int) -> int:
-    """Offset of a cursor before the character at ``line`` and ``column``, both from 1, as editors count; a line's end is a place too.
+    r"""Offset of a cursor before the character at ``line`` and ``column``, both from 1, as editors count; a line's end is a place too.
 
-    In ``"ab\\ncd"``, line 2, column 1 is offset 3 and line 2, column 3 is offset 5. Raises :class:`CursorError`.
+    In ``"ab\ncd"``, line 2, column 1 is offset 3 and line 2, column 3 is offset 5. Raises :class:`CursorError`.
     """
     lines = text.split("\n")
     if not 1 <= line <= len(lines):
@@ -247,10 +227,6 @@ def _write_text(path: Path, text: str) -> None:
 
 def _print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
     print(json.dumps(value, indent=2))
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"
 
 
 @contextmanager

@@ -185,9 +185,7 @@ class Manifest:
             raise BundleError(f"{MANIFEST_FILE} is malformed ({error}): export the bundle again") from error
         for name in files:
             if not plain_file_name(name):
-                raise BundleIntegrityError(
-                    f"{MANIFEST_FILE} lists {name!r}, expected a plain file name inside the bundle: do not trust this bundle"
-                )
+                raise BundleIntegrityError(f"{MANIFEST_FILE} lists {name!r}, expected a plain file name inside the bundle: do not trust this bundle")
         return manifest
 
     @classmethod

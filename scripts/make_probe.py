@@ -6,7 +6,7 @@ import base64
 
 import onnx_ir as ir
 
-from sc2onnx.export.graph.ops import Recorder
+from sc2onnx.export.graph.ops import IR_VERSION, Recorder
 
 
 def probe() -> bytes:
@@ -16,7 +16,7 @@ def probe() -> bytes:
     update = op.input("update", ir.DataType.FLOAT, (1, 1, 1, 1))
     slot = op.input("slot", ir.DataType.INT64, (1,))
     op.output(op.TensorScatter(past, update, slot, axis=-2, mode="circular"), "present", ir.DataType.FLOAT, (1, 1, 4, 1))
-    return ir.to_proto(ir.Model(op.graph, ir_version=11)).SerializeToString(deterministic=True)
+    return bytes(ir.to_proto(ir.Model(op.graph, ir_version=IR_VERSION)).SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":

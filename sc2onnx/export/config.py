@@ -73,8 +73,7 @@ class Starcoder2Config:
 
     def __post_init__(self) -> None:
         for name in (
-            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-            "head_dim max_position_embeddings"
+            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim max_position_embeddings"
         ).split():
             _check(_is_int(getattr(self, name)) and getattr(self, name) > 0, name, getattr(self, name), "a positive integer")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads

@@ -60,7 +60,7 @@ def export(
         bundle.weights(lazy, placed, report.advance)
         bundle.graph(model)
         for path in opened.copied_files():
-            bundle.bytes(path.name, path.read_bytes())
+            bundle.file(path.name, path.read_bytes())
         written = manifest.Manifest(
             model=config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos),
             precision=precision,
@@ -71,8 +71,8 @@ def export(
             files=bundle.files,
             provenance=manifest.Provenance(source.name, source.revision, opened.license(), f"sc2onnx {__version__}"),
         )
-        bundle.bytes(manifest.CARD_FILE, card.render(written).encode())
-        bundle.bytes(manifest.MANIFEST_FILE, written.to_json().encode())
+        bundle.file(manifest.CARD_FILE, card.render(written).encode())
+        bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
     report.stage(f"wrote {out}")
     report.close()
     return written

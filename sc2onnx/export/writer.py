@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
+import numpy as np
 import onnx_ir as ir
 from filelock import FileLock, Timeout
 
 from sc2onnx.errors import DiskSpaceError, OutputError, OutputExistsError
 from sc2onnx.export.weights import LazyWeight
 from sc2onnx.manifest import CARD_FILE, GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileEntry
+
+Buffer: TypeAlias = bytes | memoryview
 
 PAGE: Final = 4096
 """Weights of a page or more start on a page, so that a runtime can map each on its own."""
@@ -72,7 +75,7 @@ class BundleWriter:
     directory: Path
     files: dict[str, FileEntry] = field(default_factory=dict)
 
-    def bytes(self, name: str, data: bytes) -> None:
+    def file(self, name: str, data: bytes) -> None:
         """Write one small file."""
         self._write(name, [data])
 
@@ -82,9 +85,9 @@ class BundleWriter:
 
     def graph(self, model: ir.Model) -> None:
         """Write the graph, its weights referring to the data file."""
-        self.bytes(GRAPH_FILE, ir.to_proto(model).SerializeToString(deterministic=True))
+        self.file(GRAPH_FILE, ir.to_proto(model).SerializeToString(deterministic=True))
 
-    def _write(self, name: str, blocks: Iterable[bytes | memoryview]) -> None:
+    def _write(self, name: str, blocks: Iterable[Buffer]) -> None:
         digest, size = hashlib.sha256(), 0
         with (self.directory / name).open("xb") as file:
             for block in blocks:
@@ -123,9 +126,7 @@ def new_bundle(out: Path) -> Iterator[BundleWriter]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _data(
-    weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]
-) -> Iterator[bytes | memoryview]:
+def _data(weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]) -> Iterator[Buffer]:
     end = 0
     for name, tensor in placed.items():
         start = tensor.offset or 0
@@ -134,7 +135,7 @@ def _data(
         for rows in weights[name].chunks():
             advance(rows.nbytes)
             end += rows.nbytes
-            yield memoryview(rows).cast("B")
+            yield rows.view(np.uint8).reshape(-1).data
         assert end == start + weights[name].nbytes, f"{name} yielded {end - start} bytes, not {weights[name].nbytes}"
 
 

@@ -111,9 +111,7 @@ class Decoder:
     def _check_context(self, count: int) -> None:
         longest, context = int(self.cache.lengths.max()), self._facts.context_length
         if longest + count > context:
-            raise ContextLengthError(
-                f"{count} tokens after {longest} make {longest + count}, the model's context holds {context}: shorten the input"
-            )
+            raise ContextLengthError(f"{count} tokens after {longest} make {longest + count}, the model's context holds {context}: shorten the input")
 
     @contextmanager
     def _use(self) -> Iterator[None]:

@@ -140,7 +140,8 @@ class _Gathered:
     tokens: list[Token] = field(default_factory=list)
 
     def completion(self) -> Completion:
-        assert self.row.finish_reason is not None and self.row.text is not None
+        assert self.row.finish_reason is not None
+        assert self.row.text is not None
         text = self.row.text.pull(last=True)
         return Completion(text, *_columns(self.tokens, self.row), self.row.finish_reason, len(self.row.prompt))
 

@@ -28,9 +28,7 @@ def measure(weights: int, cache: int, weights_file: Path) -> MemoryFootprint:
     status = _kilobytes(Path("/proc/self/status"))
     if "VmRSS" not in status:
         return MemoryFootprint(weights, cache, weights + cache, None, None, None)
-    return MemoryFootprint(
-        weights, cache, weights + cache, _resident_pages_of(weights_file), status.get("RssAnon"), status["VmRSS"]
-    )
+    return MemoryFootprint(weights, cache, weights + cache, _resident_pages_of(weights_file), status.get("RssAnon"), status["VmRSS"])
 
 
 def _kilobytes(path: Path) -> dict[str, int]:

@@ -67,7 +67,7 @@ class Model:
         return self._bundle.manifest
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str; the first overload wins
         self,
         prompt: str,
         *,

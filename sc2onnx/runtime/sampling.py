@@ -55,7 +55,9 @@ class Sampler:
     def draw(self, logits: npt.NDArray[np.float32]) -> int:
         """One token from logits (vocab,), which are left alone. Raises :class:`InferenceError` if they are not numbers."""
         if not np.isfinite(logits.max()):
-            raise InferenceError("the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision")
+            raise InferenceError(
+                "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision"
+            )
         scores = self._penalised(logits)
         token = int(scores.argmax()) if self._parameters.temperature == 0.0 else self._sample(scores)
         if self._seen is not None:

@@ -42,7 +42,7 @@ class Codec:
         for tokenizer in (self._special, self._plain):
             tokenizer.no_truncation()
             tokenizer.no_padding()
-        self._added = {number: token for number, token in self._special.get_added_tokens_decoder().items()}
+        self._added = self._special.get_added_tokens_decoder()
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids. ``special``: whether ``<fim_prefix>`` and its like in the text mean the special token, or their characters."""
@@ -50,7 +50,9 @@ class Codec:
         try:
             return list(tokenizer.encode(text, add_special_tokens=special).ids)
         except TypeError as error:
-            raise TokenizerError(f"the text is {type(text).__name__} or holds lone surrogates, expected a str of Unicode characters: {error}") from error
+            raise TokenizerError(
+                f"the text is {type(text).__name__} or holds lone surrogates, expected a str of Unicode characters: {error}"
+            ) from error
 
     def special_id(self, token: str) -> int:
         """Id of a special token. Raises :class:`TokenizerError` if the tokenizer lacks it."""
@@ -128,10 +130,10 @@ class StopScanner:
 def fim_prompt(
     codec: Codec, prefix: str, suffix: str, path: str | None = None, repo: str | None = None, files: Mapping[str, str] | None = None
 ) -> list[int]:
-    """Tokens after which the model writes what stands between ``prefix`` and ``suffix``.
+    r"""Tokens after which the model writes what stands between ``prefix`` and ``suffix``.
 
-    The training format of StarCoder2 (Lozhkov et al. 2024, section 5): ``[<repo_name>repo]``, then ``<file_sep>path\\ncode``
-    for every other file, then ``<file_sep><fim_prefix>[path\\n]prefix<fim_suffix>suffix<fim_middle>``. The texts are data:
+    The training format of StarCoder2 (Lozhkov et al. 2024, section 5): ``[<repo_name>repo]``, then ``<file_sep>path\ncode``
+    for every other file, then ``<file_sep><fim_prefix>[path\n]prefix<fim_suffix>suffix<fim_middle>``. The texts are data:
     special tokens spelt out in them stay characters.
     """
     if not (prefix or suffix or files):

@@ -21,14 +21,12 @@ class Reference:
 
     def __init__(self, checkpoint: str | Path, revision: str | None = None, attention: str = "sdpa") -> None:
         """``checkpoint``: directory or hub id. ``attention``: ``sdpa`` or ``eager``. Raises :class:`CheckpointError`."""
-        transformers.logging.disable_progress_bar()
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            model = Starcoder2ForCausalLM.from_pretrained(
-                checkpoint, revision=revision or "main", dtype=torch.float32, attn_implementation=attention
-            )
+            model = Starcoder2ForCausalLM.from_pretrained(checkpoint, revision=revision or "main", dtype=torch.float32, attn_implementation=attention)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"transformers could not load {checkpoint}: {error}") from error
-        self._model = model.eval()
+        self._model = model.eval()  # type: ignore[no-untyped-call]
 
     @property
     def description(self) -> str:

@@ -10,10 +10,9 @@ import pytest
 
 pytest.importorskip("torch", reason="compares with torch: install the verify extra")
 
-from shapes import SHAPES, Shape, make
-
 import sc2onnx
 from sc2onnx.export import export
+from tests.parity.shapes import SHAPES, Shape, make
 
 
 @dataclass(frozen=True)

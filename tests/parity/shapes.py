@@ -83,7 +83,8 @@ def make(shape: Shape, out: Path) -> Path:
                 parameter.normal_(0.0, 0.2)
             else:
                 parameter.normal_(0.0, 1.5 * parameter.shape[1] ** -0.5)
-    model.to(shape.dtype).save_pretrained(out, max_shard_size=shape.shard)
+    torch.nn.Module.to(model, shape.dtype)
+    model.save_pretrained(out, max_shard_size=shape.shard)
     path = out / "config.json"
     raw = json.loads(path.read_text())
     raw.update(shape.edit)

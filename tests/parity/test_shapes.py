@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import Exported
-from shapes import CONTEXT
 
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.verify import TOLERANCE, verify
 from sc2onnx.verify.reference import Reference
+from tests.parity.conftest import Exported
+from tests.parity.shapes import CONTEXT
 
 GREEDY = 512
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -125,13 +126,13 @@ def test_a_moved_bundle_still_works(copy: Path, tmp_path: Path) -> None:
 def test_large_files_are_hashed_once_and_again_when_touched(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_module, "_LARGE", 1 << 20)
     hashed: list[str] = []
-    digest = bundle_module.hashlib.file_digest
+    digest = hashlib.file_digest
 
     def counting(file: Any, name: str) -> Any:
         hashed.append(Path(file.name).name)
         return digest(file, name)
 
-    monkeypatch.setattr(bundle_module.hashlib, "file_digest", counting)
+    monkeypatch.setattr(hashlib, "file_digest", counting)
     Bundle.open(copy)
     assert "model.onnx.data" in hashed
     hashed.clear()

@@ -62,9 +62,7 @@ def test_only_the_logits_asked_for(sequence: TokenSequence, reference: Mapping[s
 
 
 @pytest.mark.parametrize(("capacity", "chunk"), [(256, 256), (257, 16), (300, 1000), (2048, 512)])
-def test_any_capacity_and_chunk_give_the_same_logits(
-    bundle: Path, reference: Mapping[str, npt.NDArray[Any]], capacity: int, chunk: int
-) -> None:
+def test_any_capacity_and_chunk_give_the_same_logits(bundle: Path, reference: Mapping[str, npt.NDArray[Any]], capacity: int, chunk: int) -> None:
     model = sc2onnx.load(bundle, cache_capacity=capacity, prefill_chunk=chunk, threads=1)
     with model.sequence() as sequence:
         assert_close(sequence.append(reference["tokens"][:560]), reference["logits"][:560])

@@ -143,9 +143,7 @@ def test_impossible_requests_are_refused(model: sc2onnx.Model, options: dict[str
         model.generate(**{"prompt": "a", **options})
 
 
-def test_without_a_tokenizer_tokens_work_and_text_says_what_is_missing(
-    token_bundle: Path, reference: Mapping[str, npt.NDArray[Any]]
-) -> None:
+def test_without_a_tokenizer_tokens_work_and_text_says_what_is_missing(token_bundle: Path, reference: Mapping[str, npt.NDArray[Any]]) -> None:
     model = sc2onnx.load(token_bundle)
     tokens = [token.id for token in model.generate_tokens(reference["tokens"][:40], max_new_tokens=8)]
     assert tokens == reference["greedy"][:8].tolist()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_special_tokens_spelt_out_are_special_or_text(codec: Codec) -> None:
 )
 def test_stop_strings_are_found_wherever_the_pieces_end(text: str, stops: list[str], cuts: list[int]) -> None:
     scanner, out, edges = StopScanner(tuple(stops)), "", sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         out += scanner.push(text[start:end])
         if scanner.found:
             break

@@ -65,8 +65,7 @@ def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, 
     kv_heads, group, head_dim = config.num_key_value_heads, config.group_size, config.head_dim
     shape = ("batch", kv_heads, "capacity", head_dim)
     caches = [
-        tuple(op.input(past_name(layer, kind), ir.DataType.FLOAT, shape) for kind in ("key", "value"))
-        for layer in range(config.num_hidden_layers)
+        tuple(op.input(past_name(layer, kind), ir.DataType.FLOAT, shape) for kind in ("key", "value")) for layer in range(config.num_hidden_layers)
     ]
     ring = ring_step(op, config, input_ids, past, caches[0][0])
     heads = config.num_attention_heads
@@ -79,11 +78,10 @@ def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, 
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
         packed = op.Transpose(op.Reshape(qkv, split_shape), perm=[0, 2, 1, 3])  # (batch, heads + 2 kv, step, head_dim)
-        qk, v = op.Split(packed, op.ints(heads + kv_heads, kv_heads), axis=1, outputs=2)
-        q, k = op.Split(rotary(op, qk, ring.cos, ring.sin), op.ints(heads, kv_heads), axis=1, outputs=2)
+        qk, v = op.split(packed, (heads + kv_heads, kv_heads), axis=1)
+        q, k = op.split(rotary(op, qk, ring.cos, ring.sin), (heads, kv_heads), axis=1)
         keys, values = (
-            op.TensorScatter(cache, update, ring.write_slots, axis=-2, mode="circular")
-            for cache, update in zip(caches[layer], (k, v), strict=True)
+            op.TensorScatter(cache, update, ring.write_slots, axis=-2, mode="circular") for cache, update in zip(caches[layer], (k, v), strict=True)
         )  # (batch, kv, capacity, head_dim)
         for kind, present in (("key", keys), ("value", values)):
             op.output(present, present_name(layer, kind), ir.DataType.FLOAT, shape)

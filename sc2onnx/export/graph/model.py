@@ -18,9 +18,7 @@ MakeAttention = Callable[[Recorder, Starcoder2Config, ir.Value, ir.Value], Atten
 """(recorder, config, input_ids (batch, step), past_lengths (batch,)) -> the attention of one layer."""
 
 
-def build(
-    config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], make_attention: MakeAttention, product: Linear
-) -> ir.Model:
+def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], make_attention: MakeAttention, product: Linear) -> ir.Model:
     """The graph of one step: ``step`` new tokens per row after ``past_lengths`` cached ones, logits for the last ``num_logits``.
 
     ``num_logits`` is an input with a default of 1, so that other runtimes need not know it; 0 skips the head.

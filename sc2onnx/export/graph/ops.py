@@ -28,16 +28,18 @@ class Recorder:
         self._tape = tape.Tape(self.graph)
         self._weights = weights
 
-    def __getattr__(self, operator: str) -> Callable[..., Any]:
+    def __getattr__(self, operator: str) -> Callable[..., ir.Value]:
         if not operator[0].isupper():
             raise AttributeError(operator)
 
-        def record(*inputs: ir.Value | None, outputs: int = 1, **attributes: Any) -> Any:
-            if outputs == 1:
-                return self._tape.op(operator, list(inputs), attributes)
-            return self._tape.op_multi_out(operator, list(inputs), attributes, num_outputs=outputs)
+        def record(*inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+            return self._tape.op(operator, list(inputs), attributes)
 
         return record
+
+    def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> Sequence[ir.Value]:
+        """Parts of these sizes along an axis."""
+        return self._tape.op_multi_out("Split", [value, self.ints(*sizes)], {"axis": axis}, num_outputs=len(sizes))
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         """A graph input; names in the shape are dynamic dimensions."""
@@ -77,6 +79,6 @@ class Recorder:
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self.graph.initializers:
-            value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+            value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
             self.graph.register_initializer(value)
         return self.graph.initializers[name]

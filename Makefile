@@ -1,0 +1,63 @@
+# Two commands: `make demo` shows what sc2onnx does, `make test` runs everything. Both make their own virtual environments.
+
+PYTHON ?= python3
+VENV ?= .venv
+LEAN ?= .venv-lean
+FIXTURE ?= build/fixture
+JOBS ?= auto
+# Any torch from 2.6 does. The exact version comes first because a CPU-only build of it may be at hand (pip's find-links);
+# elsewhere set TORCH to what your platform offers, for instance TORCH="torch --index-url ..." for a CPU-only build.
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types unit lean format clean
+
+demo: $(VENV)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
+
+test: lint types unit lean
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) $(TORCH) || $(BIN)/python $(PIP) torch
+	$(BIN)/python $(PIP) -e ".[cpu,export,verify]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.ready
+	$(BIN)/python $(PIP) -e ".[cpu,export,verify,dev]"
+	@touch $@
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev $(FIXTURE)/reference.npz
+	SC2ONNX_FIXTURE=$(FIXTURE) $(BIN)/pytest -n $(JOBS)
+
+# What the runtime's tests need where nothing can export: a bundle, and torch's answers.
+$(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model.safetensors $(shell find sc2onnx/export sc2onnx/manifest.py -name '*.py') | $(VENV)/.dev
+	rm -rf $(FIXTURE)
+	$(BIN)/python scripts/make_fixture.py $(FIXTURE)
+
+# The installed wheel, in an environment without torch, transformers, onnx and safetensors.
+lean: $(FIXTURE)/reference.npz
+	rm -rf $(LEAN)
+	$(PYTHON) -m venv $(LEAN)
+	$(LEAN)/bin/python $(PIP) ".[cpu,test]"
+	@for package in torch transformers onnx onnx_ir safetensors; do \
+	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then echo "$$package is installed in $(LEAN)"; exit 1; fi; done
+	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/ # away from the source tree, which would be imported instead
+	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -q -p no:cacheprovider tests/runtime tests/cli/test_cli.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(LEAN) build dist bundles

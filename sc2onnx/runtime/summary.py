@@ -1,0 +1,58 @@
+"""What a bundle is, in rows for a person, and the memory it needs at a given context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sc2onnx.errors import RequestError
+from sc2onnx.manifest import Manifest
+from sc2onnx.runtime.cache import default_capacity
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes that running takes beside the interpreter, by construction, with one sequence of ``context`` tokens."""
+
+    context: int
+    cache_slots: int
+    weights: int
+    cache: int
+    total: int
+
+
+def memory_need(manifest: Manifest, context: int | None = None, prefill_chunk: int = 256) -> MemoryNeed:
+    """With the cache capacity that :func:`sc2onnx.load` chooses by default. Raises :class:`RequestError` beyond the model's context."""
+    facts = manifest.model
+    context = facts.context_length if context is None else context
+    if not 1 <= context <= facts.context_length:
+        raise RequestError(f"the context is {context}, expected 1 to {facts.context_length}, the model's own")
+    slots = min(context, default_capacity(facts.window, facts.context_length, prefill_chunk))
+    cache = slots * manifest.cache.bytes_per_token(facts)
+    return MemoryNeed(context, slots, manifest.weight_bytes, cache, manifest.weight_bytes + cache)
+
+
+def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
+    """Label -> value, for printing."""
+    facts, origin, checked = manifest.model, manifest.provenance, manifest.verification
+    heads = f"{facts.num_heads} heads, {facts.num_kv_heads} key-value heads of {facts.head_dim}"
+    window = f"{facts.sliding_window:,}" if facts.sliding_window else "none"
+    verified = "not yet"
+    if checked is not None:
+        verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.max_rel_diff:.1e} against {checked.reference}"
+    return {
+        "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
+        "licence": origin.license or "not stated by the source",
+        "precision": f"{manifest.precision}, for {manifest.target} (ONNX opset {manifest.opset}, {origin.exporter})",
+        "parameters": f"{facts.parameters:,}",
+        "layers": f"{facts.num_layers} of {facts.hidden_size} channels, {heads}",
+        "context": f"{facts.context_length:,} tokens, sliding window {window}",
+        "files": f"{size(sum(entry.size for entry in manifest.files.values()))} in {len(manifest.files)} files",
+        "verified": verified,
+        f"memory at {need.context:,} tokens": f"{size(need.total)} = weights {size(need.weights)} + cache {size(need.cache)} "
+        f"({need.cache_slots:,} slots)",
+    }
+
+
+def size(nbytes: int) -> str:
+    """Bytes for a person: megabytes or gigabytes, decimal."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"

@@ -1,0 +1,191 @@
+"""The commands that only need the runtime, run as a user runs them: another process, from another directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sc2onnx import cli
+from sc2onnx.errors import CursorError
+
+
+def sc2onnx(
+    *arguments: str | Path, directory: Path, stdin: bytes | None = b"", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "sc2onnx.cli", *map(str, arguments)]
+    env = {**os.environ, **(environment or {})}
+    return subprocess.run(command, cwd=directory, input=stdin, capture_output=True, timeout=120, check=False, env=env)
+
+
+def succeeded(done: subprocess.CompletedProcess[bytes]) -> str:
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def refused(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Exit status 2, one line on standard error, nothing else."""
+    assert done.returncode == 2, done.stderr.decode()
+    assert done.stdout == b""
+    message = done.stderr.decode()
+    assert message.count("\n") == 1, message
+    return message
+
+
+def test_a_prompt_comes_from_the_argument_a_file_or_standard_input(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text("def fib(n):\n")
+    options = ("--max-new-tokens", "8")
+    outputs = {
+        succeeded(sc2onnx("generate", bundle, "def fib(n):\n", *options, directory=tmp_path)),
+        succeeded(sc2onnx("generate", bundle, "--file", "p.py", *options, directory=tmp_path)),
+        succeeded(sc2onnx("generate", bundle, *options, directory=tmp_path, stdin=b"def fib(n):\n")),
+        succeeded(sc2onnx("generate", bundle, "-", *options, directory=tmp_path, stdin=b"def fib(n):\n")),
+    }
+    assert len(outputs) == 1
+    assert outputs.pop().strip()
+    echoed = succeeded(sc2onnx("generate", bundle, "def fib(n):\n", *options, "--echo", directory=tmp_path))
+    assert echoed.startswith("def fib(n):\n")
+
+
+def test_json_is_one_object_with_what_a_program_needs(bundle: Path, tmp_path: Path) -> None:
+    options = ("--max-new-tokens", "6", "--temperature", "0.8", "--seed", "3", "--logprobs", "--json")
+    answer = json.loads(succeeded(sc2onnx("generate", bundle, "def f(", *options, directory=tmp_path)))
+    assert len(answer["tokens"]) == len(answer["logprobs"]) == 6
+    assert answer["finish_reason"] == "length"
+    plain = succeeded(sc2onnx("generate", bundle, "def f(", *options[:-2], directory=tmp_path))
+    assert plain == answer["text"]
+
+
+def test_infill_completes_at_a_cursor(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("def add(a, b):\n    \n\nprint(add(1, 2))\n")
+    (tmp_path / "other.py").write_text("x = 1\n")
+    where = ("f.py", "--line", "2", "--column", "5", "--max-new-tokens", "5", "--json")
+    here = json.loads(succeeded(sc2onnx("infill", bundle, *where, directory=tmp_path)))
+    context = ("--path", "f.py", "--repo", "me/it", "--context", "other.py")
+    there = json.loads(succeeded(sc2onnx("infill", bundle, *where, *context, directory=tmp_path)))
+    assert here["tokens"]
+    assert here["tokens"] != there["tokens"]
+
+
+def test_info_adds_up(bundle: Path, tmp_path: Path) -> None:
+    answer = json.loads(succeeded(sc2onnx("info", bundle, "--context", "300", "--json", directory=tmp_path)))
+    memory = answer["memory"]
+    assert memory["cache"] == 300 * 6 * 2 * 2 * 64 * 4
+    assert memory["total"] == memory["weights"] + memory["cache"]
+    text = succeeded(sc2onnx("info", bundle, directory=tmp_path))
+    assert "5,392,896" in text
+    assert "sliding window 256" in text
+    assert "memory at 2,048 tokens" in text
+
+
+def test_doctor_finds_that_bundles_run_here(tmp_path: Path) -> None:
+    findings = json.loads(succeeded(sc2onnx("doctor", "--json", directory=tmp_path)))
+    by_subject = {finding["subject"]: finding for finding in findings}
+    assert by_subject["CPUExecutionProvider"]["ok"] is True
+    assert by_subject["onnxruntime"]["ok"] is True
+    assert {"sc2onnx export", "sc2onnx verify"} <= set(by_subject)
+    for finding in findings:
+        assert finding["ok"] is True or finding["advice"] or "Execution" in finding["subject"]
+    assert "CPUExecutionProvider" in succeeded(sc2onnx("doctor", directory=tmp_path))
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('broken on purpose')")
+    done = sc2onnx("doctor", directory=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert b"broken on purpose" in done.stdout
+    assert b'pip install "sc2onnx[cpu]"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "absent", "x"), "no bundle at absent"),
+        (("generate", "BUNDLE", ""), "the prompt is empty"),
+        (("generate", "BUNDLE", "x", "--file", "f.py"), "both a prompt and --file"),
+        (("generate", "BUNDLE", "--file", "absent.py"), "absent.py cannot be read: No such file"),
+        (("generate", "BUNDLE", "--file", "binary"), "binary is not UTF-8 text"),
+        (("generate", "BUNDLE", "x", "--temperature", "-1"), "temperature is -1.0, expected 0 (greedy) or more"),
+        (("generate", "BUNDLE", "x", "--top-p", "0"), "top_p is 0.0"),
+        (("generate", "BUNDLE", "x", "--max-new-tokens", "0"), "max_new_tokens is 0"),
+        (("generate", "BUNDLE", "x", "--device", "cuda"), "device is 'cuda'"),
+        (("generate", "BUNDLE", "x", "--threads", "0"), "threads is 0"),
+        (("generate", "TOKENS", "x"), "no tokenizer.json"),
+        (("infill", "BUNDLE", "f.py", "--line", "9", "--column", "1"), "--line is 9, expected 1 to 3"),
+        (("infill", "BUNDLE", "f.py", "--line", "1", "--column", "9"), "--column is 9, expected 1 to 6 on line 1"),
+        (("info", "BUNDLE", "--context", "4096"), "the context is 4096, expected 1 to 2048"),
+        (("info", "."), "is not a bundle"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(bundle: Path, token_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    (tmp_path / "f.py").write_text("a = 1\nb\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    named = [{"BUNDLE": str(bundle), "TOKENS": str(token_bundle)}.get(argument, argument) for argument in arguments]
+    assert message in refused(sc2onnx(*named, directory=tmp_path))
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_any_work(bundle: Path, tmp_path: Path) -> None:
+    assert "the model's context holds 2048" in refused(sc2onnx("generate", bundle, directory=tmp_path, stdin=b"a b c " * 2000))
+
+
+def test_unknown_commands_and_options_are_usage_errors(tmp_path: Path) -> None:
+    assert sc2onnx("fly", directory=tmp_path).returncode == 2
+    assert sc2onnx("info", directory=tmp_path).returncode == 2
+    assert sc2onnx(directory=tmp_path).returncode == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error(bundle: Path, tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m sc2onnx.cli generate '{bundle}' 'import' --max-new-tokens 400 | head -c 5"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert len(done.stdout) == 5
+    assert done.stderr == b""
+
+
+def test_a_terminal_sees_the_text_as_it_comes_and_the_speed_after_it(bundle: Path, tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "sc2onnx.cli", "generate", str(bundle), "import", "--max-new-tokens", "300", "--stop", "nowhere"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=follower, stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        times, text = [], b""
+        while True:
+            try:
+                data = os.read(leader, 65536)
+            except OSError:  # the terminal closed
+                break
+            times.append(time.perf_counter())
+            text += data
+        assert process.wait() == 0
+    os.close(leader)
+    assert b"tokens, first after" in text
+    assert len(times) > 5  # pieces, not one block
+
+
+def test_an_interrupt_ends_quietly(bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sc2onnx.cli", "generate", str(bundle), "import", "--max-new-tokens", "2000"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
+        assert process.wait() == 130
+    assert b"Traceback" not in error
+    assert b"interrupted" in error
+
+
+@pytest.mark.parametrize(("line", "column", "offset"), [(1, 1, 0), (1, 3, 2), (2, 1, 3), (2, 3, 5), (3, 1, 6)])
+def test_cursors_count_from_one_and_may_stand_at_the_end_of_a_line(line: int, column: int, offset: int) -> None:
+    assert cli.cursor_offset("ab\ncd\n", line, column) == offset
+
+
+@pytest.mark.parametrize(("line", "column"), [(0, 1), (4, 1), (1, 0), (1, 4), (3, 2)])
+def test_cursors_outside_the_file_are_refused(line: int, column: int) -> None:
+    with pytest.raises(CursorError, match="expected 1 to"):
+        cli.cursor_offset("ab\ncd\n", line, column)
