@@ -103,8 +103,24 @@ def _infill(args: argparse.Namespace) -> int:
     offset = cursor_offset(text, args.line, args.column)
     files = {str(path): _read_text(path) for path in args.context}
     model = _load(args)
-    stream = model.stream_infill(text[:offset], text[offset:], path=args.path, repo=args.repo, files=files, **_rules(args))
+    prefix, suffix = _fit(model, text[:offset], text[offset:], args.prompt_tokens, args.max_new_tokens)
+    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, **_rules(args))
     return _print_stream(stream, model, args)
+
+
+def _fit(model: Model, prefix: str, suffix: str, wanted: int | None, reserve: int) -> tuple[str, str]:
+    """What of the file goes into the prompt: all of it if it fits, else what is nearest to the cursor, and a line that says so."""
+    from sc2onnx.runtime.text import around_cursor
+
+    if wanted is not None and wanted < 1:
+        raise RequestError(f"--prompt-tokens is {wanted}, expected at least 1")
+    context = model.manifest.model.context_length
+    budget = wanted or max(1, context - reserve - 64)  # 64 for the special tokens, the path and the repository's name
+    near = around_cursor(model.codec, prefix, suffix, budget)
+    if near != (prefix, suffix):
+        lines = (near[0].count("\n") + 1, near[1].count("\n") + 1)
+        print(f"using {lines[0]} lines up to the cursor and {lines[1]} from it on (about {budget} tokens)", file=sys.stderr)
+    return near
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -295,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     infill.add_argument("--path", help="path of the file in its repository, as context")
     infill.add_argument("--repo", help="name of the repository, as context")
     infill.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="another file of the repository (repeatable)")
+    infill.add_argument("--prompt-tokens", type=int, metavar="N", help="how much of the file to use (default: as much as the model's context takes)")
     _generation_options(infill)
     infill.set_defaults(run=_infill)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -147,6 +147,30 @@ def fim_prompt(
     ids += [codec.special_id(FILE_SEP), codec.special_id(FIM_PREFIX), *codec.encode(head, special=False)]
     ids += [codec.special_id(FIM_SUFFIX), *codec.encode(suffix, special=False), codec.special_id(FIM_MIDDLE)]
     return ids
+
+
+def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int) -> tuple[str, str]:
+    """The end of ``prefix`` and the beginning of ``suffix`` that together take about ``budget`` tokens, cut at line breaks where it can be.
+
+    A quarter of the budget goes to the suffix; what one side leaves unused, the other takes. Texts that fit come back whole.
+    """
+    before, after = codec.encode(prefix, special=False), codec.encode(suffix, special=False)
+    if len(before) + len(after) <= budget:
+        return prefix, suffix
+    keep_after = min(len(after), max(budget // 4, budget - len(before)))
+    keep_before = min(len(before), budget - keep_after)
+    if keep_before < len(before):
+        prefix = _text(codec, before[len(before) - keep_before :])
+        prefix = prefix[prefix.find("\n") + 1 :] if "\n" in prefix[:-1] else prefix
+    if keep_after < len(after):
+        suffix = _text(codec, after[:keep_after])
+        suffix = suffix[: suffix.rfind("\n") + 1] or suffix
+    return prefix, suffix
+
+
+def _text(codec: Codec, tokens: Sequence[int]) -> str:
+    """Text of tokens cut anywhere; the halves of characters at either end go."""
+    return b"".join(map(codec.token_bytes, tokens)).decode("utf-8", errors="ignore")
 
 
 def open_codec(path: Path) -> Codec:

@@ -74,6 +74,16 @@ def test_infill_completes_at_a_cursor(bundle: Path, tmp_path: Path) -> None:
     assert here["tokens"] != there["tokens"]
 
 
+def test_infill_in_a_file_larger_than_the_context_uses_what_is_near_the_cursor(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(2000)))
+    done = sc2onnx("infill", bundle, "long.py", "--line", "1000", "--column", "8", "--max-new-tokens", "4", directory=tmp_path)
+    assert succeeded(done)
+    assert b"lines up to the cursor" in done.stderr
+    short = ("--line", "1000", "--column", "8", "--max-new-tokens", "4", "--prompt-tokens", "100")
+    assert b"about 100 tokens" in sc2onnx("infill", bundle, "long.py", *short, directory=tmp_path).stderr
+    assert "--prompt-tokens is 0" in refused(sc2onnx("infill", bundle, "long.py", *short[:-1], "0", directory=tmp_path))
+
+
 def test_info_adds_up(bundle: Path, tmp_path: Path) -> None:
     answer = json.loads(succeeded(sc2onnx("info", bundle, "--context", "300", "--json", directory=tmp_path)))
     memory = answer["memory"]

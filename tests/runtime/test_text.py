@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models
 
 import sc2onnx
 from sc2onnx.errors import EmptyPromptError, TokenizerError
-from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner, fim_prompt
+from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner, around_cursor, fim_prompt
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +135,25 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
 def test_lone_surrogates_are_an_error_that_says_so(codec: Codec) -> None:
     with pytest.raises(TokenizerError, match="surrogates"):
         codec.encode("\ud800")
+
+
+@settings(deadline=None)
+@given(prefix=st.text(alphabet="ab 日\n"), suffix=st.text(alphabet="ab 日\n"), budget=st.integers(1, 60))
+def test_what_is_kept_around_a_cursor_is_nearest_to_it_and_fits(codec: Codec, prefix: str, suffix: str, budget: int) -> None:
+    before, after = around_cursor(codec, prefix, suffix, budget)
+    assert prefix.endswith(before)
+    assert suffix.startswith(after)
+    if len(codec.encode(prefix, special=False)) + len(codec.encode(suffix, special=False)) <= budget:
+        assert (before, after) == (prefix, suffix)
+    # Cutting inside a word may tokenize what is left into a few tokens more.
+    assert len(codec.encode(before, special=False)) + len(codec.encode(after, special=False)) <= budget + 4
+
+
+def test_a_cut_around_a_cursor_falls_on_lines_and_shares_the_budget(codec: Codec) -> None:
+    lines = "".join(f"x{i} = {i}\n" for i in range(100))
+    before, after = around_cursor(codec, lines, lines, 200)
+    assert before.startswith("x")
+    assert after.endswith("\n")
+    assert 2 < len(before) / len(after) < 4
+    assert around_cursor(codec, "a\n", lines, 100)[0] == "a\n"
+    assert len(around_cursor(codec, "a\n", lines, 100)[1]) > len(after)
