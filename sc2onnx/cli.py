@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -265,6 +266,9 @@ def _terminated_is_exit() -> Iterator[None]:
     def leave(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
+    if threading.current_thread() is not threading.main_thread():  # Python lets only that one handle signals
+        yield
+        return
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
@@ -340,7 +344,3 @@ def _generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of streaming")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
-
-
-if __name__ == "__main__":
-    entry()

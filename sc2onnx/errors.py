@@ -15,7 +15,7 @@
     |   |-- BundleNotFoundError (FileNotFoundError)
     |   |-- BundleVersionError                written by a newer sc2onnx
     |   `-- BundleIntegrityError              missing file, wrong size, wrong digest, unsafe path
-    |-- RequestError (ValueError)             what was asked of a loaded model
+    |-- RequestError (ValueError)             an option or input that cannot be honoured
     |   |-- EmptyPromptError
     |   |-- TokenIdError
     |   |-- ContextLengthError
@@ -89,7 +89,7 @@ class BundleIntegrityError(BundleError):
 
 
 class RequestError(Sc2onnxError, ValueError):
-    """What was asked of a model cannot be done."""
+    """An option or input that cannot be honoured."""
 
 
 class EmptyPromptError(RequestError):

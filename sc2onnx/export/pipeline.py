@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from sc2onnx import __version__, card, manifest
-from sc2onnx.errors import UnsupportedModelError
+from sc2onnx.errors import RequestError
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config, token_ids
@@ -34,12 +34,13 @@ def export(
     """Write the bundle ``out`` from a checkpoint directory or hub id, and return its manifest.
 
     Peak memory is a few tens of megabytes beside the interpreter, whatever the model's size. Raises
-    :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses; ``out`` is then
-    as it was before. Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``.
+    :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
+    :class:`~sc2onnx.errors.RequestError` for an unknown precision; ``out`` is then as it was before.
+    Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``.
     """
     report, out = progress or Silent(), Path(out)
     if precision not in PRECISIONS:
-        raise UnsupportedModelError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     writer.check_output(out, overwrite)
     report.stage(f"reading {checkpoint}")
     source = hub.resolve(checkpoint, revision)

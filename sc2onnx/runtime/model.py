@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
 def load(
     bundle: str | Path,
     *,
-    device: Literal["cpu"] | str = "cpu",
+    device: str = "cpu",
     threads: int | None = None,
     cache_capacity: int | None = None,
     prefill_chunk: int = 256,
@@ -34,7 +34,7 @@ def load(
 ) -> Model:
     """Load a bundle directory.
 
-    ``threads``: for one step; by default one per processor this process may use. ``cache_capacity``: the most slots of a
+    ``device``: ``cpu``. ``threads``: for one step; by default one per processor this process may use. ``cache_capacity``: the most slots of a
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context.
     ``prefill_chunk``: tokens of a prompt computed at once. ``check``: how the files are checked, see
     :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DeviceError`,

@@ -33,12 +33,14 @@ class SamplingParameters:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+            _check(name, getattr(self, name), isinstance(getattr(self, name), (int, float, np.number)), "a number")
         _check("temperature", self.temperature, 0.0 <= self.temperature < math.inf, "0 (greedy) or more")
-        _check("top_k", self.top_k, float(self.top_k).is_integer() and self.top_k >= 0, "a whole number, 0 for no limit")
+        _check("top_k", self.top_k, isinstance(self.top_k, (int, np.integer)) and self.top_k >= 0, "a whole number, 0 for no limit")
         _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "more than 0 and at most 1")
         _check("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "0 to 1")
         _check("repetition_penalty", self.repetition_penalty, 0.0 < self.repetition_penalty < math.inf, "more than 0 (1 for none)")
-        _check("seed", self.seed, self.seed is None or (isinstance(self.seed, int) and self.seed >= 0), "None or a whole number from 0")
+        _check("seed", self.seed, self.seed is None or (isinstance(self.seed, (int, np.integer)) and self.seed >= 0), "None or a whole number from 0")
 
 
 class Sampler:

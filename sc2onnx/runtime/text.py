@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -31,18 +32,22 @@ class Codec:
     def __init__(self, path: Path) -> None:
         """Raises :class:`TokenizerError` if the file is not a byte-level tokenizer, or not one at all."""
         try:
-            # The tokenizer keeps "special tokens as text" as a setting of its own, so two of them let threads share both.
-            self._special, self._plain = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(path))
+            self._special = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise TokenizerError(f"{path} is not a tokenizer that tokenizers can read ({error}): export the bundle again") from error
-        self._plain.encode_special_tokens = True
         decoder = type(self._special.decoder).__name__
         if decoder != "ByteLevel":
             raise TokenizerError(f"{path} has the decoder {decoder}, expected ByteLevel as in StarCoder2: use token ids instead of text")
-        for tokenizer in (self._special, self._plain):
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+        self._special.no_truncation()
+        self._special.no_padding()
         self._added = self._special.get_added_tokens_decoder()
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """The same with special tokens as text: that is a setting of the tokenizer, and threads share it, so it takes a second one."""
+        tokenizer = Tokenizer.from_str(self._special.to_str())
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids. ``special``: whether ``<fim_prefix>`` and its like in the text mean the special token, or their characters."""
@@ -71,7 +76,10 @@ class Codec:
         added = self._added.get(token)
         if added is not None:
             return b"" if added.special else added.content.encode()
-        return bytes(_BYTE_OF[character] for character in self._special.id_to_token(token) or "")
+        text = self._special.id_to_token(token) or ""
+        if any(character not in _BYTE_OF for character in text):  # not of the byte alphabet: tokenizers gives it as it is
+            return str(text).encode()
+        return bytes(_BYTE_OF[character] for character in text)
 
 
 class Detokenizer:

@@ -20,7 +20,7 @@ from sc2onnx.errors import CursorError
 def sc2onnx(
     *arguments: str | Path, directory: Path, stdin: bytes | None = b"", environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "sc2onnx.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sc2onnx", *map(str, arguments)]
     env = {**os.environ, **(environment or {})}
     return subprocess.run(command, cwd=directory, input=stdin, capture_output=True, timeout=120, check=False, env=env)
 
@@ -152,7 +152,7 @@ def test_unknown_commands_and_options_are_usage_errors(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(bundle: Path, tmp_path: Path) -> None:
-    command = f"'{sys.executable}' -m sc2onnx.cli generate '{bundle}' 'import' --max-new-tokens 400 | head -c 5"
+    command = f"'{sys.executable}' -m sc2onnx generate '{bundle}' 'import' --max-new-tokens 400 | head -c 5"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert len(done.stdout) == 5
     assert done.stderr == b""
@@ -160,7 +160,7 @@ def test_a_reader_that_leaves_early_is_no_error(bundle: Path, tmp_path: Path) ->
 
 def test_a_terminal_sees_the_text_as_it_comes_and_the_speed_after_it(bundle: Path, tmp_path: Path) -> None:
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "sc2onnx.cli", "generate", str(bundle), "import", "--max-new-tokens", "300", "--stop", "nowhere"]
+    command = [sys.executable, "-m", "sc2onnx", "generate", str(bundle), "import", "--max-new-tokens", "300", "--stop", "nowhere"]
     with subprocess.Popen(command, cwd=tmp_path, stdin=follower, stdout=follower, stderr=follower) as process:
         os.close(follower)
         times, text = [], b""
@@ -178,7 +178,7 @@ def test_a_terminal_sees_the_text_as_it_comes_and_the_speed_after_it(bundle: Pat
 
 
 def test_an_interrupt_ends_quietly(bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sc2onnx.cli", "generate", str(bundle), "import", "--max-new-tokens", "2000"]
+    command = [sys.executable, "-m", "sc2onnx", "generate", str(bundle), "import", "--max-new-tokens", "2000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="needs the verify extra")
 
 
 def sc2onnx(*arguments: str | Path, directory: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sc2onnx.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sc2onnx", *map(str, arguments)]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
 
 

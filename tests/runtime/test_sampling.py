@@ -98,6 +98,8 @@ def test_logits_that_are_not_numbers_are_an_error(bad: float) -> None:
         {"temperature": math.inf},
         {"top_k": -1},
         {"top_k": 2.5},
+        {"top_k": None},
+        {"temperature": "hot"},
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_p": math.nan},
