@@ -53,11 +53,16 @@ class StoredTensor:
     def rows(self, rows_at_once: int) -> Iterator[npt.NDArray[Any]]:
         """The tensor in its stored type, at most so many rows (first axis) at a time."""
         width = prod(self.shape[1:]) * self.itemsize
-        with self.file.open("rb", buffering=0) as file:
-            for first in range(0, self.shape[0], rows_at_once):
-                count = min(rows_at_once, self.shape[0] - first)
-                data = _read_exactly(file, self.start + first * width, count * width)
-                yield np.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(count, *self.shape[1:])
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                for first in range(0, self.shape[0], rows_at_once):
+                    count = min(rows_at_once, self.shape[0] - first)
+                    data = _read_exactly(file, self.start + first * width, count * width)
+                    yield np.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(count, *self.shape[1:])
+        except OSError as error:
+            raise CorruptCheckpointError(
+                f"{self.file.name} cannot be read any more ({error.strerror}): did it change meanwhile? Export again"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class Checkpoint:
         card = self.directory / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
-        found = re.search(r"^license:\s*(\S+)", front_matter[1], flags=re.MULTILINE) if front_matter else None
+        found = re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE) if front_matter else None
         return found[1] if found else None
 
 
@@ -154,10 +159,11 @@ def _header(path: Path) -> Iterator[StoredTensor]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            entries = [(name, entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]) for name, entry in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            entries = [(name, entry["dtype"], tuple(entry["shape"]), *map(int, entry["data_offsets"])) for name, entry in header.items()]
+            end = max((stop for _, _, _, _, stop in entries), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptCheckpointError(f"{path.name} has a malformed safetensors header ({error}): download it again") from error
-    expected = 8 + length + max((entry[4] for entry in entries), default=0)
+    expected = 8 + length + end
     if size != expected:
         raise CorruptCheckpointError(f"{path.name} is {size} bytes, its header promises {expected}: it is truncated or padded, download it again")
     try:
@@ -188,7 +194,7 @@ def _json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # covers JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # covers JSONDecodeError and UnicodeDecodeError
         raise CorruptCheckpointError(f"{path.name} is not JSON ({error}): download it again") from error
     if not isinstance(value, dict):
         raise CorruptCheckpointError(f"{path.name} holds a {type(value).__name__}, expected a JSON object: download it again")

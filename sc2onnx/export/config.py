@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final
 
 from sc2onnx.errors import UnsupportedModelError
@@ -79,15 +80,13 @@ class Starcoder2Config:
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         _check(heads % kv_heads == 0, "num_key_value_heads", kv_heads, f"a divisor of num_attention_heads ({heads})")
         _check(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number (rotary embedding turns pairs)")
-        _check(self.hidden_act in ACTIVATIONS, "hidden_act", self.hidden_act, f"one of {sorted(ACTIVATIONS)}")
+        _check(isinstance(self.hidden_act, str) and self.hidden_act in ACTIVATIONS, "hidden_act", self.hidden_act, f"one of {sorted(ACTIVATIONS)}")
         _check(_is_number(self.norm_epsilon) and self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "a positive number")
         _check(_is_number(self.rope_theta) and self.rope_theta > 0, "rope_theta", self.rope_theta, "a positive number")
         window = self.sliding_window
         _check(window is None or (_is_int(window) and window > 0), "sliding_window", window, "a positive integer or null")
         for name in ("use_bias", "tie_word_embeddings"):
             _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
-        for token in self.eos_token_ids:
-            _check(_is_int(token) and token >= 0, "eos_token_id", token, "token ids")
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Starcoder2Config:
@@ -112,7 +111,7 @@ class Starcoder2Config:
             num_hidden_layers=raw["num_hidden_layers"],
             num_attention_heads=heads,
             num_key_value_heads=raw.get("num_key_value_heads", 2),
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+            head_dim=raw["hidden_size"] // heads if raw.get("head_dim") is None else raw["head_dim"],
             hidden_act=raw.get("hidden_act", "gelu_pytorch_tanh"),
             max_position_embeddings=raw.get("max_position_embeddings", 4096),
             norm_epsilon=raw.get("norm_epsilon", 1e-5),
@@ -160,7 +159,10 @@ class Starcoder2Config:
 
 def token_ids(value: Any) -> tuple[int, ...]:
     """``eos_token_id`` as ``config.json`` and ``generation_config.json`` may write it: absent, a number or a list."""
-    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
+    tokens = () if value is None else tuple(value) if isinstance(value, list) else (value,)
+    for token in tokens:
+        _check(_is_int(token) and token >= 0, "eos_token_id", token, "token ids")
+    return tokens
 
 
 def _rope_theta(raw: Mapping[str, Any]) -> Any:
@@ -169,8 +171,9 @@ def _rope_theta(raw: Mapping[str, Any]) -> Any:
     parameters = raw.get("rope_parameters")
     for name, value in (("rope_scaling", scaling), ("rope_parameters", parameters)):
         _check(value is None or isinstance(value, dict), name, value, "an object or null")
-        kind = (value or {}).get("rope_type", (value or {}).get("type", "default"))
-        _check(kind == "default", f"{name}.rope_type", kind, "'default' (StarCoder2 was trained without RoPE scaling)")
+        for key in ("rope_type", "type"):
+            kind = (value or {}).get(key, "default")
+            _check(kind == "default", f"{name}.rope_type", kind, "'default' (StarCoder2 was trained without RoPE scaling)")
         extra = sorted(set(value or {}) - {"rope_type", "type", "rope_theta"})
         _check(not extra, name, extra, "only rope_type and rope_theta")
     written = [value["rope_theta"] for value in (parameters, scaling, raw) if value and value.get("rope_theta") is not None]
@@ -199,4 +202,4 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)

@@ -10,8 +10,6 @@ from typing import Final
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -42,6 +40,8 @@ def resolve(checkpoint: str | Path, revision: str | None = None) -> Source:
         if revision is not None:
             raise CheckpointNotFoundError(f"{path} is a local directory, it has no revision {revision!r}: leave the revision out")
         return Source(path, path.resolve().name, None)
+    if path.exists():
+        raise CheckpointNotFoundError(f"{path} is a file, expected the checkpoint directory that it lies in")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint)):
         raise CheckpointNotFoundError(f"no directory {checkpoint}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
     try:
@@ -57,6 +57,6 @@ def resolve(checkpoint: str | Path, revision: str | None = None) -> Source:
             f"no directory {checkpoint}, and the hub cannot be reached nor does its local cache hold it"
             f"{f' at revision {revision}' if revision else ''}: connect, unset HF_HUB_OFFLINE, or give a local directory"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # the HTTP library below, and so its exceptions, differ between versions of huggingface_hub
         raise CheckpointNotFoundError(f"{checkpoint} could not be downloaded ({error}): try again, or give a local directory") from error
     return Source(snapshot, str(checkpoint), snapshot.name)

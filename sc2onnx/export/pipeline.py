@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -38,17 +40,24 @@ def export(
     :class:`~sc2onnx.errors.RequestError` for an unknown precision; ``out`` is then as it was before.
     Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``.
     """
-    report, out = progress or Silent(), Path(out)
+    out = Path(os.path.abspath(out))
     if precision not in PRECISIONS:
         raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    writer.clean_up(out)
     writer.check_output(out, overwrite)
+    with closing(progress or Silent()) as report:
+        return _export(checkpoint, out, revision, overwrite, report)
+
+
+def _export(checkpoint: str | Path, out: Path, revision: str | None, overwrite: bool, report: Progress) -> manifest.Manifest:
+    """The export proper, in fp32."""
     report.stage(f"reading {checkpoint}")
     source = hub.resolve(checkpoint, revision)
     opened = Checkpoint.open(source.directory)
     config = Starcoder2Config.from_dict(opened.config)
     weights.check_complete(opened, config)
     if not (source.directory / manifest.TOKENIZER_FILE).is_file():
-        warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
+        warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=3)
 
     lazy = weights.graph_weights(opened, config, np.dtype(np.float32))
     placed, size = writer.place(lazy.values())
@@ -56,15 +65,15 @@ def export(
     report.stage(f"building the graph of {config.num_hidden_layers} layers")
     model = build(config, placed, ring_attention, linear)
     eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
-    with writer.new_bundle(out) as bundle:
-        report.stage("writing the weights", size)
+    with writer.new_bundle(out, overwrite) as bundle:
+        report.stage("writing the weights", sum(weight.nbytes for weight in lazy.values()))
         bundle.weights(lazy, placed, report.advance)
         bundle.graph(model)
         for path in opened.copied_files():
             bundle.file(path.name, path.read_bytes())
         written = manifest.Manifest(
             model=config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos),
-            precision=precision,
+            precision="fp32",
             target="cpu",
             opset=OPSET,
             cache=manifest.CacheLayout("ring", "float32"),
@@ -75,5 +84,4 @@ def export(
         bundle.file(manifest.CARD_FILE, card.render(written).encode())
         bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
     report.stage(f"wrote {out}")
-    report.close()
     return written

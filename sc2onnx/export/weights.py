@@ -147,7 +147,8 @@ def _redundant(name: str, checkpoint: Checkpoint, config: Starcoder2Config) -> b
     if name != HEAD or not config.tie_word_embeddings or EMBEDDING not in checkpoint.tensors:
         return False
     head, embedding = checkpoint.tensors[HEAD], checkpoint.tensors[EMBEDDING]
-    if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
+    shape = (config.vocab_size, config.hidden_size)
+    if not (head.shape == embedding.shape == shape and head.dtype == embedding.dtype):
         return False
     rows = max(1, _CHUNK_BYTES // (prod(head.shape[1:]) * head.itemsize))
     return all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in zip(head.rows(rows), embedding.rows(rows), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import secrets
@@ -17,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from filelock import FileLock, Timeout
 
-from sc2onnx.errors import DiskSpaceError, OutputError, OutputExistsError
+from sc2onnx.errors import DiskSpaceError, OutputError, OutputExistsError, Sc2onnxError
 from sc2onnx.export.weights import LazyWeight
 from sc2onnx.manifest import CARD_FILE, GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileEntry
 
@@ -44,6 +45,25 @@ def place(weights: Iterable[LazyWeight]) -> tuple[dict[str, ir.ExternalTensor], 
         )
         end = start + weight.nbytes
     return placed, end
+
+
+def clean_up(out: Path) -> None:
+    """Undo what a killed export to the same path left: remove its partial bundle, put back the bundle it was replacing.
+
+    Nothing is touched while another export to this path is at work.
+    """
+    name = glob.escape(out.name)
+    for partial in out.parent.glob(f".{name}.partial-*"):
+        try:
+            with FileLock(partial / _LOCK, timeout=0):
+                shutil.rmtree(partial, ignore_errors=True)
+        except (Timeout, OSError):
+            return
+    for aside in out.parent.glob(f".{name}.replaced-*"):
+        if os.path.lexists(out):
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(out)
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -101,12 +121,11 @@ class BundleWriter:
 
 
 @contextmanager
-def new_bundle(out: Path) -> Iterator[BundleWriter]:
+def new_bundle(out: Path, overwrite: bool) -> Iterator[BundleWriter]:
     """A writer whose files become ``out`` when the block ends well, and vanish when it does not.
 
-    What a killed process left behind is removed by the next export to the same path; a lock tells it from one at work.
+    A lock inside tells other processes that this one is at work (see :func:`clean_up`).
     """
-    _remove_stale(out)
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     try:
         partial.mkdir()
@@ -116,12 +135,17 @@ def new_bundle(out: Path) -> Iterator[BundleWriter]:
     try:
         with lock:
             yield BundleWriter(partial)
-        (partial / _LOCK).unlink(missing_ok=True)
-        _replace(partial, out)
+            check_output(out, overwrite)  # again: much may have happened meanwhile
+            _replace(partial, out)
+            (out / _LOCK).unlink(missing_ok=True)  # only now: without it another export would take the directory for a dead one's
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskSpaceError(f"the disk at {out.parent} filled up while writing {out.name}: free some space and export again") from error
-        raise
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(out):
+            raise OutputExistsError(f"{out} appeared while its bundle was being written: remove it, or choose another path") from error
+        if isinstance(error, Sc2onnxError):
+            raise
+        raise OutputError(f"{out} cannot be written ({error.strerror or error}): choose another path or disk") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -155,17 +179,12 @@ def _replace(partial: Path, out: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_stale(out: Path) -> None:
-    for partial in out.parent.glob(f".{out.name}.partial-*"):
-        with suppress(Timeout), FileLock(partial / _LOCK, timeout=0):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
 def _sync(directory: Path) -> None:
     """Make renames in a directory durable, where the system lets a directory be opened."""
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            with suppress(OSError):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
