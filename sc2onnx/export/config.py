@@ -27,8 +27,12 @@ _SINGLE_VALUED: Final[Mapping[str, tuple[Any, ...]]] = {
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
     "layer_types": (None,),
+    "scale_attn_weights": (True,),
 }
 """Settings of which only these values mean the computation that the graph performs."""
+
+_ALIASES: Final = {"layer_norm_epsilon": "norm_epsilon", "activation_function": "hidden_act"}
+"""Names from StarCoder 1 that early configurations carry along: they must say the same as StarCoder2's own."""
 
 _BOOKKEEPING: Final = frozenset(
     """_attn_implementation_autoset _commit_hash _name_or_path architectures attention_dropout attn_implementation auto_map
@@ -104,7 +108,7 @@ class Starcoder2Config:
         heads = raw["num_attention_heads"]
         if raw.get("head_dim") is None:
             _check(raw["hidden_size"] % heads == 0, "num_attention_heads", heads, f"a divisor of hidden_size ({raw['hidden_size']})")
-        return cls(
+        config = cls(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
             intermediate_size=raw["intermediate_size"],
@@ -121,6 +125,10 @@ class Starcoder2Config:
             tie_word_embeddings=raw.get("tie_word_embeddings", True),
             eos_token_ids=token_ids(raw.get("eos_token_id")),
         )
+        for old, own in _ALIASES.items():
+            value = getattr(config, own)
+            _check(raw.get(old, value) == value, old, raw.get(old), f"the same as {own} ({value!r})")
+        return config
 
     @property
     def query_size(self) -> int:
@@ -185,7 +193,8 @@ def _refuse_unknown(raw: Mapping[str, Any]) -> None:
     for name, allowed in _SINGLE_VALUED.items():
         if name in raw:
             _check(raw[name] in allowed, name, raw[name], " or ".join(repr(value) for value in allowed))
-    if unknown := sorted(set(raw) - _USED - _BOOKKEEPING - set(_SINGLE_VALUED)):
+    known = _USED | _BOOKKEEPING | set(_SINGLE_VALUED) | set(_ALIASES)
+    if unknown := sorted(name for name in set(raw) - known if raw[name] is not None):  # null sets nothing
         raise UnsupportedModelError(
             f"config.json: unknown setting {', '.join(f'{name}={raw[name]!r}' for name in unknown)}, expected StarCoder2's own: "
             "if it does not change what the model computes, remove it from config.json and export again"

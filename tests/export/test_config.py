@@ -312,6 +312,17 @@ def test_a_setting_that_would_change_the_computation_is_refused(name: str, value
         read(**{name: value})
 
 
+def test_an_unknown_setting_that_is_null_sets_nothing() -> None:
+    assert read(attention_multiplier=None) == read()
+
+
+@pytest.mark.parametrize(("old", "same", "other"), [("layer_norm_epsilon", 1e-5, 1e-6), ("activation_function", "gelu_pytorch_tanh", "gelu")])
+def test_names_from_starcoder_1_must_agree_with_the_new_ones(old: str, same: Any, other: Any) -> None:
+    assert read(**{old: same}) == read()
+    with pytest.raises(UnsupportedModelError, match=f"{old} is {other!r}, expected the same as"):
+        read(**{old: other})
+
+
 def test_unknown_settings_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedModelError, match=r"unknown setting attention_multiplier=0\.5, logit_scale=2, expected StarCoder2's own"):
         read(logit_scale=2, attention_multiplier=0.5)
