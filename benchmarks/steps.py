@@ -32,6 +32,7 @@ def seconds(sequence: TokenSequence, step: int, repeat: int, vocab: int, random:
 
 
 def main() -> None:
+    """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--depths", type=int, nargs="+", default=[64, 1024, 4096])
