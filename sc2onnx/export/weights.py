@@ -110,11 +110,12 @@ def rotary_tables(config: Starcoder2Config) -> list[LazyWeight]:
     """Cosine and sine of every position, each float32 (context, head_dim / 2).
 
     Transformers computes ``position * (1 / theta ** (2 i / head_dim))`` in float32, and that rounding is part of the
-    reference: at position 16000 the phase is off by up to 5e-4 against exact arithmetic. So the power and the product
-    round to float32 here as they do there; what follows is exact to the last bit, the same on every machine.
+    reference: at position 16000 the phase is off by up to 5e-4 against exact arithmetic. So theta, the power, its inverse
+    and the product round to float32 here as they do there, each correctly, so that every machine gives the same bytes
+    (docs/decisions/0005-rotary-rounding.md).
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    powers = np.power(float(config.rope_theta), exponents.astype(np.float64)).astype(np.float32)
+    powers = np.power(np.float64(np.float32(config.rope_theta)), exponents.astype(np.float64)).astype(np.float32)
     inverse_frequencies = np.float32(1) / powers
     shape = (config.max_position_embeddings, config.head_dim // 2)
 
