@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from transformers import DynamicCache, Starcoder2ForCausalLM
+from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
 from sc2onnx.errors import CheckpointError
 
@@ -26,7 +26,13 @@ class Reference:
         """
         transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            model = Starcoder2ForCausalLM.from_pretrained(checkpoint, revision=revision or "main", dtype=torch.float32, attn_implementation=attention)
+            config = Starcoder2Config.from_pretrained(checkpoint, revision=revision or "main")
+            parameters = getattr(config, "rope_parameters", None) or {}
+            if hasattr(config, "rope_theta") and "rope_theta" in parameters:
+                config.rope_theta = parameters["rope_theta"]  # transformers 4 keeps what transformers 5 wrote, but does not read it
+            model = Starcoder2ForCausalLM.from_pretrained(
+                checkpoint, config=config, revision=revision or "main", dtype=torch.float32, attn_implementation=attention
+            )
         except (OSError, ValueError) as error:
             raise CheckpointError(f"transformers could not load {checkpoint}: {error}") from error
         self._model = model.eval()  # type: ignore[no-untyped-call]
