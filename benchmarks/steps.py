@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import sc2onnx
-from sc2onnx.runtime.decoder import TokenSequence
+from sc2onnx.runtime.sequence import TokenSequence
 
 STEPS = (1, 4, 16, 64, 256)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sc2onnx.manifest import Manifest, Provenance, Verification
+from sc2onnx.manifest import TOKENIZER_FILE, Manifest, Provenance, Verification
+
+_TEXT_USE = r"""print(model.generate("def fib(n):\n", max_new_tokens=64).text)
+print(model.infill(prefix="def add(a, b):\n    ", suffix="\n\nprint(add(1, 2))\n").text)"""
+_IDS_USE = "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this bundle has no tokenizer"
 
 
 def render(manifest: Manifest) -> str:
@@ -43,8 +47,7 @@ pip install "sc2onnx[cpu]"
 import sc2onnx
 
 model = sc2onnx.load("PATH/OF/THIS/DIRECTORY")
-print(model.generate("def fib(n):\\n", max_new_tokens=64).text)
-print(model.infill(prefix="def add(a, b):\\n    ", suffix="\\n\\nprint(add(1, 2))\\n").text)
+{_TEXT_USE if TOKENIZER_FILE in manifest.files else _IDS_USE}
 ```
 
 ## Verification
@@ -88,11 +91,12 @@ def _verification(result: Verification | None) -> str:
 
 | | |
 |---|---|
+| longest sequence | {result.longest:,} tokens |
 | positions compared | {result.positions:,} |
-| largest logit difference, of the largest logit | {result.max_rel_diff:.2e} (tolerance {result.tolerance:.0e}) |
-| largest logit difference, absolute | {result.max_abs_diff:.2e} |
-| KL divergence to the reference, mean | {result.kl_divergence:.2e} nats |
-| same most likely token | {result.top1_agreement:.2%} |
-| NLL per token, here and reference | {result.nll:.4f}, {result.nll_reference:.4f} nats |
+| largest logit difference, of the largest logit | {result.shown("max_rel_diff", ".2e")} (tolerance {result.tolerance:.0e}) |
+| largest logit difference, absolute | {result.shown("max_abs_diff", ".2e")} |
+| KL divergence to the reference, mean | {result.shown("kl_divergence", ".2e")} nats |
+| same most likely token | {result.shown("top1_agreement", ".2%")} |
+| NLL per token, here and reference | {result.shown("nll", ".4f")}, {result.shown("nll_reference", ".4f")} nats |
 | greedy tokens equal | {greedy} |
 """

@@ -6,6 +6,7 @@ Exit status: 0 done; 1 the answer is no (verification failed, nothing works here
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -17,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sc2onnx import __version__
 from sc2onnx.errors import CursorError, RequestError, Sc2onnxError
+from sc2onnx.options import parser
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.generate import Piece, Stream
@@ -34,20 +35,36 @@ def entry() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    parsed = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = parsed.run
+    args = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another, it does not end the program
     try:
         with _quiet_warnings(), _terminated_is_exit():
-            return run(parsed)
+            status = COMMANDS[args.command](args)
+            sys.stdout.flush()
+            return status
     except Sc2onnxError as error:
-        print(f"sc2onnx {parsed.command}: {error}", file=sys.stderr)
-        return 2
+        return _fail(args.command, str(error))
     except BrokenPipeError:  # the reader of our output has gone: so may we
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        _discard_output()
+        return _fail(args.command, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print(f"sc2onnx {parsed.command}: interrupted", file=sys.stderr)
+        print(f"sc2onnx {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _fail(command: str, message: str) -> int:
+    print(f"sc2onnx {command}: {message}", file=sys.stderr)
+    return 2
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere: Python would try to write it again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -68,12 +85,16 @@ def _verify(args: argparse.Namespace) -> int:
     from sc2onnx.verify import verify
     from sc2onnx.verify.run import CaseResult
 
+    if args.json is not None and not os.access(args.json.parent, os.W_OK):  # better said now than after hours of work
+        raise RequestError(f"{args.json.parent} cannot be written to, expected a directory for {args.json.name}")
     row = "{:>7}  {:<15}  {:>9}  {:>9}  {:>9}  {:>8}"
-    print(row.format("length", "split", "max diff", "relative", "KL", "top-1"), file=sys.stderr)
+    headings = [row.format("length", "split", "max diff", "relative", "KL", "top-1")]
 
     def tell(result: CaseResult) -> None:
         found = result.difference
         figures = (f"{found.max_abs_diff:.2e}", f"{found.max_rel_diff:.2e}", f"{found.kl_divergence:.2e}", f"{found.top1_agreement:.2%}")
+        while headings:
+            print(headings.pop(), file=sys.stderr)
         print(row.format(result.case.length, result.case.split, *figures), file=sys.stderr, flush=True)
 
     report = verify(args.bundle, args.checkpoint, text=args.text, max_length=args.max_length, greedy_tokens=args.greedy, tell=tell)
@@ -83,9 +104,10 @@ def _verify(args: argparse.Namespace) -> int:
         _write_text(args.json, json.dumps({"summary": asdict(summary), "cases": listed}, indent=2) + "\n")
     print(f"against {summary.reference}\non {summary.text}")
     print(
-        f"logits: {summary.max_rel_diff:.2e} of the largest logit at most (tolerance {summary.tolerance:.0e}), {summary.max_abs_diff:.2e} absolute\n"
-        f"KL divergence {summary.kl_divergence:.2e} nats, same top token {summary.top1_agreement:.2%}, "
-        f"NLL {summary.nll:.4f} (torch {summary.nll_reference:.4f}), {summary.positions:,} positions\n"
+        f"logits: {summary.shown('max_rel_diff', '.2e')} of the largest logit at most (tolerance {summary.tolerance:.0e}), "
+        f"{summary.shown('max_abs_diff', '.2e')} absolute\n"
+        f"KL divergence {summary.shown('kl_divergence', '.2e')} nats, same top token {summary.shown('top1_agreement', '.2%')}, "
+        f"NLL {summary.shown('nll', '.4f')} (torch {summary.shown('nll_reference', '.4f')}), {summary.positions:,} positions\n"
         f"greedy: {summary.greedy_match} of {summary.greedy_tokens} tokens equal"
     )
     print("passed" if summary.passed else "FAILED")
@@ -104,19 +126,23 @@ def _infill(args: argparse.Namespace) -> int:
     offset = cursor_offset(text, args.line, args.column)
     files = {str(path): _read_text(path) for path in args.context}
     model = _load(args)
-    prefix, suffix = _fit(model, text[:offset], text[offset:], args.prompt_tokens, args.max_new_tokens)
+    prefix, suffix = _fit(model, text[:offset], text[offset:], files, args)
     stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, **_rules(args))
     return _print_stream(stream, model, args)
 
 
-def _fit(model: Model, prefix: str, suffix: str, wanted: int | None, reserve: int) -> tuple[str, str]:
-    """What of the file goes into the prompt: all of it if it fits, else what is nearest to the cursor, and a line that says so."""
-    from sc2onnx.runtime.text import around_cursor
+def _fit(model: Model, prefix: str, suffix: str, files: Mapping[str, str], args: argparse.Namespace) -> tuple[str, str]:
+    """What of the file goes into the prompt: all of it if it fits, else what is nearest to the cursor, and a line that says so.
 
-    if wanted is not None and wanted < 1:
-        raise RequestError(f"--prompt-tokens is {wanted}, expected at least 1")
+    Room is kept for what else is in the prompt, and for the answer, of which ``--max-new-tokens`` is only the limit.
+    """
+    from sc2onnx.runtime.text import around_cursor, fim_prompt
+
+    if args.prompt_tokens is not None and args.prompt_tokens < 16:
+        raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least 16")
     context = model.manifest.model.context_length
-    budget = wanted or max(1, context - reserve - 64)  # 64 for the special tokens, the path and the repository's name
+    others = len(fim_prompt(model.codec, " ", " ", args.path, args.repo, files))
+    budget = args.prompt_tokens or max(16, context - others - min(args.max_new_tokens, context // 4))
     near = around_cursor(model.codec, prefix, suffix, budget)
     if near != (prefix, suffix):
         lines = (near[0].count("\n") + 1, near[1].count("\n") + 1)
@@ -178,6 +204,8 @@ def _load(args: argparse.Namespace) -> Model:
 
 def _rules(args: argparse.Namespace) -> dict[str, Any]:
     """Keywords of ``Model.stream`` from the options of :func:`_generation_options`."""
+    if args.logprobs and not args.json:
+        raise RequestError("--logprobs is for --json, expected both or neither")
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "logprobs")
     return {name: getattr(args, name) for name in names}
 
@@ -216,7 +244,7 @@ def _prompt(args: argparse.Namespace) -> str:
         return _read_text(args.file)
     if args.prompt is not None and args.prompt != "-":
         return str(args.prompt)
-    if sys.stdin.isatty() and args.prompt is None:
+    if sys.stdin is None or (sys.stdin.isatty() and args.prompt is None):
         raise RequestError("no prompt: give it as an argument, with --file FILE, or on standard input")
     return _decode(sys.stdin.buffer.read(), "standard input")
 
@@ -251,7 +279,7 @@ def _quiet_warnings() -> Iterator[None]:
     """Our own warnings as one line each; those of other packages are for their developers."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
-        if f"{os.sep}sc2onnx{os.sep}" in filename:
+        if Path(filename).is_relative_to(Path(__file__).parent):
             print(f"warning: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
@@ -276,71 +304,11 @@ def _terminated_is_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sc2onnx", description="Run StarCoder2 outside PyTorch.")
-    parser.add_argument("--version", action="version", version=f"sc2onnx {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    export = commands.add_parser("export", help="turn a checkpoint into a bundle")
-    export.add_argument("checkpoint", help="directory, or hub id such as bigcode/starcoder2-3b")
-    export.add_argument("out", type=Path, help="directory to make")
-    export.add_argument("--precision", default="fp32", help="fp32")
-    export.add_argument("--revision", help="branch, tag or commit on the hub")
-    export.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
-    export.add_argument("--json", action="store_true", help="print the manifest as JSON")
-    export.set_defaults(run=_export)
-
-    verify = commands.add_parser("verify", help="compare a bundle with torch and record the outcome in it")
-    verify.add_argument("bundle", type=Path)
-    verify.add_argument("checkpoint", help="what the bundle was exported from: directory or hub id")
-    verify.add_argument("--json", type=Path, metavar="FILE", help="write every figure to a file")
-    verify.add_argument("--text", type=Path, metavar="FILE", help="code to verify on (default: argparse.py of this Python)")
-    verify.add_argument("--max-length", type=int, metavar="N", help="leave out longer lengths than N tokens")
-    verify.add_argument("--greedy", type=int, default=256, metavar="N", help="greedy tokens to compare (default: 256)")
-    verify.set_defaults(run=_verify)
-
-    generate = commands.add_parser("generate", help="continue a prompt")
-    generate.add_argument("bundle", type=Path)
-    generate.add_argument("prompt", nargs="?", help="the prompt; '-' or nothing reads standard input")
-    generate.add_argument("--file", type=Path, help="read the prompt from a file")
-    generate.add_argument("--echo", action="store_true", help="print the prompt first")
-    _generation_options(generate)
-    generate.set_defaults(run=_generate)
-
-    infill = commands.add_parser("infill", help="complete at a cursor in a file")
-    infill.add_argument("bundle", type=Path)
-    infill.add_argument("file", type=Path)
-    infill.add_argument("--line", type=int, required=True, help="line of the cursor, from 1")
-    infill.add_argument("--column", type=int, required=True, help="column of the cursor, from 1: 1 is before the first character")
-    infill.add_argument("--path", help="path of the file in its repository, as context")
-    infill.add_argument("--repo", help="name of the repository, as context")
-    infill.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="another file of the repository (repeatable)")
-    infill.add_argument("--prompt-tokens", type=int, metavar="N", help="how much of the file to use (default: as much as the model's context takes)")
-    _generation_options(infill)
-    infill.set_defaults(run=_infill)
-
-    info = commands.add_parser("info", help="what a bundle is, and the memory it needs")
-    info.add_argument("bundle", type=Path)
-    info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context)")
-    info.add_argument("--json", action="store_true")
-    info.set_defaults(run=_info)
-
-    doctor = commands.add_parser("doctor", help="what works on this machine, and what is missing")
-    doctor.add_argument("--json", action="store_true")
-    doctor.set_defaults(run=_doctor)
-    return parser
-
-
-def _generation_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (the default)")
-    parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--min-p", type=float, default=0.0)
-    parser.add_argument("--repetition-penalty", type=float, default=1.0)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text (repeatable)")
-    parser.add_argument("--logprobs", action="store_true", help="with --json: log probability of each token")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of streaming")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+    "export": _export,
+    "verify": _verify,
+    "generate": _generate,
+    "infill": _infill,
+    "info": _info,
+    "doctor": _doctor,
+}

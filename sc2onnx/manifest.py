@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from types import UnionType
+from typing import Any, Final, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
@@ -75,11 +76,16 @@ class ModelFacts:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise BundleError(f"model.{name} is {getattr(self, name)}, expected at least 1: export the bundle again")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise BundleError(f"model.sliding_window is {self.sliding_window}, expected at least 1 or null: export the bundle again")
 
     @property
     def window(self) -> int:
         """Tokens that one position can see, itself included: the sliding window, or the whole context."""
         return min(self.sliding_window or self.context_length, self.context_length)
+
+
+_WIDTHS: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +98,13 @@ class CacheLayout:
     kind: str
     dtype: str
 
+    def __post_init__(self) -> None:
+        if self.dtype not in _WIDTHS:
+            raise BundleError(f"cache.dtype is {self.dtype!r}, expected one of {', '.join(_WIDTHS)}: export the bundle again")
+
     def bytes_per_token(self, facts: ModelFacts) -> int:
         """Cache bytes that one position of one row takes, over all layers."""
-        width = {"float32": 4, "float16": 2, "bfloat16": 2}[self.dtype]
-        return 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * width
+        return 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * _WIDTHS[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +127,30 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What ``sc2onnx verify`` measured last, against torch in float32."""
+    """What ``sc2onnx verify`` measured last, against torch in float32. ``longest``: tokens of the longest sequence compared.
+
+    The figures are those of :class:`sc2onnx.verify.measure.Difference`, None where they were not numbers.
+    """
 
     passed: bool
     reference: str
     text: str
     tolerance: float
+    longest: int
     positions: int
-    max_abs_diff: float
-    max_rel_diff: float
-    kl_divergence: float
-    top1_agreement: float
-    nll: float
-    nll_reference: float
+    max_abs_diff: float | None
+    max_rel_diff: float | None
+    kl_divergence: float | None
+    top1_agreement: float | None
+    nll: float | None
+    nll_reference: float | None
     greedy_tokens: int
     greedy_match: int
+
+    def shown(self, name: str, style: str) -> str:
+        """A figure for a person, formatted in ``style``."""
+        value = getattr(self, name)
+        return "not a number" if value is None else format(value, style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +181,9 @@ class Manifest:
             raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): export the bundle again") from error
         if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
             raise BundleError(f"{MANIFEST_FILE} has no format_version: it was not written by sc2onnx export")
-        if raw["format_version"] > FORMAT_VERSION:
+        if not 1 <= raw["format_version"] <= FORMAT_VERSION:
             raise BundleVersionError(
-                f"{MANIFEST_FILE} has format_version {raw['format_version']}, this sc2onnx reads up to {FORMAT_VERSION}: "
+                f"{MANIFEST_FILE} has format_version {raw['format_version']}, this sc2onnx reads 1 to {FORMAT_VERSION}: "
                 "upgrade sc2onnx, or export the bundle with this version"
             )
         try:
@@ -202,6 +220,8 @@ class Manifest:
             ) from error
         except UnicodeDecodeError as error:
             raise BundleError(f"{path} is not UTF-8 text ({error}): export the bundle again") from error
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
 
     def verified(self, result: Verification) -> Manifest:
         """The same manifest with the outcome of a verification."""
@@ -216,7 +236,22 @@ def _record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(raw) - known):
         raise TypeError(f"{cls.__name__} has unknown fields {unknown}")
+    for name, hint in get_type_hints(cls).items():
+        if name in raw and not _fits(raw[name], hint):
+            raise TypeError(f"{cls.__name__}.{name} is {raw[name]!r}, expected {getattr(hint, '__name__', hint)}")
     return cls(**raw)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type. A float may be written as an integer; true is no number."""
+    options = get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, option) for option in options)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, options[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, get_origin(hint) or hint)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -6,19 +6,23 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from sc2onnx.errors import BundleIntegrityError
+from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.manifest import GRAPH_FILE, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
 (same size, modification time and inode); ``size`` compares sizes only."""
 
-_LARGE: Final = 256 << 20
+SUPPORTED: Final = ("cpu", "ring", "float32")
+"""Target, cache kind and cache type that this runtime implements."""
+
+_LARGE: Final = 256_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,10 @@ class Bundle:
     def open(cls, directory: str | Path, check: Check = "auto") -> Bundle:
         """Raises :class:`BundleError` and its subclasses."""
         if check not in ("auto", "full", "size"):
-            raise ValueError(f"check is {check!r}, expected 'auto', 'full' or 'size'")
+            raise RequestError(f"check is {check!r}, expected 'auto', 'full' or 'size'")
         path = Path(directory)
         manifest = Manifest.read(path)
+        _check_supported(manifest)
         for name in (GRAPH_FILE, WEIGHTS_FILE):
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
@@ -50,14 +55,23 @@ class Bundle:
         return self.directory / GRAPH_FILE
 
     @property
-    def tokenizer(self) -> Path:
-        """Where the tokenizer is, if the bundle has one."""
-        return self.directory / TOKENIZER_FILE
+    def tokenizer(self) -> Path | None:
+        """Where the tokenizer is, if the bundle has one; a file that the manifest does not list is not of the bundle."""
+        return self.directory / TOKENIZER_FILE if TOKENIZER_FILE in self.manifest.files else None
 
     @property
     def weights(self) -> Path:
         """The file that the graph's weights lie in."""
         return self.directory / WEIGHTS_FILE
+
+
+def _check_supported(manifest: Manifest) -> None:
+    found = (manifest.target, manifest.cache.kind, manifest.cache.dtype)
+    if found != SUPPORTED:
+        raise BundleError(
+            f"the bundle is for target {found[0]!r} with a cache of kind {found[1]!r} in {found[2]!r}, this version runs "
+            f"{SUPPORTED[0]!r}, {SUPPORTED[1]!r}, {SUPPORTED[2]!r}: upgrade sc2onnx, or export the bundle with this version"
+        )
 
 
 def _check_size(path: Path, entry: FileEntry) -> None:
@@ -68,35 +82,47 @@ def _check_size(path: Path, entry: FileEntry) -> None:
 
 
 def _check_digests(directory: Path, manifest: Manifest, trust_stamps: bool) -> None:
-    stamp_file = _stamp_file(directory)
-    stamps = _read_stamps(stamp_file) if trust_stamps else {}
-    fresh: dict[str, list[object]] = {}
+    large = {name for name, entry in manifest.files.items() if entry.size >= _LARGE}
+    stamps = _read_stamps(directory) if trust_stamps and large else {}
+    fresh = {name: _stamp(directory / name, manifest.files[name]) for name in large}
     for name, entry in manifest.files.items():
-        status = (directory / name).stat()
-        stamp: list[object] = [status.st_size, status.st_mtime_ns, status.st_ino, entry.sha256]
-        if entry.size >= _LARGE and stamps.get(name) == stamp:
-            fresh[name] = stamp
+        if name in large and stamps.get(name) == fresh[name]:
             continue
-        with (directory / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(directory / name)
         if digest != entry.sha256:
             raise BundleIntegrityError(
                 f"{directory / name} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...: it was altered or damaged, "
                 "copy or export the bundle again"
             )
-        if entry.size >= _LARGE:
-            fresh[name] = stamp
-    if fresh and fresh != stamps:
-        with suppress(OSError):  # a home that cannot be written only costs the next load its hashing
-            stamp_file.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(stamp_file, json.dumps(fresh))
+    if fresh != stamps:
+        _write_stamps(directory, fresh)
 
 
-def _read_stamps(path: Path) -> dict[str, object]:
-    with suppress(OSError, ValueError):
-        stamps = json.loads(path.read_text(encoding="utf-8"))
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
+
+
+def _stamp(path: Path, entry: FileEntry) -> list[object]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino, entry.sha256]
+
+
+def _read_stamps(directory: Path) -> dict[str, object]:
+    with suppress(OSError, ValueError, RuntimeError):
+        stamps = json.loads(_stamp_file(directory).read_text(encoding="utf-8"))
         return stamps if isinstance(stamps, dict) else {}
     return {}
+
+
+def _write_stamps(directory: Path, stamps: Mapping[str, object]) -> None:
+    with suppress(OSError, RuntimeError):  # no home, or one that cannot be written, only costs the next load its hashing
+        path = _stamp_file(directory)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(stamps))
 
 
 def cache_directory() -> Path:

@@ -63,6 +63,11 @@ def default_capacity(window: int, context: int, chunk: int) -> int:
     return min(_round_up(window + chunk - 1), context)
 
 
+def first_capacity(slots: int, full: int) -> int:
+    """Slots of a fresh cache for so many tokens, of which the full capacity is the most."""
+    return min(max(_round_up(slots), _GRANULE), full)
+
+
 class RingCache:
     """Keys and values of some rows, and how far each row has come.
 
@@ -74,7 +79,7 @@ class RingCache:
         self.shape = shape
         self.lengths: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
         self.written: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
-        self.capacity = min(max(_round_up(slots), _GRANULE), shape.capacity)
+        self.capacity = first_capacity(slots, shape.capacity)
         self.generation = 0
         self.buffers = [self._empty(rows, self.capacity) for _ in range(2 * shape.layers)]
 
@@ -87,6 +92,11 @@ class RingCache:
     def nbytes(self) -> int:
         """Bytes allocated now."""
         return sum(buffer.nbytes for buffer in self.buffers)
+
+    def length(self, row: int = 0) -> int:
+        """Tokens of a row; 0 once the cache is cleared."""
+        lengths = self.lengths  # as it is now: another thread may be closing
+        return int(lengths[row]) if row < len(lengths) else 0
 
     def longest_step(self) -> int:
         """The most tokens that one step over all rows may have."""
@@ -112,7 +122,10 @@ class RingCache:
 
         Going back needs ``max(0, new - W + 1) + C >= max(written, new + 1)``, so ``new >= written + W - 1 - C``.
         """
-        length, written = int(self.lengths[row]), int(self.written[row])
+        lengths, reached = self.lengths, self.written  # as they are now: another thread may be closing
+        if row >= len(lengths):
+            return 0
+        length, written = int(lengths[row]), int(reached[row])
         nothing_lost = written <= self.capacity or self.shape.window == 1  # a window of 1 reads nothing from before
         earliest = 0 if nothing_lost else written + self.shape.window - 1 - self.capacity
         return max(0, length - earliest)
@@ -120,8 +133,8 @@ class RingCache:
     def rewind(self, count: int, row: int = 0) -> None:
         """Drop the last ``count`` tokens of a row; no data moves. Raises :class:`RewindError` where that would not be exact."""
         length = int(self.lengths[row])
-        if not 0 <= count <= length:
-            raise RewindError(f"cannot rewind {count} tokens of a sequence of {length}: give a number from 0 to {length}")
+        if not isinstance(count, (int, np.integer)) or not 0 <= count <= length:
+            raise RewindError(f"cannot rewind {count!r} tokens of a sequence of {length}: give a whole number from 0 to {length}")
         if count == length:  # an empty row reads nothing, so nothing it reads can be gone
             self.written[row] = 0
         elif count > self.rewindable(row):
@@ -157,7 +170,8 @@ class RingCache:
 
     def clear(self) -> None:
         """Forget every row and free the buffers."""
-        self.lengths, self.written = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        self.lengths = np.zeros(0, dtype=np.int64)  # a reader that has the old lengths finds the old ``written``
+        self.written = np.zeros(len(self.written), dtype=np.int64)
         self.buffers = []
         self.generation += 1
 
@@ -166,11 +180,12 @@ class RingCache:
 
         Below the full capacity no row has ever wrapped, so slot = position on both sides.
         """
-        self.capacity = min(_round_up(max(slots, self.capacity * 5 // 4)), self.shape.capacity)
-        for i, old in enumerate(self.buffers):
-            self.buffers[i] = new = self._empty(self.rows, self.capacity)
-            new[:, :, : old.shape[2]] = old
-        self.generation += 1
+        capacity = min(_round_up(max(slots, self.capacity * 5 // 4)), self.shape.capacity)
+        grown = [self._empty(self.rows, capacity) for _ in self.buffers]
+        for new, old in zip(grown, self.buffers, strict=True):
+            new[:, :, : self.capacity] = old
+        # All at once, so that running out of memory above leaves the cache as it was.
+        self.capacity, self.buffers, self.generation = capacity, grown, self.generation + 1
 
     def _empty(self, rows: int, capacity: int) -> npt.NDArray[Any]:
         # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, SequenceStateError, TokenIdError
+from sc2onnx.errors import ContextLengthError, SequenceStateError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.cache import RingCache
 from sc2onnx.runtime.session import Session, Step
 
 Logits = Literal["all", "last"] | None
 """Which appended positions want logits: each, the last, or none."""
-
-
-def check_tokens(tokens: Iterable[int] | npt.NDArray[np.integer], facts: ModelFacts) -> npt.NDArray[np.int64]:
-    """Token ids (n,) as int64. Raises :class:`EmptyPromptError` or :class:`TokenIdError`."""
-    try:
-        ids = np.fromiter(map(operator.index, tokens), dtype=np.int64)
-    except TypeError as error:
-        raise TokenIdError(f"token ids are {type(tokens).__name__} with other things than integers in it, expected whole numbers: {error}") from error
-    except OverflowError as error:
-        raise TokenIdError(f"a token id is too large, expected 0 to {facts.vocab_size - 1}") from error
-    if not ids.size:
-        raise EmptyPromptError("there are no tokens, expected at least one: a model continues something")
-    bad = ids[(ids < 0) | (ids >= facts.vocab_size)]
-    if bad.size:
-        raise TokenIdError(f"token id {bad[0]} is outside the vocabulary, expected 0 to {facts.vocab_size - 1}")
-    return ids
 
 
 class Decoder:
@@ -47,6 +30,7 @@ class Decoder:
         self._session, self._facts, self._chunk = session, facts, chunk
         self.cache = cache
         self._busy = threading.Lock()
+        self._worker: int | None = None  # the thread that holds _busy
         self._step: Step | None = None
         self._bound = -1  # generation of the cache that _step is bound to
         self._closed = False
@@ -79,8 +63,9 @@ class Decoder:
     def join(self, others: Sequence[Decoder]) -> None:
         """Take over the rows of other decoders, which are closed."""
         with self._use():
+            for decoder in (self, *others):
+                decoder._step = None  # a bound step keeps its buffers, and stacking frees them one by one
             self.cache = RingCache.stack([self.cache, *(other.cache for other in others)])
-            self._step = None
         for other in others:
             other.close()
 
@@ -89,9 +74,10 @@ class Decoder:
         self._closed = True
         if (step := self._step) is not None:
             step.cancel()
+        if self._worker == threading.get_ident():
+            return  # called in the middle of our own work, by a signal handler: _use frees the cache on its way out
         with self._busy:
-            self._step = None
-            self.cache.clear()
+            self._free()
 
     @property
     def closed(self) -> bool:
@@ -113,62 +99,21 @@ class Decoder:
         if longest + count > context:
             raise ContextLengthError(f"{count} tokens after {longest} make {longest + count}, the model's context holds {context}: shorten the input")
 
+    def _free(self) -> None:
+        self._step = None
+        self.cache.clear()
+
     @contextmanager
     def _use(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
             raise SequenceStateError("the sequence is in use by another thread: give each thread its own")
+        self._worker = threading.get_ident()
         try:
             if self._closed:
                 raise SequenceStateError("the sequence is closed: make a new one")
             yield
         finally:
+            self._worker = None
+            if self._closed:
+                self._free()
             self._busy.release()
-
-
-class TokenSequence:
-    """One sequence of tokens and its cache: what ``model.sequence()`` gives to embedding applications.
-
-    A context manager; closing frees the cache. One thread at a time, but :meth:`close` is for any thread.
-    """
-
-    def __init__(self, decoder: Decoder, facts: ModelFacts) -> None:
-        self._decoder, self._facts = decoder, facts
-
-    def append(self, tokens: Iterable[int] | npt.NDArray[np.integer], logits: Logits = "all") -> npt.NDArray[np.float32] | None:
-        """Append token ids and compute.
-
-        Returns float32 logits: (n, vocab) for ``"all"``, one row per appended token; (1, vocab) for ``"last"``; None for None,
-        which also skips the head. Raises :class:`TokenIdError`, :class:`EmptyPromptError` and :class:`ContextLengthError`
-        before any work, :class:`SequenceStateError` if closed or in use, :class:`CancelledError` if closed meanwhile.
-        """
-        if logits not in ("all", "last", None):
-            raise ValueError(f"logits is {logits!r}, expected 'all', 'last' or None")
-        result = self._decoder.append(check_tokens(tokens, self._facts)[None], logits)
-        return None if result is None else result[0]
-
-    def rewind(self, count: int) -> None:
-        """Drop the last ``count`` tokens, exactly, without copying. Raises :class:`RewindError` where that is impossible."""
-        self._decoder.rewind(count)
-
-    @property
-    def length(self) -> int:
-        """Tokens appended and not rewound."""
-        return 0 if self._decoder.closed else int(self._decoder.cache.lengths[0])
-
-    @property
-    def rewindable(self) -> int:
-        """The most tokens that can be rewound exactly (dropping all of them is always possible besides)."""
-        return 0 if self._decoder.closed else self._decoder.cache.rewindable()
-
-    def close(self) -> None:
-        """Stop a running append and free the cache."""
-        self._decoder.close()
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __enter__(self) -> TokenSequence:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

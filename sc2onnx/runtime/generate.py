@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import RequestError, SequenceStateError
+from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters, log_probability
 from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
@@ -31,12 +31,7 @@ class GenerationRules:
     logprobs: bool
 
     def __post_init__(self) -> None:
-        try:
-            enough = operator.index(self.max_new_tokens) >= 1
-        except TypeError:
-            enough = False
-        if not enough:
-            raise RequestError(f"max_new_tokens is {self.max_new_tokens!r}, expected a whole number from 1")
+        whole_number("max_new_tokens", self.max_new_tokens, 1)
         if not all(isinstance(stop, str) and stop for stop in self.stop):
             raise RequestError(f"stop is {self.stop!r}, expected strings that are not empty")
 
@@ -80,7 +75,7 @@ class Row:
     prompt: npt.NDArray[np.int64]
     rules: GenerationRules
     sampler: Sampler
-    room: int  # tokens that the context still takes, the prompt included
+    context: int  # tokens that the model takes, the prompt included
     text: TextSink | None = None
     produced: int = 0
     finish_reason: FinishReason | None = None
@@ -94,7 +89,7 @@ class Row:
         self.produced += 1
         if self.text is not None and self.text.push(token):
             self.finish_reason = "stop"
-        elif self.produced >= self.rules.max_new_tokens or len(self.prompt) + self.produced > self.room:
+        elif self.produced >= self.rules.max_new_tokens or len(self.prompt) + self.produced > self.context:
             self.finish_reason = "length"
         return Token(token, log_probability(logits, token) if self.rules.logprobs else None)
 
@@ -117,6 +112,11 @@ class TextSink:
             self._ready += self._scanner.push(self._detokenizer.flush()) + self._scanner.flush()
         out, self._ready = self._ready, ""
         return out
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found; the last bytes, flushed as U+FFFD, may complete one."""
+        return self._scanner.found
 
 
 def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
@@ -143,7 +143,8 @@ class _Gathered:
         assert self.row.finish_reason is not None
         assert self.row.text is not None
         text = self.row.text.pull(last=True)
-        return Completion(text, *_columns(self.tokens, self.row), self.row.finish_reason, len(self.row.prompt))
+        reason: FinishReason = "stop" if self.row.text.stopped else self.row.finish_reason
+        return Completion(text, *_columns(self.tokens, self.row), reason, len(self.row.prompt))
 
 
 def complete(decoders: Sequence[Decoder], rows: Sequence[Row]) -> list[Completion]:
@@ -182,8 +183,8 @@ class Stream:
     """
 
     def __init__(self, decoder: Decoder, row: Row) -> None:
-        self._decoder, self._row = decoder, row
-        self._pieces = self._generate()
+        self._decoder = decoder
+        self._pieces = _pieces(decoder, row)  # which must not know this stream: a cycle would keep a forgotten one's cache
 
     def __iter__(self) -> Stream:
         return self
@@ -208,21 +209,24 @@ class Stream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _generate(self) -> Iterator[Piece]:
-        row, waiting = self._row, list[Token]()
-        assert row.text is not None
-        try:
-            for token in tokens(self._decoder, row):
-                waiting.append(token)
-                text = "" if row.finish_reason else row.text.pull()
-                if text:
-                    yield Piece(text, *_columns(waiting, row), None)
-                    waiting.clear()
-                if self._decoder.closed:
-                    return
-            yield Piece(row.text.pull(last=True), *_columns(waiting, row), row.finish_reason)
-        finally:
-            self._decoder.close()
+
+def _pieces(decoder: Decoder, row: Row) -> Iterator[Piece]:
+    """Pieces of one row; frees the cache when it ends, is closed or is forgotten."""
+    waiting = list[Token]()
+    assert row.text is not None
+    try:
+        for token in tokens(decoder, row):
+            waiting.append(token)
+            text = "" if row.finish_reason else row.text.pull()
+            if text:
+                yield Piece(text, *_columns(waiting, row), None)
+                waiting.clear()
+            if decoder.closed:
+                return
+        text = row.text.pull(last=True)
+        yield Piece(text, *_columns(waiting, row), "stop" if row.text.stopped else row.finish_reason)
+    finally:
+        decoder.close()
 
 
 def _columns(tokens: Sequence[Token], row: Row) -> tuple[tuple[int, ...], tuple[float, ...] | None]:

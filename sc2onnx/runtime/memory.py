@@ -48,7 +48,7 @@ def _resident_pages_of(file: Path) -> int | None:
             for line in mappings:
                 first = line.split(maxsplit=1)[0]
                 if not first.endswith(":"):  # the header of a mapping: addresses, permissions, offset, device, inode, path
-                    inside = line.rstrip("\n").endswith(name)
+                    inside = line.rstrip("\n").split(maxsplit=5)[5:] == [name]
                 elif inside and first == "Rss:":
                     total += int(line.split()[1]) * 1024
     except OSError:

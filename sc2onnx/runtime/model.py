@@ -11,14 +11,16 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError
+from sc2onnx.errors import ContextLengthError, EmptyPromptError
 from sc2onnx.manifest import Manifest
+from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
 from sc2onnx.runtime.bundle import Bundle, Check
 from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
-from sc2onnx.runtime.decoder import Decoder, TokenSequence, check_tokens
+from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, tokens
 from sc2onnx.runtime.memory import MemoryFootprint, measure
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.session import Session, check_device, default_threads
 from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
 
@@ -41,12 +43,13 @@ def load(
     :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible sizes.
     """
     check_device(device)
-    for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk)):
-        if value is not None and value < 1:
-            raise RequestError(f"{name} is {value}, expected at least 1")
+    for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity)):
+        if value is not None:
+            whole_number(name, value, 1)
     opened = Bundle.open(bundle, check)
     facts = opened.manifest.model
-    capacity = min(cache_capacity or default_capacity(facts.window, facts.context_length, prefill_chunk), facts.context_length)
+    wanted = default_capacity(facts.window, facts.context_length, prefill_chunk) if cache_capacity is None else cache_capacity
+    capacity = min(wanted, facts.context_length)
     shape = CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, capacity)
     return Model(opened, Session(opened.graph, facts, threads or default_threads()), shape, prefill_chunk)
 
@@ -59,7 +62,7 @@ class Model:
         self._facts = bundle.manifest.model
         self._codec: Codec | None = None
         self._lock = threading.Lock()
-        self._decoders: weakref.WeakSet[Decoder] = weakref.WeakSet()
+        self._decoders: list[weakref.ref[Decoder]] = []  # not a WeakSet: those change under whoever iterates them
 
     @property
     def manifest(self) -> Manifest:
@@ -218,8 +221,8 @@ class Model:
 
         Checked now, computed while it is iterated; closing the iterator frees the cache.
         """
-        stops = self._facts.eos_token_ids if stop_tokens is None else stop_tokens
-        rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), frozenset(stops), logprobs)
+        stops = frozenset(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
+        rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), stops, logprobs)
         row = self._row(prompt, rules, text=False)
 
         def generated() -> Iterator[Token]:
@@ -250,19 +253,24 @@ class Model:
 
     def memory_footprint(self) -> MemoryFootprint:
         """Bytes of weights and open caches, by construction and as resident now."""
-        cache = sum(decoder.cache.nbytes for decoder in list(self._decoders))
+        with self._lock:
+            decoders = [decoder for reference in self._decoders if (decoder := reference()) is not None]
+        cache = sum(decoder.cache.nbytes for decoder in decoders)
         return measure(self._bundle.manifest.weight_bytes, cache, self._bundle.weights)
 
     def _rules(
         self, max_new_tokens: int, sampling: SamplingParameters, stop: str | Sequence[str], stop_tokens: Iterable[int] | None, logprobs: bool
     ) -> GenerationRules:
-        stops = self.codec.stop_ids() | set(self._facts.eos_token_ids) if stop_tokens is None else frozenset(stop_tokens)
-        return GenerationRules(max_new_tokens, sampling, (stop,) if isinstance(stop, str) else tuple(stop), frozenset(stops), logprobs)
+        stops = self.codec.stop_ids() | set(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
+        return GenerationRules(max_new_tokens, sampling, (stop,) if isinstance(stop, str) else tuple(stop), stops, logprobs)
+
+    def _stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
+        return frozenset(token_ids(tokens, self._facts.vocab_size).tolist())
 
     def _row(self, prompt: Iterable[int] | npt.NDArray[np.integer], rules: GenerationRules, *, text: bool = True) -> Row:
         """A checked row: the prompt fits the context."""
         try:
-            ids = check_tokens(prompt, self._facts)
+            ids = some_token_ids(prompt, self._facts.vocab_size)
         except EmptyPromptError:
             raise EmptyPromptError("the prompt is empty, expected some text: <|endoftext|> alone starts a new document") from None
         if len(ids) > self._facts.context_length:
@@ -272,7 +280,9 @@ class Model:
 
     def _decoder(self) -> Decoder:
         decoder = Decoder(self._session, self._facts, RingCache(self._cache_shape, rows=1), self._chunk)
-        self._decoders.add(decoder)
+        with self._lock:
+            self._decoders = [reference for reference in self._decoders if reference() is not None]
+            self._decoders.append(weakref.ref(decoder))
         return decoder
 
     def _complete(self, rows: Sequence[Row]) -> list[Completion]:

@@ -39,7 +39,7 @@ class SamplingParameters:
         _check("top_k", self.top_k, isinstance(self.top_k, (int, np.integer)) and self.top_k >= 0, "a whole number, 0 for no limit")
         _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "more than 0 and at most 1")
         _check("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "0 to 1")
-        _check("repetition_penalty", self.repetition_penalty, 0.0 < self.repetition_penalty < math.inf, "more than 0 (1 for none)")
+        _check("repetition_penalty", self.repetition_penalty, 0.01 <= self.repetition_penalty <= 100.0, "0.01 to 100 (1 for none)")
         _check("seed", self.seed, self.seed is None or (isinstance(self.seed, (int, np.integer)) and self.seed >= 0), "None or a whole number from 0")
 
 
@@ -81,7 +81,8 @@ class Sampler:
 
 def candidates(scores: npt.NDArray[np.float32], parameters: SamplingParameters) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Tokens that survive temperature, top-k, top-p and min-p, by id, and their probabilities (summing to 1)."""
-    scaled = (scores - scores.max()).astype(np.float64) / parameters.temperature
+    with np.errstate(over="ignore"):  # a temperature next to 0 sends all but the best to -inf, which is what it means
+        scaled = (scores - scores.max()).astype(np.float64) / parameters.temperature
     tokens = np.arange(scaled.size)
     if 0 < parameters.top_k < scaled.size:
         threshold = np.partition(scaled, -parameters.top_k)[-parameters.top_k]

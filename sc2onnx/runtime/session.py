@@ -47,13 +47,18 @@ class Session:
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph} ({error}): is it older than 1.32?") from error
+            raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
         self._facts = facts
-        self.threads = threads
 
     def bind(self, buffers: Sequence[npt.NDArray[Any]]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place."""
         return Step(self._session, self._facts, buffers)
+
+
+def _too_old() -> str:
+    """A hint where the installed onnxruntime is older than what the ``cpu`` extra asks for."""
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    return ' (bundles need onnxruntime 1.32: pip install --upgrade "sc2onnx[cpu]")' if version < (1, 32) else ""
 
 
 class Step:

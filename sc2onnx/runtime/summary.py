@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from sc2onnx.errors import RequestError
 from sc2onnx.manifest import Manifest
-from sc2onnx.runtime.cache import default_capacity
+from sc2onnx.runtime.cache import default_capacity, first_capacity
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes that running takes beside the interpreter, by construction, with one sequence of ``context`` tokens."""
+    """Bytes that running takes beside the interpreter, by construction, with one sequence of ``context`` tokens.
+
+    A cache that grew token by token may have a quarter more slots; none has more than at the full context.
+    """
 
     context: int
     cache_slots: int
@@ -26,7 +29,7 @@ def memory_need(manifest: Manifest, context: int | None = None, prefill_chunk: i
     context = facts.context_length if context is None else context
     if not 1 <= context <= facts.context_length:
         raise RequestError(f"the context is {context}, expected 1 to {facts.context_length}, the model's own")
-    slots = min(context, default_capacity(facts.window, facts.context_length, prefill_chunk))
+    slots = first_capacity(context, default_capacity(facts.window, facts.context_length, prefill_chunk))
     cache = slots * manifest.cache.bytes_per_token(facts)
     return MemoryNeed(context, slots, manifest.weight_bytes, cache, manifest.weight_bytes + cache)
 
@@ -38,7 +41,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
     window = f"{facts.sliding_window:,}" if facts.sliding_window else "none"
     verified = "not yet"
     if checked is not None:
-        verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.max_rel_diff:.1e} against {checked.reference}"
+        verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.shown('max_rel_diff', '.1e')} against {checked.reference}"
     return {
         "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
         "licence": origin.license or "not stated by the source",

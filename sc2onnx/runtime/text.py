@@ -11,7 +11,7 @@ from typing import Final
 
 from tokenizers import Tokenizer
 
-from sc2onnx.errors import EmptyPromptError, TokenizerError
+from sc2onnx.errors import EmptyPromptError, RequestError, TokenizerError
 from sc2onnx.manifest import TOKENIZER_FILE
 
 END_OF_TEXT: Final = "<|endoftext|>"
@@ -55,9 +55,8 @@ class Codec:
         try:
             return list(tokenizer.encode(text, add_special_tokens=special).ids)
         except TypeError as error:
-            raise TokenizerError(
-                f"the text is {type(text).__name__} or holds lone surrogates, expected a str of Unicode characters: {error}"
-            ) from error
+            found = "a str with lone surrogates" if isinstance(text, str) else f"a {type(text).__name__}"
+            raise RequestError(f"the text is {found}, expected a str of Unicode characters") from error
 
     def special_id(self, token: str) -> int:
         """Id of a special token. Raises :class:`TokenizerError` if the tokenizer lacks it."""
@@ -181,9 +180,9 @@ def _text(codec: Codec, tokens: Sequence[int]) -> str:
     return b"".join(map(codec.token_bytes, tokens)).decode("utf-8", errors="ignore")
 
 
-def open_codec(path: Path) -> Codec:
-    """The codec of a bundle. Raises :class:`TokenizerError` that says what is missing."""
-    if not path.is_file():
+def open_codec(path: Path | None) -> Codec:
+    """The codec of a bundle; None: it has no tokenizer. Raises :class:`TokenizerError` that says what is missing."""
+    if path is None:
         raise TokenizerError(
             f"the bundle has no {TOKENIZER_FILE}, so it takes and gives token ids only: use model.sequence() or "
             f"model.generate_tokens(), or put {TOKENIZER_FILE} into the checkpoint and export again"

@@ -16,11 +16,13 @@ class Difference:
     """Logits against reference logits over some positions.
 
     ``max_rel_diff`` is the largest absolute difference over the largest absolute reference logit. ``kl_divergence``
-    (reference to ours), ``nll`` and ``nll_reference`` are means in nats; the latter two over the positions whose next
-    token is known, 0 if there is none. ``top1_agreement`` is a fraction.
+    (reference to ours), ``nll`` and ``nll_reference`` are means in nats; the latter two over the ``known`` positions, those
+    whose next token is known, 0 if there is none. ``top1_agreement`` is a fraction. Logits that are not numbers make the
+    figures that they touch not numbers, never good ones.
     """
 
     positions: int
+    known: int
     max_abs_diff: float
     max_rel_diff: float
     kl_divergence: float
@@ -36,8 +38,9 @@ def compare(ours: Floats, reference: Floats, following: npt.NDArray[np.int64]) -
     known = np.arange(len(following))
     return Difference(
         positions=len(ours),
+        known=len(following),
         max_abs_diff=absolute,
-        max_rel_diff=absolute / float(np.abs(reference).max()),
+        max_rel_diff=absolute / max(float(np.abs(reference).max()), float(np.finfo(np.float32).tiny)),
         kl_divergence=float((np.exp(p) * (p - q)).sum(axis=-1).mean()),
         top1_agreement=float((ours.argmax(-1) == reference.argmax(-1)).mean()),
         nll=float(-q[known, following].mean()) if len(known) else 0.0,
@@ -46,20 +49,24 @@ def compare(ours: Floats, reference: Floats, following: npt.NDArray[np.int64]) -
 
 
 def pool(parts: Sequence[Difference]) -> Difference:
-    """Worst of the differences, means weighted by positions."""
-    weights = [part.positions for part in parts]
+    """Worst of the differences, means weighted by positions. Numpy's maximum, because Python's would lose a NaN."""
 
-    def mean(name: str) -> float:
-        return float(np.average([getattr(part, name) for part in parts], weights=weights))
+    def column(name: str) -> npt.NDArray[np.float64]:
+        return np.array([getattr(part, name) for part in parts], dtype=np.float64)
 
+    def mean(name: str, weights: npt.NDArray[np.float64]) -> float:
+        return float((column(name) * weights).sum() / max(weights.sum(), 1.0))
+
+    positions, known = column("positions"), column("known")
     return Difference(
-        sum(weights),
-        max(part.max_abs_diff for part in parts),
-        max(part.max_rel_diff for part in parts),
-        mean("kl_divergence"),
-        mean("top1_agreement"),
-        mean("nll"),
-        mean("nll_reference"),
+        positions=int(positions.sum()),
+        known=int(known.sum()),
+        max_abs_diff=float(column("max_abs_diff").max()),
+        max_rel_diff=float(column("max_rel_diff").max()),
+        kl_divergence=mean("kl_divergence", positions),
+        top1_agreement=mean("top1_agreement", positions),
+        nll=mean("nll", known),
+        nll_reference=mean("nll_reference", known),
     )
 
 

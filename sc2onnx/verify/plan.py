@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,16 +40,19 @@ class Case:
     actions: tuple[Action, ...]
 
 
-def lengths(window: int | None, context: int) -> list[int]:
-    """1, W - 1, W, W + 1 and 2 W + 3, as far as the context goes; without a window the same around a round number."""
+def lengths(window: int | None, context: int, limit: int | None = None) -> list[int]:
+    """1, W - 1, W, W + 1 and 2 W + 3, as far as the context goes; without a window the same around a round number.
+
+    A ``limit`` takes the place of the lengths that exceed it: with W = 256, a limit of 256 gives 1, 255 and 256.
+    """
     unit = min(window or _FULL_ATTENTION_UNIT, context)
     wanted = (1, unit - 1, unit, unit + 1, 2 * unit + 3)
-    return sorted({min(length, context) for length in wanted if length > 0})
+    return sorted({min(length, context, limit or context) for length in wanted if length > 0})
 
 
-def cases(window: int | None, context: int, rewindable: int) -> Iterator[Case]:
+def cases(chosen: Sequence[int], rewindable: int) -> Iterator[Case]:
     """Every length by every split. ``rewindable``: tokens that can be rewound at any depth."""
-    for length in lengths(window, context):
+    for length in chosen:
         yield Case(length, "at once", (Append(0, length),))
         yield Case(length, "token by token", tuple(Append(i, i + 1) for i in range(length)))
         yield Case(length, "uneven chunks", tuple(_uneven(length)))

@@ -12,6 +12,7 @@ import transformers
 from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
 from sc2onnx.errors import CheckpointError
+from sc2onnx.manifest import ModelFacts
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,8 +34,8 @@ class Reference:
             model = Starcoder2ForCausalLM.from_pretrained(
                 checkpoint, config=config, revision=revision or "main", dtype=torch.float32, attn_implementation=attention
             )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"transformers could not load {checkpoint}: {error}") from error
+        except Exception as error:  # transformers, safetensors and huggingface_hub each have their own
+            raise CheckpointError(f"transformers could not load {checkpoint}: {str(error).strip().splitlines()[0]}") from error
         self._model = model.eval()  # type: ignore[no-untyped-call]
         self._corrected = correct_rotary(model) if exact_rotary else 0
 
@@ -43,6 +44,21 @@ class Reference:
         """Versions of what computes, and what was corrected in it."""
         corrected = f" ({self._corrected} rotary frequencies rounded correctly)" if self._corrected else ""
         return f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, float32{corrected}"
+
+    def check_same_model(self, facts: ModelFacts) -> None:
+        """Raise :class:`CheckpointError` if this cannot be what a bundle with these facts was made from."""
+        config = self._model.config
+        pairs = {
+            "vocab_size": (config.vocab_size, facts.vocab_size),
+            "hidden_size": (config.hidden_size, facts.hidden_size),
+            "num_hidden_layers": (config.num_hidden_layers, facts.num_layers),
+            "num_attention_heads": (config.num_attention_heads, facts.num_heads),
+            "num_key_value_heads": (config.num_key_value_heads, facts.num_kv_heads),
+            "sliding_window": (config.sliding_window, facts.sliding_window),
+        }
+        for name, (found, expected) in pairs.items():
+            if found != expected:
+                raise CheckpointError(f"the checkpoint has {name} {found}, the bundle {expected}: give the checkpoint that the bundle was made from")
 
     @torch.inference_mode()
     def logits(self, tokens: npt.NDArray[np.int64]) -> Floats:

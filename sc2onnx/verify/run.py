@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import takewhile
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx import card
-from sc2onnx.errors import CheckpointError, RequestError
+from sc2onnx.errors import InferenceError, OutputError
 from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Verification, replace_text
+from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.model import Model, load
 from sc2onnx.verify.measure import Difference, Floats, compare, pool
 from sc2onnx.verify.plan import Append, Case, cases, lengths
@@ -22,6 +26,9 @@ from sc2onnx.verify.text import sample
 
 TOLERANCE: Final = 1e-5
 """Largest logit difference of an fp32 bundle, of the largest logit; torch's own error against float64 is about 1e-6."""
+
+FIGURES: Final = ("max_abs_diff", "max_rel_diff", "kl_divergence", "top1_agreement", "nll", "nll_reference")
+"""Figures of a difference that the bundle keeps."""
 
 _ROWS: Final = 256
 """Positions compared at once, so that full-size logits (200 kB a position) are never all held twice."""
@@ -54,57 +61,55 @@ def verify(
 ) -> Report:
     """Compare a bundle with torch in float32, teacher-forced on real code, and write the summary into the bundle.
 
-    ``max_length`` leaves out longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell`` is
-    told of each case as it ends. Peak memory is the larger of the two models, one after the other, and one set of logits.
-    Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError` and :class:`RequestError`.
+    ``max_length`` takes the place of longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell``
+    is told of each case as it ends. Peak memory is the larger of the two models, one after the other, and one set of logits.
+    Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError`
+    if the bundle cannot be written, and :class:`~sc2onnx.errors.RequestError`.
     """
     directory = Path(bundle)
+    greedy_tokens = whole_number("greedy_tokens", greedy_tokens, 0)
     model = load(directory)
-    facts = model.manifest.model
-    if greedy_tokens < 0 or (max_length is not None and max_length < 1):
-        raise RequestError(f"greedy_tokens is {greedy_tokens} and max_length {max_length}, expected 0 or more and 1 or more")
-    limit = min(facts.context_length, max_length or facts.context_length)
-    longest = max(lengths(facts.sliding_window, limit))
+    if not os.access(directory, os.W_OK):
+        raise OutputError(f"{directory} cannot be written, and the outcome is recorded there: copy the bundle to a place of your own")
+    facts, origin = model.manifest.model, model.manifest.provenance
+    limit = None if max_length is None else whole_number("max_length", max_length, 1)
+    chosen = lengths(facts.sliding_window, facts.context_length, limit)
     greedy_tokens = min(greedy_tokens, facts.context_length - 1)
-    chosen = sample(model, directory, min(longest + 1, facts.context_length), text)
-    prompt = chosen.tokens[: min(32, facts.context_length - greedy_tokens)]
-    origin = model.manifest.provenance
-    revision = origin.revision if str(checkpoint) == origin.source else None
+    tokens = sample(model, directory, min(max(chosen) + 1, facts.context_length), text)
+    prompt = tokens.tokens[: min(32, facts.context_length - greedy_tokens)]
     del model  # its weights are mapped, but the reference may need all the memory there is
 
-    with Reference(checkpoint, revision) as torch_model:
-        reference = torch_model.logits(chosen.tokens[None, :longest])[0]
+    with Reference(checkpoint, origin.revision if str(checkpoint) == origin.source else None) as torch_model:
+        torch_model.check_same_model(facts)
+        reference = torch_model.logits(tokens.tokens[None, : max(chosen)])[0]
         expected = torch_model.greedy(prompt, greedy_tokens)
         described = torch_model.description
-    if reference.shape[-1] != facts.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint} has {reference.shape[-1]} tokens in its vocabulary, the bundle {facts.vocab_size}: give the bundle's own checkpoint"
-        )
 
     model = load(directory)
     results = []
-    for case in cases(facts.sliding_window, limit, rewindable=min(64, model.rewindable)):
-        results.append(CaseResult(case, run_case(model, case, chosen.tokens, reference)))
+    for case in cases(chosen, rewindable=min(64, model.rewindable)):
+        results.append(CaseResult(case, run_case(model, case, tokens.tokens, reference)))
         tell(results[-1])
     matched = _greedy_match(model, prompt, expected)
     total = pool([result.difference for result in results])
+    figures = {name: _finite(getattr(total, name)) for name in FIGURES}
     summary = Verification(
-        passed=total.max_rel_diff <= TOLERANCE and matched == len(expected),
+        passed=None not in figures.values() and total.max_rel_diff <= TOLERANCE and matched == len(expected),
         reference=described,
-        text=chosen.description,
+        text=tokens.description,
         tolerance=TOLERANCE,
+        longest=max(chosen),
         positions=total.positions,
-        max_abs_diff=total.max_abs_diff,
-        max_rel_diff=total.max_rel_diff,
-        kl_divergence=total.kl_divergence,
-        top1_agreement=total.top1_agreement,
-        nll=total.nll,
-        nll_reference=total.nll_reference,
         greedy_tokens=len(expected),
         greedy_match=matched,
+        **figures,
     )
     _write(directory, model, summary)
     return Report(tuple(results), summary)
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def run_case(model: Model, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:
@@ -130,11 +135,13 @@ def _differences(model: Model, case: Case, tokens: npt.NDArray[np.int64], refere
 
 
 def _greedy_match(model: Model, prompt: npt.NDArray[np.int64], expected: list[int]) -> int:
-    """How many greedy tokens agree before the first that does not."""
-    if not expected:
-        return 0
-    ours = [token.id for token in islice(model.generate_tokens(prompt, max_new_tokens=len(expected), stop_tokens=()), len(expected))]
-    return next((i for i, pair in enumerate(zip(ours, expected, strict=True)) if pair[0] != pair[1]), len(expected))
+    """How many greedy tokens agree before the first that does not; logits that are not numbers agree with nothing."""
+    matched = 0
+    if expected:
+        with suppress(InferenceError):
+            ours = model.generate_tokens(prompt, max_new_tokens=len(expected), stop_tokens=())
+            matched = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1], zip(ours, expected, strict=True)))
+    return matched
 
 
 def _write(directory: Path, model: Model, summary: Verification) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -81,13 +82,24 @@ def test_infill_in_a_file_larger_than_the_context_uses_what_is_near_the_cursor(b
     assert b"lines up to the cursor" in done.stderr
     short = ("--line", "1000", "--column", "8", "--max-new-tokens", "4", "--prompt-tokens", "100")
     assert b"about 100 tokens" in sc2onnx("infill", bundle, "long.py", *short, directory=tmp_path).stderr
-    assert "--prompt-tokens is 0" in refused(sc2onnx("infill", bundle, "long.py", *short[:-1], "0", directory=tmp_path))
+    assert "--prompt-tokens is 15" in refused(sc2onnx("infill", bundle, "long.py", *short[:-1], "15", directory=tmp_path))
+
+
+def test_infill_makes_room_for_other_files_and_does_not_reserve_the_whole_answer(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "open.py").write_text("".join(f"value_{i} = {i}\n" for i in range(40)))
+    cursor = ("--line", "20", "--column", "1", "--stop", "\n")
+    done = sc2onnx("infill", bundle, "open.py", *cursor, "--max-new-tokens", "2000", directory=tmp_path)
+    succeeded(done)
+    assert b"using" not in done.stderr  # all of it fits
+    (tmp_path / "other.py").write_text("".join(f"name_{i} = {i}\n" for i in range(100)))
+    (tmp_path / "open.py").write_text("".join(f"value_{i} = {i}\n" for i in range(2000)))
+    succeeded(sc2onnx("infill", bundle, "open.py", *cursor, "--context", "other.py", "--path", "open.py", "--repo", "a/b", directory=tmp_path))
 
 
 def test_info_adds_up(bundle: Path, tmp_path: Path) -> None:
     answer = json.loads(succeeded(sc2onnx("info", bundle, "--context", "300", "--json", directory=tmp_path)))
     memory = answer["memory"]
-    assert memory["cache"] == 300 * 6 * 2 * 2 * 64 * 4
+    assert memory["cache"] == 320 * 6 * 2 * 2 * 64 * 4  # whole granules of 64 slots
     assert memory["total"] == memory["weights"] + memory["cache"]
     text = succeeded(sc2onnx("info", bundle, directory=tmp_path))
     assert "5,392,896" in text
@@ -127,6 +139,7 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
         (("generate", "BUNDLE", "x", "--max-new-tokens", "0"), "max_new_tokens is 0"),
         (("generate", "BUNDLE", "x", "--device", "cuda"), "device is 'cuda'"),
         (("generate", "BUNDLE", "x", "--threads", "0"), "threads is 0"),
+        (("generate", "BUNDLE", "x", "--logprobs"), "--logprobs is for --json"),
         (("generate", "TOKENS", "x"), "no tokenizer.json"),
         (("infill", "BUNDLE", "f.py", "--line", "9", "--column", "1"), "--line is 9, expected 1 to 3"),
         (("infill", "BUNDLE", "f.py", "--line", "1", "--column", "9"), "--column is 9, expected 1 to 6 on line 1"),
@@ -143,6 +156,28 @@ def test_mistakes_are_one_line_and_status_2(bundle: Path, token_bundle: Path, tm
 
 def test_a_prompt_longer_than_the_context_is_refused_before_any_work(bundle: Path, tmp_path: Path) -> None:
     assert "the model's context holds 2048" in refused(sc2onnx("generate", bundle, directory=tmp_path, stdin=b"a b c " * 2000))
+
+
+def test_odd_standard_streams_are_no_traceback(bundle: Path, tmp_path: Path) -> None:
+    def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        env = {**os.environ, **environment}
+        line = command.replace("SC2ONNX", f"'{sys.executable}' -m sc2onnx").replace("BUNDLE", f"'{bundle}'")
+        return subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, timeout=120, check=False, env=env)
+
+    assert "no prompt" in refused(shell("SC2ONNX generate BUNDLE <&-"))
+    done = shell("SC2ONNX generate BUNDLE 'x = \"é' --echo --max-new-tokens 1", PYTHONIOENCODING="ascii")
+    assert succeeded(done).startswith('x = "?')
+    done = shell("SC2ONNX info BUNDLE > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"No space left" in done.stderr
+
+
+def test_warnings_of_other_packages_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli._quiet_warnings():
+        warnings.warn_explicit("torch says so", UserWarning, "/home/u/sc2onnx/.venv/lib/torch/x.py", 3)
+        warnings.warn_explicit("we say so", UserWarning, str(Path(cli.__file__).parent / "export" / "x.py"), 3)
+    assert capsys.readouterr().err == "warning: we say so\n"
 
 
 def test_unknown_commands_and_options_are_usage_errors(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 import sc2onnx
-from sc2onnx.errors import CheckpointError, RequestError
+from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters, candidates
+from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.verify import TOLERANCE, verify
+from sc2onnx.verify.measure import Difference, compare, pool
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -28,10 +31,13 @@ def test_the_mini_bundle_passes_and_keeps_its_figures(copy: Path, checkpoint: Pa
     report = verify(copy, checkpoint, greedy_tokens=512)
     summary = report.summary
     assert summary.passed
+    assert summary.max_rel_diff is not None
     assert summary.max_rel_diff <= TOLERANCE
+    assert summary.longest == 515
     assert summary.greedy_match == summary.greedy_tokens == 512
     assert {result.case.length for result in report.cases} == {1, 255, 256, 257, 515}
     assert {result.case.split for result in report.cases} == {"at once", "token by token", "uneven chunks", "with rewinds"}
+    assert summary.nll is not None
     assert 0 < summary.nll == pytest.approx(summary.nll_reference, abs=1e-5)
     assert "argparse.py of Python" in summary.text
     assert Manifest.read(copy).verification == summary
@@ -43,28 +49,78 @@ def test_the_mini_bundle_passes_and_keeps_its_figures(copy: Path, checkpoint: Pa
 
 def test_a_wrong_weight_fails_and_says_so(copy: Path, checkpoint: Path, tmp_path: Path) -> None:
     """The verifier must be able to fail: one bias of one layer, off by a little, in a bundle with valid digests."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.torch import load_file, save_file
 
     from sc2onnx.export import export
 
-    pytest.importorskip("ml_dtypes")
-    from safetensors.torch import load_file as load_torch
-    from safetensors.torch import save_file as save_torch
-
-    assert load_file is not None
-    assert save_file is not None
     broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
-    weights = load_torch(broken / "model.safetensors")
+    weights = load_file(broken / "model.safetensors")
     weights["model.layers.3.mlp.c_fc.bias"][5] += 0.5
-    save_torch(weights, broken / "model.safetensors")
+    save_file(weights, broken / "model.safetensors")
     export(broken, copy, overwrite=True)
     report = verify(copy, checkpoint, max_length=64, greedy_tokens=16)
     assert not report.summary.passed
+    assert report.summary.max_rel_diff is not None
     assert report.summary.max_rel_diff > 1e-4
     manifest = Manifest.read(copy)
     assert manifest.verification is not None
     assert not manifest.verification.passed
     assert "**failed**" in (copy / "README.md").read_text()
+
+
+def test_logits_that_are_not_numbers_fail_whatever_the_rest(copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = TokenSequence.append
+
+    def poisoned(self: TokenSequence, tokens: Any, logits: Any = "all") -> Any:
+        result = real(self, tokens, logits)
+        if result is not None and self.length > 40:
+            result[-1] = np.nan
+        return result
+
+    monkeypatch.setattr(TokenSequence, "append", poisoned)
+    report = verify(copy, checkpoint, max_length=50, greedy_tokens=4)
+    assert not report.summary.passed
+    assert report.summary.max_rel_diff is None
+    text = (copy / "sc2onnx.json").read_text()
+    assert "NaN" not in text
+    assert Manifest.from_json(text).verification == report.summary
+    assert "not a number" in (copy / "README.md").read_text()
+
+
+def test_pooling_keeps_what_is_not_a_number_wherever_it_stands() -> None:
+    good, bad = (Difference(1, 1, value, value, value, value, value, value) for value in (1e-7, math.nan))
+    for parts in ([good, bad], [bad, good]):
+        assert all(math.isnan(getattr(pool(parts), name)) for name in ("max_abs_diff", "max_rel_diff", "kl_divergence", "nll"))
+
+
+def test_the_mean_nll_is_over_the_tokens_that_are_known() -> None:
+    rng = np.random.default_rng(0)
+    logits, following = rng.standard_normal((4, 10)).astype(np.float32), np.array([1, 2, 3])
+    whole = compare(logits, logits, following)
+    single = pool([compare(logits[i : i + 1], logits[i : i + 1], following[i : i + 1]) for i in range(4)])
+    assert single.nll == pytest.approx(whole.nll)
+    assert (single.positions, single.known) == (4, 3)
+
+
+def test_a_bundle_that_cannot_be_written_is_refused_before_the_work(copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != copy)
+    with pytest.raises(OutputError, match="cannot be written, and the outcome is recorded there"):
+        verify(copy, checkpoint)
+
+
+@pytest.mark.parametrize("damage", ["smaller", "truncated", "garbage"])
+def test_another_or_a_damaged_checkpoint_is_refused(copy: Path, checkpoint: Path, tmp_path: Path, damage: str) -> None:
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    weights = other / "model.safetensors"
+    if damage == "smaller":
+        config = transformers.Starcoder2Config(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+        transformers.Starcoder2ForCausalLM(config).save_pretrained(other)
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:5_000_000])
+    else:
+        weights.write_bytes(b"garbage" * 1000)
+    with pytest.raises(CheckpointError, match=r"the checkpoint has vocab_size 100, the bundle 4096|could not load"):
+        verify(copy, other, max_length=4)
 
 
 def test_mistakes_are_refused(copy: Path, checkpoint: Path, tmp_path: Path) -> None:

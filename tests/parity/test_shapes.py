@@ -24,6 +24,7 @@ def assert_close(ours: npt.NDArray[np.float32] | None, expected: npt.NDArray[np.
 def test_every_length_split_and_rewind_and_512_greedy_tokens(exported: Exported) -> None:
     report = verify(exported.bundle, exported.checkpoint, greedy_tokens=GREEDY)
     worst = max(report.cases, key=lambda result: result.difference.max_rel_diff)
+    assert report.summary.max_rel_diff is not None
     assert report.summary.max_rel_diff <= TOLERANCE, f"{worst.case.length} tokens {worst.case.split}"
     assert (report.summary.greedy_match, report.summary.greedy_tokens) == (GREEDY, GREEDY)
     assert report.summary.passed

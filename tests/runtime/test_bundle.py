@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError
+from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError, RequestError, TokenizerError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime import bundle as bundle_module
 from sc2onnx.runtime.bundle import Bundle, cache_directory
@@ -84,7 +85,7 @@ def test_a_path_that_leaves_the_directory(copy: Path, name: str) -> None:
 
 def test_a_newer_manifest(copy: Path) -> None:
     edit(copy, lambda raw: raw.update(format_version=2, something_new={}))
-    with pytest.raises(BundleVersionError, match="format_version 2, this sc2onnx reads up to 1: upgrade sc2onnx"):
+    with pytest.raises(BundleVersionError, match="format_version 2, this sc2onnx reads 1 to 1: upgrade sc2onnx"):
         sc2onnx.load(copy)
 
 
@@ -98,6 +99,19 @@ def test_a_newer_manifest(copy: Path) -> None:
         (lambda raw: raw.update(format_version="1"), "no format_version"),
         (lambda raw: raw.update(files=[]), "malformed"),
         (lambda raw: raw["files"].pop("model.onnx.data"), "does not list model.onnx.data"),
+        (lambda raw: raw.update(format_version=0), "format_version 0"),
+        (lambda raw: raw["cache"].update(kind="paged"), "cache of kind 'paged'"),
+        (lambda raw: raw["cache"].update(dtype="float16"), "in 'float16', this version runs 'cpu', 'ring', 'float32'"),
+        (lambda raw: raw["cache"].update(dtype="float8"), "cache.dtype is 'float8', expected one of float32"),
+        (lambda raw: raw.update(target="cuda"), "for target 'cuda'"),
+        (lambda raw: raw["model"].update(sliding_window=-5), "sliding_window is -5"),
+        (lambda raw: raw["model"].update(sliding_window=255.5), "sliding_window is 255.5"),
+        (lambda raw: raw["model"].update(sliding_window="256"), "sliding_window is '256'"),
+        (lambda raw: raw["model"].update(eos_token_ids="ab"), "eos_token_ids is"),
+        (lambda raw: raw["model"].update(tied_embeddings=1), "tied_embeddings is 1"),
+        (lambda raw: raw.update(weight_bytes=None), "weight_bytes is None"),
+        (lambda raw: raw["provenance"].update(source=5), "source is 5"),
+        (lambda raw: raw["files"]["model.onnx"].update(size="33818"), "size is '33818'"),
     ],
 )
 def test_a_malformed_manifest(copy: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
@@ -158,8 +172,50 @@ def test_a_damaged_or_unwritable_cache_costs_only_time(copy: Path, monkeypatch: 
     Bundle.open(copy)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="about uids and HOME")
+def test_loading_needs_no_home_directory(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(bundle_module, "_LARGE", 1 << 20)
+    for variable in ("SC2ONNX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", staticmethod(homeless))
+    assert Bundle.open(copy).manifest.files
+
+
+def test_files_that_cannot_be_read_are_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "sc2onnx.json").rename(copy / "aside")
+    (copy / "sc2onnx.json").mkdir()
+    with pytest.raises(BundleError, match=r"sc2onnx\.json cannot be read"):
+        sc2onnx.load(copy)
+    (copy / "sc2onnx.json").rmdir()
+    (copy / "aside").rename(copy / "sc2onnx.json")
+
+    def unreadable(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(hashlib, "file_digest", unreadable)
+    with pytest.raises(BundleIntegrityError, match="cannot be read"):
+        sc2onnx.load(copy)
+
+
+def test_a_tokenizer_that_the_manifest_does_not_list_is_not_used(token_bundle: Path, bundle: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(token_bundle, tmp_path / "tokens"))
+    shutil.copy(bundle / "tokenizer.json", copied)
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+        sc2onnx.load(copied).generate("a")
+
+
+def test_the_card_shows_what_works(token_bundle: Path, bundle: Path) -> None:
+    assert "model.infill(" in (bundle / "README.md").read_text()
+    card = (token_bundle / "README.md").read_text()
+    assert "model.infill(" not in card
+    assert "model.generate_tokens(" in card
+
+
 def test_unknown_checks_and_devices_are_refused(bundle: Path) -> None:
-    with pytest.raises(ValueError, match="check is 'quick', expected 'auto', 'full' or 'size'"):
+    with pytest.raises(RequestError, match="check is 'quick', expected 'auto', 'full' or 'size'"):
         sc2onnx.load(bundle, check="quick")  # type: ignore[arg-type]
     with pytest.raises(DeviceError, match="device is 'cuda', this version runs bundles on 'cpu' only"):
         sc2onnx.load(bundle, device="cuda")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sc2onnx.errors import RequestError, RewindError
-from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
+from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity, first_capacity
 
 
 class Slots:
@@ -86,6 +86,18 @@ def test_a_failed_step_leaves_the_rewinds_it_destroyed_refused() -> None:
     cache.begin(5)  # not committed: the step failed
     assert cache.lengths[0] == 16
     assert cache.rewindable() == max(0, allowed - 5)
+
+
+def test_what_info_predicts_is_what_a_prefilled_cache_takes() -> None:
+    for tokens in (1, 64, 65, 300, 1000):
+        cache = RingCache(shape(window=100, capacity=384), rows=1)
+        for _ in range(tokens // 200):
+            cache.begin(200)
+            cache.commit(200)
+        if tokens % 200:
+            cache.begin(tokens % 200)
+        assert cache.capacity >= first_capacity(tokens, 384) >= min(tokens, 384)
+        assert first_capacity(tokens, 384) % 64 == 0
 
 
 def test_growth_keeps_every_token_and_stops_at_the_full_capacity() -> None:

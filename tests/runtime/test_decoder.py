@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, RewindError, SequenceStateError, TokenIdError
-from sc2onnx.runtime.decoder import TokenSequence
+from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.sequence import TokenSequence
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
 
@@ -57,7 +62,7 @@ def test_only_the_logits_asked_for(sequence: TokenSequence, reference: Mapping[s
     tokens, logits = reference["tokens"], reference["logits"]
     assert sequence.append(tokens[:300], logits=None) is None
     assert_close(sequence.append(tokens[300:580], logits="last"), logits[579:580])
-    with pytest.raises(ValueError, match="logits is 'first', expected 'all', 'last' or None"):
+    with pytest.raises(RequestError, match="logits is 'first', expected 'all', 'last' or None"):
         sequence.append([1], logits="first")  # type: ignore[arg-type]
 
 
@@ -123,10 +128,103 @@ def test_a_forgotten_sequence_frees_its_cache(bundle: Path) -> None:
     assert model.memory_footprint().cache == 0
 
 
-@pytest.mark.parametrize("wrong", [{"threads": 0}, {"prefill_chunk": 0}, {"cache_capacity": 255}])
-def test_impossible_sizes_are_refused(bundle: Path, wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threads": 0},
+        {"threads": "2"},
+        {"threads": 1.5},
+        {"prefill_chunk": 0},
+        {"prefill_chunk": 2.5},
+        {"cache_capacity": 255},
+        {"cache_capacity": 0},
+    ],
+)
+def test_impossible_sizes_are_refused(bundle: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong)).replace("_", "[_ ]") + " is"):
-        sc2onnx.load(bundle, **wrong)  # type: ignore[arg-type]
+        sc2onnx.load(bundle, **wrong)
+
+
+@pytest.mark.parametrize("count", [0.5, -1, "1"])
+def test_a_rewind_takes_a_whole_number(sequence: TokenSequence, count: Any) -> None:
+    sequence.append([1, 2, 3])
+    with pytest.raises(RewindError, match="give a whole number from 0 to 3"):
+        sequence.rewind(count)
+    assert sequence.length == 3
+
+
+def test_running_out_of_memory_while_growing_leaves_the_sequence_as_it_was(
+    sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, logits = reference["tokens"], reference["logits"]
+    sequence.append(tokens[:60])
+    allocated, real = 0, RingCache._empty
+
+    def failing(self: RingCache, rows: int, capacity: int) -> Any:
+        nonlocal allocated
+        allocated += 1
+        if allocated == 3:
+            raise MemoryError
+        return real(self, rows, capacity)
+
+    monkeypatch.setattr(RingCache, "_empty", failing)
+    with pytest.raises(MemoryError):
+        sequence.append(tokens[60:100])
+    assert sequence.length == 60
+    assert_close(sequence.append(tokens[60:100]), logits[60:100])
+
+
+def test_length_and_rewindable_can_be_read_while_another_thread_closes(model: sc2onnx.Model) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(200):
+            sequence = model.sequence()
+            sequence.append([1, 2, 3], logits=None)
+            closing = pool.submit(sequence.close)
+            while not closing.done():
+                assert sequence.length in (0, 3)
+                assert sequence.rewindable in (0, 3)
+
+
+def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(model: sc2onnx.Model) -> None:
+    """The handler interrupts the very append that it closes: it must not wait for it."""
+    for delay in (0.001, 0.002, 0.004, 0.008, 0.016):
+        sequence = model.sequence()
+        before = signal.signal(signal.SIGALRM, lambda *_, open=sequence: open.close())
+        try:
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            with pytest.raises(SequenceStateError):  # noqa: PT012 - the signal may come in either call
+                for _ in range(100_000):
+                    sequence.append([1], logits="last")
+                    sequence.rewind(1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert model.memory_footprint().cache == 0
+
+
+def test_the_footprint_can_be_asked_for_while_other_threads_work(model: sc2onnx.Model) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            model.sequence().close()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            workers = [pool.submit(work) for _ in range(2)]
+            kept = [model.sequence() for _ in range(100)]
+            for _ in range(300):
+                model.memory_footprint()
+            stop.set()
+            for worker in workers:
+                worker.result()
+        for sequence in kept:
+            sequence.close()
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
 
 
 def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +232,7 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     import onnxruntime as ort
 
     from sc2onnx.manifest import Manifest
-    from sc2onnx.runtime.cache import CacheShape, RingCache
+    from sc2onnx.runtime.cache import CacheShape
     from sc2onnx.runtime.session import Step
 
     options = ort.SessionOptions()

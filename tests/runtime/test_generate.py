@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, SamplingError, TokenizerError
-from sc2onnx.runtime.sampling import SamplingParameters
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, SamplingError, TokenIdError, TokenizerError
+from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 
 PROMPTS = ["def fib(n):\n", "import os\n\n\ndef main(", "class Node:\n    def __init__(self", "x"]
 
@@ -136,6 +137,8 @@ def test_the_context_ends_a_generation(model: sc2onnx.Model) -> None:
         ({"temperature": -1}, SamplingError, "temperature is -1"),
         ({"stop": ""}, RequestError, "expected strings that are not empty"),
         ({"stop": ["a", ""]}, RequestError, "expected strings that are not empty"),
+        ({"stop_tokens": [10**9]}, TokenIdError, "token id 1000000000 is outside the vocabulary"),
+        ({"stop_tokens": "ab"}, TokenIdError, "expected whole numbers"),
     ],
 )
 def test_impossible_requests_are_refused(model: sc2onnx.Model, options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -163,6 +166,27 @@ def test_closing_a_stream_stops_it_and_frees_its_cache(model: sc2onnx.Model) -> 
     never_started = model.stream(PROMPTS[0])
     never_started.close()
     assert list(never_started) == []
+
+
+def test_a_forgotten_stream_frees_its_cache_at_once(bundle: Path) -> None:
+    model = sc2onnx.load(bundle)
+    gc.disable()  # the cyclic collector knows nothing of the size of numpy arrays and may not come for long
+    try:
+        for _ in model.stream(PROMPTS[0]):
+            break
+        assert model.memory_footprint().cache == 0
+    finally:
+        gc.enable()
+
+
+def test_a_stop_string_completed_by_the_last_bytes_is_a_stop(model: sc2onnx.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a character at the end becomes U+FFFD only when nothing follows."""
+    half = next(token for token in range(4096) if model.codec.token_bytes(token) == b"\xc3")
+    monkeypatch.setattr(Sampler, "draw", lambda self, logits: half)
+    done = model.generate("a", max_new_tokens=1, stop="\ufffd")
+    assert (done.text, done.finish_reason) == ("", "stop")
+    (piece,) = model.stream("a", max_new_tokens=1, stop="\ufffd")
+    assert (piece.text, piece.finish_reason) == ("", "stop")
 
 
 def test_a_finished_stream_has_freed_its_cache(model: sc2onnx.Model) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 import sc2onnx
-from sc2onnx.errors import EmptyPromptError, TokenizerError
+from sc2onnx.errors import EmptyPromptError, RequestError, TokenizerError
 from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner, around_cursor, fim_prompt
 
 
@@ -133,8 +133,10 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
 
 
 def test_lone_surrogates_are_an_error_that_says_so(codec: Codec) -> None:
-    with pytest.raises(TokenizerError, match="surrogates"):
+    with pytest.raises(RequestError, match="a str with lone surrogates, expected a str of Unicode characters"):
         codec.encode("\ud800")
+    with pytest.raises(RequestError, match="the text is a int"):
+        codec.encode(3)  # type: ignore[arg-type]
 
 
 @settings(deadline=None)
