@@ -11,14 +11,27 @@ from typing import TYPE_CHECKING, Any
 from sc2onnx.errors import Sc2onnxError
 
 if TYPE_CHECKING:
-    from sc2onnx.runtime.generate import Completion, Piece, Stream
+    from sc2onnx.runtime.generate import Completion, Piece, Stream, Token
     from sc2onnx.runtime.memory import MemoryFootprint
     from sc2onnx.runtime.model import Model, load
     from sc2onnx.runtime.sampling import SamplingParameters
+    from sc2onnx.runtime.sequence import TokenSequence
 
 __version__ = "0.1.0"
 
-__all__ = ["Completion", "MemoryFootprint", "Model", "Piece", "SamplingParameters", "Sc2onnxError", "Stream", "__version__", "load"]
+__all__ = [
+    "Completion",
+    "MemoryFootprint",
+    "Model",
+    "Piece",
+    "SamplingParameters",
+    "Sc2onnxError",
+    "Stream",
+    "Token",
+    "TokenSequence",
+    "__version__",
+    "load",
+]
 
 _HOMES = {
     "Completion": "sc2onnx.runtime.generate",
@@ -28,6 +41,8 @@ _HOMES = {
     "Model": "sc2onnx.runtime.model",
     "load": "sc2onnx.runtime.model",
     "SamplingParameters": "sc2onnx.runtime.sampling",
+    "Token": "sc2onnx.runtime.generate",
+    "TokenSequence": "sc2onnx.runtime.sequence",
 }
 
 

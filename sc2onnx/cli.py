@@ -100,8 +100,8 @@ def _verify(args: argparse.Namespace) -> int:
     report = verify(args.bundle, args.checkpoint, text=args.text, max_length=args.max_length, greedy_tokens=args.greedy, tell=tell)
     summary = report.summary
     if args.json is not None:
-        listed = [{"length": result.case.length, "split": result.case.split, **asdict(result.difference)} for result in report.cases]
-        _write_text(args.json, json.dumps({"summary": asdict(summary), "cases": listed}, indent=2) + "\n")
+        listed = [{"length": result.case.length, "split": result.case.split, **result.difference.figures()} for result in report.cases]
+        _write_text(args.json, json.dumps({"summary": asdict(summary), "cases": listed}, indent=2, allow_nan=False) + "\n")
     print(f"against {summary.reference}\non {summary.text}")
     print(
         f"logits: {summary.shown('max_rel_diff', '.2e')} of the largest logit at most (tolerance {summary.tolerance:.0e}), "

@@ -63,7 +63,8 @@ def clean_up(out: Path) -> None:
         if os.path.lexists(out):
             shutil.rmtree(aside, ignore_errors=True)
         else:
-            aside.rename(out)
+            with suppress(OSError):  # another export may be doing the same
+                aside.rename(out)
 
 
 def check_output(out: Path, overwrite: bool) -> None:

@@ -29,8 +29,8 @@ class Decoder:
         """``chunk``: the most tokens of a row in one step; a longer append is cut."""
         self._session, self._facts, self._chunk = session, facts, chunk
         self.cache = cache
-        self._busy = threading.Lock()
-        self._worker: int | None = None  # the thread that holds _busy
+        self._busy = threading.RLock()  # a signal handler may find its own thread holding it
+        self._worker: int | None = None  # the thread at work
         self._step: Step | None = None
         self._bound = -1  # generation of the cache that _step is bound to
         self._closed = False
@@ -107,6 +107,9 @@ class Decoder:
     def _use(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
             raise SequenceStateError("the sequence is in use by another thread: give each thread its own")
+        if self._worker is not None:
+            self._busy.release()
+            raise SequenceStateError("the sequence is in use further up in this thread: do not use it in a signal handler, other than to close it")
         self._worker = threading.get_ident()
         try:
             if self._closed:

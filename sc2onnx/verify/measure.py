@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+
+FIGURES: Final = ("max_abs_diff", "max_rel_diff", "kl_divergence", "top1_agreement", "nll", "nll_reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,11 @@ class Difference:
     top1_agreement: float
     nll: float
     nll_reference: float
+
+    def figures(self) -> dict[str, float | None]:
+        """The figures by name, None for those that are not numbers, as JSON wants it."""
+        values = {name: getattr(self, name) for name in FIGURES}
+        return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
 def compare(ours: Floats, reference: Floats, following: npt.NDArray[np.int64]) -> Difference:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +25,6 @@ from sc2onnx.verify.text import sample
 
 TOLERANCE: Final = 1e-5
 """Largest logit difference of an fp32 bundle, of the largest logit; torch's own error against float64 is about 1e-6."""
-
-FIGURES: Final = ("max_abs_diff", "max_rel_diff", "kl_divergence", "top1_agreement", "nll", "nll_reference")
-"""Figures of a difference that the bundle keeps."""
 
 _ROWS: Final = 256
 """Positions compared at once, so that full-size logits (200 kB a position) are never all held twice."""
@@ -92,7 +88,7 @@ def verify(
         tell(results[-1])
     matched = _greedy_match(model, prompt, expected)
     total = pool([result.difference for result in results])
-    figures = {name: _finite(getattr(total, name)) for name in FIGURES}
+    figures = total.figures()
     summary = Verification(
         passed=None not in figures.values() and total.max_rel_diff <= TOLERANCE and matched == len(expected),
         reference=described,
@@ -106,10 +102,6 @@ def verify(
     )
     _write(directory, model, summary)
     return Report(tuple(results), summary)
-
-
-def _finite(value: float) -> float | None:
-    return value if isfinite(value) else None
 
 
 def run_case(model: Model, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -202,6 +203,29 @@ def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(model: 
         assert model.memory_footprint().cache == 0
 
 
+def test_using_a_sequence_in_a_signal_handler_of_its_own_append_is_refused(model: sc2onnx.Model) -> None:
+    seen: list[Exception] = []
+    with model.sequence() as sequence:
+
+        def handler(*_: object) -> None:
+            try:
+                sequence.append([1])
+            except SequenceStateError as error:
+                seen.append(error)
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            deadline = time.monotonic() + 20
+            while not seen and time.monotonic() < deadline:
+                signal.setitimer(signal.ITIMER_REAL, 0.003)
+                sequence.append([1] * 400, logits=None)
+                sequence.rewind(sequence.length)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert "further up in this thread" in str(seen[0])
+
+
 def test_the_footprint_can_be_asked_for_while_other_threads_work(model: sc2onnx.Model) -> None:
     stop = threading.Event()
 
@@ -214,8 +238,8 @@ def test_the_footprint_can_be_asked_for_while_other_threads_work(model: sc2onnx.
     try:
         with ThreadPoolExecutor(2) as pool:
             workers = [pool.submit(work) for _ in range(2)]
-            kept = [model.sequence() for _ in range(100)]
-            for _ in range(300):
+            kept = [model.sequence() for _ in range(40)]
+            for _ in range(80):
                 model.memory_footprint()
             stop.set()
             for worker in workers:

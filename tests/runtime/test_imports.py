@@ -52,6 +52,14 @@ def test_the_command_line_says_what_to_install_in_one_line(tmp_path: Path) -> No
     assert "sc2onnx[export]" in done.stderr
 
 
+def test_every_public_name_can_be_had() -> None:
+    import sc2onnx
+
+    assert all(getattr(sc2onnx, name) is not None for name in sc2onnx.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sc2onnx.nonsense
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     done = run("import sys, sc2onnx; print(*sorted(name for name in sys.modules if '.' not in name))")
     loaded = set(done.stdout.split())
