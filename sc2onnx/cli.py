@@ -233,7 +233,7 @@ def _print_stream(stream: Stream, model: Model, args: argparse.Namespace, echo: 
         print()
     if sys.stderr.isatty() and first is not None and len(tokens) > 1:
         rate = (len(tokens) - 1) / max(ended - first, 1e-9)
-        print(f"[{len(tokens)} tokens, first after {first - began:.2f} s, then {rate:.1f} per second]", file=sys.stderr)
+        print(f"[{len(tokens)} tokens, first after {first - began:.3f} s, then {rate:.1f} per second]", file=sys.stderr)
     return 0
 
 
