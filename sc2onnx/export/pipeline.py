@@ -60,13 +60,14 @@ def _export(checkpoint: str | Path, out: Path, revision: str | None, overwrite: 
         warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=3)
 
     lazy = weights.graph_weights(opened, config, np.dtype(np.float32))
+    weight_bytes = sum(weight.nbytes for weight in lazy.values())
     placed, size = writer.place(lazy.values())
     writer.check_space(out, size)
     report.stage(f"building the graph of {config.num_hidden_layers} layers")
     model = build(config, placed, ring_attention, linear)
     eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
     with writer.new_bundle(out, overwrite) as bundle:
-        report.stage("writing the weights", sum(weight.nbytes for weight in lazy.values()))
+        report.stage("writing the weights", weight_bytes)
         bundle.weights(lazy, placed, report.advance)
         bundle.graph(model)
         for path in opened.copied_files():
@@ -77,7 +78,7 @@ def _export(checkpoint: str | Path, out: Path, revision: str | None, overwrite: 
             target="cpu",
             opset=OPSET,
             cache=manifest.CacheLayout("ring", "float32"),
-            weight_bytes=sum(weight.nbytes for weight in lazy.values()),
+            weight_bytes=weight_bytes,
             files=bundle.files,
             provenance=manifest.Provenance(source.name, source.revision, opened.license(), f"sc2onnx {__version__}"),
         )

@@ -13,8 +13,7 @@ from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
 from sc2onnx.errors import CheckpointError
 from sc2onnx.manifest import ModelFacts
-
-Floats = npt.NDArray[np.float32]
+from sc2onnx.verify.measure import Floats
 
 
 class Reference:
@@ -28,9 +27,8 @@ class Reference:
         transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             config = Starcoder2Config.from_pretrained(checkpoint, revision=revision or "main")
-            parameters = getattr(config, "rope_parameters", None) or {}
-            if hasattr(config, "rope_theta") and "rope_theta" in parameters:
-                config.rope_theta = parameters["rope_theta"]  # transformers 4 keeps what transformers 5 wrote, but does not read it
+            if hasattr(config, "rope_theta"):
+                config.rope_theta = rope_theta(config)  # transformers 4 keeps what transformers 5 wrote, but does not read it
             model = Starcoder2ForCausalLM.from_pretrained(
                 checkpoint, config=config, revision=revision or "main", dtype=torch.float32, attn_implementation=attention
             )
@@ -92,6 +90,13 @@ class Reference:
         gc.collect()
 
 
+def rope_theta(config: Starcoder2Config) -> float:
+    """Base of the rotary embedding, from where transformers 5 writes it, else from where transformers 4 does."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    theta = parameters.get("rope_theta")
+    return float(config.rope_theta if theta is None else theta)
+
+
 def correct_rotary(model: Starcoder2ForCausalLM) -> int:
     """Replace rotary frequencies that torch's ``pow`` rounds wrongly by the correctly rounded ones; returns how many.
 
@@ -100,8 +105,7 @@ def correct_rotary(model: Starcoder2ForCausalLM) -> int:
     (docs/decisions/0005-rotary-rounding.md). Larger differences are left alone: they would be a different model.
     """
     frequencies = model.model.rotary_emb.inv_freq
-    parameters = getattr(model.config, "rope_parameters", None) or {}
-    theta = torch.tensor(parameters.get("rope_theta") or model.config.rope_theta, dtype=torch.float32).double()
+    theta = torch.tensor(rope_theta(model.config), dtype=torch.float32).double()
     exponents = torch.arange(0, 2 * len(frequencies), 2, dtype=torch.float32) / (2 * len(frequencies))
     exact = 1.0 / (theta ** exponents.double()).float()
     close = (frequencies / exact - 1).abs() < 2.5e-7  # two units in the last place

@@ -71,7 +71,7 @@ def verify(
     limit = None if max_length is None else whole_number("max_length", max_length, 1)
     chosen = lengths(facts.sliding_window, facts.context_length, limit)
     greedy_tokens = min(greedy_tokens, facts.context_length - 1)
-    tokens = sample(model, directory, min(max(chosen) + 1, facts.context_length), text)
+    tokens = sample(model, min(max(chosen) + 1, facts.context_length), text)
     prompt = tokens.tokens[: min(32, facts.context_length - greedy_tokens)]
     del model  # its weights are mapped, but the reference may need all the memory there is
 

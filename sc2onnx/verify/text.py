@@ -24,12 +24,12 @@ class Sample:
     description: str
 
 
-def sample(model: Model, bundle: Path, count: int, text: Path | None) -> Sample:
+def sample(model: Model, count: int, text: Path | None) -> Sample:
     """``count`` tokens: of ``text`` if given, else of this Python's ``argparse.py`` (real code that every Python brings).
 
     Random token ids where the bundle has no tokenizer. Raises :class:`RequestError` if the text is too short.
     """
-    if text is None and not (bundle / TOKENIZER_FILE).is_file():
+    if text is None and TOKENIZER_FILE not in model.manifest.files:
         ids = np.random.default_rng(0).integers(0, model.manifest.model.vocab_size, count)
         return Sample(ids.astype(np.int64), f"{count} random token ids (the bundle has no tokenizer)")
     path = text or Path(argparse.__file__)

@@ -68,6 +68,14 @@ def test_a_wrong_weight_fails_and_says_so(copy: Path, checkpoint: Path, tmp_path
     assert "**failed**" in (copy / "README.md").read_text()
 
 
+def test_a_tokenizer_that_is_not_of_the_bundle_is_not_verified_with(token_bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(token_bundle, tmp_path / "tokens"))
+    shutil.copy(checkpoint / "tokenizer.json", copied)
+    summary = verify(copied, checkpoint, max_length=8, greedy_tokens=4).summary
+    assert summary.passed
+    assert "random token ids" in summary.text
+
+
 def test_logits_that_are_not_numbers_fail_whatever_the_rest(copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = TokenSequence.append
 

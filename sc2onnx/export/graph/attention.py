@@ -34,6 +34,8 @@ class RingStep:
     cos: ir.Value  # (batch, step, head_dim / 2)
     sin: ir.Value  # (batch, step, head_dim / 2)
     tokens: ir.Value  # (2,): batch, step
+    step: ir.Value  # (1,)
+    capacity: ir.Value  # (1,)
 
 
 def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, cache: ir.Value) -> RingStep:
@@ -53,7 +55,7 @@ def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past:
         visible = op.And(visible, op.Less(distance, op.scalar(config.sliding_window, np.int64)))
     bias = op.Where(visible, op.scalar(0.0, np.float32), op.scalar(-np.inf, np.float32))
     cos, sin = rotary_rows(op, positions)
-    return RingStep(op.Mod(past, capacity), op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids))
+    return RingStep(op.Mod(past, capacity), op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids), step, capacity)
 
 
 def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value) -> Attention:
@@ -71,9 +73,9 @@ def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, 
     heads = config.num_attention_heads
     split_shape = op.Concat(ring.tokens, op.ints(heads + 2 * kv_heads, head_dim), axis=0)
     grouped_shape = op.ints(0, kv_heads, -1, head_dim)
-    scores_shape = op.Concat(op.ints(0, kv_heads, group), op.Shape(input_ids, start=1, end=2), op.ints(-1), axis=0)
-    stacked_shape = op.Concat(op.ints(0, kv_heads, -1), op.Shape(caches[0][0], start=2, end=3), axis=0)
-    heads_shape = op.Concat(op.ints(0, heads), op.Shape(input_ids, start=1, end=2), op.ints(head_dim), axis=0)
+    scores_shape = op.Concat(op.ints(0, kv_heads, group), ring.step, op.ints(-1), axis=0)
+    stacked_shape = op.Concat(op.ints(0, kv_heads, -1), ring.capacity, axis=0)
+    heads_shape = op.Concat(op.ints(0, heads), ring.step, op.ints(head_dim), axis=0)
     scale = op.scalar(head_dim**-0.5, np.float32)
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
