@@ -22,11 +22,11 @@ test: lint types unit lean
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) $(TORCH) || $(BIN)/python $(PIP) torch
-	$(BIN)/python $(PIP) -e ".[cpu,export,verify]"
+	$(BIN)/python $(PIP) -e ".[cpu,export,verify,evaluate]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.ready
-	$(BIN)/python $(PIP) -e ".[cpu,export,verify,dev]"
+	$(BIN)/python $(PIP) -e ".[cpu,export,verify,evaluate,dev]"
 	@touch $@
 
 lint: $(VENV)/.dev
@@ -53,7 +53,7 @@ lean: $(FIXTURE)/reference.npz
 	@for package in torch transformers onnx onnx_ir safetensors; do \
 	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then echo "$$package is installed in $(LEAN)"; exit 1; fi; done
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/ # away from the source tree, which would be imported instead
-	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/cli/test_cli.py
+	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/cli/test_cli.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -21,37 +21,11 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.shapes import SHAPES
 from sc2onnx.export.weights import checkpoint_shapes
 
-SHAPES: dict[str, dict[str, int]] = {
-    "3b": {"hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30, "num_attention_heads": 24, "num_key_value_heads": 2},
-    "7b": {"hidden_size": 4608, "intermediate_size": 18432, "num_hidden_layers": 32, "num_attention_heads": 36, "num_key_value_heads": 4},
-    "15b": {"hidden_size": 6144, "intermediate_size": 24576, "num_hidden_layers": 40, "num_attention_heads": 48, "num_key_value_heads": 4},
-}
 DTYPES: dict[str, Any] = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32}
 TOKENIZER = Path(__file__).parent.parent / "examples" / "starcoder2-mini" / "tokenizer.json"
-
-
-def config(shape: str) -> dict[str, Any]:
-    """``config.json`` of the bigcode checkpoint of this size."""
-    return {
-        "architectures": ["Starcoder2ForCausalLM"],
-        "model_type": "starcoder2",
-        "vocab_size": 49152,
-        "hidden_act": "gelu_pytorch_tanh",
-        "initializer_range": 0.018042,
-        "max_position_embeddings": 16384,
-        "norm_epsilon": 1e-05,
-        "norm_type": "layer_norm",
-        "mlp_type": "default",
-        "rope_theta": 999999.4420358813 if shape == "3b" else 1000000 if shape == "7b" else 100000,
-        "sliding_window": 4096,
-        "use_bias": True,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "torch_dtype": "bfloat16",
-        **SHAPES[shape],
-    }
 
 
 def shards(shapes: dict[str, tuple[int, ...]], itemsize: int, limit: int) -> Iterator[list[str]]:
@@ -79,7 +53,7 @@ def tensor(name: str, shape: tuple[int, ...], dtype: Any, random: np.random.Gene
 
 def make(shape: str, out: Path, dtype: str = "bf16", shard_gb: float = 2.0, seed: int = 0) -> None:
     """Write the checkpoint."""
-    raw = config(shape)
+    raw = dict(SHAPES[shape])
     parsed = Starcoder2Config.from_dict(raw)
     shapes = checkpoint_shapes(parsed)
     stored = np.dtype(DTYPES[dtype])

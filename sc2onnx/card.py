@@ -29,7 +29,7 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 | | |
 |---|---|
 | parameters | {facts.parameters:,} |
-| precision | {manifest.precision} |
+| precision | {manifest.precision}, for {manifest.target} |
 | weights | {manifest.weight_bytes / 1e9:.3f} GB |
 | layers, heads, key-value heads, head size | {facts.num_layers}, {facts.num_heads}, {facts.num_kv_heads}, {facts.head_dim} |
 | context | {facts.context_length:,} tokens |
@@ -93,7 +93,7 @@ def _verification(result: Verification | None) -> str:
 |---|---|
 | longest sequence | {result.longest:,} tokens |
 | positions compared | {result.positions:,} |
-| largest logit difference, of the largest logit | {result.shown("max_rel_diff", ".2e")} (tolerance {result.tolerance:.0e}) |
+| largest logit difference, of the largest logit | {result.shown("max_rel_diff", ".2e")} (tolerance {result.tolerance:.2g}) |
 | largest logit difference, absolute | {result.shown("max_abs_diff", ".2e")} |
 | KL divergence to the reference, mean | {result.shown("kl_divergence", ".2e")} nats |
 | same most likely token | {result.shown("top1_agreement", ".2%")} |

@@ -24,6 +24,7 @@ from sc2onnx.errors import CursorError, RequestError, Sc2onnxError
 from sc2onnx.options import parser
 
 if TYPE_CHECKING:
+    from sc2onnx.evaluate import Opener
     from sc2onnx.runtime.generate import Piece, Stream
     from sc2onnx.runtime.model import Model
 
@@ -68,16 +69,20 @@ def _discard_output() -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from sc2onnx.export import export
+    from sc2onnx.export import Calibration, export
     from sc2onnx.export.progress import for_stream
 
     began = time.perf_counter()
-    manifest = export(args.checkpoint, args.out, precision=args.precision, revision=args.revision, overwrite=args.overwrite, progress=for_stream())
+    files = None if args.calibration is None else tuple(args.calibration)
+    tokens = {} if args.calibration_tokens is None else {"tokens": args.calibration_tokens}
+    calibration = Calibration(False if args.no_calibration else None, files, **tokens)
+    choices = {"calibration": calibration, "precision": args.precision, "target": args.target, "revision": args.revision, "overwrite": args.overwrite}
+    manifest = export(args.checkpoint, args.out, **choices, progress=for_stream())
     if args.json:
         _print_json({"bundle": str(args.out), "seconds": time.perf_counter() - began, "manifest": asdict(manifest)})
         return 0
     seconds, parameters = time.perf_counter() - began, manifest.model.parameters
-    print(f"{args.out}: {parameters:,} parameters, {manifest.precision}, {manifest.weight_bytes / 1e9:.3f} GB, {seconds:.1f} s")
+    print(f"{args.out}: {parameters:,} parameters, {manifest.precision} for {manifest.target}, {manifest.weight_bytes / 1e9:.3f} GB, {seconds:.1f} s")
     return 0
 
 
@@ -85,8 +90,7 @@ def _verify(args: argparse.Namespace) -> int:
     from sc2onnx.verify import verify
     from sc2onnx.verify.run import CaseResult
 
-    if args.json is not None and not os.access(args.json.parent, os.W_OK):  # better said now than after hours of work
-        raise RequestError(f"{args.json.parent} cannot be written to, expected a directory for {args.json.name}")
+    _check_writable(args.json)
     row = "{:>7}  {:<15}  {:>9}  {:>9}  {:>9}  {:>8}"
     headings = [row.format("length", "split", "max diff", "relative", "KL", "top-1")]
 
@@ -104,7 +108,7 @@ def _verify(args: argparse.Namespace) -> int:
         _write_text(args.json, json.dumps({"summary": asdict(summary), "cases": listed}, indent=2, allow_nan=False) + "\n")
     print(f"against {summary.reference}\non {summary.text}")
     print(
-        f"logits: {summary.shown('max_rel_diff', '.2e')} of the largest logit at most (tolerance {summary.tolerance:.0e}), "
+        f"logits: {summary.shown('max_rel_diff', '.2e')} of the largest logit at most (tolerance {summary.tolerance:.2g}), "
         f"{summary.shown('max_abs_diff', '.2e')} absolute\n"
         f"KL divergence {summary.shown('kl_divergence', '.2e')} nats, same top token {summary.shown('top1_agreement', '.2%')}, "
         f"NLL {summary.shown('nll', '.4f')} (torch {summary.shown('nll_reference', '.4f')}), {summary.positions:,} positions\n"
@@ -112,6 +116,44 @@ def _verify(args: argparse.Namespace) -> int:
     )
     print("passed" if summary.passed else "FAILED")
     return 0 if summary.passed else 1
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from sc2onnx.evaluate import Settings, evaluate
+    from sc2onnx.evaluate.plot import check_plot, plot
+    from sc2onnx.evaluate.table import lines
+
+    settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads)
+    _check_writable(args.json)
+    _check_writable(args.plot)
+    if args.plot is not None:
+        check_plot(args.plot)
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    report = evaluate(args.bundle, args.files, also=args.also, against=_reference(args), settings=settings, tell=tell)
+    if args.json is not None:
+        _write_text(args.json, json.dumps(report.figures(), indent=2, allow_nan=False) + "\n")
+    print("\n".join(lines(report)))
+    if args.plot is not None:
+        plot(report, args.plot)
+    return 0
+
+
+def _reference(args: argparse.Namespace) -> Opener | None:
+    """What ``--against`` names: a bundle if the directory is one, else a checkpoint, which torch computes."""
+    from sc2onnx.evaluate import bundle_opener
+    from sc2onnx.manifest import MANIFEST_FILE, Manifest
+
+    if args.against is None:
+        return None
+    if (Path(args.against) / MANIFEST_FILE).exists():
+        return bundle_opener(args.against, args.threads)
+    origin = Manifest.read(args.bundle).provenance
+    from sc2onnx.verify import torch_opener
+
+    return torch_opener(args.against, origin, args.threads)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -151,10 +193,12 @@ def _fit(model: Model, prefix: str, suffix: str, files: Mapping[str, str], args:
 
 
 def _info(args: argparse.Namespace) -> int:
+    if args.plan:
+        return _plan(args)
     from sc2onnx.runtime.bundle import Bundle
     from sc2onnx.runtime.summary import memory_need, rows
 
-    manifest = Bundle.open(args.bundle, check="size").manifest
+    manifest = Bundle.open(_bundle(args), check="size").manifest
     need = memory_need(manifest, args.context)
     if args.json:
         _print_json({**asdict(manifest), "memory": asdict(need)})
@@ -163,6 +207,33 @@ def _info(args: argparse.Namespace) -> int:
     width = max(map(len, shown))
     for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _bundle(args: argparse.Namespace) -> Path:
+    """The bundle that ``info`` is asked about. Raises :class:`RequestError` for what only ``--plan`` takes."""
+    from sc2onnx.manifest import MANIFEST_FILE
+
+    if args.shape is not None or args.revision is not None:
+        raise RequestError(f"{'--shape' if args.shape is not None else '--revision'} is for a checkpoint: add --plan")
+    if args.bundle is None:
+        raise RequestError("no bundle: give its directory, or --plan for what exporting a checkpoint would take")
+    path = Path(args.bundle)
+    if (path / "config.json").is_file() and not (path / MANIFEST_FILE).exists():
+        raise RequestError(f"{path} is a checkpoint, not a bundle: add --plan for what exporting it would take, or export it first")
+    return path
+
+
+def _plan(args: argparse.Namespace) -> int:
+    if args.shape is not None and (args.bundle is not None or args.revision is not None):
+        raise RequestError(f"--shape {args.shape} is itself a checkpoint's: leave out {args.bundle or '--revision'}, or leave out --shape")
+    from sc2onnx.outlook import lines, outlook
+
+    ahead = outlook(args.bundle, args.shape, args.revision, args.context)
+    if args.json:
+        _print_json(ahead.figures())
+    else:
+        print("\n".join(lines(ahead)))
     return 0
 
 
@@ -263,6 +334,12 @@ def _decode(data: bytes, name: str) -> str:
         raise RequestError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start}): convert it first") from error
 
 
+def _check_writable(path: Path | None) -> None:
+    """Raise :class:`RequestError` for a file that could not be written: better said now than after hours of work."""
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise RequestError(f"{path.parent} cannot be written to, expected a directory for {path.name}")
+
+
 def _write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
@@ -307,6 +384,7 @@ def _terminated_is_exit() -> Iterator[None]:
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "export": _export,
     "verify": _verify,
+    "evaluate": _evaluate,
     "generate": _generate,
     "infill": _infill,
     "info": _info,

@@ -11,8 +11,9 @@ from importlib import metadata
 from sc2onnx.errors import Sc2onnxError
 
 EXTRAS = {
-    "export": ("onnx", "onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "tqdm"),
+    "export": ("onnx", "onnx_ir", "safetensors", "scipy", "ml_dtypes", "huggingface_hub", "filelock", "tqdm"),
     "verify": ("torch", "transformers", "ml_dtypes"),
+    "evaluate": ("rapidfuzz", "matplotlib"),
 }
 """What each extra of ``pyproject.toml`` installs."""
 

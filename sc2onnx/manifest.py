@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar, get_args, get_origin, get_type_hin
 
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Raised whenever an older runtime would misread the bundle."""
 
 MANIFEST_FILE: Final = "sc2onnx.json"
@@ -126,10 +126,25 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantization:
+    """How weights were made into integers: block-wise, symmetric, one float32 scale per block.
+
+    ``schemes``: every matrix by name -> such as ``int4 in blocks of 128``. ``body_bits``: bits per weight of the layers' matrices,
+    scales included. ``rounding``: ``nearest`` or ``calibrated``; then ``calibration`` says on which text.
+    """
+
+    recipe: str
+    schemes: Mapping[str, str]
+    body_bits: float
+    rounding: str
+    calibration: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """What ``sc2onnx verify`` measured last, against torch in float32. ``longest``: tokens of the longest sequence compared.
 
-    The figures are those of :class:`sc2onnx.verify.measure.Difference`, None where they were not numbers.
+    The figures are those of :class:`sc2onnx.evaluate.measure.Difference`, None where they were not numbers.
     """
 
     passed: bool
@@ -165,6 +180,7 @@ class Manifest:
     weight_bytes: int
     files: Mapping[str, FileEntry]
     provenance: Provenance
+    quantization: Quantization | None = None
     verification: Verification | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -189,13 +205,14 @@ class Manifest:
         try:
             files = {name: _record(FileEntry, entry) for name, entry in raw["files"].items()}
             facts = dict(raw["model"], eos_token_ids=tuple(raw["model"]["eos_token_ids"]))
-            verification = raw.get("verification")
+            verification, quantization = raw.get("verification"), raw.get("quantization")
             parsed = dict(
                 raw,
                 model=_record(ModelFacts, facts),
                 cache=_record(CacheLayout, raw["cache"]),
                 files=files,
                 provenance=_record(Provenance, raw["provenance"]),
+                quantization=quantization and _record(Quantization, quantization),
                 verification=verification and _record(Verification, verification),
             )
             manifest = _record(cls, parsed)

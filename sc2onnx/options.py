@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from sc2onnx import __version__
+
+SHAPES: Final = ("3b", "7b", "15b")
+"""Keys of ``sc2onnx.export.shapes.SHAPES``, which only the exporter's packages let us import."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +21,17 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="turn a checkpoint into a bundle")
     export.add_argument("checkpoint", help="directory, or hub id such as bigcode/starcoder2-3b")
     export.add_argument("out", type=Path, help="directory to make")
-    export.add_argument("--precision", default="fp32", help="fp32")
+    export.add_argument(
+        "--precision",
+        default="fp32",
+        help="fp32 (the default), int8, int4, int4-fast or a recipe in a .json file; for cuda fp32, fp16 or bf16",
+    )
+    export.add_argument("--target", default="cpu", help="what it is to run on: cpu, portable (standard operators only) or cuda (default: cpu)")
+    export.add_argument(
+        "--calibration", type=Path, nargs="+", metavar="FILE", help="texts to round with the statistics of (default: code that sc2onnx ships)"
+    )
+    export.add_argument("--no-calibration", action="store_true", help="round to the nearest: minutes instead of an hour, at twice the loss")
+    export.add_argument("--calibration-tokens", type=int, metavar="N", help="how much of the text to use; time is in proportion")
     export.add_argument("--revision", help="branch, tag or commit on the hub")
     export.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     export.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -29,6 +43,19 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--text", type=Path, metavar="FILE", help="code to verify on (default: argparse.py of this Python)")
     verify.add_argument("--max-length", type=int, metavar="N", help="compare no more than N tokens")
     verify.add_argument("--greedy", type=int, default=256, metavar="N", help="greedy tokens to compare (default: 256)")
+
+    evaluate = commands.add_parser("evaluate", help="how well bundles predict and infill code, and how far they are from a reference")
+    evaluate.add_argument("bundle", type=Path)
+    evaluate.add_argument("files", type=Path, nargs="+", metavar="FILE", help="code to evaluate on, best what the model was not trained on")
+    evaluate.add_argument("--against", metavar="REFERENCE", help="a bundle, or a checkpoint in torch (directory or hub id)")
+    evaluate.add_argument("--also", type=Path, action="append", default=[], metavar="BUNDLE", help="another bundle on the same tokens (repeatable)")
+    evaluate.add_argument("--length", type=int, metavar="N", help="tokens of a window (default: 1024, or the context if that is less)")
+    evaluate.add_argument("--max-tokens", type=int, default=16_384, metavar="N", help="score no more than N, shared by the files (default: 16384)")
+    evaluate.add_argument("--infill", type=int, default=0, metavar="N", help="fill in N spans of the files as well (default: 0)")
+    evaluate.add_argument("--seed", type=int, default=0, help="which spans (default: 0)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every figure to a file")
+    evaluate.add_argument("--plot", type=Path, metavar="FILE", help="draw quality over size: .png, .svg or .pdf")
+    evaluate.add_argument("--threads", type=int)
 
     generate = commands.add_parser("generate", help="continue a prompt")
     generate.add_argument("bundle", type=Path)
@@ -48,9 +75,12 @@ def parser() -> argparse.ArgumentParser:
     infill.add_argument("--prompt-tokens", type=int, metavar="N", help="how much of the file to use (default: as much as the model's context takes)")
     _generation_options(infill)
 
-    info = commands.add_parser("info", help="what a bundle is, and the memory it needs")
-    info.add_argument("bundle", type=Path)
-    info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context)")
+    info = commands.add_parser("info", help="what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take")
+    info.add_argument("bundle", nargs="?", help="a bundle; with --plan a checkpoint, directory or hub id")
+    info.add_argument("--plan", action="store_true", help="before any work: size, memory and disk of every precision")
+    info.add_argument("--shape", choices=SHAPES, help="with --plan: a published StarCoder2 instead of a checkpoint")
+    info.add_argument("--revision", help="with --plan: branch, tag or commit on the hub")
+    info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context; with --plan: 1k, 4k, 16k)")
     info.add_argument("--json", action="store_true")
 
     doctor = commands.add_parser("doctor", help="what works on this machine, and what is missing")

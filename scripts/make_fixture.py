@@ -39,7 +39,7 @@ def make(out: Path) -> None:
     tokens = np.array(sc2onnx.load(out / "bundle").codec.encode(code)[:LENGTH], dtype=np.int64)
     with Reference(CHECKPOINT) as reference:
         logits = reference.logits(tokens[None])[0]
-        greedy = reference.greedy(tokens[:40], GREEDY)
+        greedy, _ = reference.greedy(tokens[:40], GREEDY)
     np.savez_compressed(out / "reference.npz", tokens=tokens, logits=logits, greedy=np.array(greedy))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ def reference(fixture_directory: Path) -> Mapping[str, npt.NDArray[Any]]:
 @pytest.fixture(scope="session")
 def model(bundle: Path) -> sc2onnx.Model:
     return sc2onnx.load(bundle)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nor do fixtures that are made once for many tests, before :func:`_own_cache`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SC2ONNX_CACHE", str(tmp_path_factory.mktemp("sc2onnx-cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

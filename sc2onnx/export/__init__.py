@@ -5,10 +5,12 @@ from __future__ import annotations
 from sc2onnx.errors import MissingDependencyError
 
 try:
-    from sc2onnx.export.pipeline import PRECISIONS, export
+    from sc2onnx.export.pipeline import export
+    from sc2onnx.export.plan import Calibration
+    from sc2onnx.export.precision import PRECISIONS, TARGETS
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sc2onnx"):
         raise
     raise MissingDependencyError(f'exporting needs the package {error.name}: pip install "sc2onnx[export]"') from error
 
-__all__ = ["PRECISIONS", "export"]
+__all__ = ["PRECISIONS", "TARGETS", "Calibration", "export"]

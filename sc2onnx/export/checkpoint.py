@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from sc2onnx.errors import CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
 from sc2onnx.manifest import plain_file_name
 
+CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 COPIED_FILES: Final = ("tokenizer.json", "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -81,11 +82,7 @@ class Checkpoint:
         Raises :class:`CheckpointNotFoundError`, :class:`UnsupportedModelError`, :class:`CorruptCheckpointError` or
         :class:`TensorError`.
         """
-        if not directory.is_dir():
-            raise CheckpointNotFoundError(f"no directory {directory}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
-        config = _json(directory / "config.json")
-        if config is None:
-            raise CheckpointNotFoundError(f"{directory} has no config.json, expected a Hugging Face checkpoint directory")
+        config = read_config(directory)
         tensors: dict[str, StoredTensor] = {}
         for shard in _shards(directory):
             for tensor in _header(shard):
@@ -108,6 +105,16 @@ class Checkpoint:
         front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
         found = re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE) if front_matter else None
         return found[1] if found else None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """``config.json`` of a checkpoint. Raises :class:`CheckpointNotFoundError` or :class:`CorruptCheckpointError`."""
+    if not directory.is_dir():
+        raise CheckpointNotFoundError(f"no directory {directory}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
+    config = _json(directory / CONFIG_FILE)
+    if config is None:
+        raise CheckpointNotFoundError(f"{directory} has no {CONFIG_FILE}, expected a Hugging Face checkpoint directory")
+    return config
 
 
 def _shards(directory: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,8 +31,8 @@ class Source:
     revision: str | None
 
 
-def resolve(checkpoint: str | Path, revision: str | None = None) -> Source:
-    """Find the checkpoint: an existing directory wins, otherwise ``owner/name`` is a hub id.
+def resolve(checkpoint: str | Path, revision: str | None = None, patterns: Sequence[str] = _PATTERNS) -> Source:
+    """Find the checkpoint: an existing directory wins, otherwise ``owner/name`` is a hub id, of which the files that match are downloaded.
 
     ``HF_HUB_OFFLINE``, ``HF_HOME`` and the login of huggingface_hub are honoured. Raises :class:`CheckpointNotFoundError`.
     """
@@ -45,7 +46,7 @@ def resolve(checkpoint: str | Path, revision: str | None = None) -> Source:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint)):
         raise CheckpointNotFoundError(f"no directory {checkpoint}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
     try:
-        snapshot = Path(snapshot_download(str(checkpoint), revision=revision, allow_patterns=_PATTERNS))
+        snapshot = Path(snapshot_download(str(checkpoint), revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise CheckpointNotFoundError(f"{checkpoint} is gated: accept its licence on the hub, then log in with `hf auth login`") from error
     except RevisionNotFoundError as error:

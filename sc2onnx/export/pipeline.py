@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
 
-import numpy as np
+import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
-from sc2onnx.errors import RequestError
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config, token_ids
+from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import ring_attention
-from sc2onnx.export.graph.layers import linear
 from sc2onnx.export.graph.model import build
 from sc2onnx.export.graph.ops import OPSET
+from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
+from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
-
-PRECISIONS: Final = ("fp32",)
 
 
 def export(
@@ -29,60 +30,79 @@ def export(
     out: str | Path,
     *,
     precision: str = "fp32",
+    target: str = "cpu",
     revision: str | None = None,
+    calibration: Calibration | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> manifest.Manifest:
     """Write the bundle ``out`` from a checkpoint directory or hub id, and return its manifest.
 
-    Peak memory is a few tens of megabytes beside the interpreter, whatever the model's size. Raises
-    :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
-    :class:`~sc2onnx.errors.RequestError` for an unknown precision; ``out`` is then as it was before.
+    ``precision``: one of :data:`~sc2onnx.export.precision.PRECISIONS` or a recipe in a ``.json`` file; ``target``: one of
+    :data:`~sc2onnx.export.precision.TARGETS`. ``calibration``: on what text, if not as the recipe says. Without calibration, peak
+    memory is a few hundred megabytes, whatever the model's size; what it takes otherwise: ``sc2onnx info CHECKPOINT --plan``.
+    Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
+    :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the target cannot run; ``out`` is then as it was before.
     Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``.
     """
     out = Path(os.path.abspath(out))
-    if precision not in PRECISIONS:
-        raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    variant, calibration = Variant(precision, target), calibration or Calibration()
+    calibration.applies(variant.recipe())  # refuses what does not go together, before any work
     writer.clean_up(out)
     writer.check_output(out, overwrite)
     with closing(progress or Silent()) as report:
-        return _export(checkpoint, out, revision, overwrite, report)
+        report.stage(f"reading {checkpoint}")
+        source = hub.resolve(checkpoint, revision)
+        opened = Checkpoint.open(source.directory)
+        config = Starcoder2Config.from_dict(opened.config)
+        weights.check_complete(opened, config)
+        if not (source.directory / manifest.TOKENIZER_FILE).is_file():
+            warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
+        floats = weights.graph_weights(opened, config, variant.dtype)
+        writer.check_space(out, size_limit(config, floats, variant))  # calibration may take an hour
+        with planned(opened, config, floats, variant, calibration, report) as plan:
+            placed, size = writer.place(plan.weights.values())
+            writer.check_space(out, size)
+            with writer.new_bundle(out, overwrite) as bundle:
+                written = _write(bundle, plan, placed, _Subject(source, opened, config, variant), report)
+        report.stage(f"wrote {out}")
+        return written
 
 
-def _export(checkpoint: str | Path, out: Path, revision: str | None, overwrite: bool, report: Progress) -> manifest.Manifest:
-    """The export proper, in fp32."""
-    report.stage(f"reading {checkpoint}")
-    source = hub.resolve(checkpoint, revision)
-    opened = Checkpoint.open(source.directory)
-    config = Starcoder2Config.from_dict(opened.config)
-    weights.check_complete(opened, config)
-    if not (source.directory / manifest.TOKENIZER_FILE).is_file():
-        warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=3)
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is exported, and as what."""
 
-    lazy = weights.graph_weights(opened, config, np.dtype(np.float32))
-    weight_bytes = sum(weight.nbytes for weight in lazy.values())
-    placed, size = writer.place(lazy.values())
-    writer.check_space(out, size)
-    report.stage(f"building the graph of {config.num_hidden_layers} layers")
-    model = build(config, placed, ring_attention, linear)
+    source: hub.Source
+    opened: Checkpoint
+    config: Starcoder2Config
+    variant: Variant
+
+
+def _write(
+    bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, ir.ExternalTensor], subject: _Subject, report: Progress
+) -> manifest.Manifest:
+    """Every file of the bundle, the manifest last."""
+    opened, config, variant = subject.opened, subject.config, subject.variant
+    weight_bytes = weights.total_bytes(plan.weights.values())
+    report.stage("writing the weights", weight_bytes)
+    bundle.weights(plan.weights, placed, report.advance)
+    activations = Activations(variant.dtype)
+    bundle.graph(build(config, placed, partial(ring_attention, activations=activations), plan.products, activations))
+    for path in opened.copied_files():
+        bundle.file(path.name, path.read_bytes())
     eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
-    with writer.new_bundle(out, overwrite) as bundle:
-        report.stage("writing the weights", weight_bytes)
-        bundle.weights(lazy, placed, report.advance)
-        bundle.graph(model)
-        for path in opened.copied_files():
-            bundle.file(path.name, path.read_bytes())
-        written = manifest.Manifest(
-            model=config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos),
-            precision="fp32",
-            target="cpu",
-            opset=OPSET,
-            cache=manifest.CacheLayout("ring", "float32"),
-            weight_bytes=weight_bytes,
-            files=bundle.files,
-            provenance=manifest.Provenance(source.name, source.revision, opened.license(), f"sc2onnx {__version__}"),
-        )
-        bundle.file(manifest.CARD_FILE, card.render(written).encode())
-        bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
-    report.stage(f"wrote {out}")
+    written = manifest.Manifest(
+        model=config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos),
+        precision=variant.name,
+        target=variant.target,
+        opset=OPSET,
+        cache=variant.cache,
+        weight_bytes=weight_bytes,
+        files=bundle.files,
+        provenance=manifest.Provenance(subject.source.name, subject.source.revision, opened.license(), f"sc2onnx {__version__}"),
+        quantization=plan.quantization,
+    )
+    bundle.file(manifest.CARD_FILE, card.render(written).encode())
+    bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
     return written

@@ -6,11 +6,12 @@ a few rows at a time (docs/decisions/0002-weight-layout.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +19,7 @@ from sc2onnx.errors import TensorError
 from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
 from sc2onnx.export.config import Starcoder2Config
 
-_CHUNK_BYTES: Final = 16 << 20
+CHUNK_BYTES: Final = 16 << 20
 """Stored bytes read at once: large enough for the disk, small enough not to be noticed in memory."""
 
 EMBEDDING: Final = "model.embed_tokens.weight"
@@ -29,17 +30,27 @@ SIN_CACHE: Final = "rotary.sin_cache"
 
 @dataclass(frozen=True, slots=True)
 class LazyWeight:
-    """A weight of the graph that is made when it is written: ``chunks()`` yields it row block by row block."""
+    """A weight of the graph that is made when it is written: ``chunks()`` yields it row block by row block.
+
+    ``shares``: the name of an earlier weight whose bytes are this one's too, under another shape; nothing is written then.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunks: Callable[[], Iterator[npt.NDArray[Any]]]
+    shares: str | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the bundle."""
-        return prod(self.shape) * self.dtype.itemsize
+        """Bytes that it refers to; two elements of 4 bits share one."""
+        bits = 4 if self.dtype == ml_dtypes.int4 else 8 * self.dtype.itemsize
+        return prod(self.shape) * bits // 8
+
+
+def total_bytes(weights: Iterable[LazyWeight]) -> int:
+    """Bytes in the bundle, shared ones counted once."""
+    return sum(weight.nbytes for weight in weights if weight.shares is None)
 
 
 def checkpoint_shapes(config: Starcoder2Config) -> dict[str, tuple[int, ...]]:
@@ -85,7 +96,7 @@ def graph_weights(checkpoint: Checkpoint, config: Starcoder2Config, dtype: np.dt
     """Every weight of the graph by its name there, in the order in which they are written, cast to ``dtype``."""
     tensors = checkpoint.tensors
     weights = [_cast(EMBEDDING, [tensors[EMBEDDING]], dtype)]
-    weights += rotary_tables(config)
+    weights += rotary_tables(config, dtype)
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
         for kind in ("weight", "bias"):
@@ -106,27 +117,26 @@ def graph_weights(checkpoint: Checkpoint, config: Starcoder2Config, dtype: np.dt
     return {weight.name: weight for weight in weights}
 
 
-def rotary_tables(config: Starcoder2Config) -> list[LazyWeight]:
-    """Cosine and sine of every position, each float32 (context, head_dim / 2).
+def rotary_tables(config: Starcoder2Config, dtype: np.dtype[Any]) -> list[LazyWeight]:
+    """Cosine and sine of every position, each (context, head_dim / 2).
 
     Transformers computes ``position * (1 / theta ** (2 i / head_dim))`` in float32, and that rounding is part of the
     reference: at position 16000 the phase is off by up to 5e-4 against exact arithmetic. So theta, the power, its inverse
     and the product round to float32 here as they do there, each correctly, so that every machine gives the same bytes
-    (docs/decisions/0005-rotary-rounding.md).
+    (docs/decisions/0005-rotary-rounding.md). Both are then rounded to the type of the activations, as transformers does.
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     powers = np.power(np.float64(np.float32(config.rope_theta)), exponents.astype(np.float64)).astype(np.float32)
     inverse_frequencies = np.float32(1) / powers
     shape = (config.max_position_embeddings, config.head_dim // 2)
 
-    def table(function: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> Iterator[npt.NDArray[np.float32]]:
+    def table(function: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> Iterator[npt.NDArray[Any]]:
         for first in range(0, shape[0], 1024):
             positions = np.arange(first, min(first + 1024, shape[0]), dtype=np.float32)
             phases = positions[:, None] * inverse_frequencies
-            yield function(phases.astype(np.float64)).astype(np.float32)
+            yield function(phases.astype(np.float64)).astype(np.float32).astype(dtype)
 
-    float32 = np.dtype(np.float32)
-    return [LazyWeight(COS_CACHE, shape, float32, lambda: table(np.cos)), LazyWeight(SIN_CACHE, shape, float32, lambda: table(np.sin))]
+    return [LazyWeight(COS_CACHE, shape, dtype, lambda: table(np.cos)), LazyWeight(SIN_CACHE, shape, dtype, lambda: table(np.sin))]
 
 
 def _cast(name: str, parts: list[StoredTensor], dtype: np.dtype[Any]) -> LazyWeight:
@@ -136,9 +146,21 @@ def _cast(name: str, parts: list[StoredTensor], dtype: np.dtype[Any]) -> LazyWei
     def chunks() -> Iterator[npt.NDArray[Any]]:
         for part in parts:
             row = max(1, prod(part.shape[1:]) * part.itemsize)
-            yield from (rows.astype(dtype) for rows in part.rows(max(1, _CHUNK_BYTES // row)))
+            yield from (_rounded(part.name, rows, dtype) for rows in part.rows(max(1, CHUNK_BYTES // row)))
 
     return LazyWeight(name, shape, dtype, chunks)
+
+
+def _rounded(name: str, rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """``rows`` in ``dtype``. Raises :class:`TensorError` for numbers that are not finite, or beyond its range, which would not stay so."""
+    with np.errstate(over="ignore"):
+        cast = rows.astype(dtype)
+    if not np.isfinite(rows).all():
+        broken = rows[~np.isfinite(rows)]
+        raise TensorError(f"tensor {name} holds {float(broken[0])} ({len(broken)} such numbers), expected finite ones: the checkpoint is damaged")
+    if dtype == np.float16 and rows.dtype != dtype and (lost := np.isinf(cast) & np.isfinite(rows)).any():
+        raise TensorError(f"tensor {name} holds {float(rows[lost][0])}, expected at most 65504 in fp16: export it as bf16 (--precision bf16)")
+    return cast
 
 
 def _redundant(name: str, checkpoint: Checkpoint, config: Starcoder2Config) -> bool:
@@ -151,7 +173,7 @@ def _redundant(name: str, checkpoint: Checkpoint, config: Starcoder2Config) -> b
     shape = (config.vocab_size, config.hidden_size)
     if not (head.shape == embedding.shape == shape and head.dtype == embedding.dtype):
         return False
-    rows = max(1, _CHUNK_BYTES // (prod(head.shape[1:]) * head.itemsize))
+    rows = max(1, CHUNK_BYTES // (prod(head.shape[1:]) * head.itemsize))
     return all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in zip(head.rows(rows), embedding.rows(rows), strict=True))
 
 

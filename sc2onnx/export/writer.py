@@ -39,12 +39,18 @@ def place(weights: Iterable[LazyWeight]) -> tuple[dict[str, ir.ExternalTensor], 
     placed: dict[str, ir.ExternalTensor] = {}
     end = 0
     for weight in weights:
+        if weight.shares is not None:
+            placed[weight.name] = _external(weight, placed[weight.shares].offset or 0)
+            continue
         start = -(-end // (unit := PAGE if weight.nbytes >= PAGE else _SMALL_ALIGNMENT)) * unit
-        placed[weight.name] = ir.ExternalTensor(
-            WEIGHTS_FILE, start, weight.nbytes, ir.DataType.from_numpy(weight.dtype), shape=ir.Shape(weight.shape), name=weight.name
-        )
+        placed[weight.name] = _external(weight, start)
         end = start + weight.nbytes
     return placed, end
+
+
+def _external(weight: LazyWeight, offset: int) -> ir.ExternalTensor:
+    dtype = ir.DataType.from_numpy(weight.dtype)
+    return ir.ExternalTensor(WEIGHTS_FILE, offset, weight.nbytes, dtype, shape=ir.Shape(weight.shape), name=weight.name)
 
 
 def clean_up(out: Path) -> None:
@@ -79,12 +85,17 @@ def check_output(out: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{out} exists and is not a bundle, so it is not overwritten: choose another path, or remove it yourself")
 
 
+def space_needed(nbytes: int) -> int:
+    """Bytes that must be free for a bundle with a data file of ``nbytes``."""
+    return nbytes + _SLACK
+
+
 def check_space(out: Path, nbytes: int) -> None:
-    """Raise :class:`DiskSpaceError` unless ``nbytes`` fit beside what is there."""
-    free = shutil.disk_usage(out.parent).free
-    if free < nbytes + _SLACK:
+    """Raise :class:`DiskSpaceError` unless a bundle with a data file of ``nbytes`` fits beside what is there."""
+    free, needed = shutil.disk_usage(out.parent).free, space_needed(nbytes)
+    if free < needed:
         raise DiskSpaceError(
-            f"the bundle needs {(nbytes + _SLACK) / 1e9:.2f} GB, {free / 1e9:.2f} GB are free at {out.parent}: "
+            f"the bundle needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free at {out.parent}: "
             "free some space, choose another disk, or a smaller precision"
         )
 
@@ -154,6 +165,8 @@ def new_bundle(out: Path, overwrite: bool) -> Iterator[BundleWriter]:
 def _data(weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]) -> Iterator[Buffer]:
     end = 0
     for name, tensor in placed.items():
+        if weights[name].shares is not None:
+            continue
         start = tensor.offset or 0
         yield bytes(start - end)
         end = start

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.manifest import GRAPH_FILE, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
 
@@ -19,8 +18,14 @@ Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
 (same size, modification time and inode); ``size`` compares sizes only."""
 
-SUPPORTED: Final = ("cpu", "ring", "float32")
-"""Target, cache kind and cache type that this runtime implements."""
+SUPPORTED: Final = (
+    ("cpu", "ring", "float32"),
+    ("portable", "ring", "float32"),
+    ("cuda", "ring", "float32"),
+    ("cuda", "ring", "float16"),
+    ("cuda", "ring", "bfloat16"),
+)
+"""Target, cache kind and cache type of what this runtime implements."""
 
 _LARGE: Final = 256_000_000
 
@@ -67,10 +72,11 @@ class Bundle:
 
 def _check_supported(manifest: Manifest) -> None:
     found = (manifest.target, manifest.cache.kind, manifest.cache.dtype)
-    if found != SUPPORTED:
+    if found not in SUPPORTED:
+        known = "; ".join(", ".join(map(repr, supported)) for supported in SUPPORTED)
         raise BundleError(
-            f"the bundle is for target {found[0]!r} with a cache of kind {found[1]!r} in {found[2]!r}, this version runs "
-            f"{SUPPORTED[0]!r}, {SUPPORTED[1]!r}, {SUPPORTED[2]!r}: upgrade sc2onnx, or export the bundle with this version"
+            f"the bundle is for target {found[0]!r} with a cache of kind {found[1]!r} in {found[2]!r}, this version runs {known}: "
+            "upgrade sc2onnx, or export the bundle with this version"
         )
 
 
@@ -123,17 +129,6 @@ def _write_stamps(directory: Path, stamps: Mapping[str, object]) -> None:
         path = _stamp_file(directory)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(stamps))
-
-
-def cache_directory() -> Path:
-    """Where sc2onnx keeps what it can make again: ``SC2ONNX_CACHE``, or the user's cache directory."""
-    if chosen := os.environ.get("SC2ONNX_CACHE"):
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "sc2onnx"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "sc2onnx"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sc2onnx"
 
 
 def _stamp_file(directory: Path) -> Path:

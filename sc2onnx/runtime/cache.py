@@ -13,7 +13,7 @@ from position 15; 15 + 6 >= 20 holds. Rewinding 4 gives length 16, which reads f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,12 +26,17 @@ _GRANULE: Final = 64
 """Capacities are multiples of this, so that kernels see aligned sizes and growth is not token by token."""
 
 
+STORAGE: Final[Mapping[str, npt.DTypeLike]] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+"""Element type of a cache -> the numpy type that its bits are held in. Numpy has no bfloat16; nothing here computes with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CacheShape:
     """What decides a cache's size. ``window`` counts the current token; ``context`` is the most positions there can be.
 
     ``capacity`` is the most slots a row may take; a step past the window may have ``capacity - window + 1`` tokens, and as
-    many tokens can be rewound there. Raises :class:`RequestError` if it is below the window.
+    many tokens can be rewound there. ``dtype``: of its elements, a key of :data:`STORAGE`. Raises :class:`RequestError` if the
+    capacity is below the window.
     """
 
     layers: int
@@ -40,6 +45,7 @@ class CacheShape:
     window: int
     context: int
     capacity: int
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.capacity < min(self.window, self.context):
@@ -71,8 +77,8 @@ def first_capacity(slots: int, full: int) -> int:
 class RingCache:
     """Keys and values of some rows, and how far each row has come.
 
-    ``buffers`` is (key, value) by layer, float32 (rows, kv_heads, capacity, head_dim). They are replaced when the cache
-    grows; :attr:`generation` counts that, so that whoever bound them knows to bind again.
+    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, head_dim) in :data:`STORAGE`'s type. They are replaced when
+    the cache grows; :attr:`generation` counts that, so that whoever bound them knows to bind again.
     """
 
     def __init__(self, shape: CacheShape, rows: int, *, slots: int = 0) -> None:
@@ -189,7 +195,7 @@ class RingCache:
 
     def _empty(self, rows: int, capacity: int) -> npt.NDArray[Any]:
         # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
-        return np.zeros((rows, self.shape.kv_heads, capacity, self.shape.head_dim), dtype=np.float32)
+        return np.zeros((rows, self.shape.kv_heads, capacity, self.shape.head_dim), dtype=STORAGE[self.shape.dtype])
 
 
 def _round_up(slots: int) -> int:

@@ -31,6 +31,20 @@ def measure(weights: int, cache: int, weights_file: Path) -> MemoryFootprint:
     return MemoryFootprint(weights, cache, weights + cache, _resident_pages_of(weights_file), status.get("RssAnon"), status["VmRSS"])
 
 
+def available(system: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that a new process may take without swapping, where the operating system tells (Linux), within the limit of its container.
+
+    What a container holds of files does not count as taken: it makes room when asked. Source: cgroup v2, ``memory.max``.
+    """
+    free = _kilobytes(system).get("MemAvailable")
+    try:
+        files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["file"]
+        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + int(files)
+    except (OSError, ValueError, KeyError):  # no such container, or one without a limit ("max")
+        return free
+    return None if free is None else min(free, max(0, left))
+
+
 def _kilobytes(path: Path) -> dict[str, int]:
     """``Name:  123 kB`` lines as bytes."""
     try:

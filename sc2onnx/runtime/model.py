@@ -21,7 +21,7 @@ from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, T
 from sc2onnx.runtime.memory import MemoryFootprint, measure
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
-from sc2onnx.runtime.session import Session, check_device, default_threads
+from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads
 from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
 
 
@@ -40,18 +40,32 @@ def load(
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context.
     ``prefill_chunk``: tokens of a prompt computed at once. ``check``: how the files are checked, see
     :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DeviceError`,
-    :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible sizes.
+    :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible sizes. Warns
+    (:class:`UserWarning`) if the bundle was made for another device and is slow on this one.
     """
     check_device(device)
     for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity)):
         if value is not None:
             whole_number(name, value, 1)
     opened = Bundle.open(bundle, check)
-    facts = opened.manifest.model
+    check_runs_on_cpu(opened.manifest)
+    return open_model(opened, threads=threads, cache_capacity=cache_capacity, prefill_chunk=prefill_chunk)
+
+
+def open_model(
+    bundle: Bundle, graph: bytes | None = None, *, threads: int | None = None, cache_capacity: int | None = None, prefill_chunk: int = 256
+) -> Model:
+    """The model of an open bundle, on the CPU, with ``graph`` in the place of its own if given; the rest as in :func:`load`."""
+    facts = bundle.manifest.model
     wanted = default_capacity(facts.window, facts.context_length, prefill_chunk) if cache_capacity is None else cache_capacity
-    capacity = min(wanted, facts.context_length)
-    shape = CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, capacity)
-    return Model(opened, Session(opened.graph, facts, threads or default_threads()), shape, prefill_chunk)
+    capacity, dtype = min(wanted, facts.context_length), bundle.manifest.cache.dtype
+    shape = CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, capacity, dtype)
+    return Model(
+        bundle,
+        Session(bundle.graph, facts, threads or default_threads(), quantised=bundle.manifest.quantization is not None, instead=graph),
+        shape,
+        prefill_chunk,
+    )
 
 
 class Model:

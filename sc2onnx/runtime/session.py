@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import CancelledError, DeviceError, InferenceError, MissingDependencyError
-from sc2onnx.manifest import INPUT_IDS, LOGITS, NUM_LOGITS, PAST_LENGTHS, ModelFacts, past_name, present_name
+from sc2onnx.manifest import INPUT_IDS, LOGITS, NUM_LOGITS, PAST_LENGTHS, Manifest, ModelFacts, past_name, present_name
 
 try:
     import onnxruntime as ort
 except ImportError as error:
     raise MissingDependencyError(f'running a bundle needs onnxruntime ({error}): pip install "sc2onnx[cpu]"') from error
+
+
+_BFLOAT16: Final = 16
+"""``onnx.TensorProto.BFLOAT16``: how ONNX Runtime is told of a type that numpy has not."""
 
 
 def default_threads() -> int:
@@ -32,26 +37,48 @@ def check_device(device: str) -> None:
         raise DeviceError(f"device is {device!r}, this version runs bundles on 'cpu' only: use device=\"cpu\"")
 
 
+def check_runs_on_cpu(manifest: Manifest) -> None:
+    """Warn (:class:`UserWarning`) of a bundle that is slow here; raise :class:`DeviceError` for one without kernels here."""
+    if manifest.target != "cuda":
+        return
+    if manifest.cache.dtype == "bfloat16":
+        raise DeviceError(
+            f"the bundle is {manifest.precision} for {manifest.target}, and onnxruntime's CPU provider has no kernels for that: "
+            "export it as fp32 to run it here; `sc2onnx verify` can check its numbers"
+        )
+    warnings.warn(
+        f"the bundle is {manifest.precision} for {manifest.target}: on the CPU it is good for checking its numbers, but slow "
+        "(export it for target cpu to use it here)",
+        stacklevel=3,
+    )
+
+
 class Session:
     """A loaded graph. Several threads may run it at once, each with buffers of its own."""
 
-    def __init__(self, graph: Path, facts: ModelFacts, threads: int) -> None:
-        """``threads``: intra-op threads of one step. Raises :class:`InferenceError`."""
+    def __init__(self, graph: Path, facts: ModelFacts, threads: int, *, quantised: bool = False, instead: bytes | None = None) -> None:
+        """``threads``: intra-op threads of one step. ``quantised``: its matrices are integers. Raises :class:`InferenceError`.
+
+        ``instead``: a serialised graph to run in the place of the file, with the weights that lie beside the file.
+        """
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if quantised:  # their products want them packed; where they are written with standard operators, activations are int8 as well
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
         # Float weights run as fast from the mapped file as from a private packed copy at batch 1, load at once and stay
         # shared and reclaimable (docs/decisions/0002-weight-layout.md).
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.disable_prepacking", "0" if quantised else "1")
         try:
-            self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+            self._session = ort.InferenceSession(instead or str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
         self._facts = facts
 
     def bind(self, buffers: Sequence[npt.NDArray[Any]]) -> Step:
-        """A reusable step over these cache buffers: (key, value) by layer, read and written in place."""
+        """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
         return Step(self._session, self._facts, buffers)
 
 
@@ -72,8 +99,9 @@ class Step:
         self._held = list(buffers)  # the binding knows addresses only: the arrays must outlive it
         names = [(layer, kind) for layer in range(facts.num_layers) for kind in ("key", "value")]
         for (layer, kind), buffer in zip(names, buffers, strict=True):
-            self._binding.bind_input(past_name(layer, kind), "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
-            self._binding.bind_output(present_name(layer, kind), "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+            element = _BFLOAT16 if buffer.dtype == np.uint16 else buffer.dtype.type
+            self._binding.bind_input(past_name(layer, kind), "cpu", 0, element, buffer.shape, buffer.ctypes.data)
+            self._binding.bind_output(present_name(layer, kind), "cpu", 0, element, buffer.shape, buffer.ctypes.data)
 
     def run(self, tokens: npt.NDArray[np.int64], past: npt.NDArray[np.int64], num_logits: int) -> npt.NDArray[np.float32]:
         """tokens (batch, step) after past (batch,) cached ones -> logits float32 (batch, num_logits, vocab).

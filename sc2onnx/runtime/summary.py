@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sc2onnx.errors import RequestError
-from sc2onnx.manifest import Manifest
+from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
 from sc2onnx.runtime.cache import default_capacity, first_capacity
 
 
@@ -25,13 +25,17 @@ class MemoryNeed:
 
 def memory_need(manifest: Manifest, context: int | None = None, prefill_chunk: int = 256) -> MemoryNeed:
     """With the cache capacity that :func:`sc2onnx.load` chooses by default. Raises :class:`RequestError` beyond the model's context."""
-    facts = manifest.model
+    return memory_ahead(manifest.model, manifest.cache, manifest.weight_bytes, context, prefill_chunk)
+
+
+def memory_ahead(facts: ModelFacts, layout: CacheLayout, weight_bytes: int, context: int | None = None, prefill_chunk: int = 256) -> MemoryNeed:
+    """:func:`memory_need` of a bundle that is not there yet."""
     context = facts.context_length if context is None else context
     if not 1 <= context <= facts.context_length:
         raise RequestError(f"the context is {context}, expected 1 to {facts.context_length}, the model's own")
     slots = first_capacity(context, default_capacity(facts.window, facts.context_length, prefill_chunk))
-    cache = slots * manifest.cache.bytes_per_token(facts)
-    return MemoryNeed(context, slots, manifest.weight_bytes, cache, manifest.weight_bytes + cache)
+    cache = slots * layout.bytes_per_token(facts)
+    return MemoryNeed(context, slots, weight_bytes, cache, weight_bytes + cache)
 
 
 def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:

@@ -1,14 +1,16 @@
-"""The bundle against torch: needs the ``verify`` extra (torch and transformers) beside the runtime."""
+"""The bundle against torch: needs the ``verify`` extra (torch, transformers, onnx-ir) beside the runtime."""
 
 from __future__ import annotations
 
 from sc2onnx.errors import MissingDependencyError
 
 try:
-    from sc2onnx.verify.run import TOLERANCE, verify
+    from sc2onnx.verify.criterion import TOLERANCE
+    from sc2onnx.verify.run import verify
+    from sc2onnx.verify.source import torch_opener
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sc2onnx"):
         raise
-    raise MissingDependencyError(f'verifying needs the package {error.name}: pip install "sc2onnx[cpu,verify]"') from error
+    raise MissingDependencyError(f'comparing with torch needs the package {error.name}: pip install "sc2onnx[cpu,verify]"') from error
 
-__all__ = ["TOLERANCE", "verify"]
+__all__ = ["TOLERANCE", "torch_opener", "verify"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ import transformers
 from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
 from sc2onnx.errors import CheckpointError
+from sc2onnx.evaluate.measure import Floats
 from sc2onnx.manifest import ModelFacts
-from sc2onnx.verify.measure import Floats
 
 
 class Reference:
@@ -43,6 +45,21 @@ class Reference:
         corrected = f" ({self._corrected} rotary frequencies rounded correctly)" if self._corrected else ""
         return f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, float32{corrected}"
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, a tied one once."""
+        return sum(parameter.nbytes for parameter in self._model.parameters())
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that it gives logits for."""
+        return int(self._model.config.vocab_size)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that it was made for."""
+        return int(self._model.config.max_position_embeddings)
+
     def check_same_model(self, facts: ModelFacts) -> None:
         """Raise :class:`CheckpointError` if this cannot be what a bundle with these facts was made from."""
         config = self._model.config
@@ -67,20 +84,28 @@ class Reference:
         result = self._model(torch.from_numpy(tokens), use_cache=False).logits.numpy()
         return np.asarray(result, dtype=np.float32)
 
+    def greedy(self, prompt: npt.NDArray[np.int64], count: int) -> tuple[list[int], Floats]:
+        """``count`` most likely tokens after prompt (n,), past any end-of-text, and the logits (count, vocab) that chose them."""
+        logits = np.stack(list(islice(self._steps(prompt), count))) if count else np.empty((0, self._model.config.vocab_size), dtype=np.float32)
+        return logits.argmax(-1).tolist(), logits
+
+    def continuation(self, prompt: npt.NDArray[np.int64]) -> Iterator[int]:
+        """The most likely tokens after prompt (n,), each computed when it is asked for; it never ends."""
+        return (int(logits.argmax()) for logits in self._steps(prompt))
+
     @torch.inference_mode()
-    def greedy(self, prompt: npt.NDArray[np.int64], count: int) -> list[int]:
-        """``count`` most likely tokens after prompt (n,), past any end-of-text.
+    def _steps(self, prompt: npt.NDArray[np.int64]) -> Iterator[Floats]:
+        """Logits (vocab,) of each position of greedy decoding, from the prompt's last on.
 
         With a cache that keeps every position and leaves the window to the mask: transformers' default cache for sliding
         windows (5.23: ``keys[:, :, -sliding_window + 1 :]``) keeps everything unmasked when the window is 1.
         """
         ids, cache = torch.from_numpy(prompt)[None], DynamicCache()
-        result: list[int] = []
-        while len(result) < count:
+        while True:
             output = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            ids = output.logits[:, -1:].argmax(-1)
-            result.append(int(ids))
-        return result
+            logits = output.logits[0, -1].float()
+            ids = logits.argmax()[None, None]
+            yield logits.numpy()
 
     def __enter__(self) -> Reference:
         return self

@@ -189,7 +189,7 @@ def test_rotary_tables_are_cosines_and_sines_of_the_angles(settings: dict[str, A
     # The reference rounds theta's power, its reciprocal and the product to float32: three times half a unit in 2^23 of the angle.
     # A cosine changes by at most as much as its angle, and is then rounded once itself.
     tolerance = angles * 2 * 2.0**-23 + 2.0**-24
-    for weight, exact in zip(weights.rotary_tables(config), (np.cos(angles), np.sin(angles)), strict=True):
+    for weight, exact in zip(weights.rotary_tables(config, FLOAT32), (np.cos(angles), np.sin(angles)), strict=True):
         table = whole(weight)
         assert table.dtype == np.float32
         assert table.shape == weight.shape == (context, head_dim // 2)
@@ -197,7 +197,7 @@ def test_rotary_tables_are_cosines_and_sines_of_the_angles(settings: dict[str, A
 
 
 def test_the_first_position_is_not_turned_at_all(settings: dict[str, Any]) -> None:
-    cos, sin = map(whole, weights.rotary_tables(Starcoder2Config.from_dict(settings)))
+    cos, sin = map(whole, weights.rotary_tables(Starcoder2Config.from_dict(settings), FLOAT32))
     assert (cos[0] == 1).all()
     assert (sin[0] == 0).all()
 

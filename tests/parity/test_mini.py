@@ -12,11 +12,11 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import CheckpointError, OutputError, RequestError
+from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters, candidates
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.verify import TOLERANCE, verify
-from sc2onnx.verify.measure import Difference, compare, pool
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -96,7 +96,7 @@ def test_logits_that_are_not_numbers_fail_whatever_the_rest(copy: Path, checkpoi
 
 
 def test_pooling_keeps_what_is_not_a_number_wherever_it_stands() -> None:
-    good, bad = (Difference(1, 1, value, value, value, value, value, value) for value in (1e-7, math.nan))
+    good, bad = (Difference(1, 1, value, value, value, value, value, value, value) for value in (1e-7, math.nan))
     for parts in ([good, bad], [bad, good]):
         assert all(math.isnan(getattr(pool(parts), name)) for name in ("max_abs_diff", "max_rel_diff", "kl_divergence", "nll"))
 

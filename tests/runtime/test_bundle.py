@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 import sc2onnx
+from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError, RequestError, TokenizerError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime import bundle as bundle_module
-from sc2onnx.runtime.bundle import Bundle, cache_directory
+from sc2onnx.runtime.bundle import Bundle
 
 
 @pytest.fixture
@@ -84,8 +85,8 @@ def test_a_path_that_leaves_the_directory(copy: Path, name: str) -> None:
 
 
 def test_a_newer_manifest(copy: Path) -> None:
-    edit(copy, lambda raw: raw.update(format_version=2, something_new={}))
-    with pytest.raises(BundleVersionError, match="format_version 2, this sc2onnx reads 1 to 1: upgrade sc2onnx"):
+    edit(copy, lambda raw: raw.update(format_version=3, something_new={}))
+    with pytest.raises(BundleVersionError, match="format_version 3, this sc2onnx reads 1 to 2: upgrade sc2onnx"):
         sc2onnx.load(copy)
 
 
@@ -101,9 +102,12 @@ def test_a_newer_manifest(copy: Path) -> None:
         (lambda raw: raw["files"].pop("model.onnx.data"), "does not list model.onnx.data"),
         (lambda raw: raw.update(format_version=0), "format_version 0"),
         (lambda raw: raw["cache"].update(kind="paged"), "cache of kind 'paged'"),
-        (lambda raw: raw["cache"].update(dtype="float16"), "in 'float16', this version runs 'cpu', 'ring', 'float32'"),
+        (
+            lambda raw: raw["cache"].update(dtype="float16"),
+            "for target 'cpu' with a cache of kind 'ring' in 'float16', this version runs 'cpu', 'ring', 'float32';",
+        ),
         (lambda raw: raw["cache"].update(dtype="float8"), "cache.dtype is 'float8', expected one of float32"),
-        (lambda raw: raw.update(target="cuda"), "for target 'cuda'"),
+        (lambda raw: raw.update(target="rocm"), "for target 'rocm'"),
         (lambda raw: raw["model"].update(sliding_window=-5), "sliding_window is -5"),
         (lambda raw: raw["model"].update(sliding_window=255.5), "sliding_window is 255.5"),
         (lambda raw: raw["model"].update(sliding_window="256"), "sliding_window is '256'"),

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.layers import rotary, rotary_rows
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.manifest import past_name, present_name
@@ -30,7 +31,7 @@ class RingStep:
     """What all layers share in one step: where to write, what is visible, how far to turn."""
 
     write_slots: ir.Value  # (batch,): first slot to write
-    bias: ir.Value  # (batch, 1, 1, step, capacity): 0 where visible, -inf where not
+    bias: ir.Value  # (batch, 1, 1, step, capacity), float32: 0 where visible, -inf where not
     cos: ir.Value  # (batch, step, head_dim / 2)
     sin: ir.Value  # (batch, step, head_dim / 2)
     tokens: ir.Value  # (2,): batch, step
@@ -58,16 +59,17 @@ def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past:
     return RingStep(op.Mod(past, capacity), op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids), step, capacity)
 
 
-def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value) -> Attention:
+def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, *, activations: Activations) -> Attention:
     """Declare the cache inputs and return the attention of one layer.
 
     The query heads of one key-value head share a single matrix product, so each cached row is read once per step
-    instead of once per query head (measured: docs/decisions/0001-ring-attention.md).
+    instead of once per query head (measured: docs/decisions/0001-ring-attention.md). The softmax is in float32 whatever
+    the activations are, and queries are scaled before they meet the keys: in float16 the product itself must not overflow.
     """
     kv_heads, group, head_dim = config.num_key_value_heads, config.group_size, config.head_dim
     shape = ("batch", kv_heads, "capacity", head_dim)
     caches = [
-        tuple(op.input(past_name(layer, kind), ir.DataType.FLOAT, shape) for kind in ("key", "value")) for layer in range(config.num_hidden_layers)
+        tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind in ("key", "value")) for layer in range(config.num_hidden_layers)
     ]
     ring = ring_step(op, config, input_ids, past, caches[0][0])
     heads = config.num_attention_heads
@@ -76,7 +78,7 @@ def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, 
     scores_shape = op.Concat(op.ints(0, kv_heads, group), ring.step, op.ints(-1), axis=0)
     stacked_shape = op.Concat(op.ints(0, kv_heads, -1), ring.capacity, axis=0)
     heads_shape = op.Concat(op.ints(0, heads), ring.step, op.ints(head_dim), axis=0)
-    scale = op.scalar(head_dim**-0.5, np.float32)
+    scale = op.scalar(head_dim**-0.5, activations.numpy)
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
         packed = op.Transpose(op.Reshape(qkv, split_shape), perm=[0, 2, 1, 3])  # (batch, heads + 2 kv, step, head_dim)
@@ -86,11 +88,11 @@ def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, 
             op.TensorScatter(cache, update, ring.write_slots, axis=-2, mode="circular") for cache, update in zip(caches[layer], (k, v), strict=True)
         )  # (batch, kv, capacity, head_dim)
         for kind, present in (("key", keys), ("value", values)):
-            op.output(present, present_name(layer, kind), ir.DataType.FLOAT, shape)
+            op.output(present, present_name(layer, kind), activations.onnx, shape)
         grouped = op.Reshape(q, grouped_shape)  # (batch, kv, group * step, head_dim)
         scores = op.MatMul(op.Mul(grouped, scale), op.Transpose(keys, perm=[0, 1, 3, 2]))  # (batch, kv, group * step, capacity)
-        masked = op.Add(op.Reshape(scores, scores_shape), ring.bias)  # (batch, kv, group, step, capacity)
-        weights = op.Reshape(op.Softmax(masked, axis=-1), stacked_shape)
+        masked = op.Add(activations.widen(op, op.Reshape(scores, scores_shape)), ring.bias)  # (batch, kv, group, step, capacity)
+        weights = op.Reshape(activations.narrow(op, op.Softmax(masked, axis=-1)), stacked_shape)
         mixed = op.Reshape(op.MatMul(weights, values), heads_shape)  # (batch, heads, step, head_dim)
         return op.Reshape(op.Transpose(mixed, perm=[0, 2, 1, 3]), op.ints(-1, config.query_size))
 

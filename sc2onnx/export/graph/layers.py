@@ -5,13 +5,15 @@ Source: ``modeling_starcoder2.py`` of transformers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_ir as ir
 
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.ops import Recorder
-from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
+from sc2onnx.export.weights import COS_CACHE, EMBEDDING, HEAD, SIN_CACHE
 
 
 class Linear(Protocol):
@@ -20,6 +22,29 @@ class Linear(Protocol):
     def __call__(self, op: Recorder, x: ir.Value, name: str) -> ir.Value:
         """(tokens, in) -> (tokens, out)."""
         ...
+
+
+Lookup = Callable[[Recorder, ir.Value], ir.Value]
+"""(recorder, tokens) -> a row for each: the embedding, from ids (tokens,); the head, from activations (tokens, hidden)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Every use of a large matrix: the ``linear`` products of the layers, the ``embed``ding and the output ``head``."""
+
+    linear: Linear
+    embed: Lookup
+    head: Lookup
+
+
+def float_products(config: Starcoder2Config) -> Products:
+    """Matrices in the type of the activations. Where the head is tied, it is the embedding."""
+    head = EMBEDDING if config.tie_word_embeddings else HEAD
+    return Products(
+        linear,
+        embed=lambda op, ids: op.Gather(op.weight(EMBEDDING), ids, axis=0),
+        head=lambda op, x: op.Gemm(x, op.weight(head), transB=1),
+    )
 
 
 def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:

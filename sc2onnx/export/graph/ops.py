@@ -17,6 +17,10 @@ IR_VERSION: Final = 11
 """The IR version that came with opset 23 and 24's first releases; older runtimes refuse newer ones."""
 
 
+CONTRIB: Final = "com.microsoft"
+"""Domain of ONNX Runtime's operators that the ONNX standard does not have."""
+
+
 class Recorder:
     """Builds one graph. Attribute access gives an operator: inputs by position, ONNX attributes by keyword.
 
@@ -36,6 +40,11 @@ class Recorder:
             return self._tape.op(operator, list(inputs), attributes)
 
         return record
+
+    def contrib(self, operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """An operator of ONNX Runtime's own domain."""
+        self.graph.opset_imports[CONTRIB] = 1
+        return self._tape.op(operator, list(inputs), attributes, domain=CONTRIB)
 
     def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> Sequence[ir.Value]:
         """Parts of these sizes along an axis."""

@@ -1,0 +1,82 @@
+"""What an evaluation found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from sc2onnx.evaluate.measure import Difference
+from sc2onnx.evaluate.source import About
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One span: what stood there, what the model wrote (cut to as many lines), and how alike they are, blanks at line ends aside."""
+
+    file: str
+    kind: str
+    truth: str
+    completion: str
+    exact: bool
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class InfillScore:
+    """Over the spans: share of exact matches, and mean edit similarity (1 - Levenshtein distance / length of the longer)."""
+
+    spans: int
+    exact_match: float
+    edit_similarity: float
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One bundle. ``nll``: mean of the scored tokens, nats; ``difference``: to the reference, where there is one."""
+
+    about: About
+    nll: float
+    perplexity: float
+    bits_per_byte: float
+    difference: Difference | None
+    infill: InfillScore | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceScore:
+    """The reference itself, on the same tokens."""
+
+    about: About
+    nll: float
+    perplexity: float
+    bits_per_byte: float
+    infill: InfillScore | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything. ``files``: those scored; ``positions``: tokens scored; ``nbytes``: of text they stand for; ``length``: of a window."""
+
+    files: tuple[str, ...]
+    positions: int
+    nbytes: int
+    length: int
+    seed: int
+    scores: tuple[Score, ...]
+    reference: ReferenceScore | None
+
+    def figures(self) -> dict[str, Any]:
+        """For JSON: numbers that are not finite are None."""
+        found = _finite(asdict(self))
+        assert isinstance(found, dict)
+        return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,70 @@
+"""A report as lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Final
+
+from sc2onnx.evaluate.report import ReferenceScore, Report, Score
+
+Row = Score | ReferenceScore
+
+
+def lines(report: Report) -> list[str]:
+    """What was measured on what, then a row for each bundle and the reference; columns that nothing fills are left out."""
+    rows: list[Row] = [*report.scores, *([report.reference] if report.reference else [])]
+    columns = [[heading, *(cell(row) for row in rows)] for heading, cell in COLUMNS.items()]
+    filled = [[text or "" for text in column] for column in columns if any(column[1:])]
+    widths = [max(map(len, column)) for column in filled]
+    table = [
+        "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True)))
+        for row in zip(*filled, strict=True)
+    ]
+    return [*_about(report), "", *(line.rstrip() for line in table)]
+
+
+def measured_on(report: Report) -> str:
+    """The text and how much of it."""
+    named = report.files[0] if len(report.files) == 1 else f"{len(report.files)} files"
+    return f"{named}, {report.positions:,} positions"
+
+
+def _about(report: Report) -> list[str]:
+    told = [f"on {measured_on(report)} ({report.nbytes:,} bytes) in windows of up to {report.length:,} tokens"]
+    infilled = report.scores[0].infill
+    if infilled:
+        told.append(f"infilling {infilled.spans} spans (seed {report.seed})")
+    return told
+
+
+def _name(row: Row) -> str:
+    return f"{row.about.name} (reference)" if isinstance(row, ReferenceScore) else row.about.name
+
+
+def _difference(name: str, style: str) -> Callable[[Row], str | None]:
+    return lambda row: _shown(getattr(row.difference, name), style) if isinstance(row, Score) and row.difference else None
+
+
+def _infill(name: str, style: str) -> Callable[[Row], str | None]:
+    return lambda row: _shown(getattr(row.infill, name), style) if row.infill else None
+
+
+def _shown(value: float, style: str) -> str:
+    return format(value, style) if isfinite(value) else "not finite"
+
+
+COLUMNS: Final[Mapping[str, Callable[[Row], str | None]]] = {
+    "bundle": _name,
+    "precision": lambda row: row.about.precision,
+    "GB": lambda row: f"{row.about.weight_bytes / 1e9:.3f}",
+    "NLL": lambda row: _shown(row.nll, ".4f"),
+    "ppl": lambda row: _shown(row.perplexity, ".3f"),
+    "bits/byte": lambda row: _shown(row.bits_per_byte, ".4f"),
+    "KL": _difference("kl_divergence", ".2e"),
+    "top-1": _difference("top1_agreement", ".2%"),
+    "top-5": _difference("top5_overlap", ".2%"),
+    "FIM exact": _infill("exact_match", ".1%"),
+    "FIM edit": _infill("edit_similarity", ".3f"),
+}
+"""Heading -> what a row has there, or None. The first two are words, the others numbers."""

@@ -1,0 +1,58 @@
+"""Products with matrices in few bits: by ONNX Runtime's own operators, or by standard ones alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import onnx_ir as ir
+
+from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.graph.layers import Products
+from sc2onnx.export.graph.ops import Recorder
+from sc2onnx.export.quantize.codec import Scheme
+from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, codes_name, scales_name
+
+Schemes = Mapping[str, Scheme]
+"""Scheme by product: the name of its weight without ``.weight``."""
+
+_INT8_ACTIVATIONS: Final = 4
+"""``accuracy_level``: activations are rounded to int8 per block too, the only fast way on a CPU (findings, "ORT facts")."""
+
+
+def nbits_products(config: Starcoder2Config, schemes: Schemes) -> Products:
+    """``MatMulNBits`` with the bias inside, and ``GatherBlockQuantized`` on the same bytes where the head is tied."""
+
+    def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
+        scheme, codes = schemes[name], op.weight(codes_name(name))  # (out, blocks, bytes of a block)
+        bias = op.weight(f"{name}.bias") if op.has_weight(f"{name}.bias") else None
+        rows, blocks, _ = codes.shape.numpy() if codes.shape is not None else (0, 0, 0)
+        sizes = {"N": rows, "K": blocks * scheme.block_size, "bits": scheme.bits, "block_size": scheme.block_size}
+        return op.contrib("MatMulNBits", x, codes, op.weight(scales_name(name)), None, None, bias, accuracy_level=_INT8_ACTIVATIONS, **sizes)
+
+    def embed(op: Recorder, ids: ir.Value) -> ir.Value:
+        scheme, (codes, scales) = schemes[EMBEDDING_PRODUCT], _weights(op, EMBEDDING_PRODUCT)
+        how = {"gather_axis": 0, "quantize_axis": 1, "bits": scheme.bits, "block_size": scheme.block_size}
+        return op.contrib("GatherBlockQuantized", codes, ids, scales, **how)
+
+    return Products(linear, embed, head=lambda op, x: linear(op, x, HEAD_PRODUCT))
+
+
+def standard_products(config: Starcoder2Config, schemes: Schemes) -> Products:
+    """``DequantizeLinear`` and ``MatMul`` on matrices that lie (in, out), which ONNX Runtime fuses into ``MatMulNBits`` at load."""
+
+    def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
+        codes, scales = _weights(op, name)  # (in, out), (in / block_size, out)
+        y = op.MatMul(x, op.DequantizeLinear(codes, scales, axis=0, block_size=schemes[name].block_size))
+        return op.Add(y, op.weight(f"{name}.bias")) if op.has_weight(f"{name}.bias") else y
+
+    def embed(op: Recorder, ids: ir.Value) -> ir.Value:
+        columns = [op.Gather(part, ids, axis=1) for part in _weights(op, EMBEDDING_PRODUCT)]
+        return op.Transpose(op.DequantizeLinear(*columns, axis=0, block_size=schemes[EMBEDDING_PRODUCT].block_size), perm=[1, 0])
+
+    head = EMBEDDING_PRODUCT if config.tie_word_embeddings else HEAD_PRODUCT
+    return Products(linear, embed, head=lambda op, x: linear(op, x, head))
+
+
+def _weights(op: Recorder, name: str) -> tuple[ir.Value, ir.Value]:
+    return op.weight(codes_name(name)), op.weight(scales_name(name))

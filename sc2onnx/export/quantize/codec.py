@@ -1,0 +1,154 @@
+"""Block-wise symmetric integers: an array -> codes and scales -> packed bytes, and back. Pure numpy.
+
+A block of ``block_size`` consecutive inputs of one output shares a scale: ``weight = code * scale``, with codes in
+``-half .. half - 1``, half = ``2 ** (bits - 1)``. The range has one more negative code, so scales carry a sign: the value of
+largest magnitude becomes ``-half`` whatever its own sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import RequestError
+
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int8]
+
+BITS: Final = (4, 8)
+BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
+
+_TILE: Final = 1 << 16
+"""Elements handled at once: a tile and its temporaries stay in a core's cache."""
+
+_ZERO: Final = np.float32(1e-30)
+"""Below this a block counts as zeros: its scale would not be a normal number."""
+
+_SHRINK: Final = {4: (1.0, 0.92, 0.85, 0.78), 8: (1.0,)}
+"""Tried ranges, of the largest magnitude. Clipping a little pays at 4 bits, where the step is coarse, and not at 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """``bits`` per code, and ``block_size`` inputs to a scale of 32 bits. Raises :class:`RequestError` for other sizes."""
+
+    bits: int
+    block_size: int
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS or self.block_size not in BLOCK_SIZES:
+            expected = f"{' or '.join(map(str, BITS))} bits in blocks of {', '.join(map(str, BLOCK_SIZES))}"
+            raise RequestError(f"quantisation is {self.bits} bits in blocks of {self.block_size}, expected {expected}")
+
+    def __str__(self) -> str:
+        """As the manifest says it."""
+        return f"int{self.bits} in blocks of {self.block_size}"
+
+    @property
+    def half(self) -> int:
+        """Magnitude of the lowest code; also the zero point of the packed form, which is unsigned."""
+        return 1 << (self.bits - 1)
+
+    def check_columns(self, name: str, columns: int) -> None:
+        """Raise :class:`RequestError` unless blocks cut the inputs of a weight evenly: kernels for a last, shorter block are slow or absent."""
+        if columns % self.block_size:
+            fitting = ", ".join(str(size) for size in BLOCK_SIZES if columns % size == 0) or "none"
+            raise RequestError(
+                f"{name} has {columns} inputs, which blocks of {self.block_size} do not divide: "
+                f"choose a recipe with another block size (those that do: {fitting})"
+            )
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """Bytes of a packed (rows, columns) matrix and its scales."""
+        return rows * (columns * self.bits // 8 + columns // self.block_size * 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """``codes`` int8 (rows, columns) and ``scales`` float32 (rows, columns / block_size)."""
+
+    codes: Codes
+    scales: Floats
+    scheme: Scheme
+
+
+def quantise(weights: Floats, scheme: Scheme, importance: Floats | None = None) -> Quantised:
+    """Nearest codes under the scales that minimise the squared error of each block.
+
+    weights: (rows, columns); importance: (columns,), the weight of each column's squared error. A few ranges are tried; for the
+    codes that each gives, the best scale is ``sum(w c) / sum(c c)``, and the codes are rounded once more under it.
+    """
+    rows, columns = weights.shape
+    codes = np.empty((rows, columns), dtype=np.int8)
+    scales = np.empty((rows, columns // scheme.block_size), dtype=np.float32)
+
+    def tile(first: int, stop: int) -> None:
+        blocks = weights[first:stop].reshape(stop - first, -1, scheme.block_size)
+        found = _best_scales(blocks, scheme, None if importance is None else importance.reshape(-1, scheme.block_size))
+        codes[first:stop] = nearest(blocks, found, scheme).reshape(stop - first, columns)
+        scales[first:stop] = found[..., 0]
+
+    by_tiles(tile, rows, columns)
+    return Quantised(codes, scales, scheme)
+
+
+def dequantise(quantised: Quantised) -> Floats:
+    """The weights that the codes stand for, (rows, columns)."""
+    return np.asarray(quantised.codes * np.repeat(quantised.scales, quantised.scheme.block_size, axis=1), dtype=np.float32)
+
+
+def pack(codes: Codes, scheme: Scheme) -> npt.NDArray[np.uint8]:
+    """codes (rows, columns) -> bytes (rows, columns * bits / 8), unsigned by adding half.
+
+    Of two 4-bit codes the first is the low nibble: codes 1, -8 become 0x09. Source: ``MatMulNBits``, ONNX Runtime's contrib operators.
+    """
+    unsigned = codes.view(np.uint8) + np.uint8(scheme.half)  # wraps as it should
+    return unsigned if scheme.bits == 8 else unsigned[:, ::2] & np.uint8(15) | unsigned[:, 1::2] << np.uint8(4)
+
+
+def unpack(packed: npt.NDArray[np.uint8], scheme: Scheme) -> Codes:
+    """What :func:`pack` packed."""
+    if scheme.bits == 4:
+        packed = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(len(packed), -1)
+    return (packed - np.uint8(scheme.half)).view(np.int8)
+
+
+def by_tiles(work: Callable[[int, int], None], rows: int, columns: int) -> None:
+    """Call ``work(first, stop)`` for ranges of rows small enough for the cache, on all processors (numpy lets threads run)."""
+    height = max(1, _TILE // columns)
+    ranges: Iterator[tuple[int, int]] = ((first, min(first + height, rows)) for first in range(0, rows, height))
+    if rows <= height:
+        work(0, rows)
+        return
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda bounds: work(*bounds), ranges):
+            pass
+
+
+def nearest(weights: Floats, scales: Floats, scheme: Scheme) -> Floats:
+    """Codes, still as floats, nearest to ``weights / scales``; the two broadcast."""
+    codes = np.rint(weights / scales)
+    np.maximum(codes, np.float32(-scheme.half), out=codes)
+    return np.asarray(np.minimum(codes, np.float32(scheme.half - 1), out=codes), dtype=np.float32)
+
+
+def _best_scales(blocks: Floats, scheme: Scheme, importance: Floats | None) -> Floats:
+    """blocks (rows, n, block_size) -> scales (rows, n, 1), never 0: a block of zeros gets scale 1."""
+    peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
+    starts = np.where(np.abs(peaks) < _ZERO, np.float32(1), peaks / np.float32(-scheme.half))
+    best, gain = starts, np.full(starts.shape, -1, dtype=np.float32)
+    for shrink in _SHRINK[scheme.bits]:
+        codes = nearest(blocks, starts * np.float32(shrink), scheme)
+        weighted = codes if importance is None else codes * importance
+        along = np.einsum("rnb,rnb->rn", blocks, weighted)[..., None]
+        power = np.maximum(np.einsum("rnb,rnb->rn", codes, weighted), _ZERO)[..., None]
+        # With the best scale for these codes, along / power, the squared error is sum(w w) - along ** 2 / power.
+        better = along * along / power > gain
+        best = np.where(better & (along != 0), along / power, best)
+        gain = np.where(better, along * along / power, gain)
+    return np.asarray(best, dtype=np.float32)

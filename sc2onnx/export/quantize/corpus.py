@@ -1,0 +1,86 @@
+"""The text that calibration reads: code that the package ships, or the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from sc2onnx.errors import RequestError, TokenizerError
+from sc2onnx.manifest import TOKENIZER_FILE
+
+LENGTH: Final = 512
+"""Tokens of a window: long enough for attention to see what it will see, short enough for many different texts."""
+
+DEFAULT_TOKENS: Final = 32768
+"""Time and memory are in proportion to it; twice as many gain little (docs/decisions/0008-calibration.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationText:
+    """Windows of token ids (count, length), and what they are."""
+
+    windows: npt.NDArray[np.int64]
+    description: str
+
+    def sample(self, tokens: int) -> npt.NDArray[np.int64]:
+        """About so many tokens: windows evenly spread over the text, one at least."""
+        count = max(1, min(len(self.windows), tokens // self.windows.shape[1]))
+        return np.asarray(self.windows[np.linspace(0, len(self.windows) - 1, count).astype(int)])
+
+
+def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: int, separator: int | None) -> CalibrationText:
+    """Text as the tokenizer of the checkpoint at ``directory`` cuts it: the files joined by ``separator``, cut into windows.
+
+    ``files``: None for the package's own. Windows are taken evenly from the whole, up to ``tokens``. Raises :class:`RequestError` and
+    :class:`TokenizerError`.
+    """
+    if not (directory / TOKENIZER_FILE).is_file():
+        raise RequestError(f"the checkpoint has no {TOKENIZER_FILE}, which calibration needs to read text: add it, or pass --no-calibration")
+    tokenizer = _tokenizer(directory / TOKENIZER_FILE)
+    ids: list[int] = []
+    digest = hashlib.sha256()
+    for text in _own() if files is None else map(_text, files):
+        digest.update(text.encode())
+        ids += tokenizer.encode(text, add_special_tokens=False).ids
+        ids += [] if separator is None else [separator]
+    length = min(LENGTH, context)
+    count = len(ids) // length
+    if count == 0:
+        raise RequestError(f"the calibration text has {len(ids)} tokens, expected {length} at least, better {DEFAULT_TOKENS}: give more files")
+    windows = np.array(ids[: count * length], dtype=np.int64).reshape(count, length)
+    taken = CalibrationText(windows, "").sample(max(tokens, length))
+    origin = "code shipped with sc2onnx" if files is None else f"{len(files)} files"
+    return CalibrationText(taken, f"{taken.size} tokens of {origin} (SHA-256 {digest.hexdigest()[:16]})")
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise TokenizerError(f"{path} cannot be used ({error}): correct it, or pass --no-calibration") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _own() -> Iterator[str]:
+    folder = resources.files("sc2onnx.export.quantize") / "corpus"
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        yield entry.read_text(encoding="utf-8")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read ({error.strerror}), expected a text file to calibrate on") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it first, or leave it out") from error

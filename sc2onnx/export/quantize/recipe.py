@@ -1,0 +1,89 @@
+"""Which weight gets which scheme. A recipe is data: a preset by name, or a JSON file with the same fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from sc2onnx.errors import RequestError
+from sc2onnx.export.quantize.codec import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A scheme for the products whose name matches ``pattern``, in the manner of shell file names."""
+
+    pattern: str
+    scheme: Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Schemes by weight.
+
+    ``body``: every matrix of the layers. ``head``: the embedding and the output head, which share their bytes where tied.
+    ``overrides``: the first whose pattern matches a product's name (``model.layers.3.mlp.c_proj``) wins over ``body``.
+    ``lift``: a scheme for the products that lose most by ``body`` per byte, as measured
+    (:mod:`sc2onnx.export.quantize.sensitivity`), as long as all products take at most ``body_bits`` per weight on average,
+    scales included. ``calibrate``: round with the statistics of a text instead of each weight to its nearest.
+    """
+
+    name: str
+    body: Scheme
+    head: Scheme
+    overrides: tuple[Override, ...] = ()
+    lift: Scheme | None = None
+    body_bits: float = 0.0
+    calibrate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lift is not None and not self.body_bits > 0:
+            raise RequestError(f"recipe {self.name}: body_bits is {self.body_bits}, expected the bits per weight up to which products are lifted")
+
+    def scheme(self, product: str) -> Scheme:
+        """Of a product of the layers, by the name of its weight without ``.weight``."""
+        return next((override.scheme for override in self.overrides if fnmatchcase(product, override.pattern)), self.body)
+
+    def to_json(self) -> str:
+        """Every field, as :func:`recipe` reads it back."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+_PRESETS: Final = (
+    Recipe("int8", body=Scheme(8, 64), head=Scheme(8, 32)),
+    Recipe("int4", body=Scheme(4, 128), head=Scheme(8, 32), lift=Scheme(8, 128), body_bits=4.65, calibrate=True),
+    Recipe("int4-fast", body=Scheme(4, 128), head=Scheme(8, 128), calibrate=True),
+)
+PRESETS: Final[Mapping[str, Recipe]] = {preset.name: preset for preset in _PRESETS}
+"""``int4``: best quality for its size. ``int4-fast``: fewest bytes. What each costs in quality: docs/quality.md."""
+
+
+def recipe(name: str) -> Recipe:
+    """A preset, or the recipe in the file ``name`` if it ends in ``.json``. Raises :class:`RequestError`."""
+    if not name.endswith(".json"):
+        if name not in PRESETS:
+            raise RequestError(f"precision is {name!r}, expected one of {', '.join(PRESETS)}, or a recipe in a .json file")
+        return PRESETS[name]
+    try:
+        raw = json.loads(Path(name).read_text(encoding="utf-8"))
+        return _from_dict({"name": Path(name).stem, **raw})
+    except OSError as error:
+        raise RequestError(f"the recipe {name} cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, RequestError):
+            raise
+        example = PRESETS["int4"].to_json().replace("\n", " ")
+        raise RequestError(f"the recipe {name} is malformed ({error}), expected something like {example}") from error
+
+
+def _from_dict(raw: Mapping[str, Any]) -> Recipe:
+    fields = dict(raw)
+    for name in ("body", "head", "lift"):
+        if fields.get(name) is not None:
+            fields[name] = Scheme(**fields[name])
+    fields["overrides"] = tuple(Override(str(entry["pattern"]), Scheme(**entry["scheme"])) for entry in raw.get("overrides", ()))
+    return Recipe(**fields)

@@ -1,0 +1,191 @@
+"""Finished roundings on disk: an interrupted or repeated calibration starts where the last one ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from sc2onnx.directories import cache_directory
+from sc2onnx.errors import DiskSpaceError, OutputError
+from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, unpack
+from sc2onnx.manifest import replace_text
+
+ALGORITHM: Final = 1
+"""Raised whenever the same text gives other codes."""
+
+_KEPT: Final = 2
+"""Calibrations kept on disk; older ones go when a new one starts."""
+
+_SENSITIVITY: Final = "sensitivity.json"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A matrix as calibration left it, and the bias (out,) that belongs to it, if it has one."""
+
+    quantised: Quantised
+    bias: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One calibration's directory: a file for each product that is done."""
+
+    directory: Path
+
+    def get(self, product: str, scheme: Scheme) -> Rounded | None:
+        """What was saved, if it was."""
+        found = self._intact(product, scheme)
+        return None if found is None else Rounded(Quantised(unpack(found["codes"], scheme), found["scales"], scheme), found.get("bias"))
+
+    def has(self, product: str, scheme: Scheme) -> bool:
+        """Whether :meth:`get` would find it."""
+        return self._intact(product, scheme) is not None
+
+    def put(self, product: str, rounded: Rounded) -> None:
+        """Save, whole or not at all. Raises :class:`OutputError`."""
+        scheme = rounded.quantised.scheme
+        arrays: Arrays = {"codes": pack(rounded.quantised.codes, scheme), "scales": rounded.quantised.scales}
+        if rounded.bias is not None:
+            arrays["bias"] = rounded.bias
+        partial = self.directory / f".{product}.partial"
+        try:
+            partial.write_bytes(save(arrays, _about(arrays, scheme)))
+            os.replace(partial, self._path(product))
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise _unwritable(self.directory, error) from error
+
+    def sensitivities(self) -> dict[str, float] | None:
+        """What was measured, if it was."""
+        path = self.directory / _SENSITIVITY
+        try:
+            return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+        except (FileNotFoundError, ValueError, AttributeError):
+            return None
+
+    def put_sensitivities(self, measured: Mapping[str, float]) -> None:
+        """Save, whole or not at all."""
+        replace_text(self.directory / _SENSITIVITY, json.dumps(measured, indent=2) + "\n")
+
+    def check_space(self, nbytes: int) -> None:
+        """Raise :class:`DiskSpaceError` unless the calibration, ``nbytes`` in all, fits beside what is there of it."""
+        missing = nbytes - sum(path.stat().st_size for path in self.directory.iterdir())
+        free = shutil.disk_usage(self.directory).free
+        if free < missing:
+            raise DiskSpaceError(
+                f"calibration keeps {missing / 1e9:.2f} GB more in {self.directory.parent}, {free / 1e9:.2f} GB are free there: "
+                "free some space, or set SC2ONNX_CACHE to a directory on another disk"
+            )
+
+    def _path(self, product: str) -> Path:
+        return self.directory / f"{product}.safetensors"
+
+    def _intact(self, product: str, scheme: Scheme) -> Arrays | None:
+        """A file's arrays if they are as they were saved; a file that is damaged, or of another scheme, is removed, to be made again."""
+        path = self._path(product)
+        try:
+            with safe_open(path, framework="np") as file:
+                found: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                if file.metadata() == _about(found, scheme):
+                    return found
+        except FileNotFoundError:
+            return None
+        except SafetensorError:
+            pass
+        path.unlink(missing_ok=True)
+        return None
+
+
+@contextmanager
+def open_store(parts: Mapping[str, object]) -> Iterator[Store]:
+    """The store of what these parts determine (checkpoint, recipe, text), for this process alone; others wait.
+
+    Raises :class:`OutputError` where the cache directory cannot be written.
+    """
+    key = hashlib.sha256(json.dumps({"algorithm": ALGORITHM, **parts}, sort_keys=True).encode()).hexdigest()[:32]
+    root = cache_directory() / "calibration"
+    lock = FileLock(root / f"{key}.lock")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(root, error) from error
+    try:
+        yield Store(_made(root, key))
+    finally:
+        lock.release()
+
+
+def checkpoint_digest(files: list[Path]) -> str:
+    """SHA-256 over the names and contents of the weight files: seconds, where calibration takes an hour."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def windows_digest(windows: npt.NDArray[np.int64]) -> str:
+    """SHA-256 of token ids."""
+    return hashlib.sha256(np.ascontiguousarray(windows).tobytes()).hexdigest()
+
+
+def _made(root: Path, key: str) -> Path:
+    """A calibration's directory, and room for it among the others."""
+    directory = root / key
+    try:
+        directory.mkdir(exist_ok=True)
+        os.utime(directory)  # the latest in use
+        _forget(root, keep=_KEPT)
+    except OSError as error:
+        raise _unwritable(root, error) from error
+    return directory
+
+
+def _forget(root: Path, keep: int) -> None:
+    """Remove all but the latest calibrations, and none that another process is at work on.
+
+    Their lock files stay: a process that waits for one would hold a file that the next process does not see.
+    """
+    directories = sorted((path for path in root.iterdir() if path.is_dir()), key=_last_use, reverse=True)
+    for old in directories[keep:]:
+        with suppress(TimeoutError), FileLock(root / f"{old.name}.lock", blocking=False):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _last_use(directory: Path) -> float:
+    try:
+        return directory.stat().st_mtime
+    except FileNotFoundError:  # another process has just removed it
+        return 0.0
+
+
+def _about(arrays: Arrays, scheme: Scheme) -> dict[str, str]:
+    """What a file says of itself, by which damage is noticed."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return {"sc2onnx": f"{scheme}, SHA-256 {digest.hexdigest()}"}  # one entry, because safetensors writes several in any order
+
+
+def _unwritable(place: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"calibration cannot be kept in {place} ({error.strerror or error}): free some space, or set SC2ONNX_CACHE to a directory that can be written"
+    )

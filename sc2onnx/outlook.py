@@ -1,0 +1,210 @@
+"""Before any work: what every precision of a checkpoint takes to export and to run, and whether this machine has it.
+
+Composes the exporter's forecast with the runtime's arithmetic, as the command line does with everything else.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from sc2onnx.errors import BundleError, RequestError
+from sc2onnx.export import hub
+from sc2onnx.export.checkpoint import CONFIG_FILE, read_config
+from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.forecast import Forecast, facts, forecast, variants
+from sc2onnx.export.shapes import SHAPES
+from sc2onnx.manifest import MANIFEST_FILE, ModelFacts
+from sc2onnx.runtime.memory import available
+from sc2onnx.runtime.summary import MemoryNeed, memory_ahead
+
+CONTEXTS: Final = (1024, 4096, 16384)
+"""Tokens at which running is looked at, as far as the model's context goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Free bytes here; None where the operating system does not tell."""
+
+    memory: int | None
+    disk: int | None
+
+    @classmethod
+    def here(cls) -> Machine:
+        """What is free now, and on the disk of the current directory."""
+        try:
+            disk = shutil.disk_usage(Path.cwd()).free
+        except OSError:
+            return cls(available(), None)
+        return cls(available(), disk)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A precision for all the targets that take the same; ``running`` by context. ``machine``: whether there is room."""
+
+    forecast: Forecast
+    targets: tuple[str, ...]
+    running: tuple[MemoryNeed, ...]
+    machine: Machine
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the export takes on disk, with what calibration keeps."""
+        return self.forecast.disk + self.forecast.calibration_cache
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it can only run there: in memory that is not looked at."""
+        return self.targets == ("cuda",)
+
+    @property
+    def memory_fits(self) -> bool | None:
+        """Whether the export's peak memory is free here; None: not known."""
+        return _fits(self.forecast.memory, self.machine.memory)
+
+    @property
+    def disk_fits(self) -> bool | None:
+        """Whether the export's disk space is free here; None: not known."""
+        return _fits(self.disk, self.machine.disk)
+
+    def running_fits(self, need: MemoryNeed) -> bool | None:
+        """Whether the memory to run is free here; None: not known, or that of a GPU."""
+        return None if self.on_gpu else _fits(need.total, self.machine.memory)
+
+    def figures(self) -> dict[str, Any]:
+        """Everything in bytes, for JSON."""
+        ahead = self.forecast
+        export = {"memory": ahead.memory, "memory_fits": self.memory_fits, "bundle": ahead.disk, "calibration_cache": ahead.calibration_cache}
+        return {
+            "precision": ahead.precision,
+            "targets": list(self.targets),
+            "weights": ahead.weights,
+            "weights_exact": ahead.exact,
+            "export": {**export, "disk": self.disk, "disk_fits": self.disk_fits},
+            "running": [{**asdict(need), "fits": self.running_fits(need)} for need in self.running],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Of one checkpoint. ``refused``: precision -> why this checkpoint cannot be exported in it."""
+
+    name: str
+    model: ModelFacts
+    machine: Machine
+    rows: tuple[Row, ...]
+    refused: Mapping[str, str]
+
+    def figures(self) -> dict[str, Any]:
+        """Everything in bytes, for JSON."""
+        return {
+            "checkpoint": self.name,
+            "model": asdict(self.model),
+            "free": asdict(self.machine),
+            "precisions": [row.figures() for row in self.rows],
+            "refused": dict(self.refused),
+        }
+
+
+def outlook(checkpoint: str | None, shape: str | None = None, revision: str | None = None, context: int | None = None) -> Outlook:
+    """Of a checkpoint (directory or hub id) or of a published shape (a key of ``SHAPES``), at :data:`CONTEXTS` or at one ``context``.
+
+    Of a hub id only ``config.json`` is fetched. Raises :class:`~sc2onnx.errors.CheckpointError` and :class:`RequestError`.
+    """
+    name, config = _configuration(checkpoint, shape, revision)
+    model, machine = facts(config), Machine.here()
+    contexts = _contexts(model) if context is None else [context]
+    grouped: dict[Any, list[str]] = {}
+    refused: dict[str, str] = {}
+    for variant in variants():
+        try:
+            ahead = forecast(config, variant)
+        except RequestError as error:
+            refused[variant.name] = str(error)
+            continue
+        running = tuple(memory_ahead(model, ahead.cache, ahead.weights, tokens) for tokens in contexts)
+        grouped.setdefault((replace(ahead, target=""), running), []).append(variant.target)
+    rows = tuple(Row(ahead, tuple(targets), running, machine) for (ahead, running), targets in grouped.items())
+    return Outlook(name, model, machine, rows, refused)
+
+
+def lines(ahead: Outlook) -> list[str]:
+    """A table for a person, in GB, and what it needs to be understood."""
+    contexts = [need.context for need in ahead.rows[0].running]
+    table = [_headings(contexts), *map(_cells, ahead.rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    first = sum(widths[:3]) + 2 * 3
+    over = f"{'':<{first}}{'to export':<{sum(widths[3:5]) + 4}}memory to run, by tokens of context"
+    shown = [f"{ahead.name}: {ahead.model.parameters:,} parameters, context {ahead.model.context_length:,}, sizes in GB", "", over]
+    shown += ["  ".join(_align(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
+    shown += ["", *(f"{precision}: {reason}" for precision, reason in ahead.refused.items()), *_notes(ahead)]
+    return shown
+
+
+def _configuration(checkpoint: str | None, shape: str | None, revision: str | None) -> tuple[str, Starcoder2Config]:
+    if shape is not None:
+        return f"starcoder2-{shape}", Starcoder2Config.from_dict(SHAPES[shape])
+    if checkpoint is None:
+        raise RequestError(f"no checkpoint: give a directory, a hub id, or --shape {'|'.join(SHAPES)}")
+    if (Path(checkpoint) / MANIFEST_FILE).is_file():
+        raise BundleError(f"{checkpoint} is a bundle, exported already: leave --plan out, or give the checkpoint it came from")
+    source = hub.resolve(checkpoint, revision, [CONFIG_FILE])
+    return source.name, Starcoder2Config.from_dict(read_config(source.directory))
+
+
+def _contexts(model: ModelFacts) -> Sequence[int]:
+    return [tokens for tokens in CONTEXTS if tokens <= model.context_length] or [model.context_length]
+
+
+def _fits(amount: int, free: int | None) -> bool | None:
+    return None if free is None else amount <= free
+
+
+def _headings(contexts: Sequence[int]) -> list[str]:
+    return ["precision", "target", "weights", "memory", "disk", *(f"{tokens:,}" for tokens in contexts), "fits here"]
+
+
+def _cells(row: Row) -> list[str]:
+    ahead, bound = row.forecast, "" if row.forecast.exact else "<="
+    return [
+        ahead.precision,
+        ", ".join(row.targets),
+        f"{bound}{_gigabytes(ahead.weights)} ",
+        _gigabytes(ahead.memory) + _mark(row.memory_fits),
+        bound + _gigabytes(row.disk) + _mark(row.disk_fits),
+        *(bound + _gigabytes(need.total) + _mark(row.running_fits(need)) for need in row.running),
+        _verdict(row),
+    ]
+
+
+def _verdict(row: Row) -> str:
+    fits = [row.memory_fits, row.disk_fits, *([] if row.on_gpu else map(row.running_fits, row.running))]
+    return "no" if False in fits else "?" if None in fits else "export" if row.on_gpu else "yes"
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3f}"
+
+
+def _mark(fits: bool | None) -> str:
+    return "!" if fits is False else " "
+
+
+def _align(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 2 else cell.rjust(width)
+
+
+def _notes(ahead: Outlook) -> list[str]:
+    memory, disk = ("not known" if free is None else f"{free / 1e9:.1f} GB" for free in (ahead.machine.memory, ahead.machine.disk))
+    notes = [f"Free here: memory {memory}, disk {disk}. ! marks what is more than that."]
+    if any(not row.forecast.exact for row in ahead.rows):
+        notes.append("<= at most: the export finds out which products need more bits.")
+    if calibrated := [row.forecast.precision for row in ahead.rows if row.forecast.calibration_cache]:
+        notes.append(f"To export, {' and '.join(dict.fromkeys(calibrated))}: with calibration, and on disk what it keeps in the cache directory.")
+    if any(row.on_gpu for row in ahead.rows):
+        notes.append("For cuda, the memory to run is the GPU's, which is not looked at.")
+    return [*notes, "Disk to export is beside the checkpoint. Memory to run is that of weights and cache, beside the interpreter."]

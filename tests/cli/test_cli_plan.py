@@ -1,0 +1,189 @@
+"""``sc2onnx info --plan`` as a user runs it, and what its table says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx_ir", reason="needs the export extra")
+
+from sc2onnx import cli, options, outlook
+from sc2onnx.export import Calibration, export, hub
+from sc2onnx.export.shapes import SHAPES
+from sc2onnx.manifest import Manifest
+from sc2onnx.outlook import Machine, Outlook
+from sc2onnx.runtime.summary import memory_need
+
+
+def sc2onnx(*arguments: str | Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sc2onnx", *map(str, arguments)]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+def plan(*arguments: str | Path, directory: Path) -> dict[str, Any]:
+    done = sc2onnx("info", "--plan", "--json", *arguments, directory=directory)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, memory: int | None, disk: int | None) -> Outlook:
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(memory, disk)))
+    return outlook.outlook(None, "3b")
+
+
+def cells(ahead: Outlook, precision: str, target: str) -> list[str]:
+    """Figures and verdict of one row, as printed."""
+    start = re.compile(rf"{re.escape(precision)} +{re.escape(target)} {{2,}}")
+    (line,) = [line for line in outlook.lines(ahead) if start.match(line)]
+    return start.sub("", line).split()
+
+
+def test_a_checkpoint_takes_what_its_bundles_then_take(checkpoint: Path, tmp_path: Path) -> None:
+    found = plan(checkpoint, directory=tmp_path)
+    assert (found["checkpoint"], found["model"]["parameters"], found["refused"]) == ("starcoder2-mini", 5_392_896, {})
+    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8", "int4", "int4-fast"]
+    for row in found["precisions"]:
+        if row["weights_exact"]:
+            uncalibrated = Calibration(wanted=False)  # of the same size
+            export(checkpoint, out := tmp_path / row["precision"], precision=row["precision"], target=row["targets"][0], calibration=uncalibrated)
+            (running,) = row["running"]  # 4,096 tokens are beyond its context
+            need = memory_need(Manifest.read(out), 1024)
+            assert (running["context"], running["cache"], running["total"]) == (1024, need.cache, need.total)
+
+
+def test_only_the_configuration_is_needed(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text((checkpoint / "config.json").read_text())
+    assert plan("bare", directory=tmp_path)["precisions"] == plan(checkpoint, directory=tmp_path)["precisions"]
+
+
+def test_a_published_shape_needs_nothing_at_all(tmp_path: Path) -> None:
+    found = plan("--shape", "3b", directory=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    by_kind = {(row["precision"], *row["targets"]): row for row in found["precisions"]}
+    fp16 = by_kind["fp16", "cuda"]
+    assert [running["context"] for running in fp16["running"]] == [1024, 4096, 16384]
+    assert [running["cache"] for running in fp16["running"]] == [slots * 30 * 2 * 2 * 128 * 2 for slots in (1024, 4096, 4352)]  # the ring is full
+    assert by_kind["int8", "portable"]["export"]["memory"] > 2 * by_kind["int8", "cpu"]["export"]["memory"]
+    assert by_kind["int4", "cpu", "portable"]["export"]["disk"] == sum(
+        by_kind["int4", "cpu", "portable"]["export"][part] for part in ("bundle", "calibration_cache")
+    )
+    assert [row["context"] for row in plan("--shape", "3b", "--context", "300", directory=tmp_path)["precisions"][0]["running"]] == [300]
+
+
+def test_of_a_hub_id_only_the_configuration_is_fetched(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any, Any]] = []
+
+    def download(repo_id: str, *, revision: str | None, allow_patterns: Any) -> str:
+        asked.append((repo_id, revision, allow_patterns))
+        return str(checkpoint)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert outlook.outlook("org/name", revision="v1").name == "org/name"
+    assert asked == [("org/name", "v1", ["config.json"])]
+
+
+def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = with_free(monkeypatch, 4_000_000_000, 5_000_000_000)
+    memory = {row.forecast.precision: f"{row.forecast.memory / 1e9:.3f}" for row in ahead.rows if "cpu" in row.targets}
+    figures = ["12.130", memory["fp32"], "12.163!", "12.193!", "12.382!", "12.397!", "no"]
+    assert cells(ahead, "fp32", "cpu, portable, cuda") == figures
+    assert cells(ahead, "int8", "cpu")[-1] == "yes"
+    assert cells(ahead, "int4", "cpu, portable") == ["<=1.855", memory["int4"], "<=3.562", "<=1.918", "<=2.107", "<=2.123", "yes"]
+    assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(outlook.lines(ahead))
+    enough = ahead.rows[-1].forecast.memory
+    for free, mark, verdict in ((enough, "", "yes"), (enough - 1, "!", "no")):
+        shown = cells(with_free(monkeypatch, free, 5_000_000_000), "int4-fast", "cpu, portable")
+        assert (shown[1], shown[-1]) == (memory["int4-fast"] + mark, verdict)
+
+
+def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
+    assert cells(ahead, "bf16", "cuda")[2:] == ["6.099", "6.096", "6.191", "6.199", "export"]
+    (row,) = [row for row in ahead.figures()["precisions"] if row["precision"] == "bf16"]
+    assert {running["fits"] for running in row["running"]} == {None}
+    assert cells(with_free(monkeypatch, 4_000_000_000, 1), "bf16", "cuda")[-1] == "no"
+
+
+def test_what_is_not_known_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = with_free(monkeypatch, None, 50_000_000_000)
+    assert cells(ahead, "int8", "cpu")[2:] == ["3.274", "3.304", "3.492", "3.508", "?"]
+    assert "memory not known, disk 50.0 GB" in "\n".join(outlook.lines(ahead))
+
+
+def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_path: Path) -> None:
+    settings = json.loads((checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "hidden_size": 192}))
+    found = plan(".", directory=tmp_path)
+    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8"]
+    reason = "model.layers.0.self_attn.qkv_proj.weight has 192 inputs, which blocks of 128 do not divide"
+    assert set(found["refused"]) == {"int4", "int4-fast"}
+    assert found["refused"]["int4"].startswith(reason)
+    assert f"int4: {reason}" in sc2onnx("info", "--plan", ".", directory=tmp_path).stdout
+
+
+def test_rows_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, over, *table = outlook.lines(with_free(monkeypatch, 4_000_000_000, 5_000_000_000))[:10]
+    assert len({len(line) for line in table}) == 1
+    assert over.index("to export") > table[0].index("weights") + len("weights")
+    assert over.index("memory to run") > table[0].index("disk") + len("disk")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("CHECKPOINT",), "is a checkpoint, not a bundle: add --plan"),
+        (("--shape", "3b"), "--shape is for a checkpoint: add --plan"),
+        (("CHECKPOINT", "--revision", "main"), "--revision is for a checkpoint: add --plan"),
+        ((), "no bundle: give its directory, or --plan"),
+        (("--plan",), "no checkpoint: give a directory, a hub id, or --shape 3b|7b|15b"),
+        (("--plan", "--shape", "3b", "CHECKPOINT"), "--shape 3b is itself a checkpoint's: leave out"),
+        (("--plan", "--shape", "3b", "--revision", "main"), "leave out --revision"),
+        (("--plan", "BUNDLE"), "is a bundle, exported already: leave --plan out"),
+        (("--plan", "absent"), "no directory absent: give a checkpoint directory or a hub id"),
+        (("--plan", "."), "has no config.json"),
+        (("--plan", "org/absent"), "the hub cannot be reached nor does its local cache hold it"),
+        (("--plan", "CHECKPOINT", "--revision", "main"), "it has no revision 'main'"),
+        (("--plan", "CHECKPOINT", "--context", "4096"), "the context is 4096, expected 1 to 2048"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(checkpoint: Path, bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    named = [{"CHECKPOINT": str(checkpoint), "BUNDLE": str(bundle)}.get(argument, argument) for argument in arguments]
+    done = sc2onnx("info", *named, directory=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert message in done.stderr
+
+
+def test_the_command_line_offers_every_shape() -> None:
+    assert set(options.SHAPES) == set(SHAPES)
+
+
+def test_a_context_below_the_first_column_has_one_of_its_own(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = json.loads((checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 512}))
+    assert cli.main(["info", "--plan", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {running["context"] for row in found["precisions"] for running in row["running"]} == {512}
+
+
+def test_targets_that_take_the_same_share_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = with_free(monkeypatch, None, None)
+    assert [(row.forecast.precision, row.targets) for row in ahead.rows] == [
+        ("fp32", ("cpu", "portable", "cuda")),
+        ("fp16", ("cuda",)),
+        ("bf16", ("cuda",)),
+        ("int8", ("cpu",)),
+        ("int8", ("portable",)),
+        ("int4", ("cpu", "portable")),
+        ("int4-fast", ("cpu", "portable")),
+    ]
+    assert replace(ahead.rows[3].forecast, memory=0) == replace(ahead.rows[4].forecast, memory=0)

@@ -1,0 +1,152 @@
+"""Which products are sensitive, measured against whole models rounded one product at a time, and which of them are lifted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import sc2onnx
+from sc2onnx.evaluate.measure import compare
+from sc2onnx.export import export
+from sc2onnx.export.progress import Silent
+from sc2onnx.export.quantize.codec import Scheme, dequantise, quantise
+from sc2onnx.export.quantize.recipe import Override, Recipe
+from sc2onnx.export.quantize.sensitivity import lift_room, lifted, measure
+from sc2onnx.export.weights import LazyWeight
+from tests.export.quantize.conftest import Case
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+PARTS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+def round_product(tensors: Tensors, product: str) -> None:
+    """In a checkpoint, where queries, keys and values are apart."""
+    names = [product.replace("qkv", part) for part in "qkv"] if "qkv" in product else [product]
+    parts = [tensors[f"{name}.weight"] for name in names]
+    rounded = dequantise(quantise(np.concatenate(parts), Scheme(4, 16)))
+    for name, part in zip(names, np.split(rounded, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
+        tensors[f"{name}.weight"] = np.ascontiguousarray(part)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False, "use_bias": False, "hidden_act": "gelu"}], ids=str)
+def test_each_products_divergence_is_that_of_a_model_in_which_it_alone_is_rounded(
+    changes: Mapping[str, Any], make_case: Callable[..., Case], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The models are exported and run by ONNX Runtime, each window from the start."""
+    case = make_case(changes)
+    settings = {"hidden_size": 32, "intermediate_size": 64, "sliding_window": 7, **changes}
+
+    def logits(checkpoint: Path) -> npt.NDArray[np.float32]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the tokenizer
+            export(checkpoint, checkpoint.parent / f"{checkpoint.name}-bundle")
+        model = sc2onnx.load(checkpoint.parent / f"{checkpoint.name}-bundle")
+        found = [model._decoder().append(window[None]) for window in case.windows]
+        return np.concatenate([rows[0] for rows in found if rows is not None])
+
+    reference = logits(case.checkpoint)
+    expected = {}
+    for layer in range(2):
+        for part in PARTS:
+            product = f"model.layers.{layer}.{part}"
+
+            def edit(tensors: Tensors, product: str = product) -> None:
+                round_product(tensors, product)
+
+            rounded = make_checkpoint(settings, edit=edit, name=product)
+            expected[product] = compare(logits(rounded), reference, np.zeros(0, dtype=np.int64)).kl_divergence
+    found = measure(case.config, case.floats, case.schemes, case.windows, Silent())
+    assert list(found) == list(expected)
+    assert min(expected.values()) > 1e-4
+    for product, divergence in expected.items():
+        assert found[product] == pytest.approx(divergence, rel=0.01), product
+
+
+def never() -> Iterator[npt.NDArray[Any]]:
+    pytest.fail("lifting needs shapes only")
+
+
+def weights(shapes: Mapping[str, tuple[int, int]]) -> dict[str, LazyWeight]:
+    return {f"{name}.weight": LazyWeight(f"{name}.weight", shape, np.dtype(np.float32), never) for name, shape in shapes.items()}
+
+
+SHAPES = {"a": (64, 256), "b": (256, 256), "c": (128, 256), "d": (64, 512), "e": (32, 128)}
+BODY, LIFT = Scheme(4, 128), Scheme(8, 128)
+UNIFORM = dict.fromkeys(SHAPES, BODY)
+
+
+def recipe(body_bits: float, lift: Scheme = LIFT) -> Recipe:
+    return Recipe("test", body=BODY, head=LIFT, lift=lift, body_bits=body_bits)
+
+
+def bits(chosen: Mapping[str, Scheme]) -> float:
+    """Per weight, scales included."""
+    nbytes = sum(chosen[name].nbytes(*shape) for name, shape in SHAPES.items())
+    return 8 * nbytes / sum(rows * columns for rows, columns in SHAPES.values())
+
+
+@pytest.mark.parametrize("body_bits", [4.0, 4.25, 4.3, 4.65, 5.5, 6.5, 8.24, 8.25, 32.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_lifts_keep_to_the_budget_and_use_it(body_bits: float, seed: int) -> None:
+    sensitivities = dict(zip(SHAPES, np.random.default_rng(seed).random(len(SHAPES)).tolist(), strict=True))
+    chosen = lifted(recipe(body_bits), UNIFORM, weights(SHAPES), sensitivities)
+    assert bits(chosen) <= max(body_bits, bits(UNIFORM))
+    left = [name for name in SHAPES if chosen[name] == BODY]
+    for name in left:  # nothing that is left out would fit
+        assert bits({**chosen, name: LIFT}) > body_bits
+    assert (left == []) == (body_bits >= 8.25)
+
+
+def test_the_most_sensitive_per_byte_come_first() -> None:
+    """Of equal costs the best choice there is; of unequal ones, a small product before one four times as large and twice as sensitive."""
+    shapes = dict.fromkeys("abcdef", (64, 256))
+    sensitivities = {"a": 0.1, "b": 0.6, "c": 0.2, "d": 0.5, "e": 0.3, "f": 0.4}
+    schemes = dict.fromkeys(shapes, BODY)
+    chosen = lifted(recipe(4.25 + 4 * 2.5 / 6), schemes, weights(shapes), sensitivities)
+    found = tuple(name for name in shapes if chosen[name] == LIFT)
+    assert found == max(combinations(shapes, 2), key=lambda names: sum(sensitivities[name] for name in names))
+    chosen = lifted(recipe(5.5), UNIFORM, weights(SHAPES), {"a": 1.0, "b": 2.0, "c": 0.0, "d": 0.0, "e": 0.0})
+    assert chosen["a"] == LIFT
+    assert chosen["b"] == BODY
+
+
+def test_precision_is_never_lowered() -> None:
+    """Not that of an override that is finer than the lift, nor of one that is the lift; one between is lifted."""
+    overrides = {"a": Scheme(8, 32), "b": LIFT, "c": Scheme(4, 16)}
+    chosen = lifted(recipe(32.0), UNIFORM | overrides, weights(SHAPES), dict.fromkeys(SHAPES, 1.0))
+    assert chosen == {"a": Scheme(8, 32), "b": LIFT, "c": LIFT, "d": LIFT, "e": LIFT}
+
+
+def test_other_schemes_stay() -> None:
+    """The embedding's, which is not measured."""
+    schemes = UNIFORM | {"model.embed_tokens": Scheme(8, 32)}
+    chosen = lifted(recipe(4.3), schemes, weights(SHAPES), dict.fromkeys(SHAPES, 1.0))
+    assert chosen["model.embed_tokens"] == Scheme(8, 32)
+    assert set(chosen) == set(schemes)
+
+
+def test_the_room_for_lifts() -> None:
+    total = sum(rows * columns for rows, columns in SHAPES.values())
+    assert lift_room(recipe(4.75), UNIFORM, SHAPES) == pytest.approx(total / 16)
+    assert lift_room(recipe(4.0), UNIFORM, SHAPES) < 0
+
+
+def test_an_override_is_part_of_what_is_measured(make_case: Callable[..., Case]) -> None:
+    """A product that is finer by itself loses less."""
+    case = make_case()
+    name = "model.layers.0.mlp.c_fc"
+    finer = Recipe("finer", body=Scheme(4, 16), head=Scheme(8, 16), overrides=(Override(name, Scheme(8, 16)),))
+    schemes = {product: finer.scheme(product) if "layers" in product else scheme for product, scheme in case.schemes.items()}
+    before, after = (measure(case.config, case.floats, chosen, case.windows, Silent()) for chosen in (case.schemes, schemes))
+    assert after[name] < before[name] / 50
+    assert {product: value for product, value in after.items() if product != name} == {
+        product: value for product, value in before.items() if product != name
+    }

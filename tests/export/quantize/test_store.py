@@ -1,0 +1,222 @@
+"""Finished roundings on disk: whole or not there, one process at a time, no more than a few calibrations."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sc2onnx.directories import cache_directory
+from sc2onnx.errors import DiskSpaceError, OutputError
+from sc2onnx.export.quantize import store as room
+from sc2onnx.export.quantize.codec import Scheme, quantise
+from sc2onnx.export.quantize.store import Rounded, Store, checkpoint_digest, open_store, windows_digest
+
+NAME = "model.layers.0.mlp.c_fc"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    (tmp_path / "store").mkdir()
+    return Store(tmp_path / "store")
+
+
+def some(scheme: Scheme, bias: bool = True) -> Rounded:
+    numbers = np.random.default_rng(0).standard_normal((24, 256)).astype(np.float32)
+    return Rounded(quantise(numbers, scheme), numbers[:, 0].copy() if bias else None)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scheme", [Scheme(4, 32), Scheme(8, 128)], ids=str)
+def test_what_is_put_is_got(store: Store, scheme: Scheme, bias: bool) -> None:
+    expected = some(scheme, bias)
+    assert store.get(NAME, scheme) is None
+    assert not store.has(NAME, scheme)
+    store.put(NAME, expected)
+    found = store.get(NAME, scheme)
+    assert store.has(NAME, scheme)
+    assert found is not None
+    np.testing.assert_array_equal(found.quantised.codes, expected.quantised.codes)
+    np.testing.assert_array_equal(found.quantised.scales, expected.quantised.scales)
+    assert found.quantised.scheme == scheme
+    assert (found.bias is None) == (not bias)
+    assert found.bias is None or np.array_equal(found.bias, expected.bias)  # type: ignore[arg-type]
+    assert [path.name for path in store.directory.iterdir()] == [f"{NAME}.safetensors"]
+
+
+@pytest.mark.parametrize("other", [Scheme(8, 128), Scheme(4, 64), Scheme(4, 256)], ids=str)
+def test_a_rounding_of_another_scheme_is_not_taken(store: Store, other: Scheme) -> None:
+    """Such as from before a product was lifted."""
+    store.put(NAME, some(Scheme(4, 128)))
+    assert store.get(NAME, other) is None
+    assert list(store.directory.iterdir()) == []
+
+
+def test_a_partial_file_is_no_rounding(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.put(NAME, some(Scheme(4, 32)))
+    assert len(list(store.directory.iterdir())) == 1
+    assert not store.has(NAME, Scheme(4, 32))
+    store.put(NAME, some(Scheme(4, 32)))
+    assert [path.name for path in store.directory.iterdir()] == [f"{NAME}.safetensors"]
+
+
+def test_a_full_disk_is_said_to_be_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"cannot be kept in .*store \(No space left on device\): free some space, or set SC2ONNX_CACHE"):
+        store.put(NAME, some(Scheme(4, 32)))
+    assert list(store.directory.iterdir()) == []
+
+
+def test_sensitivities(store: Store) -> None:
+    assert store.sensitivities() is None
+    store.put_sensitivities({"a": 0.1, "b": 2})
+    assert store.sensitivities() == {"a": 0.1, "b": 2.0}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "much"}', '{"a": '])
+def test_damaged_sensitivities_are_measured_again(store: Store, text: str) -> None:
+    (store.directory / "sensitivity.json").write_text(text)
+    assert store.sensitivities() is None
+
+
+def test_the_parts_decide_which_store_it_is() -> None:
+    variants = [{"text": "a", "recipe": "r"}, {"text": "b", "recipe": "r"}, {"text": "a", "recipe": "s"}, {"text": "a", "recipe": "r", "more": 1}]
+    places = []
+    for parts in variants:
+        with open_store(parts) as store:
+            places.append(store.directory)
+    assert len(set(places)) == 4
+    with open_store({"recipe": "r", "text": "a"}) as store:
+        assert store.directory == places[0]
+    assert places[0].parent == cache_directory() / "calibration"
+
+
+def test_only_the_latest_are_kept() -> None:
+    for number in range(6):
+        with open_store({"number": number}) as store:
+            (store.directory / "mark").write_text(str(number))
+            os.utime(store.directory, (1000 + number, 1000 + number))
+    with open_store({"number": 4}) as store:  # used again, so that it outlives the next
+        assert (store.directory / "mark").read_text() == "4"
+    with open_store({"number": 9}):
+        pass
+    marks = {path.read_text() for path in (cache_directory() / "calibration").glob("*/mark")}
+    assert marks == {"4"}
+    assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == room._KEPT
+
+
+def hold(parts: str) -> subprocess.Popen[str]:
+    """Another process with a store open until it is told to leave; it leaves a mark."""
+    script = f"""
+import sys
+from sc2onnx.export.quantize.store import open_store
+with open_store({parts}) as store:
+    print("open", flush=True)
+    sys.stdin.readline()
+    (store.directory / "mark").write_text("theirs")
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+def test_a_store_is_open_in_one_process_at_a_time() -> None:
+    seen = []
+
+    def enter() -> None:
+        with open_store({"number": 0}) as store:
+            seen.append((store.directory / "mark").is_file())
+
+    with hold("{'number': 0}") as process:
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join(timeout=0.3)
+        assert seen == []
+        process.communicate("leave\n", timeout=30)
+    thread.join(timeout=30)
+    assert seen == [True]
+
+
+def test_a_store_that_is_open_elsewhere_is_not_forgotten() -> None:
+    with hold("{'number': 0}") as process:
+        for number in range(1, 5):
+            with open_store({"number": number}) as store:
+                (store.directory / "mark").write_text("ours")
+        process.communicate("leave\n", timeout=30)
+    marks = [path.read_text() for path in (cache_directory() / "calibration").glob("*/mark")]
+    assert sorted(marks) == ["ours", "ours", "theirs"]
+
+
+@pytest.mark.parametrize("where", ["cache", "root"])
+def test_a_cache_that_cannot_be_written(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file stands in its place: permissions do not stop everybody."""
+    monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "cache"))
+    if where == "root":
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "calibration").write_text("")
+    else:
+        (tmp_path / "cache").write_text("")
+    with pytest.raises(OutputError, match=r"calibration cannot be kept in .*calibration \(.*\): .* set SC2ONNX_CACHE"), open_store({}):
+        pytest.fail("opened")
+
+
+def test_an_error_inside_is_not_taken_for_one_of_the_store() -> None:
+    with pytest.raises(FileNotFoundError, match="of the user"), open_store({}):
+        raise FileNotFoundError("of the user")
+    with open_store({}):  # the lock is free again
+        pass
+
+
+def test_space_is_asked_for_what_is_missing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store.directory / "done").write_bytes(bytes(600_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=400_000))
+    store.check_space(1_000_000)
+    with pytest.raises(DiskSpaceError, match=r"keeps 0\.00 GB more in .* set SC2ONNX_CACHE to a directory on another disk"):
+        store.check_space(1_000_001)
+
+
+def test_digests(tmp_path: Path) -> None:
+    def digest(**files: str) -> str:
+        paths = []
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+            paths.append(tmp_path / name)
+        return checkpoint_digest(paths)
+
+    assert digest(a="1", b="2") == digest(a="1", b="2")
+    assert len({digest(a="1", b="2"), digest(a="1", b="3"), digest(a="1", c="2"), digest(a="1"), digest(a="2", b="1")}) == 5
+    assert windows_digest(np.arange(6).reshape(2, 3)) == windows_digest(np.asfortranarray(np.arange(6).reshape(2, 3)))
+    assert windows_digest(np.arange(6)) != windows_digest(np.arange(1, 7))
+
+
+@pytest.fixture(scope="session")
+def cache_of_the_session() -> Path:
+    """What fixtures see that are made once for all tests."""
+    return cache_directory()
+
+
+def test_neither_tests_nor_their_fixtures_use_the_users_cache(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, cache_of_the_session: Path
+) -> None:
+    assert cache_directory() == tmp_path / "sc2onnx-cache"
+    assert cache_of_the_session.is_relative_to(tmp_path_factory.getbasetemp())
+    assert not cache_of_the_session.is_relative_to(tmp_path)

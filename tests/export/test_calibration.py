@@ -1,0 +1,351 @@
+"""Calibrated bundles from end to end: nearer to the original, told of in the manifest, resumed, and refused before any work is lost."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sc2onnx import cli
+from sc2onnx.directories import cache_directory
+from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, TensorError
+from sc2onnx.evaluate import Settings, evaluate
+from sc2onnx.export import Calibration, export, plan
+from sc2onnx.export.progress import Silent
+from sc2onnx.export.quantize import calibrate
+from sc2onnx.export.quantize.corpus import DEFAULT_TOKENS, LENGTH
+from sc2onnx.manifest import Manifest, Quantization
+
+TOKENS = 4096
+CALIBRATED = Calibration(tokens=TOKENS)
+NEAREST = Calibration(False)
+QUICK = Calibration(tokens=LENGTH)
+HELD_BACK = (textwrap.__file__, heapq.__file__)
+
+Contents = Callable[[Path], dict[str, bytes | None]]
+
+
+class Interrupted(Silent):
+    """Once so many products are rounded."""
+
+    def __init__(self, products: int) -> None:
+        self.left, self.rounding = products, False
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self.rounding = text.startswith("rounding")
+
+    def advance(self, nbytes: int) -> None:
+        self.left -= self.rounding
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def bundles(checkpoint: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of the mini model, by name. Not to be written to."""
+    directory = tmp_path_factory.mktemp("calibrated")
+    for precision in ("int4", "int4-fast"):
+        for how, calibration in (("calibrated", CALIBRATED), ("nearest", NEAREST)):
+            export(checkpoint, directory / f"{precision} {how}", precision=precision, calibration=calibration)
+    return {path.name: path for path in directory.iterdir()}
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Products that are rounded from now on."""
+    names = list[str]()
+    original = calibrate._Work._round
+
+    def count(self: Any, name: str, inputs: Any) -> Any:
+        if not self.store.has(name, self.schemes[name]):
+            names.append(name)
+        return original(self, name, inputs)
+
+    monkeypatch.setattr(calibrate._Work, "_round", count)
+    return names
+
+
+def quantization(bundle: Path) -> Quantization:
+    found = Manifest.read(bundle).quantization
+    assert found is not None
+    return found
+
+
+def test_calibrated_bundles_are_nearer_to_the_original(bundles: dict[str, Path], bundle: Path) -> None:
+    """On text that the shipped corpus does not have. Lifting what is sensitive helps by itself, and with calibration more."""
+    names = ["int4 calibrated", "int4-fast calibrated", "int4 nearest", "int4-fast nearest"]
+    settings = Settings(length=512, max_tokens=2048)
+    first, *rest = (bundles[name] for name in names)
+    scores = evaluate(first, HELD_BACK, also=rest, against=bundle, settings=settings).scores
+    found = {}
+    for name, score in zip(names, scores, strict=True):
+        assert score.difference is not None
+        found[name] = score.difference.kl_divergence
+    assert 0 < found["int4-fast calibrated"] < 0.7 * found["int4-fast nearest"]
+    assert 0 < found["int4 calibrated"] < 0.7 * found["int4 nearest"]
+    assert found["int4 calibrated"] < found["int4-fast calibrated"]
+
+
+def test_the_manifest_says_what_was_done(bundles: dict[str, Path]) -> None:
+    fast, nearest, lifted = (quantization(bundles[name]) for name in ("int4-fast calibrated", "int4-fast nearest", "int4 calibrated"))
+    assert (fast.rounding, nearest.rounding, lifted.rounding) == ("calibrated", "nearest", "calibrated")
+    assert fast.calibration is not None
+    assert fast.calibration.startswith(f"{TOKENS} tokens of code shipped with sc2onnx (SHA-256 ")
+    assert nearest.calibration is None
+    assert fast.body_bits == nearest.body_bits == 4.25
+    assert set(fast.schemes.values()) == {"int4 in blocks of 128", "int8 in blocks of 128"}
+    layers = [scheme for name, scheme in lifted.schemes.items() if name.startswith("model.layers.")]
+    assert len(layers) == 24
+    assert 0 < layers.count("int8 in blocks of 128") < 6
+    assert 4.25 < lifted.body_bits <= 4.65
+    assert set(quantization(bundles["int4 nearest"]).schemes.values()) == {"int4 in blocks of 128", "int8 in blocks of 32"}
+
+
+def test_the_portable_form_holds_the_same_numbers(checkpoint: Path, tmp_path: Path, contents: Contents, counted: list[str]) -> None:
+    """And takes them from the store, in whatever layout they are written."""
+    export(checkpoint, tmp_path / "cpu", precision="int4-fast", calibration=QUICK)
+    assert len(counted) == 24
+    export(checkpoint, tmp_path / "portable", precision="int4-fast", target="portable", calibration=QUICK)
+    assert len(counted) == 24
+    settings = Settings(length=64, max_tokens=128)
+    report = evaluate(tmp_path / "portable", HELD_BACK[:1], against=tmp_path / "cpu", settings=settings)
+    assert report.scores[0].difference is not None
+    assert report.scores[0].difference.kl_divergence < 1e-3
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_calibration_leaves_the_output_alone_and_is_resumed(
+    checkpoint: Path, bundle: Path, place: Path, contents: Contents, counted: list[str], overwrite: bool
+) -> None:
+    if overwrite:
+        shutil.copytree(bundle, place / "bundle")
+    before = contents(place)
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=overwrite, progress=Interrupted(10))
+    assert contents(place) == before
+    assert len(counted) == 10
+    export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=overwrite)
+    assert len(counted) == 24
+    assert [path.name for path in place.iterdir()] == ["bundle"]
+    shutil.rmtree(cache_directory())
+    export(checkpoint, place / "at once", precision="int4-fast", calibration=QUICK)
+    assert len(counted) == 48
+    for file in ("model.onnx", "model.onnx.data"):
+        assert (place / "bundle" / file).read_bytes() == (place / "at once" / file).read_bytes()
+
+
+def test_sensitivities_are_measured_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]) -> None:
+    export(checkpoint, tmp_path / "first", precision="int4", calibration=QUICK)
+    monkeypatch.setattr(plan.sensitivity, "measure", lambda *_: pytest.fail("measured again"))
+    export(checkpoint, tmp_path / "second", precision="int4", calibration=QUICK)
+    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (tmp_path / "second" / "model.onnx.data").read_bytes()
+    assert len(counted) == 24
+
+
+def test_another_text_recipe_or_checkpoint_is_calibrated_anew(checkpoint: Path, tmp_path: Path, counted: list[str]) -> None:
+    def run(name: str, source: Path = checkpoint, precision: str = "int4-fast", **calibration: Any) -> bytes:
+        counted.clear()
+        export(source, tmp_path / name, precision=precision, calibration=Calibration(**{"tokens": LENGTH, **calibration}))
+        return (tmp_path / name / "model.onnx.data").read_bytes()
+
+    first = run("first")
+    assert len(counted) == 24
+    assert run("text", files=(Path(HELD_BACK[0]),)) != first
+    assert len(counted) == 24
+    assert quantization(tmp_path / "text").calibration != quantization(tmp_path / "first").calibration
+    recipe = tmp_path / "other.json"
+    scheme = {"bits": 4, "block_size": 64}
+    recipe.write_text(json.dumps({"body": scheme, "head": {"bits": 8, "block_size": 128}, "calibrate": True}))
+    assert run("recipe", precision=str(recipe)) != first
+    assert len(counted) == 24
+    from safetensors.torch import load_file, save_file
+
+    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    weights = load_file(changed / "model.safetensors")
+    weights["model.layers.0.input_layernorm.bias"][0] += 0.5
+    save_file(weights, changed / "model.safetensors")
+    assert run("weights", source=changed) != first
+    assert len(counted) == 24
+
+
+def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
+    checkpoint: Path, place: Path, contents: Contents, during: Callable[[Callable[[], object]], Silent]
+) -> None:
+    """The store is emptied while the weights are written."""
+    export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
+    before = contents(place)
+
+    class Losing(Silent):
+        def stage(self, text: str, total: int = 0) -> None:
+            if text.startswith("writing"):
+                for path in (cache_directory() / "calibration").glob("*/model.layers.3.*"):
+                    path.unlink()
+
+    with pytest.raises(OutputError, match=r"lost model\.layers\.3\.self_attn\.qkv_proj meanwhile: export again"):
+        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=True, progress=Losing())
+    assert contents(place) == before
+
+
+def not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes long fails."""
+    for module, name in ((plan.calibrate, "calibrate"), (plan.sensitivity, "measure")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("calibrated first"))
+
+
+@pytest.mark.parametrize("precision", ["int4", "int4-fast"])
+def test_an_export_that_cannot_fit_is_refused_before_calibrating(
+    checkpoint: Path, bundles: dict[str, Path], place: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it may need with lifts: a byte less than the bundle will have is too little."""
+    size = (bundles[f"{precision} calibrated"] / "model.onnx.data").stat().st_size
+    free = {"nbytes": 0}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free["nbytes"] if Path(path) == place else 1 << 40))
+    with monkeypatch.context() as patch:
+        not_yet(patch)
+        free["nbytes"] = size - 100_000 + (32 << 20)
+        with pytest.raises(DiskSpaceError, match="the bundle needs"):
+            export(checkpoint, place / "bundle", precision=precision, calibration=QUICK)
+    assert list(place.iterdir()) == []
+    assert not cache_directory().exists()
+    free["nbytes"] = int(size * 1.05) + (32 << 20)
+    export(checkpoint, place / "bundle", precision=precision, calibration=QUICK)
+
+
+def test_a_calibration_that_cannot_be_kept_is_refused_before_it_starts(checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40 if Path(path) == place else 1 << 20))
+    not_yet(monkeypatch)
+    with pytest.raises(DiskSpaceError, match=r"calibration keeps 0\.00 GB more .* set SC2ONNX_CACHE"):
+        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
+    assert list(place.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_calibrating(
+    checkpoint: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "taken"))
+    not_yet(monkeypatch)
+    with pytest.raises(OutputError, match="set SC2ONNX_CACHE to a directory that can be written"):
+        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
+    export(checkpoint, place / "bundle", precision="int4-fast", calibration=NEAREST)
+
+
+def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 inputs, and a checkpoint of 160."""
+    not_yet(monkeypatch)
+    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    from sc2onnx.export.config import Starcoder2Config
+    from sc2onnx.export.quantize.codec import Scheme
+    from sc2onnx.export.quantize.recipe import Recipe
+    from sc2onnx.export.quantize.weights import schemes
+    from sc2onnx.export.weights import LazyWeight
+
+    config = Starcoder2Config.from_dict(json.loads((changed / "config.json").read_text()))
+    name = "model.layers.0.mlp.c_fc.weight"
+    weights = {name: LazyWeight(name, (64, 160), np.dtype(np.float32), lambda: iter(()))}
+    recipe = Recipe("test", body=Scheme(4, 32), head=Scheme(8, 32), lift=Scheme(8, 128), body_bits=6.0)
+    with pytest.raises(RequestError, match=r"c_fc\.weight, which may be lifted, has 160 inputs, which blocks of 128 do not divide"):
+        schemes(config, weights, recipe)
+
+
+@pytest.mark.parametrize(
+    ("precision", "calibration", "message"),
+    [
+        ("fp32", Calibration(True), "asked for where nothing is rounded to integers"),
+        ("fp32", Calibration(files=(Path("a.py"),)), "asked for where nothing is rounded to integers"),
+        ("fp32", Calibration(tokens=1024), "asked for where nothing is rounded to integers"),
+        ("int8", Calibration(tokens=1024), "on 1024 tokens where nothing is calibrated, expected --calibration FILE as well"),
+    ],
+)
+def test_calibration_in_vain_is_refused_before_anything_is_read(precision: str, calibration: Calibration, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=message):
+        export(tmp_path / "absent", tmp_path / "out", precision=precision, calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"wanted": False, "files": (Path("a.py"),)}, "switched off and given a text"),
+        ({"wanted": False, "tokens": 1024}, "switched off and given a text or a number of tokens"),
+        ({"files": ()}, "on no files, expected one at least"),
+        ({"tokens": LENGTH - 1}, f"on {LENGTH - 1} tokens, expected {LENGTH} at least"),
+    ],
+)
+def test_wishes_that_contradict_each_other(arguments: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Calibration(**arguments)
+
+
+def test_whether_calibration_applies() -> None:
+    from sc2onnx.export.quantize.recipe import PRESETS
+
+    file = (Path("a.py"),)
+    assert [Calibration().applies(PRESETS[name]) for name in ("int8", "int4", "int4-fast")] == [False, True, True]
+    assert not Calibration(False).applies(PRESETS["int4"])
+    assert not Calibration(False).applies(None)
+    assert not Calibration().applies(None)
+    assert Calibration(True).applies(PRESETS["int8"])
+    assert Calibration(files=file).applies(PRESETS["int8"])
+    assert Calibration(tokens=DEFAULT_TOKENS // 2).applies(PRESETS["int4"])
+
+
+def command(*arguments: object) -> int:
+    return cli.main(["export", *map(str, arguments)])
+
+
+def test_the_options_of_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fast = ("--precision", "int4-fast")
+    assert command(checkpoint, tmp_path / "off", *fast, "--no-calibration") == 0
+    assert quantization(tmp_path / "off").rounding == "nearest"
+    assert "rounding layer by layer" not in capsys.readouterr().err
+    assert command(checkpoint, tmp_path / "files", *fast, "--calibration", *HELD_BACK, "--calibration-tokens", 1500) == 0
+    found = quantization(tmp_path / "files")
+    assert found.rounding == "calibrated"
+    assert found.calibration is not None
+    assert found.calibration.startswith(f"{2 * LENGTH} tokens of 2 files (SHA-256 ")
+    assert "calibrating on 1024 tokens of 2 files" in capsys.readouterr().err
+    assert command(checkpoint, tmp_path / "tokens", *fast, "--calibration-tokens", LENGTH) == 0
+    assert f"{LENGTH} tokens of code shipped with sc2onnx" in str(quantization(tmp_path / "tokens").calibration)
+    assert command(checkpoint, tmp_path / "int8", "--precision", "int8", "--calibration", HELD_BACK[0], "--calibration-tokens", LENGTH) == 0
+    assert quantization(tmp_path / "int8").rounding == "calibrated"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "int4", "--no-calibration", "--calibration", "a.py"), "switched off and given a text"),
+        (("--precision", "int4", "--no-calibration", "--calibration-tokens", "1024"), "switched off and given a text or a number"),
+        (("--precision", "int4", "--calibration-tokens", "12"), "on 12 tokens, expected 512 at least"),
+        (("--calibration", "a.py"), "nothing is rounded to integers"),
+        (("--precision", "int8", "--calibration-tokens", "1024"), "nothing is calibrated"),
+        (("--precision", "int4", "--calibration", "absent.py"), "absent.py cannot be read"),
+    ],
+)
+def test_options_that_are_refused(
+    checkpoint: Path, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(checkpoint, tmp_path / "out", *options) == 2
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert message in complaint
+    assert complaint.startswith("sc2onnx export: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_whose_activations_overflow_is_refused(checkpoint: Path, tmp_path: Path, contents: Contents) -> None:
+    from safetensors.torch import load_file, save_file
+
+    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    weights = load_file(changed / "model.safetensors")
+    weights["model.layers.2.mlp.c_fc.weight"].fill_(3e38)
+    save_file(weights, changed / "model.safetensors")
+    with np.errstate(all="ignore"), pytest.raises(TensorError, match=r"model\.layers\.2\.mlp\.c_proj cannot be calibrated"):
+        export(changed, tmp_path / "out", precision="int4-fast", calibration=QUICK)
+    assert not (tmp_path / "out").exists()
