@@ -18,9 +18,9 @@ from sc2onnx import cli
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, TensorError
 from sc2onnx.evaluate import Settings, evaluate
-from sc2onnx.export import Calibration, export, plan
+from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
-from sc2onnx.export.quantize import calibrate
+from sc2onnx.export.quantize import calibrate, sensitivity
 from sc2onnx.export.quantize.corpus import DEFAULT_TOKENS, LENGTH
 from sc2onnx.manifest import Manifest, Quantization
 
@@ -144,7 +144,7 @@ def test_an_interrupted_calibration_leaves_the_output_alone_and_is_resumed(
 
 def test_sensitivities_are_measured_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]) -> None:
     export(checkpoint, tmp_path / "first", precision="int4", calibration=QUICK)
-    monkeypatch.setattr(plan.sensitivity, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(sensitivity, "measure", lambda *_: pytest.fail("measured again"))
     export(checkpoint, tmp_path / "second", precision="int4", calibration=QUICK)
     assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (tmp_path / "second" / "model.onnx.data").read_bytes()
     assert len(counted) == 24
@@ -196,7 +196,7 @@ def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
 
 def not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever takes long fails."""
-    for module, name in ((plan.calibrate, "calibrate"), (plan.sensitivity, "measure")):
+    for module, name in ((calibrate, "calibrate"), (sensitivity, "measure")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("calibrated first"))
 
 

@@ -15,6 +15,7 @@ from sc2onnx.export.quantize import calibrate as room
 from sc2onnx.export.quantize.calibrate import affine, calibrate, embed
 from sc2onnx.export.quantize.codec import Floats, Scheme, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
+from sc2onnx.export.quantize.rounding import round_jointly
 from sc2onnx.export.quantize.store import Store
 from sc2onnx.export.weights import EMBEDDING
 from tests.export.quantize.conftest import Case
@@ -63,7 +64,7 @@ def run(tmp_path: Path) -> Callable[..., Store]:
 def rounded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of the matrices that are rounded from now on."""
     shapes = list[tuple[int, ...]]()
-    original = room.round_jointly
+    original = round_jointly
 
     def counted(weight: Floats, *arguments: Any) -> Any:
         shapes.append(weight.shape)
@@ -140,8 +141,8 @@ def test_a_bias_makes_up_for_what_rounding_does_to_the_mean(make_case: MakeCase)
     case = make_case()
     product = affine(case.floats, PRODUCTS[2])
     random = np.random.default_rng(3)
-    original = random.standard_normal((500, 32)).astype(np.float32) + 2
-    ours = original + 0.2 * random.standard_normal((500, 32)).astype(np.float32) + 0.5
+    original = random.standard_normal((500, 32)).astype(np.float32) + np.float32(2)
+    ours = original + 0.2 * random.standard_normal((500, 32)).astype(np.float32) + np.float32(0.5)
     done = room._rounded(product, Scheme(4, 16), [(original[:200], ours[:200]), (original[200:], ours[200:])])
     found = Affine(dequantise(done.quantised), done.bias)(ours).mean(axis=0)
     np.testing.assert_allclose(found, product(original).mean(axis=0), atol=1e-4)

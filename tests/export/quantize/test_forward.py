@@ -45,7 +45,7 @@ def test_every_layer(name: str, tmp_path: Path) -> None:
     checkpoint = make(Shape(name, {"intermediate_size": 128, "attn_implementation": "eager", **CHOSEN[name]}), tmp_path / "checkpoint")
     case = open_case(checkpoint)
     config = case.config
-    reference = transformers.Starcoder2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    reference = transformers.Starcoder2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, LENGTH))
     with torch.no_grad():
         states = [state.numpy() for state in reference(torch.from_numpy(tokens), output_hidden_states=True).hidden_states]

@@ -26,7 +26,7 @@ def numbers(*shape: int, seed: int = 0) -> Floats:
 def related(tokens: int, columns: int, seed: int = 0) -> Floats:
     """Inputs (tokens, columns) of which a few directions say most, with means that are not 0."""
     few = numbers(tokens, max(1, columns // 4), seed=seed) @ numbers(max(1, columns // 4), columns, seed=seed + 1)
-    return few + 0.3 * numbers(tokens, columns, seed=seed + 2) + 0.5 * numbers(columns, seed=seed + 3)
+    return np.asarray(few + 0.3 * numbers(tokens, columns, seed=seed + 2) + 0.5 * numbers(columns, seed=seed + 3), dtype=np.float32)
 
 
 def moments(weight: Floats, original: Floats, ours: Floats | None = None, centred: bool = True) -> Moments:
@@ -40,7 +40,7 @@ def damped(ours: Floats, centred: bool) -> Doubles:
     if centred:
         x = x - x.mean(axis=0)
     covariance = x.T @ x / len(x)
-    return covariance + DAMPING * np.diag(covariance).mean() * np.eye(len(covariance))
+    return np.asarray(covariance + DAMPING * np.diag(covariance).mean() * np.eye(len(covariance)))
 
 
 def lost(errors: npt.NDArray[Any], covariance: npt.NDArray[Any]) -> float:
@@ -98,7 +98,7 @@ def test_rounding_in_turn_is_that_of_the_textbook(scheme: Scheme, columns: int) 
     weight = numbers(20, columns)
     scales = quantise(weight, scheme).scales.astype(np.float64)
     state = rounding._State(weight.T.astype(np.float64), scales.T.copy(), scheme)  # type: ignore[arg-type]
-    rounding._round_in_turn(state, np.linalg.cholesky(covariance))  # type: ignore[arg-type]
+    rounding._round_in_turn(state, np.linalg.cholesky(covariance))
     np.testing.assert_array_equal(state.codes.T, in_turn(weight.astype(np.float64), scales, covariance, scheme))
 
 

@@ -98,7 +98,12 @@ def test_damaged_sensitivities_are_measured_again(store: Store, text: str) -> No
 
 
 def test_the_parts_decide_which_store_it_is() -> None:
-    variants = [{"text": "a", "recipe": "r"}, {"text": "b", "recipe": "r"}, {"text": "a", "recipe": "s"}, {"text": "a", "recipe": "r", "more": 1}]
+    variants: list[dict[str, object]] = [
+        {"text": "a", "recipe": "r"},
+        {"text": "b", "recipe": "r"},
+        {"text": "a", "recipe": "s"},
+        {"text": "a", "recipe": "r", "more": 1},
+    ]
     places = []
     for parts in variants:
         with open_store(parts) as store:
