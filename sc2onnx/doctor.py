@@ -12,7 +12,7 @@ from sc2onnx.errors import Sc2onnxError
 
 EXTRAS = {
     "export": ("onnx", "onnx_ir", "safetensors", "scipy", "ml_dtypes", "huggingface_hub", "filelock", "tqdm"),
-    "verify": ("torch", "transformers", "ml_dtypes"),
+    "verify": ("torch", "transformers", "ml_dtypes", "onnx_ir"),
     "evaluate": ("rapidfuzz", "matplotlib"),
 }
 """What each extra of ``pyproject.toml`` installs."""

@@ -22,7 +22,7 @@ from sc2onnx.export.quantize import calibrate, corpus, sensitivity
 from sc2onnx.export.quantize.codec import Quantised, Scheme
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.store import Rounded, Store, checkpoint_digest, open_store, windows_digest
-from sc2onnx.export.quantize.weights import Layout, nearest, quantised_weights, schemes
+from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, total_bytes
 from sc2onnx.manifest import Quantization
 
@@ -179,7 +179,7 @@ def _lift_room(floats: Weights, chosen: Mapping[str, Scheme], recipe: Recipe) ->
 
 def _calibrated(product: str) -> bool:
     """The layers' products are; embedding and head are rounded to the nearest."""
-    return product.startswith("model.layers.")
+    return product.startswith(LAYERS)
 
 
 def _body(floats: Weights, chosen: Mapping[str, Scheme]) -> dict[str, Scheme]:

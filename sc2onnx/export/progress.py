@@ -66,6 +66,7 @@ class Bar:
             self._bar = None
 
 
-def for_stream(stream: TextIO = sys.stderr) -> Progress:
-    """A bar where a person watches, lines elsewhere."""
+def for_stream(stream: TextIO | None = None) -> Progress:
+    """A bar where a person watches, lines elsewhere; on standard error by default."""
+    stream = stream or sys.stderr
     return Bar(stream) if stream.isatty() else Lines(stream)

@@ -130,7 +130,7 @@ def test_saved_rotary_buffers_are_ignored(make_checkpoint: Make) -> None:
 
 @pytest.mark.parametrize("chunk_bytes", [16 << 20, 64])
 def test_a_tied_head_that_repeats_the_embedding_is_accepted(make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
-    monkeypatch.setattr(weights, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(weights, "CHUNK_BYTES", chunk_bytes)
     checkpoint, config = opened(make_checkpoint(edit=lambda tensors: tensors.update({HEAD: tensors[EMBEDDING].copy()})))
     weights.check_complete(checkpoint, config)
     assert HEAD not in weights.graph_weights(checkpoint, config, FLOAT32)
@@ -143,7 +143,7 @@ def test_a_tied_head_that_differs_is_refused(make_checkpoint: Make, monkeypatch:
         tensors[HEAD] = tensors[EMBEDDING].copy()
         tensors[HEAD].flat[place] += 1
 
-    monkeypatch.setattr(weights, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(weights, "CHUNK_BYTES", chunk_bytes)
     with pytest.raises(TensorError, match=r"the checkpoint has tensor lm_head\.weight, which config\.json leaves no place for"):
         weights.check_complete(*opened(make_checkpoint(edit=differing)))
 
@@ -160,7 +160,7 @@ def test_every_weight_is_the_direct_cast_of_its_tensors(
     dtype: Any,
     chunk_bytes: int,
 ) -> None:
-    monkeypatch.setattr(weights, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(weights, "CHUNK_BYTES", chunk_bytes)
     checkpoint, config = opened(make_checkpoint(changes, dtype=dtype))
     expected = {name: array.astype(dtype).astype(np.float32) for name, array in random_tensors({**settings, **changes}).items()}
     for layer in range(config.num_hidden_layers):
@@ -176,7 +176,7 @@ def test_every_weight_is_the_direct_cast_of_its_tensors(
 
 
 def test_no_chunk_is_larger_than_it_may_be(make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_CHUNK_BYTES", 160)  # a row of the widest matrix, (16, 40) in float32
+    monkeypatch.setattr(weights, "CHUNK_BYTES", 160)  # a row of the widest matrix, (16, 40) in float32
     made = weights.graph_weights(*opened(make_checkpoint()), FLOAT32)
     stored = [name for name in made if not name.startswith("rotary.")]
     assert max(chunk.nbytes for name in stored for chunk in made[name].chunks()) == 160

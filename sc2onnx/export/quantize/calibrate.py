@@ -19,6 +19,7 @@ from sc2onnx.export.quantize.codec import Floats, Scheme, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.rounding import Moments, round_jointly
 from sc2onnx.export.quantize.store import Rounded, Store
+from sc2onnx.export.quantize.weights import LAYERS
 from sc2onnx.export.weights import EMBEDDING, LazyWeight
 
 _BATCH_TOKENS = 2048
@@ -35,7 +36,7 @@ def calibrate(config: Starcoder2Config, weights: Weights, schemes: Mapping[str, 
 
     What is there already is taken as it is; if all of it is, nothing is computed.
     """
-    products = [name for name in schemes if name.startswith("model.layers.")]
+    products = [name for name in schemes if name.startswith(LAYERS)]
     if all(store.has(name, schemes[name]) for name in products):
         return
     streams = _Streams(*embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")]))

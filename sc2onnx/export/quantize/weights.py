@@ -22,6 +22,7 @@ Rounding = Callable[[LazyWeight, Scheme], Iterable[Quantised]]
 """A float weight -> its rows in order, rounded."""
 
 EMBEDDING_PRODUCT: Final = EMBEDDING.removesuffix(".weight")
+LAYERS: Final = "model.layers."
 HEAD_PRODUCT: Final = HEAD.removesuffix(".weight")
 
 
@@ -45,12 +46,13 @@ def schemes(config: Starcoder2Config, weights: Mapping[str, LazyWeight], recipe:
         product = name.removesuffix(".weight")
         if name in (EMBEDDING, HEAD):
             found[product] = recipe.head
-        elif name.startswith("model.layers.") and name.endswith(".weight") and len(weight.shape) == 2:
+        elif name.startswith(LAYERS) and name.endswith(".weight") and len(weight.shape) == 2:
             found[product] = recipe.scheme(product)
-            if recipe.lift is not None:
-                recipe.lift.check_columns(f"{name}, which may be lifted,", weight.shape[1])
     for product, scheme in found.items():
-        scheme.check_columns(f"{product}.weight", weights[f"{product}.weight"].shape[1])
+        columns = weights[f"{product}.weight"].shape[1]
+        scheme.check_columns(f"{product}.weight", columns)
+        if recipe.lift is not None and product.startswith(LAYERS):
+            recipe.lift.check_columns(f"{product}.weight, which may be lifted,", columns)
     return found | ({HEAD_PRODUCT: recipe.head} if config.tie_word_embeddings else {})
 
 
