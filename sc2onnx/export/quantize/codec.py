@@ -150,10 +150,10 @@ def _best_scales(blocks: Floats, scheme: Scheme, importance: Floats | None) -> F
     """
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
     starts = np.where(np.abs(peaks) < _ZERO, np.float32(1), peaks / np.float32(-scheme.half))
-    relative = blocks / starts
+    relative = np.asarray(blocks / starts, dtype=np.float32)
     best, gain = np.ones_like(starts), np.full_like(starts, -1)
     for shrink in _SHRINK[scheme.bits]:
-        codes = nearest(relative, np.float32(shrink), scheme)
+        codes = nearest(relative, np.asarray(shrink, dtype=np.float32), scheme)
         weighted = codes if importance is None else codes * importance
         along = np.einsum("rnb,rnb->rn", relative, weighted)[..., None]
         power = np.maximum(np.einsum("rnb,rnb->rn", codes, weighted), _ZERO)[..., None]

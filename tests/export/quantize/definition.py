@@ -68,7 +68,8 @@ def _matrix(node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorPr
     size, factors = says["block_size"], np.frombuffer(_bytes(scales, bundle), dtype="<f4").reshape(scales.dims)
     assert scales.data_type == onnx.TensorProto.FLOAT
     if node.op_type == "DequantizeLinear":
-        bits = {onnx.TensorProto.INT4: 4, onnx.TensorProto.INT8: 8}[codes.data_type]
+        bits = 4 if codes.data_type == onnx.TensorProto.INT4 else 8
+        assert codes.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.INT8)
         assert says["axis"] == 0
         transposed = numbers(_bytes(codes, bundle), bits, signed=True).reshape(codes.dims)  # (in, out)
         return Matrix(meaning(transposed.T, factors.T, size), bits, size)
@@ -85,7 +86,7 @@ def _matrix(node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorPr
 
 
 def _bytes(tensor: onnx.TensorProto, bundle: Path) -> bytes:
-    where = {entry.key: entry.value for entry in tensor.external_data}
+    where: Mapping[str, str] = {entry.key: entry.value for entry in tensor.external_data}
     assert where["location"] == "model.onnx.data"
     with (bundle / where["location"]).open("rb") as file:
         file.seek(int(where["offset"]))

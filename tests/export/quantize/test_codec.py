@@ -55,8 +55,10 @@ def some(scheme: Scheme) -> tuple[Quantised, Floats]:
 @every_scheme
 def test_what_codes_and_scales_mean(scheme: Scheme) -> None:
     found, expected = some(scheme)
-    assert (found.codes.shape, found.codes.dtype) == ((ROWS, COLUMNS), np.int8)
-    assert (found.scales.shape, found.scales.dtype) == ((ROWS, COLUMNS // scheme.block_size), np.float32)
+    assert found.codes.dtype == np.int8
+    assert found.codes.shape == (ROWS, COLUMNS)
+    assert found.scales.dtype == np.float32
+    assert found.scales.shape == (ROWS, COLUMNS // scheme.block_size)
     assert found.codes.min() == -(2 ** (scheme.bits - 1))
     assert found.codes.max() <= 2 ** (scheme.bits - 1) - 1
     assert (found.scales < 0).any()
@@ -104,7 +106,7 @@ def run(node: Any, initializers: list[Any], inputs: Inputs) -> Floats:
 @every_scheme
 def test_what_they_mean_to_gather_block_quantized(scheme: Scheme) -> None:
     found, expected = some(scheme)
-    how = {"gather_axis": 0, "quantize_axis": 1, "bits": scheme.bits, "block_size": scheme.block_size}
+    how: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "bits": scheme.bits, "block_size": scheme.block_size}
     node = helper.make_node("GatherBlockQuantized", ["codes", "ids", "scales"], ["y"], domain=CONTRIB, **how)
     stored = [numpy_helper.from_array(pack(found.codes, scheme), "codes"), numpy_helper.from_array(found.scales, "scales")]
     ids = np.random.default_rng(0).integers(0, ROWS, 50)
@@ -131,7 +133,7 @@ def test_what_they_mean_to_matmul_nbits(scheme: Scheme, accuracy_level: int, tol
     hold. More than one row goes another way (panels of dequantised weights) than one (dot products).
     """
     found, expected = some(scheme)
-    sizes = {"N": ROWS, "K": COLUMNS, "bits": scheme.bits, "block_size": scheme.block_size, "accuracy_level": accuracy_level}
+    sizes: dict[str, Any] = {"N": ROWS, "K": COLUMNS, "bits": scheme.bits, "block_size": scheme.block_size, "accuracy_level": accuracy_level}
     node = helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain=CONTRIB, **sizes)
     codes = pack(found.codes, scheme).reshape(ROWS, COLUMNS // scheme.block_size, -1)
     stored = [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(found.scales, "scales")]
