@@ -166,7 +166,7 @@ def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, reci
     layout: Layout = "columns" if variant.target == "portable" else "rows"
     floats = {name: rounding.bias(weight) for name, weight in floats.items()}
     weights = quantised_weights(floats, rounding.schemes, layout, rounding)
-    products = (standard_products if layout == "columns" else nbits_products)(config, rounding.schemes)
+    products = (standard_products if layout == "columns" else nbits_products)(rounding.schemes)
     named = {name: str(scheme) for name, scheme in rounding.schemes.items()}
     body = _body(floats, rounding.schemes)
     bits = 8 * sum(scheme.nbytes(*floats[f"{name}.weight"].shape) for name, scheme in body.items()) / _parameters(floats, body)

@@ -94,7 +94,7 @@ def expected(case: Case, layout: Layout) -> dict[str, tuple[tuple[int, ...], np.
             found |= pair(product, MATRICES[part], 4)
         else:
             found[name] = (weight.shape, FLOAT32)
-    if layout == "rows" and case.config.tie_word_embeddings:
+    if case.config.tie_word_embeddings:
         found |= pair(HEAD, (32, 32), 8)
     return found
 
@@ -114,11 +114,10 @@ def test_names_shapes_types_and_sizes(make_case: MakeCase, changes: Mapping[str,
             assert weight is case.floats[name]
     assert total_bytes(weights.values()) == sum(len(written(weight)) for weight in weights.values())
     products = [name.removesuffix(".weight.codes") for name in weights if name.endswith(".codes")]
-    assert set(products) == set(case.schemes) - ({HEAD} if layout == "columns" and case.config.tie_word_embeddings else set())
+    assert set(products) == set(case.schemes)
     for name, scheme in case.schemes.items():
-        if name in products:
-            shape = case.floats[f"{name if f'{name}.weight' in case.floats else EMBEDDING}.weight"].shape
-            assert scheme.nbytes(*shape) == sum(weights[f"{name}.weight.{kind}"].nbytes for kind in ("codes", "scales"))
+        shape = case.floats[f"{name if f'{name}.weight' in case.floats else EMBEDDING}.weight"].shape
+        assert scheme.nbytes(*shape) == sum(weights[f"{name}.weight.{kind}"].nbytes for kind in ("codes", "scales"))
 
 
 @both_layouts
@@ -143,8 +142,9 @@ def test_the_bytes_stand_for_the_rounded_weights(make_case: MakeCase, changes: M
         assert 0 < error < np.abs(whole(weight)).max() / (4 if scheme.bits == 4 else 100)
 
 
-def test_a_tied_head_is_another_view_of_the_embeddings_bytes(make_case: MakeCase) -> None:
-    weights = made(make_case(), "rows")
+@both_layouts
+def test_a_tied_head_is_another_view_of_the_embeddings_bytes(make_case: MakeCase, layout: Layout) -> None:
+    weights = made(make_case(), layout)
     for kind in ("codes", "scales"):
         head, embedding = weights[f"{HEAD}.weight.{kind}"], weights[f"{EMBEDDING}.weight.{kind}"]
         assert head.shares == embedding.name
