@@ -30,7 +30,7 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 |---|---|
 | parameters | {facts.parameters:,} |
 | precision | {manifest.precision}, for {manifest.target} |
-| weights | {manifest.weight_bytes / 1e9:.3f} GB |
+{_quantization(manifest)}| weights | {manifest.weight_bytes / 1e9:.3f} GB |
 | layers, heads, key-value heads, head size | {facts.num_layers}, {facts.num_heads}, {facts.num_kv_heads}, {facts.head_dim} |
 | context | {facts.context_length:,} tokens |
 | sliding window | {window} |
@@ -64,6 +64,10 @@ def _front_matter(origin: Provenance) -> str:
     if origin.revision is not None:
         lines.append(f"base_model: {origin.source}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _quantization(manifest: Manifest) -> str:
+    return "" if manifest.quantization is None else f"| quantised | {manifest.quantization} |\n"
 
 
 def _source(origin: Provenance) -> str:

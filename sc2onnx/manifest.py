@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -138,6 +139,13 @@ class Quantization:
     body_bits: float
     rounding: str
     calibration: str | None
+
+    def __str__(self) -> str:
+        """Which schemes for how many matrices, what that comes to, and how it was rounded."""
+        counts = Counter(self.schemes.values()).most_common()
+        matrices = ", ".join(f"{scheme} ({count} matrices)" for scheme, count in counts)
+        rounded = f"calibrated on {self.calibration}" if self.calibration else f"rounded to the {self.rounding}"
+        return f"{matrices}; {self.body_bits:.2f} bits a weight in the layers; {rounded}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
         "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
         "licence": origin.license or "not stated by the source",
         "precision": f"{manifest.precision}, for {manifest.target} (ONNX opset {manifest.opset}, {origin.exporter})",
+        **({"quantised": str(manifest.quantization)} if manifest.quantization else {}),
         "parameters": f"{facts.parameters:,}",
         "layers": f"{facts.num_layers} of {facts.hidden_size} channels, {heads}",
         "context": f"{facts.context_length:,} tokens, sliding window {window}",

@@ -57,7 +57,8 @@ def verify(
     """Compare a bundle with torch in float32, teacher-forced on real code, and write the summary into the bundle.
 
     What passes depends on the precision (:mod:`sc2onnx.verify.criterion`); half precisions are computed as
-    :mod:`sc2onnx.verify.emulate` says.
+    :mod:`sc2onnx.verify.emulate` says. Where weights are integers, torch computes with what these stand for: whether the bundle
+    does what it should is asked here, what rounding cost in quality is a question for :mod:`sc2onnx.evaluate`.
     ``max_length`` takes the place of longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell``
     is told of each case as it ends. Peak memory is the larger of the two models, one after the other, and one set of logits.
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError`
@@ -68,7 +69,7 @@ def verify(
     model = open_bundle(directory)
     if not os.access(directory, os.W_OK):
         raise OutputError(f"{directory} cannot be written, and the outcome is recorded there: copy the bundle to a place of your own")
-    facts, origin = model.manifest.model, model.manifest.provenance
+    facts, origin, quantised = model.manifest.model, model.manifest.provenance, model.manifest.quantization is not None
     limit = None if max_length is None else whole_number("max_length", max_length, 1)
     chosen = lengths(facts.sliding_window, facts.context_length, limit)
     greedy_tokens = min(greedy_tokens, facts.context_length - 1)
@@ -78,6 +79,8 @@ def verify(
 
     with Reference(checkpoint, origin.revision if str(checkpoint) == origin.source else None) as torch_model:
         torch_model.check_same_model(facts)
+        if quantised:
+            torch_model.take_weights(directory)
         reference = torch_model.logits(tokens.tokens[None, : max(chosen)])[0]
         expected, chosen_by = torch_model.greedy(prompt, greedy_tokens)
         described = torch_model.description
@@ -89,7 +92,7 @@ def verify(
         tell(results[-1])
     parting = part(_greedy(model, prompt, len(expected)), expected, chosen_by)
     total = pool([result.difference for result in results])
-    rule = criterion(model.manifest.precision, facts.num_layers)
+    rule = criterion(model.manifest.precision, facts.num_layers, quantised)
     summary = Verification(
         passed=rule.passes(total, parting),
         reference=described,

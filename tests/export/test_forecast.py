@@ -79,8 +79,8 @@ def test_a_lift_counts_as_bits_of_the_layers_and_of_nothing_else(checkpoint: Pat
     values = 6 * 256 * (2 * 256 + 2 * 128 + 2 * 1024)
     body = {name: forecast(read(checkpoint), Variant(name)) for name in ("int8", "int4")}
     others = body["int8"].weights - values * (8 + 32 / 64) / 8  # the head of both recipes is the same
-    assert body["int4"].weights == others + int(values * 4.65 / 8)
-    assert body["int4"].calibration_cache == int(values * 4.65 / 8)
+    assert body["int4"].weights == others + int(values * 4.63 / 8)
+    assert body["int4"].calibration_cache == int(values * 4.63 / 8)
     assert (body["int8"].calibration_cache, body["int8"].exact, body["int4"].exact) == (0, True, False)
 
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +18,13 @@ import transformers
 import sc2onnx
 from sc2onnx.evaluate.measure import Difference, Floats, Parting, compare, part
 from sc2onnx.export import export
-from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.graph import attention
-from sc2onnx.export.graph.layers import rotary
-from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.manifest import Manifest
 from sc2onnx.verify import TOLERANCE, verify
 from sc2onnx.verify.criterion import Criterion, criterion, half_tolerance
 from sc2onnx.verify.emulate import emulated
 from sc2onnx.verify.reference import Reference
 from sc2onnx.verify.run import open_bundle
+from tests.parity.mistakes import MISTAKES
 from tests.parity.shapes import SHAPES, Shape, make
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -101,38 +97,6 @@ def appended(sequence: sc2onnx.TokenSequence, tokens: npt.NDArray[np.int64]) -> 
     logits = sequence.append(tokens)
     assert logits is not None
     return logits
-
-
-def slot_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = attention.ring_step
-
-    def wrong(op: Recorder, *arguments: Any) -> attention.RingStep:
-        step = real(op, *arguments)
-        return dataclasses.replace(step, write_slots=op.Mod(op.Add(step.write_slots, op.ints(1)), step.capacity))
-
-    monkeypatch.setattr(attention, "ring_step", wrong)
-
-
-def window_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = attention.ring_step
-
-    def wrong(op: Recorder, config: Starcoder2Config, *arguments: Any) -> attention.RingStep:
-        assert config.sliding_window is not None
-        return real(op, dataclasses.replace(config, sliding_window=config.sliding_window + 1), *arguments)
-
-    monkeypatch.setattr(attention, "ring_step", wrong)
-
-
-def softmax_scaled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Recorder.scalar
-    monkeypatch.setattr(Recorder, "scalar", lambda self, value, dtype: real(self, value**2 if value == 16**-0.5 else value, dtype))
-
-
-def heads_turned_the_wrong_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sc2onnx.export.graph.attention.rotary", lambda op, heads, cos, sin: rotary(op, heads, cos, op.Neg(sin)))
-
-
-MISTAKES = (slot_off_by_one, window_off_by_one, softmax_scaled_twice, heads_turned_the_wrong_way)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)

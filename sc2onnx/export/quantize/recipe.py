@@ -59,7 +59,7 @@ class Recipe:
 
 _PRESETS: Final = (
     Recipe("int8", body=Scheme(8, 64), head=Scheme(8, 32)),
-    Recipe("int4", body=Scheme(4, 128), head=Scheme(8, 32), lift=Scheme(8, 128), body_bits=4.65, calibrate=True),
+    Recipe("int4", body=Scheme(4, 128), head=Scheme(8, 32), lift=Scheme(8, 128), body_bits=4.63, calibrate=True),
     Recipe("int4-fast", body=Scheme(4, 128), head=Scheme(8, 128), calibrate=True),
 )
 PRESETS: Final[Mapping[str, Recipe]] = {preset.name: preset for preset in _PRESETS}
