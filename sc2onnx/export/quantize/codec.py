@@ -29,6 +29,9 @@ _TILE: Final = 1 << 16
 _ZERO: Final = np.float32(1e-30)
 """Below this a block counts as zeros: its scale would not be a normal number."""
 
+ZERO_SCALE: Final = np.float32(2.0**-98)
+"""Of a block of zeros. Not 1: kernels subtract the zero point after multiplying, which leaves rounding errors in proportion to the scale."""
+
 _SHRINK: Final = {4: (1.0, 0.92, 0.85, 0.78), 8: (1.0,)}
 """Tried ranges, of the largest magnitude. Clipping a little pays at 4 bits, where the step is coarse, and not at 8."""
 
@@ -144,12 +147,12 @@ def nearest(weights: Floats, scales: Floats, scheme: Scheme) -> Floats:
 
 
 def _best_scales(blocks: Floats, scheme: Scheme, importance: Floats | None) -> Floats:
-    """blocks (rows, n, block_size) -> scales (rows, n, 1), never 0: a block of zeros gets scale 1.
+    """blocks (rows, n, block_size) -> scales (rows, n, 1), never 0: a block of zeros gets :data:`ZERO_SCALE`.
 
     Searched in units of ``starts``, in which weights are at most half: sums of squares would overflow, or vanish, in their own.
     """
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
-    starts = np.where(np.abs(peaks) < _ZERO, np.float32(1), peaks / np.float32(-scheme.half))
+    starts = np.where(np.abs(peaks) < _ZERO, ZERO_SCALE, peaks / np.float32(-scheme.half))
     relative = np.asarray(blocks / starts, dtype=np.float32)
     best, gain = np.ones_like(starts), np.full_like(starts, -1)
     for shrink in _SHRINK[scheme.bits]:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.blas import ssyrk
 
-from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, nearest, quantise
+from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, Scheme, nearest, quantise
 
 DAMPING: Final = 0.03
 """Added to H's diagonal, of its mean: directions that the text does not show must not be free."""
@@ -118,7 +118,7 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     for _ in range(_SWEEPS):
         _improve(state, covariance)
     codes = np.ascontiguousarray(state.codes.T).astype(np.int8)
-    return Quantised(codes, np.ascontiguousarray(np.where(zeros, np.float32(1), state.scales.T)), scheme)
+    return Quantised(codes, np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T)), scheme)
 
 
 def _factorised(covariance: Floats) -> Floats:

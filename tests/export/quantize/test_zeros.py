@@ -17,7 +17,7 @@ from sc2onnx.export import Calibration, export
 from sc2onnx.export import weights as floats_room
 from sc2onnx.export.plan import WeightPlan
 from sc2onnx.export.quantize import calibrate
-from sc2onnx.export.quantize.codec import Quantised, Scheme, quantise
+from sc2onnx.export.quantize.codec import ZERO_SCALE, Quantised, Scheme, quantise
 from sc2onnx.export.quantize.corpus import LENGTH
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.rounding import Moments, round_jointly
@@ -191,7 +191,7 @@ def test_rounding_jointly_leaves_zeros_alone(scheme: Scheme, size: float) -> Non
     found = round_jointly(weight, moments, scheme)
     np.testing.assert_array_equal(found.zeros, zeros)
     np.testing.assert_array_equal(quantise(weight, scheme).zeros, zeros)
-    assert (found.scales[zeros] == 1).all()
+    assert (found.scales[zeros] == ZERO_SCALE).all()
     assert np.abs(found.scales[~zeros]).max() < size
 
 
@@ -201,4 +201,4 @@ def test_a_matrix_of_zeros_is_calibrated_to_zeros() -> None:
     moments.add(ours + 1, ours)
     found = round_jointly(weight, moments, Scheme(4, 32))
     assert found.zeros.all()
-    assert (found.scales == 1).all()
+    assert (found.scales == ZERO_SCALE).all()
