@@ -211,19 +211,19 @@ class Manifest:
                 "upgrade sc2onnx, or export the bundle with this version"
             )
         try:
-            files = {name: _record(FileEntry, entry) for name, entry in raw["files"].items()}
+            files = {name: record(FileEntry, entry) for name, entry in raw["files"].items()}
             facts = dict(raw["model"], eos_token_ids=tuple(raw["model"]["eos_token_ids"]))
             verification, quantization = raw.get("verification"), raw.get("quantization")
             parsed = dict(
                 raw,
-                model=_record(ModelFacts, facts),
-                cache=_record(CacheLayout, raw["cache"]),
+                model=record(ModelFacts, facts),
+                cache=record(CacheLayout, raw["cache"]),
                 files=files,
-                provenance=_record(Provenance, raw["provenance"]),
-                quantization=quantization and _record(Quantization, quantization),
-                verification=verification and _record(Verification, verification),
+                provenance=record(Provenance, raw["provenance"]),
+                quantization=quantization and record(Quantization, quantization),
+                verification=verification and record(Verification, verification),
             )
-            manifest = _record(cls, parsed)
+            manifest = record(cls, parsed)
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{MANIFEST_FILE} is malformed ({error}): export the bundle again") from error
         for name in files:
@@ -256,7 +256,7 @@ class Manifest:
 _Record = TypeVar("_Record")
 
 
-def _record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
+def record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
     """``cls(**raw)``, refusing unknown and missing fields by name."""
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(raw) - known):

@@ -43,7 +43,7 @@ def export(
     memory is a few hundred megabytes, whatever the model's size; what it takes otherwise: ``sc2onnx info CHECKPOINT --plan``.
     Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
     :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the target cannot run; ``out`` is then as it was before.
-    Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``.
+    Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``, or weights to be quantised that are zeros in whole blocks.
     """
     out = Path(os.path.abspath(out))
     variant, calibration = Variant(precision, target), calibration or Calibration()
@@ -66,6 +66,8 @@ def export(
             with writer.new_bundle(out, overwrite) as bundle:
                 written = _write(bundle, plan, placed, _Subject(source, opened, config, variant), report)
         report.stage(f"wrote {out}")
+        if doubts := plan.doubts():
+            warnings.warn(doubts, stacklevel=2)
         return written
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sc2onnx.export.quantize.codec import Quantised, Scheme
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.store import Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
-from sc2onnx.export.weights import LazyWeight, total_bytes
+from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
 from sc2onnx.manifest import Quantization
 
 Weights = Mapping[str, LazyWeight]
@@ -61,11 +61,25 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class WeightPlan:
-    """The weights of a bundle by name, the products of its graph, and what the manifest says of both."""
+    """The weights of a bundle by name, the products of its graph, and what the manifest says of both.
+
+    ``zeros``: blocks of zeros by tensor of the checkpoint, counted while the weights are written.
+    """
 
     weights: Weights
     products: Products
     quantization: Quantization | None
+    zeros: Mapping[str, int] = field(default_factory=dict)
+
+    def doubts(self) -> str | None:
+        """What looks wrong about the weights, now that they are written; None if nothing does."""
+        if not any(self.zeros.values()):
+            return None
+        named = some_tensors([name for name, count in self.zeros.items() if count])
+        return (
+            f"blocks of zeros in {named}, {sum(self.zeros.values())} in all: they stay zeros; "
+            "check the checkpoint, unless it was pruned or has tokens that are never used"
+        )
 
 
 def size_limit(config: Starcoder2Config, floats: Weights, variant: Variant) -> int:
@@ -108,15 +122,24 @@ def planned(
 
 @dataclass(frozen=True, slots=True)
 class _Rounding:
-    """Schemes by product, and where calibration left its roundings, if there was one."""
+    """Schemes by product, and where calibration left its roundings, if there was one.
+
+    ``zeros``: blocks of zeros by tensor of the checkpoint, of the weights that have been rounded so far.
+    """
 
     schemes: Mapping[str, Scheme]
     store: Store | None = None
     text: str | None = None
+    zeros: dict[str, int] = field(default_factory=dict)
 
-    def __call__(self, weight: LazyWeight, scheme: Scheme) -> Iterable[Quantised]:
-        product = weight.name.removesuffix(".weight")
-        return nearest(weight, scheme) if self.store is None or not _calibrated(product) else [self._stored(self.store, product).quantised]
+    def __call__(self, weight: LazyWeight, scheme: Scheme) -> Iterator[Quantised]:
+        product, zeros = weight.name.removesuffix(".weight"), list[npt.NDArray[np.bool_]]()
+        for part in nearest(weight, scheme) if self.store is None or not _calibrated(product) else [self._stored(self.store, product).quantised]:
+            zeros.append(part.zeros)
+            yield part
+        ends = np.cumsum([rows for _, rows in weight.parts])
+        parts = np.split(np.concatenate(zeros), ends[:-1])
+        self.zeros.update({name: int(part.sum()) for (name, _), part in zip(weight.parts, parts, strict=True)})
 
     def bias(self, weight: LazyWeight) -> LazyWeight:
         """A bias with what calibration made of it; any other weight as it is."""
@@ -143,12 +166,12 @@ def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, reci
     layout: Layout = "columns" if variant.target == "portable" else "rows"
     floats = {name: rounding.bias(weight) for name, weight in floats.items()}
     weights = quantised_weights(floats, rounding.schemes, layout, rounding)
-    products = (standard_products if layout == "columns" else nbits_products)(config, rounding.schemes)
+    products = (standard_products if layout == "columns" else nbits_products)(rounding.schemes)
     named = {name: str(scheme) for name, scheme in rounding.schemes.items()}
     body = _body(floats, rounding.schemes)
     bits = 8 * sum(scheme.nbytes(*floats[f"{name}.weight"].shape) for name, scheme in body.items()) / _parameters(floats, body)
     how = "nearest" if rounding.store is None else "calibrated"
-    return WeightPlan(weights, products, Quantization(recipe.name, named, round(bits, 4), how, rounding.text))
+    return WeightPlan(weights, products, Quantization(recipe.name, named, round(bits, 4), how, rounding.text), rounding.zeros)
 
 
 def _with_lifts(

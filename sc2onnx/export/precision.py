@@ -54,6 +54,8 @@ class Variant:
         if self.target == "cuda" and self.precision not in FLOATS:
             raise RequestError(f"precision is {self.precision!r} for target 'cuda', which this version exports in {', '.join(FLOATS)} only")
         chosen = self.recipe()
+        if chosen is not None and chosen.name in PRECISIONS and chosen != PRESETS.get(chosen.name):
+            raise RequestError(f"the recipe {self.precision} is called {chosen.name!r}, which means another precision: give it a name of its own")
         if self.target == "portable" and chosen is not None and chosen.head.bits != 8:
             raise RequestError(f"the head has {chosen.head.bits} bits for target 'portable', expected 8: no standard operator gathers packed codes")
 

@@ -33,6 +33,7 @@ class LazyWeight:
     """A weight of the graph that is made when it is written: ``chunks()`` yields it row block by row block.
 
     ``shares``: the name of an earlier weight whose bytes are this one's too, under another shape; nothing is written then.
+    ``parts``: the tensors of the checkpoint that it is made of, one below the other, and their numbers of rows.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LazyWeight:
     dtype: np.dtype[Any]
     chunks: Callable[[], Iterator[npt.NDArray[Any]]]
     shares: str | None = None
+    parts: tuple[tuple[str, int], ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -83,10 +85,12 @@ def check_complete(checkpoint: Checkpoint, config: Starcoder2Config) -> None:
     """Raise :class:`TensorError` unless the checkpoint has exactly the tensors that ``config`` asks for, in their shapes."""
     expected, found = checkpoint_shapes(config), checkpoint.tensors
     if missing := [name for name in expected if name not in found]:
-        raise TensorError(f"the checkpoint lacks {_some(missing)}, expected by config.json: download it again, or correct config.json")
+        raise TensorError(f"the checkpoint lacks {some_tensors(missing)}, expected by config.json: download it again, or correct config.json")
     extra = [name for name in found if name not in expected and not _redundant(name, checkpoint, config)]
     if extra:
-        raise TensorError(f"the checkpoint has {_some(extra)}, which config.json leaves no place for: merge adapters first, or correct config.json")
+        raise TensorError(
+            f"the checkpoint has {some_tensors(extra)}, which config.json leaves no place for: merge adapters first, or correct config.json"
+        )
     for name, shape in expected.items():
         if found[name].shape != shape:
             raise TensorError(f"tensor {name} has shape {found[name].shape}, expected {shape} by config.json: correct whichever is wrong")
@@ -148,7 +152,7 @@ def _cast(name: str, parts: list[StoredTensor], dtype: np.dtype[Any]) -> LazyWei
             row = max(1, prod(part.shape[1:]) * part.itemsize)
             yield from (_rounded(part.name, rows, dtype) for rows in part.rows(max(1, CHUNK_BYTES // row)))
 
-    return LazyWeight(name, shape, dtype, chunks)
+    return LazyWeight(name, shape, dtype, chunks, parts=tuple((part.name, part.shape[0]) for part in parts))
 
 
 def _rounded(name: str, rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -177,7 +181,8 @@ def _redundant(name: str, checkpoint: Checkpoint, config: Starcoder2Config) -> b
     return all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in zip(head.rows(rows), embedding.rows(rows), strict=True))
 
 
-def _some(names: list[str]) -> str:
+def some_tensors(names: list[str]) -> str:
+    """``tensor a``, ``tensors a, b``; of more than 4, the first and how many there are."""
     shown = ", ".join(names[:4])
     return f"{len(names)} tensors ({shown}, ...)" if len(names) > 4 else f"tensor {shown}" if len(names) == 1 else f"tensors {shown}"
 

@@ -158,7 +158,7 @@ def test_weights_and_tables_are_rounded_once(make_checkpoint: Make, random_tenso
 
 def test_the_3b_model_takes_6_07_gb() -> None:
     config = Starcoder2Config.from_dict(STARCODER2_3B)
-    tensors = {name: SimpleNamespace(shape=shape) for name, shape in weights.checkpoint_shapes(config).items()}
+    tensors = {name: SimpleNamespace(name=name, shape=shape) for name, shape in weights.checkpoint_shapes(config).items()}
     for precision in HALVES:
         made = weights.graph_weights(cast(Checkpoint, SimpleNamespace(tensors=tensors)), config, Variant(precision, "cuda").dtype)
         assert 6.06e9 < sum(weight.nbytes for weight in made.values()) <= 6.07e9

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*tokenizer.json:UserWarning")
 
 def recipe(bits: int, directory: Path) -> str:
     """One whose blocks fit the small shapes."""
-    path = directory / f"int{bits}.json"
+    path = directory / f"{bits}-bits.json"
     path.write_text(json.dumps({"body": {"bits": bits, "block_size": 16}, "head": {"bits": 8, "block_size": 16}}))
     return str(path)
 

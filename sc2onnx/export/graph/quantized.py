@@ -7,7 +7,6 @@ from typing import Final
 
 import onnx_ir as ir
 
-from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.layers import Products
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.quantize.codec import Scheme
@@ -20,7 +19,7 @@ _INT8_ACTIVATIONS: Final = 4
 """``accuracy_level``: activations are rounded to int8 per block too, the only fast way on a CPU (findings, "ORT facts")."""
 
 
-def nbits_products(config: Starcoder2Config, schemes: Schemes) -> Products:
+def nbits_products(schemes: Schemes) -> Products:
     """``MatMulNBits`` with the bias inside, and ``GatherBlockQuantized`` on the same bytes where the head is tied."""
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
@@ -38,7 +37,7 @@ def nbits_products(config: Starcoder2Config, schemes: Schemes) -> Products:
     return Products(linear, embed, head=lambda op, x: linear(op, x, HEAD_PRODUCT))
 
 
-def standard_products(config: Starcoder2Config, schemes: Schemes) -> Products:
+def standard_products(schemes: Schemes) -> Products:
     """``DequantizeLinear`` and ``MatMul`` on matrices that lie (in, out), which ONNX Runtime fuses into ``MatMulNBits`` at load."""
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
@@ -50,8 +49,7 @@ def standard_products(config: Starcoder2Config, schemes: Schemes) -> Products:
         columns = [op.Gather(part, ids, axis=1) for part in _weights(op, EMBEDDING_PRODUCT)]
         return op.Transpose(op.DequantizeLinear(*columns, axis=0, block_size=schemes[EMBEDDING_PRODUCT].block_size), perm=[1, 0])
 
-    head = EMBEDDING_PRODUCT if config.tie_word_embeddings else HEAD_PRODUCT
-    return Products(linear, embed, head=lambda op, x: linear(op, x, head))
+    return Products(linear, embed, head=lambda op, x: linear(op, x, HEAD_PRODUCT))
 
 
 def _weights(op: Recorder, name: str) -> tuple[ir.Value, ir.Value]:

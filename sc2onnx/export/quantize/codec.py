@@ -29,6 +29,9 @@ _TILE: Final = 1 << 16
 _ZERO: Final = np.float32(1e-30)
 """Below this a block counts as zeros: its scale would not be a normal number."""
 
+ZERO_SCALE: Final = np.float32(2.0**-98)
+"""Of a block of zeros. Not 1: kernels subtract the zero point after multiplying, which leaves rounding errors in proportion to the scale."""
+
 _SHRINK: Final = {4: (1.0, 0.92, 0.85, 0.78), 8: (1.0,)}
 """Tried ranges, of the largest magnitude. Clipping a little pays at 4 bits, where the step is coarse, and not at 8."""
 
@@ -75,6 +78,12 @@ class Quantised:
     codes: Codes
     scales: Floats
     scheme: Scheme
+
+    @property
+    def zeros(self) -> npt.NDArray[np.bool_]:
+        """Which blocks are zeros only, (rows, columns / block_size)."""
+        rows, blocks = self.scales.shape
+        return np.asarray(~self.codes.reshape(rows, blocks, -1).any(axis=-1))
 
 
 def quantise(weights: Floats, scheme: Scheme, importance: Floats | None = None) -> Quantised:
@@ -138,17 +147,22 @@ def nearest(weights: Floats, scales: Floats, scheme: Scheme) -> Floats:
 
 
 def _best_scales(blocks: Floats, scheme: Scheme, importance: Floats | None) -> Floats:
-    """blocks (rows, n, block_size) -> scales (rows, n, 1), never 0: a block of zeros gets scale 1."""
+    """blocks (rows, n, block_size) -> scales (rows, n, 1), never 0: a block of zeros gets :data:`ZERO_SCALE`.
+
+    Searched in units of ``starts``, in which weights are at most half: sums of squares would overflow, or vanish, in their own.
+    """
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
-    starts = np.where(np.abs(peaks) < _ZERO, np.float32(1), peaks / np.float32(-scheme.half))
-    best, gain = starts, np.full(starts.shape, -1, dtype=np.float32)
+    starts = np.where(np.abs(peaks) < _ZERO, ZERO_SCALE, peaks / np.float32(-scheme.half))
+    relative = np.asarray(blocks / starts, dtype=np.float32)
+    best, gain = np.ones_like(starts), np.full_like(starts, -1)
     for shrink in _SHRINK[scheme.bits]:
-        codes = nearest(blocks, starts * np.float32(shrink), scheme)
+        codes = nearest(relative, np.asarray(shrink, dtype=np.float32), scheme)
         weighted = codes if importance is None else codes * importance
-        along = np.einsum("rnb,rnb->rn", blocks, weighted)[..., None]
+        along = np.einsum("rnb,rnb->rn", relative, weighted)[..., None]
         power = np.maximum(np.einsum("rnb,rnb->rn", codes, weighted), _ZERO)[..., None]
         # With the best scale for these codes, along / power, the squared error is sum(w w) - along ** 2 / power.
         better = along * along / power > gain
         best = np.where(better & (along != 0), along / power, best)
         gain = np.where(better, along * along / power, gain)
-    return np.asarray(best, dtype=np.float32)
+    limit = np.finfo(np.float32).max / np.float32(scheme.half)  # beyond it the lowest code stands for no finite number
+    return np.asarray(np.clip(starts * best, -limit, limit), dtype=np.float32)

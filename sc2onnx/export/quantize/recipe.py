@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.errors import RequestError
 from sc2onnx.export.quantize.codec import Scheme
+from sc2onnx.manifest import record
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,10 @@ class Recipe:
     calibrate: bool = False
 
     def __post_init__(self) -> None:
-        if self.lift is not None and not self.body_bits > 0:
+        if self.lift is not None and not 0 < self.body_bits < inf:
             raise RequestError(f"recipe {self.name}: body_bits is {self.body_bits}, expected the bits per weight up to which products are lifted")
+        if self.lift is None and self.body_bits:
+            raise RequestError(f"recipe {self.name}: body_bits is {self.body_bits} and there is no lift, expected both or neither")
 
     def scheme(self, product: str) -> Scheme:
         """Of a product of the layers, by the name of its weight without ``.weight``."""
@@ -81,9 +85,12 @@ def recipe(name: str) -> Recipe:
 
 
 def _from_dict(raw: Mapping[str, Any]) -> Recipe:
-    fields = dict(raw)
-    for name in ("body", "head", "lift"):
-        if fields.get(name) is not None:
-            fields[name] = Scheme(**fields[name])
-    fields["overrides"] = tuple(Override(str(entry["pattern"]), Scheme(**entry["scheme"])) for entry in raw.get("overrides", ()))
-    return Recipe(**fields)
+    fields = {name: _scheme(value) if name in ("body", "head", "lift") else value for name, value in raw.items()}
+    if "overrides" in raw:
+        fields["overrides"] = tuple(record(Override, {**entry, "scheme": _scheme(entry.get("scheme"))}) for entry in raw["overrides"])
+    return record(Recipe, fields)
+
+
+def _scheme(raw: Any) -> Any:
+    """A scheme; what is none is left to whoever checks the types."""
+    return record(Scheme, raw) if isinstance(raw, dict) else raw

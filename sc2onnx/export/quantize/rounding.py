@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.blas import ssyrk
 
-from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, nearest, quantise
+from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, Scheme, nearest, quantise
 
 DAMPING: Final = 0.03
 """Added to H's diagonal, of its mean: directions that the text does not show must not be free."""
@@ -32,6 +32,9 @@ _FLOOR: Final = 1e-4
 
 _GROWTH: Final = (0, 9, 90, 900, 9000)
 """Added to the damping, in its own units, until H is positive definite: 1, 10, .. 10,000 times as much in all."""
+
+_NEVER: Final = np.float32(1e30)
+"""A scale under which every code is 0: that of blocks that stay zeros."""
 
 _BLOCK: Final = 128
 """Columns rounded before their errors are carried on by one matrix product."""
@@ -95,25 +98,27 @@ class Moments:
 def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised:
     """Codes and scales of a matrix (out, in) under the statistics of its inputs, which are used up.
 
-    Raises :class:`~numpy.linalg.LinAlgError` where these are not finite.
+    Blocks of zeros stay zeros: what was pruned makes up for no one's errors. Raises :class:`~numpy.linalg.LinAlgError` where these are not finite.
     """
     shift = moments.shift()
     covariance = moments.covariance()
     factor = _factorised(covariance)
     shift *= np.float32(TOWARDS_ORIGINAL)
-    target = weight + cho_solve((factor, True), shift.T, overwrite_b=True, check_finite=False).T
+    target = np.ascontiguousarray(weight + cho_solve((factor, True), shift.T, overwrite_b=True, check_finite=False).T)
     del shift
     if not np.isfinite(target).all():
         raise LinAlgError("the inputs of the product are not finite")
-    start = quantise(np.ascontiguousarray(target), scheme, np.diag(covariance).copy())
-    state = _State(np.ascontiguousarray(target.T), np.ascontiguousarray(start.scales.T), scheme)
+    zeros = quantise(weight, scheme).zeros
+    target.reshape(*zeros.shape, scheme.block_size)[zeros] = 0
+    start = quantise(target, scheme, np.diag(covariance).copy())
+    state = _State(np.ascontiguousarray(target.T), np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T), scheme)
     del target, start
     _round_in_turn(state, factor)
     del factor
     for _ in range(_SWEEPS):
         _improve(state, covariance)
     codes = np.ascontiguousarray(state.codes.T).astype(np.int8)
-    return Quantised(codes, np.ascontiguousarray(state.scales.T), scheme)
+    return Quantised(codes, np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T)), scheme)
 
 
 def _factorised(covariance: Floats) -> Floats:

@@ -23,7 +23,7 @@ from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, unpack
 from sc2onnx.manifest import replace_text
 
-ALGORITHM: Final = 1
+ALGORITHM: Final = 2
 """Raised whenever the same text gives other codes."""
 
 _KEPT: Final = 2

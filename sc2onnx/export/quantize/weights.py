@@ -67,19 +67,17 @@ def quantised_weights(
 ) -> dict[str, LazyWeight]:
     """The same weights, with codes and scales in the place of every matrix that has a scheme.
 
-    In ``rows``, a head that is tied appears as a second view of the embedding's bytes, in the shape that its operator wants.
+    A head that is tied appears as a second view of the embedding's bytes: in ``rows`` its operator wants another shape; in
+    ``columns`` ONNX Runtime packs the matrix of a product only if nothing else reads it.
     """
     made: dict[str, LazyWeight] = {}
     for name, weight in weights.items():
         product = name.removesuffix(".weight")
-        if name.endswith(".weight") and product in chosen:
-            matrix = _Matrix(weight, chosen[product], rounding)
-            pair = matrix.columns() if layout == "columns" else matrix.rows(blocked=name != EMBEDDING)
-        else:
-            pair = [weight]
+        is_matrix = name.endswith(".weight") and product in chosen
+        pair = _Matrix(weight, chosen[product], rounding).pair(layout) if is_matrix else [weight]
         made |= {part.name: part for part in pair}
-    if layout == "rows" and HEAD_PRODUCT in chosen and HEAD not in weights:
-        for part in _Matrix(weights[EMBEDDING], chosen[HEAD_PRODUCT], rounding, HEAD_PRODUCT).rows(blocked=True):
+    if HEAD_PRODUCT in chosen and HEAD not in weights:
+        for part in _Matrix(weights[EMBEDDING], chosen[HEAD_PRODUCT], rounding, HEAD_PRODUCT).pair(layout):
             shares = part.name.replace(HEAD_PRODUCT, EMBEDDING_PRODUCT)
             made[part.name] = LazyWeight(part.name, part.shape, part.dtype, lambda: iter(()), shares)
     return made
@@ -95,14 +93,22 @@ class _Matrix:
     product: str = ""
     _scales: list[Floats] = field(default_factory=list)
 
-    def rows(self, blocked: bool) -> list[LazyWeight]:
+    def pair(self, layout: Layout) -> list[LazyWeight]:
+        """Codes and scales."""
+        return self._columns() if layout == "columns" else self._rows(blocked=self._name != EMBEDDING_PRODUCT)
+
+    @property
+    def _name(self) -> str:
+        return self.product or self.weight.name.removesuffix(".weight")
+
+    def _rows(self, blocked: bool) -> list[LazyWeight]:
         """Codes (out, in / block_size, bytes of a block), or (out, bytes of a row) if not ``blocked``; scales (out, in / block_size)."""
         out, columns = self.weight.shape
         blocks, width = columns // self.scheme.block_size, self.scheme.bits * self.scheme.block_size // 8
         shape = (out, blocks, width) if blocked else (out, blocks * width)
         return self._pair(shape, np.dtype(np.uint8), self._packed, (out, blocks), lambda: iter(self._taken()))
 
-    def columns(self) -> list[LazyWeight]:
+    def _columns(self) -> list[LazyWeight]:
         """Codes (in, out), signed, and scales (in / block_size, out)."""
         out, columns = self.weight.shape
         dtype = np.dtype(ml_dtypes.int4 if self.scheme.bits == 4 else np.int8)
@@ -117,10 +123,9 @@ class _Matrix:
         scales_shape: tuple[int, ...],
         scales: Callable[[], Iterator[npt.NDArray[Any]]],
     ) -> list[LazyWeight]:
-        product = self.product or self.weight.name.removesuffix(".weight")
         return [
-            LazyWeight(codes_name(product), shape, dtype, chunks),
-            LazyWeight(scales_name(product), scales_shape, np.dtype(np.float32), scales),
+            LazyWeight(codes_name(self._name), shape, dtype, chunks),
+            LazyWeight(scales_name(self._name), scales_shape, np.dtype(np.float32), scales),
         ]
 
     def _rounded(self) -> Iterator[Quantised]:
