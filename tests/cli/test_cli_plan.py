@@ -98,7 +98,7 @@ def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
     figures = ["12.130", memory["fp32"], "12.163!", "12.193!", "12.382!", "12.397!", "no"]
     assert cells(ahead, "fp32", "cpu, portable, cuda") == figures
     assert cells(ahead, "int8", "cpu")[-1] == "yes"
-    assert cells(ahead, "int4", "cpu, portable") == ["<=1.855", memory["int4"], "<=3.562", "<=1.918", "<=2.107", "<=2.123", "yes"]
+    assert cells(ahead, "int4", "cpu, portable") == ["<=1.848", memory["int4"], "<=3.562", "<=1.918", "<=2.107", "<=2.123", "yes"]
     assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(outlook.lines(ahead))
     enough = ahead.rows[-1].forecast.memory
     for free, mark, verdict in ((enough, "", "yes"), (enough - 1, "!", "no")):
