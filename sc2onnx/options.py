@@ -30,7 +30,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--calibration", type=Path, nargs="+", metavar="FILE", help="texts to round with the statistics of (default: code that sc2onnx ships)"
     )
-    export.add_argument("--no-calibration", action="store_true", help="round to the nearest: minutes instead of an hour, at twice the loss")
+    export.add_argument(
+        "--no-calibration",
+        action="store_true",
+        help="round to the nearest, and lift nothing: a minute instead of hours, at two to three times the divergence",
+    )
     export.add_argument("--calibration-tokens", type=int, metavar="N", help="how much of the text to use; time is in proportion")
     export.add_argument("--revision", help="branch, tag or commit on the hub")
     export.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")

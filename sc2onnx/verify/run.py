@@ -69,7 +69,7 @@ def verify(
     model = open_bundle(directory)
     if not os.access(directory, os.W_OK):
         raise OutputError(f"{directory} cannot be written, and the outcome is recorded there: copy the bundle to a place of your own")
-    facts, origin, quantised = model.manifest.model, model.manifest.provenance, model.manifest.quantization is not None
+    facts, origin, quantization = model.manifest.model, model.manifest.provenance, model.manifest.quantization
     limit = None if max_length is None else whole_number("max_length", max_length, 1)
     chosen = lengths(facts.sliding_window, facts.context_length, limit)
     greedy_tokens = min(greedy_tokens, facts.context_length - 1)
@@ -79,8 +79,8 @@ def verify(
 
     with Reference(checkpoint, origin.revision if str(checkpoint) == origin.source else None) as torch_model:
         torch_model.check_same_model(facts)
-        if quantised:
-            torch_model.take_weights(directory)
+        if quantization is not None:
+            torch_model.take_weights(directory, quantization.rounding == "calibrated")
         reference = torch_model.logits(tokens.tokens[None, : max(chosen)])[0]
         expected, chosen_by = torch_model.greedy(prompt, greedy_tokens)
         described = torch_model.description
@@ -92,7 +92,7 @@ def verify(
         tell(results[-1])
     parting = part(_greedy(model, prompt, len(expected)), expected, chosen_by)
     total = pool([result.difference for result in results])
-    rule = criterion(model.manifest.precision, facts.num_layers, quantised)
+    rule = criterion(model.manifest.precision, facts.num_layers, quantization is not None)
     summary = Verification(
         passed=rule.passes(total, parting),
         reference=described,

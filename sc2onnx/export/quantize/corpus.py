@@ -19,7 +19,7 @@ from sc2onnx.manifest import TOKENIZER_FILE
 LENGTH: Final = 512
 """Tokens of a window: long enough for attention to see what it will see, short enough for many different texts."""
 
-DEFAULT_TOKENS: Final = 32768
+DEFAULT_TOKENS: Final = 57344
 """Time and memory are in proportion to it; twice as many gain little (docs/decisions/0008-calibration.md)."""
 
 

@@ -22,6 +22,10 @@ class Override:
     pattern: str
     scheme: Scheme
 
+    def matches(self, product: str) -> bool:
+        """Whether it is meant."""
+        return fnmatchcase(product, self.pattern)
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -31,7 +35,8 @@ class Recipe:
     ``overrides``: the first whose pattern matches a product's name (``model.layers.3.mlp.c_proj``) wins over ``body``.
     ``lift``: a scheme for the products that lose most by ``body`` per byte, as measured
     (:mod:`sc2onnx.export.quantize.sensitivity`), as long as all products take at most ``body_bits`` per weight on average,
-    scales included. ``calibrate``: round with the statistics of a text instead of each weight to its nearest.
+    scales included; overridden ones stay as they are. ``calibrate``: round with the statistics of a text instead of each weight to
+    its nearest. Without it nothing is lifted: what is sensitive is measured on that text.
     """
 
     name: str
@@ -45,12 +50,18 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.lift is not None and not 0 < self.body_bits < inf:
             raise RequestError(f"recipe {self.name}: body_bits is {self.body_bits}, expected the bits per weight up to which products are lifted")
+        if self.lift is not None and not self.calibrate:
+            raise RequestError(f"recipe {self.name}: lift without calibrate, expected both: what is sensitive is measured on the text of calibration")
         if self.lift is None and self.body_bits:
             raise RequestError(f"recipe {self.name}: body_bits is {self.body_bits} and there is no lift, expected both or neither")
 
     def scheme(self, product: str) -> Scheme:
         """Of a product of the layers, by the name of its weight without ``.weight``."""
-        return next((override.scheme for override in self.overrides if fnmatchcase(product, override.pattern)), self.body)
+        return next((override.scheme for override in self.overrides if override.matches(product)), self.body)
+
+    def overridden(self, product: str) -> bool:
+        """Whether the recipe names its scheme, which is then not lifted."""
+        return any(override.matches(product) for override in self.overrides)
 
     def to_json(self) -> str:
         """Every field, as :func:`recipe` reads it back."""
@@ -59,8 +70,8 @@ class Recipe:
 
 _PRESETS: Final = (
     Recipe("int8", body=Scheme(8, 64), head=Scheme(8, 32)),
-    Recipe("int4", body=Scheme(4, 128), head=Scheme(8, 32), lift=Scheme(8, 128), body_bits=4.63, calibrate=True),
-    Recipe("int4-fast", body=Scheme(4, 128), head=Scheme(8, 128), calibrate=True),
+    Recipe("int4", body=Scheme(4, 128), head=Scheme(8, 128), lift=Scheme(8, 256), body_bits=4.665, calibrate=True),
+    Recipe("int4-fast", body=Scheme(4, 256), head=Scheme(8, 128), lift=Scheme(8, 256), body_bits=4.25, calibrate=True),
 )
 PRESETS: Final[Mapping[str, Recipe]] = {preset.name: preset for preset in _PRESETS}
 """``int4``: best quality for its size. ``int4-fast``: fewest bytes. What each costs in quality: docs/quality.md."""

@@ -18,7 +18,7 @@ from scipy.linalg.blas import ssyrk
 
 from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, Scheme, nearest, quantise
 
-DAMPING: Final = 0.03
+DAMPING: Final = 0.1
 """Added to H's diagonal, of its mean: directions that the text does not show must not be free."""
 
 TOWARDS_ORIGINAL: Final = 0.7

@@ -58,7 +58,7 @@ def lifted(recipe: Recipe, schemes: Mapping[str, Scheme], weights: Weights, sens
     room = lift_room(recipe, schemes, shapes)
     costs = {name: recipe.lift.nbytes(*shape) - schemes[name].nbytes(*shape) for name, shape in shapes.items()}
     for name in sorted(sensitivities, key=lambda name: -sensitivities[name] / max(costs[name], 1)):
-        if 0 < costs[name] <= room:
+        if 0 < costs[name] <= room and not recipe.overridden(name):
             chosen[name] = recipe.lift
             room -= costs[name]
     return chosen

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, quantise
 from sc2onnx.export.quantize.recipe import Recipe
@@ -39,19 +40,24 @@ def scales_name(product: str) -> str:
 def schemes(config: Starcoder2Config, weights: Mapping[str, LazyWeight], recipe: Recipe) -> dict[str, Scheme]:
     """Scheme of every matrix by product; the head's own entry is there also where it is tied.
 
-    Raises :class:`~sc2onnx.errors.RequestError` where blocks do not divide a matrix.
+    Raises :class:`~sc2onnx.errors.RequestError` where blocks do not divide a matrix, and for an override of nothing.
     """
-    found = {}
+    found: dict[str, Scheme] = {}
     for name, weight in weights.items():
         product = name.removesuffix(".weight")
         if name in (EMBEDDING, HEAD):
             found[product] = recipe.head
         elif name.startswith(LAYERS) and name.endswith(".weight") and len(weight.shape) == 2:
             found[product] = recipe.scheme(product)
+    layers = [product for product in found if product.startswith(LAYERS)]
+    for override in recipe.overrides:
+        if not any(override.matches(product) for product in layers):
+            products = ", ".join(sorted({product.split(".", 3)[3] for product in layers}))
+            raise RequestError(f"recipe {recipe.name}: {override.pattern!r} matches no product, expected {LAYERS}LAYER. and one of {products}")
     for product, scheme in found.items():
         columns = weights[f"{product}.weight"].shape[1]
         scheme.check_columns(f"{product}.weight", columns)
-        if recipe.lift is not None and product.startswith(LAYERS):
+        if recipe.lift is not None and product in layers and not recipe.overridden(product):
             recipe.lift.check_columns(f"{product}.weight, which may be lifted,", columns)
     return found | ({HEAD_PRODUCT: recipe.head} if config.tie_word_embeddings else {})
 

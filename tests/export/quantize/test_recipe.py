@@ -52,13 +52,13 @@ def test_presets() -> None:
                 scheme.check_columns(name, columns)
         for target in ("cpu", "portable"):
             assert Variant(name, target).name == name
-    assert {name for name, preset in PRESETS.items() if preset.lift} == {"int4"}
+    assert {name for name, preset in PRESETS.items() if preset.lift} == {"int4", "int4-fast"}
 
 
 MADE = Recipe("made", body=INT4, head=INT8, overrides=(Override("*.c_proj", INT8), Override("*", Scheme(4, 16))), calibrate=True)
 
 
-@pytest.mark.parametrize("expected", [*PRESETS.values(), MADE, replace(MADE, lift=INT8, body_bits=5.0)], ids=lambda made: made.name)
+@pytest.mark.parametrize("expected", [*PRESETS.values(), MADE, replace(MADE, lift=INT8, body_bits=5.0, calibrate=True)], ids=lambda made: made.name)
 def test_a_recipe_comes_back_from_its_file(expected: Recipe, write: Write) -> None:
     found = recipe(write(expected.to_json()))
     assert found == expected

@@ -84,7 +84,7 @@ UNIFORM = dict.fromkeys(SHAPES, BODY)
 
 
 def recipe(body_bits: float, lift: Scheme = LIFT) -> Recipe:
-    return Recipe("test", body=BODY, head=LIFT, lift=lift, body_bits=body_bits)
+    return Recipe("test", body=BODY, head=LIFT, lift=lift, body_bits=body_bits, calibrate=True)
 
 
 def bits(chosen: Mapping[str, Scheme]) -> float:

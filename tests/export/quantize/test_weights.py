@@ -229,7 +229,7 @@ def test_a_matrix_without_a_scheme_stays_as_it_is(make_case: MakeCase) -> None:
         (Recipe("x", Scheme(4, 64), Scheme(8, 32)), r"^model\.layers\.0\.self_attn\.qkv_proj\.weight has 32 inputs, .* blocks of 64"),
         (Recipe("x", Scheme(4, 32), Scheme(8, 32), (Override("*.1.mlp.c_proj", Scheme(8, 128)),)), r"^model\.layers\.1\.mlp\.c_proj\.weight has 64"),
         (
-            Recipe("x", Scheme(4, 32), Scheme(8, 32), lift=Scheme(8, 64), body_bits=6),
+            Recipe("x", Scheme(4, 32), Scheme(8, 32), lift=Scheme(8, 64), body_bits=6, calibrate=True),
             r"^model\.layers\.0\.self_attn\.qkv_proj\.weight, which may be lifted, has 32 inputs, .* blocks of 64",
         ),
     ],
