@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sc2onnx.errors import CheckpointError
+from sc2onnx.evaluate.measure import Floats
 from sc2onnx.export import Calibration, export
 from sc2onnx.manifest import Manifest
 from sc2onnx.verify import verify
 from sc2onnx.verify.criterion import criterion, integer_tolerance
+from sc2onnx.verify.dequantised import Shapes, parameters
 from sc2onnx.verify.reference import Reference
 from tests.parity.mistakes import MISTAKES
 from tests.parity.shapes import SHAPES, Shape, make
@@ -78,6 +80,29 @@ def test_another_checkpoint_is_told_by_its_weights(tmp_path: Path) -> None:
         CheckpointError, match=r"the bundle's model\.layers\.1\.mlp\.c_fc\.weight is .* away .* give the checkpoint that the bundle was made from"
     ):
         verify(tmp_path / "bundle", other)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "calibrated"),
+    [
+        ("model.layers.0.input_layernorm.weight", 1.001, False),
+        ("model.norm.bias", 0.0, True),
+        ("model.layers.1.mlp.c_fc.bias", 0.999, False),
+        ("model.layers.1.mlp.c_fc.bias", 10.0, True),
+    ],
+)
+def test_norms_and_biases_are_compared_too(name: str, factor: float, calibrated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    checkpoint = make(Shape("window of 7"), tmp_path / "checkpoint")
+    export(checkpoint, tmp_path / "bundle", precision=recipe(8, tmp_path))
+
+    def changed(bundle: Path, shapes: Shapes) -> Iterator[tuple[str, Floats]]:
+        return ((found, array * np.float32(factor if found == name else 1)) for found, array in parameters(bundle, shapes))
+
+    with Reference(checkpoint) as reference:
+        reference.take_weights(tmp_path / "bundle", calibrated)
+    monkeypatch.setattr("sc2onnx.verify.reference.parameters", changed)
+    with Reference(checkpoint) as reference, pytest.raises(CheckpointError, match=f"the bundle's {name} is .* away from the checkpoint's"):
+        reference.take_weights(tmp_path / "bundle", calibrated)
 
 
 def rewrite(checkpoint: Path) -> None:

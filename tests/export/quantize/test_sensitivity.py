@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,10 @@ def test_an_override_is_part_of_what_is_measured(make_case: Callable[..., Case])
     assert {product: value for product, value in after.items() if product != name} == {
         product: value for product, value in before.items() if product != name
     }
+
+
+def test_what_a_recipe_names_is_not_lifted() -> None:
+    shapes = dict.fromkeys(("model.layers.0.a", "model.layers.1.b"), (64, 256))
+    asked = replace(recipe(8.25), overrides=(Override("*.b", BODY),))
+    chosen = lifted(asked, dict.fromkeys(shapes, BODY), weights(shapes), dict.fromkeys(shapes, 1.0))
+    assert chosen == {"model.layers.0.a": LIFT, "model.layers.1.b": BODY}

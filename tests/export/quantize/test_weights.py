@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -240,3 +241,12 @@ def test_blocks_that_do_not_divide_a_matrix(make_case: MakeCase, recipe: Recipe,
         schemes(case.config, case.floats, recipe)
     fitting = replace(recipe, body=Scheme(4, 16), head=Scheme(8, 16), overrides=(), lift=None, body_bits=0.0)
     assert len(schemes(case.config, case.floats, fitting)) == 10
+
+
+@pytest.mark.parametrize("pattern", ["*.q_proj", "lm_head", "model.embed_tokens", "model.layers.0.mlp.c_fc.weight", "model.layers.9.*"])
+def test_an_override_of_nothing_is_refused(make_case: MakeCase, pattern: str) -> None:
+    case = make_case()
+    asked = Recipe("x", Scheme(4, 16), Scheme(8, 16), (Override("*.o_proj", Scheme(8, 16)), Override(pattern, Scheme(8, 16))))
+    message = rf"recipe x: '{re.escape(pattern)}' matches no product, .* mlp\.c_fc, mlp\.c_proj, self_attn\.o_proj, self_attn\.qkv_proj$"
+    with pytest.raises(RequestError, match=message):
+        schemes(case.config, case.floats, asked)
