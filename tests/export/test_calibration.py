@@ -194,6 +194,20 @@ def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
     assert contents(place) == before
 
 
+def test_a_recipe_is_read_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be gone when the calibration is done."""
+    recipe = tmp_path / "gone.json"
+    recipe.write_text(json.dumps({"body": {"bits": 4, "block_size": 128}, "head": {"bits": 8, "block_size": 128}, "calibrate": True}))
+    original = calibrate.calibrate
+
+    def meanwhile(*arguments: Any) -> None:
+        recipe.unlink()
+        original(*arguments)
+
+    monkeypatch.setattr(calibrate, "calibrate", meanwhile)
+    assert export(checkpoint, tmp_path / "bundle", precision=str(recipe), calibration=QUICK).precision == "gone"
+
+
 def not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever takes long fails."""
     for module, name in ((calibrate, "calibrate"), (sensitivity, "measure")):
