@@ -116,7 +116,7 @@ class Store:
 def open_store(parts: Mapping[str, object]) -> Iterator[Store]:
     """The store of what these parts determine (checkpoint, recipe, text), for this process alone; others wait.
 
-    Raises :class:`OutputError` where the cache directory cannot be written.
+    Raises :class:`OutputError` where there is no cache directory, or it cannot be written.
     """
     key = hashlib.sha256(json.dumps({"algorithm": ALGORITHM, **parts}, sort_keys=True).encode()).hexdigest()[:32]
     root = cache_directory() / "calibration"

@@ -184,6 +184,17 @@ def test_a_cache_that_cannot_be_written(where: str, tmp_path: Path, monkeypatch:
         pytest.fail("opened")
 
 
+def test_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("SC2ONNX_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", staticmethod(homeless))
+    with pytest.raises(OutputError, match="no home directory .* set SC2ONNX_CACHE"), open_store({}):
+        pytest.fail("opened")
+
+
 def test_an_error_inside_is_not_taken_for_one_of_the_store() -> None:
     with pytest.raises(FileNotFoundError, match="of the user"), open_store({}):
         raise FileNotFoundError("of the user")
