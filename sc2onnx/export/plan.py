@@ -186,7 +186,7 @@ def _with_lifts(
     """The schemes, the most sensitive products lifted where the recipe wants that."""
     if recipe.lift is None:
         return chosen
-    measured = store.sensitivities()
+    measured = store.sensitivities(_body(floats, chosen))
     if measured is None:
         report.stage("measuring which products are sensitive", _body_bytes(floats, chosen))
         measured = sensitivity.measure(config, floats, chosen, text.sample(sensitivity.TOKENS), report)

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,13 +72,15 @@ class Store:
             partial.unlink(missing_ok=True)
             raise _unwritable(self.directory, error) from error
 
-    def sensitivities(self) -> dict[str, float] | None:
-        """What was measured, if it was."""
-        path = self.directory / _SENSITIVITY
+    def sensitivities(self, products: Iterable[str]) -> dict[str, float] | None:
+        """What was measured of these products, if it was; a file that says anything else is damaged."""
         try:
-            return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
-        except (FileNotFoundError, ValueError, AttributeError):
+            found = json.loads((self.directory / _SENSITIVITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return None
+        if not isinstance(found, dict) or found.keys() != set(products):
+            return None
+        return found if all(isinstance(value, float) and isfinite(value) for value in found.values()) else None
 
     def put_sensitivities(self, measured: Mapping[str, float]) -> None:
         """Save, whole or not at all."""

@@ -86,15 +86,17 @@ def test_a_full_disk_is_said_to_be_one(store: Store, monkeypatch: pytest.MonkeyP
 
 
 def test_sensitivities(store: Store) -> None:
-    assert store.sensitivities() is None
-    store.put_sensitivities({"a": 0.1, "b": 2})
-    assert store.sensitivities() == {"a": 0.1, "b": 2.0}
+    assert store.sensitivities(["a", "b"]) is None
+    store.put_sensitivities({"b": 0.1, "a": 2.0})
+    assert store.sensitivities(["a", "b"]) == {"a": 2.0, "b": 0.1}
+    for others in (["a"], ["a", "b", "c"], ["a", "c"]):
+        assert store.sensitivities(others) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "much"}', '{"a": '])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "much"}', '{"a": ', '{"a": NaN}', '{"a": -Infinity}', '{"a": true}', "\xff"])
 def test_damaged_sensitivities_are_measured_again(store: Store, text: str) -> None:
-    (store.directory / "sensitivity.json").write_text(text)
-    assert store.sensitivities() is None
+    (store.directory / "sensitivity.json").write_text(text, encoding="latin-1")
+    assert store.sensitivities(["a"]) is None
 
 
 def test_the_parts_decide_which_store_it_is() -> None:
