@@ -21,7 +21,7 @@ from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize import calibrate, corpus, sensitivity
 from sc2onnx.export.quantize.codec import Quantised, Scheme
 from sc2onnx.export.quantize.recipe import Recipe
-from sc2onnx.export.quantize.store import Rounded, Store, checkpoint_digest, open_store, windows_digest
+from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
 from sc2onnx.manifest import Quantization
@@ -94,9 +94,18 @@ def size_limit(config: Starcoder2Config, floats: Weights, variant: Variant) -> i
 
 @contextmanager
 def planned(
-    opened: Checkpoint, config: Starcoder2Config, floats: Weights, variant: Variant, calibration: Calibration, report: Progress
+    opened: Checkpoint,
+    config: Starcoder2Config,
+    floats: Weights,
+    variant: Variant,
+    calibration: Calibration,
+    report: Progress,
+    bundle: Need | None = None,
 ) -> Iterator[WeightPlan]:
-    """The weights of a variant, to be written inside the block. Calibration happens on entering; otherwise nothing is read yet."""
+    """The weights of a variant, to be written inside the block. Calibration happens on entering; otherwise nothing is read yet.
+
+    ``bundle``: room that calibration has to leave.
+    """
     recipe = variant.recipe()
     calibrated = calibration.applies(recipe)
     if recipe is None:
@@ -111,9 +120,10 @@ def planned(
     report.stage(f"calibrating on {text.description}")
     files = sorted({tensor.file for tensor in opened.tensors.values()})
     parts = {"checkpoint": checkpoint_digest(files), "config": dict(opened.config), "text": windows_digest(text.windows), "recipe": recipe.to_json()}
-    with open_store(parts) as store:
+    with open_store(parts, report) as store:
         body = _body(floats, chosen)
-        store.check_space(sum(scheme.nbytes(*floats[f"{name}.weight"].shape) for name, scheme in body.items()) + _lift_room(floats, chosen, recipe))
+        kept = sum(scheme.nbytes(*floats[f"{name}.weight"].shape) for name, scheme in body.items()) + _lift_room(floats, chosen, recipe)
+        store.check_space(kept, bundle)
         chosen = _with_lifts(config, floats, recipe, chosen, text, store, report)
         report.stage("rounding layer by layer", _body_bytes(floats, chosen))
         calibrate.calibrate(config, floats, chosen, text.windows, store, report)

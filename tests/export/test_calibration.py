@@ -241,6 +241,18 @@ def test_a_calibration_that_cannot_be_kept_is_refused_before_it_starts(checkpoin
     assert list(place.iterdir()) == []
 
 
+def test_an_export_and_its_calibration_that_do_not_fit_on_one_disk_are_refused_before_calibrating(
+    checkpoint: Path, bundles: dict[str, Path], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would fit by itself."""
+    size = (bundles["int4-fast calibrated"] / "model.onnx.data").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(size * 1.05) + (32 << 20)))
+    not_yet(monkeypatch)
+    with pytest.raises(DiskSpaceError, match=r"calibration keeps 0\.00 GB more .* and the bundle takes 0\.04 GB on the same disk"):
+        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
+    assert list(place.iterdir()) == []
+
+
 def test_a_cache_that_cannot_be_written_is_said_before_calibrating(
     checkpoint: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

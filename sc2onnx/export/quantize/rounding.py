@@ -40,6 +40,11 @@ _BLOCK: Final = 128
 """Columns rounded before their errors are carried on by one matrix product."""
 
 
+def constants() -> tuple[object, ...]:
+    """What codes depend on beside the weights and the text."""
+    return DAMPING, TOWARDS_ORIGINAL, _SWEEPS, _FLOOR, _GROWTH
+
+
 class Moments:
     """Second moments of a product's inputs in both models, gathered a few tokens at a time.
 
