@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import OutputError, RequestError
+from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.layers import Products, float_products
@@ -31,23 +31,26 @@ Weights = Mapping[str, LazyWeight]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the user wants of calibration: ``wanted`` None leaves it to the recipe, ``files`` None takes the shipped text."""
+    """What the user wants of calibration: ``wanted`` None leaves it to the recipe, ``files`` None takes the shipped text.
+
+    ``tokens`` None is :data:`~sc2onnx.export.quantize.corpus.DEFAULT_TOKENS`, and asks for nothing.
+    """
 
     wanted: bool | None = None
     files: tuple[Path, ...] | None = None
-    tokens: int = corpus.DEFAULT_TOKENS
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.files is not None and not self.files:
             raise RequestError("calibration is on no files, expected one at least, or None for the text that sc2onnx ships")
         if self.wanted is False and self._asked:
             raise RequestError("calibration is switched off and given a text or a number of tokens, expected either")
-        if self.tokens < corpus.LENGTH:
+        if self.tokens is not None and self.tokens < corpus.LENGTH:
             raise RequestError(f"calibration is on {self.tokens} tokens, expected {corpus.LENGTH} at least")
 
     @property
     def _asked(self) -> bool:
-        return self.files is not None or self.tokens != corpus.DEFAULT_TOKENS
+        return self.files is not None or self.tokens is not None
 
     def applies(self, recipe: Recipe | None) -> bool:
         """Whether weights are rounded with the statistics of a text. Raises :class:`RequestError` if that was asked for in vain."""
@@ -115,8 +118,8 @@ def planned(
     if not calibrated:
         yield _quantised(config, floats, variant, recipe, _Rounding(chosen))
         return
-    separator = config.eos_token_ids[0] if config.eos_token_ids else None
-    text = corpus.read(opened.directory, calibration.files, calibration.tokens, config.max_position_embeddings, separator)
+    tokens = corpus.DEFAULT_TOKENS if calibration.tokens is None else calibration.tokens
+    text = corpus.read(opened.directory, calibration.files, tokens, config.max_position_embeddings, _separator(config))
     report.stage(f"calibrating on {text.description}")
     files = sorted({tensor.file for tensor in opened.tensors.values()})
     parts = {"checkpoint": checkpoint_digest(files), "config": dict(opened.config), "text": windows_digest(text.windows), "recipe": recipe.to_json()}
@@ -170,6 +173,19 @@ class _Rounding:
         if done is None:
             raise OutputError(f"the calibration in {store.directory} lost {product} meanwhile: export again, what is left of it will be used")
         return done
+
+
+def _separator(config: Starcoder2Config) -> int | None:
+    """The token between texts, if there is one. Raises :class:`CheckpointError` if the model has no such token."""
+    if not config.eos_token_ids:
+        return None
+    separator = config.eos_token_ids[0]
+    if not 0 <= separator < config.vocab_size:
+        raise CheckpointError(
+            f"config.json: eos_token_id is {separator}, which calibration puts between texts, expected 0 to {config.vocab_size - 1}: "
+            "correct it, or pass --no-calibration"
+        )
+    return separator
 
 
 def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, recipe: Recipe, rounding: _Rounding) -> WeightPlan:

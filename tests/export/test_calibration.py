@@ -16,7 +16,7 @@ import pytest
 
 from sc2onnx import cli
 from sc2onnx.directories import cache_directory
-from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, TensorError
+from sc2onnx.errors import CheckpointError, DiskSpaceError, OutputError, RequestError, TensorError
 from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
@@ -208,6 +208,15 @@ def test_a_recipe_is_read_once(checkpoint: Path, tmp_path: Path, monkeypatch: py
     assert export(checkpoint, tmp_path / "bundle", precision=str(recipe), calibration=QUICK).precision == "gone"
 
 
+@pytest.mark.parametrize("token", [49152, [49152, 0]], ids=str)
+def test_a_separator_that_the_model_does_not_have_is_the_configurations_fault(checkpoint: Path, tmp_path: Path, token: Any) -> None:
+    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    settings = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**settings, "eos_token_id": token}))
+    with pytest.raises(CheckpointError, match=r"config\.json: eos_token_id is 49152, .* expected 0 to \d+: .* --no-calibration"):
+        export(changed, tmp_path / "bundle", precision="int4-fast", calibration=QUICK)
+
+
 def not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever takes long fails."""
     for module, name in ((calibrate, "calibrate"), (sensitivity, "measure")):
@@ -288,6 +297,7 @@ def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(checkpoi
         ("fp32", Calibration(True), "asked for where nothing is rounded to integers"),
         ("fp32", Calibration(files=(Path("a.py"),)), "asked for where nothing is rounded to integers"),
         ("fp32", Calibration(tokens=1024), "asked for where nothing is rounded to integers"),
+        ("fp32", Calibration(tokens=DEFAULT_TOKENS), "asked for where nothing is rounded to integers"),
         ("int8", Calibration(tokens=1024), "on 1024 tokens where nothing is calibrated, expected --calibration FILE as well"),
     ],
 )
@@ -301,6 +311,7 @@ def test_calibration_in_vain_is_refused_before_anything_is_read(precision: str, 
     [
         ({"wanted": False, "files": (Path("a.py"),)}, "switched off and given a text"),
         ({"wanted": False, "tokens": 1024}, "switched off and given a text or a number of tokens"),
+        ({"wanted": False, "tokens": DEFAULT_TOKENS}, "switched off and given a text or a number of tokens"),
         ({"files": ()}, "on no files, expected one at least"),
         ({"tokens": LENGTH - 1}, f"on {LENGTH - 1} tokens, expected {LENGTH} at least"),
     ],
