@@ -27,7 +27,7 @@ from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, unpack
 from sc2onnx.manifest import replace_text
 
-ALGORITHM: Final = 2
+ALGORITHM: Final = 3
 """Raised whenever the same text gives other codes, unless that is by one of :func:`sc2onnx.export.quantize.rounding.constants`."""
 
 _KEPT: Final = 2
