@@ -67,9 +67,10 @@ def export(
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
                 written = _write(bundle, plan, placed, _Subject(source, opened, config, variant), report)
+                if doubts := plan.doubts():
+                    report.stage("looking at what was written")  # a bar ends before the line
+                    warnings.warn(doubts, stacklevel=2)  # where warnings are errors, nothing is in place yet
         report.stage(f"wrote {out}")
-        if doubts := plan.doubts():
-            warnings.warn(doubts, stacklevel=2)
         return written
 
 
