@@ -6,6 +6,7 @@ import heapq
 import json
 import shutil
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -383,6 +384,6 @@ def test_a_checkpoint_whose_activations_overflow_is_refused(checkpoint: Path, tm
     weights = load_file(changed / "model.safetensors")
     weights["model.layers.2.mlp.c_fc.weight"].fill_(3e38)
     save_file(weights, changed / "model.safetensors")
-    with np.errstate(all="ignore"), pytest.raises(TensorError, match=r"model\.layers\.2\.mlp\.c_proj cannot be calibrated"):
+    with warnings.catch_warnings(action="error"), pytest.raises(TensorError, match=r"model\.layers\.2\.mlp\.c_proj cannot be calibrated"):
         export(changed, tmp_path / "out", precision="int4-fast", calibration=QUICK)
     assert not (tmp_path / "out").exists()

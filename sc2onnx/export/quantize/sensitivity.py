@@ -27,6 +27,7 @@ TOKENS: Final = 512
 _PRODUCTS: Final = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is noticed at the end, and named
 def measure(config: Starcoder2Config, weights: Weights, schemes: Mapping[str, Scheme], windows: Windows, report: Progress) -> dict[str, float]:
     """Product -> KL divergence (nats per position, original to variant) of the model in which it alone is rounded, to the nearest.
 

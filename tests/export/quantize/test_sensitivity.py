@@ -74,7 +74,10 @@ def test_each_products_divergence_is_that_of_a_model_in_which_it_alone_is_rounde
 def test_a_product_whose_sensitivity_is_not_finite_is_named(make_case: Callable[..., Case]) -> None:
     """Finite weights whose activations are not: whatever is rounded, the outcome is no number."""
     case = make_case(edit=lambda tensors: tensors["model.layers.1.mlp.c_fc.weight"].fill(3e38))
-    with np.errstate(all="ignore"), pytest.raises(TensorError, match=r"sensitivity of .*model\.layers\.0\.self_attn\.qkv_proj.*--no-calibration"):
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(TensorError, match=r"sensitivity of .*model\.layers\.0\.self_attn\.qkv_proj.*--no-calibration"),
+    ):
         measure(case.config, case.floats, case.schemes, case.windows, Silent())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 
@@ -182,7 +183,7 @@ def test_waiting_is_said() -> None:
 
 def test_a_calibration_that_cannot_be_removed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lock file is another user's."""
-    original = room.FileLock
+    original = filelock.FileLock
 
     def guarded(path: Path, **options: Any) -> Any:
         if "blocking" in options:
@@ -258,7 +259,7 @@ def test_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("SC2ONNX_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(Path, "home", staticmethod(homeless))
-    with pytest.raises(OutputError, match="no home directory .* set SC2ONNX_CACHE"), open_store({}):
+    with pytest.raises(OutputError, match=r"no home directory .* set SC2ONNX_CACHE"), open_store({}):
         pytest.fail("opened")
 
 
