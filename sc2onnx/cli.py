@@ -74,8 +74,7 @@ def _export(args: argparse.Namespace) -> int:
 
     began = time.perf_counter()
     files = None if args.calibration is None else tuple(args.calibration)
-    tokens = {} if args.calibration_tokens is None else {"tokens": args.calibration_tokens}
-    calibration = Calibration(False if args.no_calibration else None, files, **tokens)
+    calibration = Calibration(False if args.no_calibration else None, files, args.calibration_tokens)
     choices = {"calibration": calibration, "precision": args.precision, "target": args.target, "revision": args.revision, "overwrite": args.overwrite}
     manifest = export(args.checkpoint, args.out, **choices, progress=for_stream())
     if args.json:

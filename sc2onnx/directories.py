@@ -6,13 +6,22 @@ import os
 import sys
 from pathlib import Path
 
+from sc2onnx.errors import OutputError
+
 
 def cache_directory() -> Path:
-    """``SC2ONNX_CACHE``, or a place in the user's cache directory. Raises :class:`RuntimeError` where there is no home."""
+    """``SC2ONNX_CACHE``, or a place in the user's cache directory. Raises :class:`OutputError` where there is no home."""
     if chosen := os.environ.get("SC2ONNX_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "sc2onnx"
+        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / "sc2onnx"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "sc2onnx"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sc2onnx"
+        return _home() / "Library" / "Caches" / "sc2onnx"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "sc2onnx"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise OutputError("there is no home directory to keep a cache in: set SC2ONNX_CACHE to a directory that can be written") from error

@@ -23,6 +23,7 @@ from sc2onnx.export.graph.ops import OPSET
 from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
+from sc2onnx.export.quantize.store import Need
 
 
 def export(
@@ -59,15 +60,17 @@ def export(
         if not (source.directory / manifest.TOKENIZER_FILE).is_file():
             warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
         floats = weights.graph_weights(opened, config, variant.dtype)
-        writer.check_space(out, size_limit(config, floats, variant))  # calibration may take an hour
-        with planned(opened, config, floats, variant, calibration, report) as plan:
+        limit = size_limit(config, floats, variant)
+        writer.check_space(out, limit)  # calibration may take an hour
+        with planned(opened, config, floats, variant, calibration, report, Need(out.parent, writer.space_needed(limit))) as plan:
             placed, size = writer.place(plan.weights.values())
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
                 written = _write(bundle, plan, placed, _Subject(source, opened, config, variant), report)
+                if doubts := plan.doubts():
+                    report.stage("looking at what was written")  # a bar ends before the line
+                    warnings.warn(doubts, stacklevel=2)  # where warnings are errors, nothing is in place yet
         report.stage(f"wrote {out}")
-        if doubts := plan.doubts():
-            warnings.warn(doubts, stacklevel=2)
         return written
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import OutputError, RequestError
+from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.layers import Products, float_products
@@ -21,7 +21,7 @@ from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize import calibrate, corpus, sensitivity
 from sc2onnx.export.quantize.codec import Quantised, Scheme
 from sc2onnx.export.quantize.recipe import Recipe
-from sc2onnx.export.quantize.store import Rounded, Store, checkpoint_digest, open_store, windows_digest
+from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
 from sc2onnx.manifest import Quantization
@@ -31,23 +31,26 @@ Weights = Mapping[str, LazyWeight]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the user wants of calibration: ``wanted`` None leaves it to the recipe, ``files`` None takes the shipped text."""
+    """What the user wants of calibration: ``wanted`` None leaves it to the recipe, ``files`` None takes the shipped text.
+
+    ``tokens`` None is :data:`~sc2onnx.export.quantize.corpus.DEFAULT_TOKENS`, and asks for nothing.
+    """
 
     wanted: bool | None = None
     files: tuple[Path, ...] | None = None
-    tokens: int = corpus.DEFAULT_TOKENS
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.files is not None and not self.files:
             raise RequestError("calibration is on no files, expected one at least, or None for the text that sc2onnx ships")
         if self.wanted is False and self._asked:
             raise RequestError("calibration is switched off and given a text or a number of tokens, expected either")
-        if self.tokens < corpus.LENGTH:
+        if self.tokens is not None and self.tokens < corpus.LENGTH:
             raise RequestError(f"calibration is on {self.tokens} tokens, expected {corpus.LENGTH} at least")
 
     @property
     def _asked(self) -> bool:
-        return self.files is not None or self.tokens != corpus.DEFAULT_TOKENS
+        return self.files is not None or self.tokens is not None
 
     def applies(self, recipe: Recipe | None) -> bool:
         """Whether weights are rounded with the statistics of a text. Raises :class:`RequestError` if that was asked for in vain."""
@@ -94,9 +97,18 @@ def size_limit(config: Starcoder2Config, floats: Weights, variant: Variant) -> i
 
 @contextmanager
 def planned(
-    opened: Checkpoint, config: Starcoder2Config, floats: Weights, variant: Variant, calibration: Calibration, report: Progress
+    opened: Checkpoint,
+    config: Starcoder2Config,
+    floats: Weights,
+    variant: Variant,
+    calibration: Calibration,
+    report: Progress,
+    bundle: Need | None = None,
 ) -> Iterator[WeightPlan]:
-    """The weights of a variant, to be written inside the block. Calibration happens on entering; otherwise nothing is read yet."""
+    """The weights of a variant, to be written inside the block. Calibration happens on entering; otherwise nothing is read yet.
+
+    ``bundle``: room that calibration has to leave.
+    """
     recipe = variant.recipe()
     calibrated = calibration.applies(recipe)
     if recipe is None:
@@ -106,14 +118,15 @@ def planned(
     if not calibrated:
         yield _quantised(config, floats, variant, recipe, _Rounding(chosen))
         return
-    separator = config.eos_token_ids[0] if config.eos_token_ids else None
-    text = corpus.read(opened.directory, calibration.files, calibration.tokens, config.max_position_embeddings, separator)
+    tokens = corpus.DEFAULT_TOKENS if calibration.tokens is None else calibration.tokens
+    text = corpus.read(opened.directory, calibration.files, tokens, config.max_position_embeddings, _separator(config))
     report.stage(f"calibrating on {text.description}")
     files = sorted({tensor.file for tensor in opened.tensors.values()})
     parts = {"checkpoint": checkpoint_digest(files), "config": dict(opened.config), "text": windows_digest(text.windows), "recipe": recipe.to_json()}
-    with open_store(parts) as store:
+    with open_store(parts, report) as store:
         body = _body(floats, chosen)
-        store.check_space(sum(scheme.nbytes(*floats[f"{name}.weight"].shape) for name, scheme in body.items()) + _lift_room(floats, chosen, recipe))
+        kept = sum(scheme.nbytes(*floats[f"{name}.weight"].shape) for name, scheme in body.items()) + _lift_room(floats, chosen, recipe)
+        store.check_space(kept, bundle)
         chosen = _with_lifts(config, floats, recipe, chosen, text, store, report)
         report.stage("rounding layer by layer", _body_bytes(floats, chosen))
         calibrate.calibrate(config, floats, chosen, text.windows, store, report)
@@ -162,6 +175,19 @@ class _Rounding:
         return done
 
 
+def _separator(config: Starcoder2Config) -> int | None:
+    """The token between texts, if there is one. Raises :class:`CheckpointError` if the model has no such token."""
+    if not config.eos_token_ids:
+        return None
+    separator = config.eos_token_ids[0]
+    if not 0 <= separator < config.vocab_size:
+        raise CheckpointError(
+            f"config.json: eos_token_id is {separator}, which calibration puts between texts, expected 0 to {config.vocab_size - 1}: "
+            "correct it, or pass --no-calibration"
+        )
+    return separator
+
+
 def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, recipe: Recipe, rounding: _Rounding) -> WeightPlan:
     layout: Layout = "columns" if variant.target == "portable" else "rows"
     floats = {name: rounding.bias(weight) for name, weight in floats.items()}
@@ -186,7 +212,7 @@ def _with_lifts(
     """The schemes, the most sensitive products lifted where the recipe wants that."""
     if recipe.lift is None:
         return chosen
-    measured = store.sensitivities()
+    measured = store.sensitivities(_body(floats, chosen))
     if measured is None:
         report.stage("measuring which products are sensitive", _body_bytes(floats, chosen))
         measured = sensitivity.measure(config, floats, chosen, text.sample(sensitivity.TOKENS), report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import ml_dtypes
@@ -35,11 +35,13 @@ _SLOW: Final[Mapping[str, str]] = {
 class Variant:
     """A precision (one of :data:`PRECISIONS`, or a recipe in a ``.json`` file) and the target that it is for.
 
-    Raises :class:`RequestError` if there is no such thing, or if they do not go together.
+    A recipe is read once, here: its file may change while an export is at work. Raises :class:`RequestError` if there is no such thing,
+    or if they do not go together.
     """
 
     precision: str
     target: str = "cpu"
+    _recipe: Recipe | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS and not self.precision.endswith(".json"):
@@ -53,7 +55,8 @@ class Variant:
             )
         if self.target == "cuda" and self.precision not in FLOATS:
             raise RequestError(f"precision is {self.precision!r} for target 'cuda', which this version exports in {', '.join(FLOATS)} only")
-        chosen = self.recipe()
+        chosen = None if self.precision in FLOATS else recipe(self.precision)
+        object.__setattr__(self, "_recipe", chosen)
         if chosen is not None and chosen.name in PRECISIONS and chosen != PRESETS.get(chosen.name):
             raise RequestError(f"the recipe {self.precision} is called {chosen.name!r}, which means another precision: give it a name of its own")
         if self.target == "portable" and chosen is not None and chosen.head.bits != 8:
@@ -61,7 +64,7 @@ class Variant:
 
     def recipe(self) -> Recipe | None:
         """How to quantise; None for floats."""
-        return None if self.precision in FLOATS else recipe(self.precision)
+        return self._recipe
 
     @property
     def name(self) -> str:

@@ -118,14 +118,14 @@ def _stamp(path: Path, entry: FileEntry) -> list[object]:
 
 
 def _read_stamps(directory: Path) -> dict[str, object]:
-    with suppress(OSError, ValueError, RuntimeError):
+    with suppress(OSError, ValueError):
         stamps = json.loads(_stamp_file(directory).read_text(encoding="utf-8"))
         return stamps if isinstance(stamps, dict) else {}
     return {}
 
 
 def _write_stamps(directory: Path, stamps: Mapping[str, object]) -> None:
-    with suppress(OSError, RuntimeError):  # no home, or one that cannot be written, only costs the next load its hashing
+    with suppress(OSError):  # no home, or one that cannot be written, only costs the next load its hashing
         path = _stamp_file(directory)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(stamps))

@@ -6,6 +6,7 @@ import heapq
 import json
 import shutil
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import pytest
 
 from sc2onnx import cli
 from sc2onnx.directories import cache_directory
-from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, TensorError
+from sc2onnx.errors import CheckpointError, DiskSpaceError, OutputError, RequestError, TensorError
 from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
@@ -194,6 +195,29 @@ def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
     assert contents(place) == before
 
 
+def test_a_recipe_is_read_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be gone when the calibration is done."""
+    recipe = tmp_path / "gone.json"
+    recipe.write_text(json.dumps({"body": {"bits": 4, "block_size": 128}, "head": {"bits": 8, "block_size": 128}, "calibrate": True}))
+    original = calibrate.calibrate
+
+    def meanwhile(*arguments: Any) -> None:
+        recipe.unlink()
+        original(*arguments)
+
+    monkeypatch.setattr(calibrate, "calibrate", meanwhile)
+    assert export(checkpoint, tmp_path / "bundle", precision=str(recipe), calibration=QUICK).precision == "gone"
+
+
+@pytest.mark.parametrize("token", [49152, [49152, 0]], ids=str)
+def test_a_separator_that_the_model_does_not_have_is_the_configurations_fault(checkpoint: Path, tmp_path: Path, token: Any) -> None:
+    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    settings = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**settings, "eos_token_id": token}))
+    with pytest.raises(CheckpointError, match=r"config\.json: eos_token_id is 49152, .* expected 0 to \d+: .* --no-calibration"):
+        export(changed, tmp_path / "bundle", precision="int4-fast", calibration=QUICK)
+
+
 def not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever takes long fails."""
     for module, name in ((calibrate, "calibrate"), (sensitivity, "measure")):
@@ -223,6 +247,18 @@ def test_a_calibration_that_cannot_be_kept_is_refused_before_it_starts(checkpoin
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40 if Path(path) == place else 1 << 20))
     not_yet(monkeypatch)
     with pytest.raises(DiskSpaceError, match=r"calibration keeps 0\.00 GB more .* set SC2ONNX_CACHE"):
+        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
+    assert list(place.iterdir()) == []
+
+
+def test_an_export_and_its_calibration_that_do_not_fit_on_one_disk_are_refused_before_calibrating(
+    checkpoint: Path, bundles: dict[str, Path], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would fit by itself."""
+    size = (bundles["int4-fast calibrated"] / "model.onnx.data").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(size * 1.05) + (32 << 20)))
+    not_yet(monkeypatch)
+    with pytest.raises(DiskSpaceError, match=r"calibration keeps 0\.00 GB more .* and the bundle takes 0\.04 GB on the same disk"):
         export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
     assert list(place.iterdir()) == []
 
@@ -262,6 +298,7 @@ def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(checkpoi
         ("fp32", Calibration(True), "asked for where nothing is rounded to integers"),
         ("fp32", Calibration(files=(Path("a.py"),)), "asked for where nothing is rounded to integers"),
         ("fp32", Calibration(tokens=1024), "asked for where nothing is rounded to integers"),
+        ("fp32", Calibration(tokens=DEFAULT_TOKENS), "asked for where nothing is rounded to integers"),
         ("int8", Calibration(tokens=1024), "on 1024 tokens where nothing is calibrated, expected --calibration FILE as well"),
     ],
 )
@@ -275,6 +312,7 @@ def test_calibration_in_vain_is_refused_before_anything_is_read(precision: str, 
     [
         ({"wanted": False, "files": (Path("a.py"),)}, "switched off and given a text"),
         ({"wanted": False, "tokens": 1024}, "switched off and given a text or a number of tokens"),
+        ({"wanted": False, "tokens": DEFAULT_TOKENS}, "switched off and given a text or a number of tokens"),
         ({"files": ()}, "on no files, expected one at least"),
         ({"tokens": LENGTH - 1}, f"on {LENGTH - 1} tokens, expected {LENGTH} at least"),
     ],
@@ -346,6 +384,6 @@ def test_a_checkpoint_whose_activations_overflow_is_refused(checkpoint: Path, tm
     weights = load_file(changed / "model.safetensors")
     weights["model.layers.2.mlp.c_fc.weight"].fill_(3e38)
     save_file(weights, changed / "model.safetensors")
-    with np.errstate(all="ignore"), pytest.raises(TensorError, match=r"model\.layers\.2\.mlp\.c_proj cannot be calibrated"):
+    with warnings.catch_warnings(action="error"), pytest.raises(TensorError, match=r"model\.layers\.2\.mlp\.c_proj cannot be calibrated"):
         export(changed, tmp_path / "out", precision="int4-fast", calibration=QUICK)
     assert not (tmp_path / "out").exists()

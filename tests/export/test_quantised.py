@@ -200,7 +200,11 @@ class Stages(Silent):
         ({"hidden_size": 72, "num_attention_heads": 6}, "int8", rf"{EMBEDDING}\.weight has 72 inputs, which blocks of 32 do not divide"),
         ({"intermediate_size": 160}, "int8", rf"{LAYERS}\.0\.mlp\.c_proj\.weight has 160 inputs, .* 64 .* \(those that do: 16, 32\)"),
         ({"intermediate_size": 101}, "int4-fast", rf"{EMBEDDING}\.weight has 64 inputs, .* blocks of 128 .* \(those that do: 16, 32, 64\)"),
-        ({"head_dim": 10}, "int8", rf"{LAYERS}\.0\.self_attn\.o_proj\.weight has 40 inputs, .* blocks of 64 .* \(those that do: none\)"),
+        (
+            {"head_dim": 10},
+            "int8",
+            rf"{LAYERS}\.0\.self_attn\.o_proj\.weight has 40 inputs, .* blocks of 64 .* divide: no block size does, export it in floats",
+        ),
         ({"intermediate_size": 192}, "int4", rf"{LAYERS}\.0\.self_attn\.qkv_proj\.weight has 64 inputs, .* blocks of 128"),
     ],
 )

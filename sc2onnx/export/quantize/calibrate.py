@@ -31,6 +31,7 @@ Pair = tuple[Floats, Floats]
 """The same of the original and of ours."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is noticed at the next product, and named
 def calibrate(config: Starcoder2Config, weights: Weights, schemes: Mapping[str, Scheme], windows: Windows, store: Store, report: Progress) -> None:
     """Round every product of the layers on windows (count, length) of token ids, and leave the outcome in ``store``.
 

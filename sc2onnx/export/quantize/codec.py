@@ -60,11 +60,9 @@ class Scheme:
     def check_columns(self, name: str, columns: int) -> None:
         """Raise :class:`RequestError` unless blocks cut the inputs of a weight evenly: kernels for a last, shorter block are slow or absent."""
         if columns % self.block_size:
-            fitting = ", ".join(str(size) for size in BLOCK_SIZES if columns % size == 0) or "none"
-            raise RequestError(
-                f"{name} has {columns} inputs, which blocks of {self.block_size} do not divide: "
-                f"choose a recipe with another block size (those that do: {fitting})"
-            )
+            fitting = ", ".join(str(size) for size in BLOCK_SIZES if columns % size == 0)
+            advice = f"choose a recipe with another block size (those that do: {fitting})" if fitting else "no block size does, export it in floats"
+            raise RequestError(f"{name} has {columns} inputs, which blocks of {self.block_size} do not divide: {advice}")
 
     def nbytes(self, rows: int, columns: int) -> int:
         """Bytes of a packed (rows, columns) matrix and its scales."""
@@ -95,6 +93,8 @@ def quantise(weights: Floats, scheme: Scheme, importance: Floats | None = None) 
     rows, columns = weights.shape
     codes = np.empty((rows, columns), dtype=np.int8)
     scales = np.empty((rows, columns // scheme.block_size), dtype=np.float32)
+    if importance is not None:  # by a power of 2, which is exact: only ratios count, and sums must not overflow
+        importance = np.asarray(np.ldexp(importance, -np.frexp(importance.max())[1]), dtype=np.float32)
 
     def tile(first: int, stop: int) -> None:
         blocks = weights[first:stop].reshape(stop - first, -1, scheme.block_size)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,15 @@ LENGTH: Final = 512
 
 DEFAULT_TOKENS: Final = 57344
 """Time and memory are in proportion to it; twice as many gain little (docs/decisions/0008-calibration.md)."""
+
+_PER_TOKEN: Final = 8
+"""Characters that are tokenised for each token that is wanted: twice what a token of code has, and more."""
+
+_ENOUGH: Final = 1 << 20
+"""Characters that are tokenised in any case: tokenising takes 150 bytes of memory for each."""
+
+_PIECE: Final = 8192
+"""Characters of a piece of a long text: a few windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +49,19 @@ class CalibrationText:
 def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: int, separator: int | None) -> CalibrationText:
     """Text as the tokenizer of the checkpoint at ``directory`` cuts it: the files joined by ``separator``, cut into windows.
 
-    ``files``: None for the package's own. Windows are taken evenly from the whole, up to ``tokens``. Raises :class:`RequestError` and
-    :class:`TokenizerError`.
+    ``files``: None for the package's own. Windows are taken evenly from the whole, up to ``tokens``; of long texts only pieces, evenly
+    spread too, are given to the tokenizer. Raises :class:`RequestError` and :class:`TokenizerError`.
     """
     if not (directory / TOKENIZER_FILE).is_file():
         raise RequestError(f"the checkpoint has no {TOKENIZER_FILE}, which calibration needs to read text: add it, or pass --no-calibration")
     tokenizer = _tokenizer(directory / TOKENIZER_FILE)
-    ids: list[int] = []
+    texts = list(_own() if files is None else map(_text, files))
     digest = hashlib.sha256()
-    for text in _own() if files is None else map(_text, files):
-        digest.update(text.encode())
+    for text in texts:
+        for piece in _pieces(text):
+            digest.update(piece.encode())
+    ids: list[int] = []
+    for text in _spread(texts, max(_ENOUGH, _PER_TOKEN * tokens)):
         ids += tokenizer.encode(text, add_special_tokens=False).ids
         ids += [] if separator is None else [separator]
     length = min(LENGTH, context)
@@ -57,8 +70,26 @@ def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: in
         raise RequestError(f"the calibration text has {len(ids)} tokens, expected {length} at least, better {DEFAULT_TOKENS}: give more files")
     windows = np.array(ids[: count * length], dtype=np.int64).reshape(count, length)
     taken = CalibrationText(windows, "").sample(max(tokens, length))
-    origin = "code shipped with sc2onnx" if files is None else f"{len(files)} files"
+    origin = "code shipped with sc2onnx" if files is None else f"{len(files)} file{'s' if len(files) > 1 else ''}"
     return CalibrationText(taken, f"{taken.size} tokens of {origin} (SHA-256 {digest.hexdigest()[:16]})")
+
+
+def _spread(texts: Sequence[str], limit: int) -> Iterator[str]:
+    """The texts, or if they have more than ``limit`` characters about so many of them, in pieces evenly spread over the whole."""
+    total = sum(map(len, texts))
+    if total <= limit:
+        yield from texts
+        return
+    seen = taken = 0
+    for piece in chain.from_iterable(map(_pieces, texts)):
+        if taken * total <= limit * seen:
+            yield piece
+            taken += len(piece)
+        seen += len(piece)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[first : first + _PIECE] for first in range(0, len(text), _PIECE))
 
 
 def _tokenizer(path: Path) -> Tokenizer:

@@ -40,10 +40,16 @@ _BLOCK: Final = 128
 """Columns rounded before their errors are carried on by one matrix product."""
 
 
+def constants() -> tuple[object, ...]:
+    """What codes depend on beside the weights and the text."""
+    return DAMPING, TOWARDS_ORIGINAL, _SWEEPS, _FLOOR, _GROWTH
+
+
 class Moments:
     """Second moments of a product's inputs in both models, gathered a few tokens at a time.
 
-    ``centred``: means are taken out, because a bias makes up for them.
+    ``centred``: means are taken out, because a bias makes up for them. Inputs are then summed up less the means of the first ones that
+    come: of a channel whose mean is large, the difference of two large sums would be nothing but rounding errors.
     """
 
     def __init__(self, weight: Floats, centred: bool) -> None:
@@ -53,21 +59,30 @@ class Moments:
         self._square = np.zeros((columns, columns), dtype=np.float32, order="F")  # lower triangle of sum(x^ x^T), x^ ours
         self._by_output = out < columns
         self._cross = np.zeros((out if self._by_output else columns, columns), dtype=np.float32)  # sum of (original - ours) x^T
+        self._origin = np.zeros(columns, dtype=np.float32)
         self._ours, self._original = np.zeros(columns, dtype=np.float64), np.zeros(columns, dtype=np.float64)
 
     def add(self, original: Floats, ours: Floats) -> None:
         """Inputs (tokens, in) of the same tokens in the original model and in ours."""
+        if self._centred and not self._count:
+            self._origin = ours.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._count += len(ours)
-        self._square = ssyrk(1.0, ours.T, beta=1.0, c=self._square, lower=1, overwrite_c=1)
         missing = original - ours
-        self._cross += (missing @ self._weight.T if self._by_output else missing).T @ ours
-        self._ours += ours.sum(axis=0, dtype=np.float64)
         self._original += original.sum(axis=0, dtype=np.float64)
+        self._ours += ours.sum(axis=0, dtype=np.float64)
+        ours = ours - self._origin
+        self._square = ssyrk(1.0, ours.T, beta=1.0, c=self._square, lower=1, overwrite_c=1)
+        self._cross += (missing @ self._weight.T if self._by_output else missing).T @ ours
 
     @property
     def means(self) -> tuple[Floats, Floats]:
         """Mean input (in,) of the original and of ours."""
         return (self._original / self._count).astype(np.float32), (self._ours / self._count).astype(np.float32)
+
+    @property
+    def _moved_mean(self) -> Floats:
+        """Mean input (in,) of ours less the origin."""
+        return np.asarray(self._ours / self._count - self._origin, dtype=np.float32)
 
     def covariance(self) -> Floats:
         """H (in, in), damped. Gives the sums away."""
@@ -78,9 +93,11 @@ class Moments:
             corner = np.tril(square[first:stop, first:stop])
             square[first:stop, first:stop] = corner + np.tril(corner, -1).T
         square /= np.float32(self._count)
-        least = max(_FLOOR * float(np.diag(square).mean()), 1e-12)
+        moved = self._moved_mean
+        # Of the inputs as they came: E[x x] = E[(x - o) (x - o)] + o (2 E[x - o] + o).
+        least = max(_FLOOR * float((np.diag(square) + self._origin.astype(np.float64) * (2 * moved + self._origin)).mean()), 1e-12)
         if self._centred:
-            _subtract_outer(square, self.means[1], self.means[1])
+            _subtract_outer(square, moved, moved)
         square[np.diag_indices_from(square)] += np.float32(DAMPING * max(float(np.diag(square).mean()), least))
         return square
 
@@ -89,9 +106,8 @@ class Moments:
         cross, self._cross = self._cross, np.zeros((0, 0), dtype=np.float32)
         cross /= np.float32(self._count)
         if self._centred:
-            original, ours = self.means
-            missing = original - ours
-            _subtract_outer(cross, self._weight @ missing if self._by_output else missing, ours)
+            missing = ((self._original - self._ours) / self._count).astype(np.float32)
+            _subtract_outer(cross, self._weight @ missing if self._by_output else missing, self._moved_mean)
         return np.asarray(cross if self._by_output else self._weight @ cross, dtype=np.float32)
 
 

@@ -7,18 +7,19 @@ layer's products branch off. A weight is read once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from math import isfinite, prod
 from typing import Final
 
 import numpy as np
 
+from sc2onnx.errors import TensorError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize.calibrate import Weights, Windows, affine, embed, whole
 from sc2onnx.export.quantize.codec import Floats, Scheme, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.recipe import Recipe
-from sc2onnx.export.weights import EMBEDDING, HEAD
+from sc2onnx.export.weights import EMBEDDING, HEAD, some_tensors
 
 TOKENS: Final = 512
 """Of text that it is measured on: there are four times as many variants as layers, and only their order counts."""
@@ -26,10 +27,11 @@ TOKENS: Final = 512
 _PRODUCTS: Final = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is noticed at the end, and named
 def measure(config: Starcoder2Config, weights: Weights, schemes: Mapping[str, Scheme], windows: Windows, report: Progress) -> dict[str, float]:
     """Product -> KL divergence (nats per position, original to variant) of the model in which it alone is rounded, to the nearest.
 
-    windows: (count, length) token ids.
+    windows: (count, length) token ids. Raises :class:`~sc2onnx.errors.TensorError` where it is not finite.
     """
     base, _ = embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")])
     streams, names = [base], list[str]()
@@ -47,7 +49,10 @@ def measure(config: Starcoder2Config, weights: Weights, schemes: Mapping[str, Sc
     norm = affine(weights, "model.norm")
     head = whole(weights[EMBEDDING if config.tie_word_embeddings else HEAD])
     reference = _log_probabilities(streams[0], norm, head, config)
-    return {name: _divergence(reference, _log_probabilities(stream, norm, head, config)) for name, stream in zip(names, streams[1:], strict=True)}
+    measured = {name: _divergence(reference, _log_probabilities(stream, norm, head, config)) for name, stream in zip(names, streams[1:], strict=True)}
+    if odd := [name for name, value in measured.items() if not isfinite(value)]:
+        raise TensorError(f"the sensitivity of {some_tensors(odd)} is not finite: check the checkpoint, or pass --no-calibration")
+    return measured
 
 
 def lifted(recipe: Recipe, schemes: Mapping[str, Scheme], weights: Weights, sensitivities: Mapping[str, float]) -> dict[str, Scheme]:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, OutputError
+from sc2onnx.export.progress import Progress, Silent
+from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, unpack
 from sc2onnx.manifest import replace_text
 
-ALGORITHM: Final = 2
-"""Raised whenever the same text gives other codes."""
+ALGORITHM: Final = 3
+"""Raised whenever the same text gives other codes, unless that is by one of :func:`sc2onnx.export.quantize.rounding.constants`."""
 
 _KEPT: Final = 2
 """Calibrations kept on disk; older ones go when a new one starts."""
@@ -40,6 +44,14 @@ class Rounded:
 
     quantised: Quantised
     bias: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that will be written in a directory."""
+
+    place: Path
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +80,45 @@ class Store:
             partial.write_bytes(save(arrays, _about(arrays, scheme)))
             os.replace(partial, self._path(product))
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise _unwritable(self.directory, error) from error
 
-    def sensitivities(self) -> dict[str, float] | None:
-        """What was measured, if it was."""
-        path = self.directory / _SENSITIVITY
+    def sensitivities(self, products: Iterable[str]) -> dict[str, float] | None:
+        """What was measured of these products, if it was; a file that says anything else is damaged."""
         try:
-            return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
-        except (FileNotFoundError, ValueError, AttributeError):
+            found = json.loads((self.directory / _SENSITIVITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return None
+        if not isinstance(found, dict) or found.keys() != set(products):
+            return None
+        return found if all(isinstance(value, float) and isfinite(value) for value in found.values()) else None
 
     def put_sensitivities(self, measured: Mapping[str, float]) -> None:
-        """Save, whole or not at all."""
-        replace_text(self.directory / _SENSITIVITY, json.dumps(measured, indent=2) + "\n")
+        """Save, whole or not at all. Raises :class:`OutputError`."""
+        path = self.directory / _SENSITIVITY
+        try:
+            _discard(path, directories_only=True)
+            replace_text(path, json.dumps(measured, indent=2) + "\n")
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
 
-    def check_space(self, nbytes: int) -> None:
-        """Raise :class:`DiskSpaceError` unless the calibration, ``nbytes`` in all, fits beside what is there of it."""
-        missing = nbytes - sum(path.stat().st_size for path in self.directory.iterdir())
-        free = shutil.disk_usage(self.directory).free
-        if free < missing:
+    def check_space(self, nbytes: int, bundle: Need | None = None) -> None:
+        """Raise :class:`DiskSpaceError` unless the calibration, ``nbytes`` in all, fits beside what is there of it.
+
+        And beside the bundle, if that is to be on the same disk.
+        """
+        try:
+            missing = nbytes - sum(path.stat().st_size for path in self.directory.iterdir())
+            free = shutil.disk_usage(self.directory).free
+            shared = bundle is not None and bundle.place.stat().st_dev == self.directory.stat().st_dev
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
+        also = bundle.nbytes if bundle is not None and shared else 0
+        if free < max(missing, 0) + also:
+            rest = f", and the bundle takes {also / 1e9:.2f} GB on the same disk" if also else ""
             raise DiskSpaceError(
-                f"calibration keeps {missing / 1e9:.2f} GB more in {self.directory.parent}, {free / 1e9:.2f} GB are free there: "
+                f"calibration keeps {max(missing, 0) / 1e9:.2f} GB more in {self.directory.parent}{rest}, {free / 1e9:.2f} GB are free there: "
                 "free some space, or set SC2ONNX_CACHE to a directory on another disk"
             )
 
@@ -106,30 +135,41 @@ class Store:
                     return found
         except FileNotFoundError:
             return None
-        except SafetensorError:
+        except (SafetensorError, OSError):
             pass
-        path.unlink(missing_ok=True)
+        try:
+            _discard(path)
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
         return None
 
 
 @contextmanager
-def open_store(parts: Mapping[str, object]) -> Iterator[Store]:
-    """The store of what these parts determine (checkpoint, recipe, text), for this process alone; others wait.
+def open_store(parts: Mapping[str, object], report: Progress | None = None) -> Iterator[Store]:
+    """The store of what these parts determine (checkpoint, recipe, text), for this process alone; others wait, and say so.
 
-    Raises :class:`OutputError` where the cache directory cannot be written.
+    Raises :class:`OutputError` where there is no cache directory, or it cannot be written.
     """
-    key = hashlib.sha256(json.dumps({"algorithm": ALGORITHM, **parts}, sort_keys=True).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps({"algorithm": [ALGORITHM, *rounding.constants()], **parts}, sort_keys=True).encode()).hexdigest()[:32]
     root = cache_directory() / "calibration"
     lock = FileLock(root / f"{key}.lock")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        _acquire(lock, report or Silent())
     except OSError as error:
         raise _unwritable(root, error) from error
     try:
         yield Store(_made(root, key))
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, report: Progress) -> None:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        report.stage("waiting for another export that calibrates the same")
+        lock.acquire()
 
 
 def checkpoint_digest(files: list[Path]) -> str:
@@ -159,21 +199,29 @@ def _made(root: Path, key: str) -> Path:
 
 
 def _forget(root: Path, keep: int) -> None:
-    """Remove all but the latest calibrations, and none that another process is at work on.
+    """Remove all but the latest calibrations, and none that another process is at work on, or that we may not touch.
 
     Their lock files stay: a process that waits for one would hold a file that the next process does not see.
     """
     directories = sorted((path for path in root.iterdir() if path.is_dir()), key=_last_use, reverse=True)
     for old in directories[keep:]:
-        with suppress(TimeoutError), FileLock(root / f"{old.name}.lock", blocking=False):
+        with suppress(OSError), FileLock(root / f"{old.name}.lock", blocking=False):
             shutil.rmtree(old, ignore_errors=True)
 
 
 def _last_use(directory: Path) -> float:
     try:
         return directory.stat().st_mtime
-    except FileNotFoundError:  # another process has just removed it
+    except OSError:  # another process has just removed it
         return 0.0
+
+
+def _discard(path: Path, directories_only: bool = False) -> None:
+    """Remove what is in the place of a file: a directory, or the file if that is damaged."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif not directories_only:
+        path.unlink(missing_ok=True)
 
 
 def _about(arrays: Arrays, scheme: Scheme) -> dict[str, str]:
@@ -186,6 +234,6 @@ def _about(arrays: Arrays, scheme: Scheme) -> dict[str, str]:
 
 
 def _unwritable(place: Path, error: OSError) -> OutputError:
-    return OutputError(
+    return (DiskSpaceError if error.errno == errno.ENOSPC else OutputError)(
         f"calibration cannot be kept in {place} ({error.strerror or error}): free some space, or set SC2ONNX_CACHE to a directory that can be written"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,10 @@ def test_a_damaged_file_is_made_again(
 def test_a_product_that_cannot_be_calibrated_is_named(make_case: MakeCase, run: Callable[..., Store]) -> None:
     """Finite weights whose activations are not."""
     case = make_case(edit=lambda tensors: tensors["model.layers.1.mlp.c_fc.weight"].fill(3e38))
-    with np.errstate(all="ignore"), pytest.raises(TensorError, match=r"model\.layers\.1\.mlp\.c_proj cannot be calibrated .* --no-calibration"):
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(TensorError, match=r"model\.layers\.1\.mlp\.c_proj cannot be calibrated .* --no-calibration"),
+    ):
         run(case)
 
 

@@ -363,7 +363,7 @@ def test_schemes_that_do_not_exist(bits: int, block_size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "size", "fitting"), [(72, 32, "none"), (96, 64, "16, 32"), (16, 32, "16"), (192, 128, "16, 32, 64"), (384, 256, "16, 32, 64, 128")]
+    ("columns", "size", "fitting"), [(96, 64, "16, 32"), (16, 32, "16"), (192, 128, "16, 32, 64"), (384, 256, "16, 32, 64, 128")]
 )
 def test_columns_that_blocks_do_not_divide(columns: int, size: int, fitting: str) -> None:
     message = rf"^the\.matrix has {columns} inputs, which blocks of {size} do not divide: .* \(those that do: {fitting}\)$"
@@ -381,3 +381,19 @@ def test_bytes_are_counted_as_they_are(scheme: Scheme) -> None:
     found, _ = some(scheme)
     assert scheme.nbytes(ROWS, COLUMNS) == pack(found.codes, scheme).nbytes + found.scales.nbytes
     assert str(scheme) == f"int{scheme.bits} in blocks of {scheme.block_size}"
+
+
+def test_columns_that_no_block_divides() -> None:
+    with pytest.raises(RequestError, match=r"has 72 inputs, which blocks of 32 do not divide: no block size does, export it in floats$"):
+        Scheme(4, 32).check_columns("the.matrix", 72)
+
+
+@pytest.mark.parametrize("size", [1e-36, 1.0, 1e38])
+def test_only_ratios_of_importance_count(size: float) -> None:
+    random = np.random.default_rng(0)
+    weights, importance = random.standard_normal((16, 64)).astype(np.float32), (0.1 + random.random(64)).astype(np.float32)
+    exact = np.float32(2.0 ** round(np.log2(size)))
+    with np.errstate(all="raise", under="ignore"):
+        found, expected = (quantise(weights, Scheme(4, 32), of) for of in (importance * exact, importance))
+    np.testing.assert_array_equal(found.codes, expected.codes)
+    np.testing.assert_array_equal(found.scales, expected.scales)

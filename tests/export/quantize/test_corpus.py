@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from sc2onnx.errors import RequestError, TokenizerError
+from sc2onnx.export.quantize import corpus
 from sc2onnx.export.quantize.corpus import DEFAULT_TOKENS, LENGTH, CalibrationText, read
 
 Write = Callable[[str, str], Path]
@@ -44,7 +48,7 @@ def test_windows_are_the_text_in_order(checkpoint: Path, tokenizer: Tokenizer, w
     assert found.windows.dtype == np.int64
     assert found.windows.shape == (len(ids) // LENGTH, LENGTH)
     assert found.windows.reshape(-1).tolist() == ids[: found.windows.size]
-    assert found.description.startswith(f"{found.windows.size} tokens of 1 files (SHA-256 ")
+    assert found.description.startswith(f"{found.windows.size} tokens of 1 file (SHA-256 ")
 
 
 def test_files_are_joined_by_the_separator(checkpoint: Path, tokenizer: Tokenizer, write: Write, code: str) -> None:
@@ -66,6 +70,43 @@ def test_as_many_windows_as_are_asked_for_from_the_whole_text(checkpoint: Path, 
     assert places == sorted(set(places))
     assert places[0] == 0
     assert count == 1 or places[-1] == len(every) - 1
+
+
+class Counting:
+    """A tokenizer that keeps what it is given."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.texts = tokenizer, list[str]()
+
+    def encode(self, text: str, add_special_tokens: bool) -> Any:
+        self.texts.append(text)
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+@pytest.mark.parametrize("files", [1, 5000])
+def test_of_long_texts_pieces_are_tokenised_from_the_whole(
+    checkpoint: Path, tokenizer: Tokenizer, write: Write, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 million characters, in one file and in many."""
+    lines = [f"value_{number} = {number * 17 % 1009}\n".ljust(40, "#") for number in range(100_000)]
+    step = len(lines) // files
+    paths = [write(f"{first}.py", "".join(lines[first : first + step])) for first in range(0, len(lines), step)]
+    counting = Counting(tokenizer)
+    monkeypatch.setattr(corpus, "_tokenizer", lambda _: counting)
+    found = read(checkpoint, paths, 8 * LENGTH, 2048, 0)
+    given = sum(map(len, counting.texts))
+    assert 0.99 * corpus._ENOUGH < given < 1.01 * corpus._ENOUGH
+    assert max(map(len, counting.texts)) <= corpus._PIECE
+    assert found.windows.shape == (8, LENGTH)
+    numbers = [int(re.findall(r"value_(\d+) =", tokenizer.decode(window.tolist()))[0]) for window in found.windows]
+    np.testing.assert_allclose(numbers, np.linspace(0, len(lines), 8), atol=2000)
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    assert found.description == f"{8 * LENGTH} tokens of {files} file{'s' if files > 1 else ''} (SHA-256 {digest})"
+
+
+def test_the_packages_own_text_is_tokenised_whole() -> None:
+    texts = list(corpus._own())
+    assert list(corpus._spread(texts, corpus._ENOUGH)) == texts
 
 
 def test_no_window_is_longer_than_the_context(checkpoint: Path, write: Write, code: str) -> None:

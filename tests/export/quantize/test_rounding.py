@@ -78,6 +78,23 @@ def test_moments_do_not_depend_on_how_many_tokens_come_at_once(out: int) -> None
     np.testing.assert_allclose(parts.covariance(), whole.covariance(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("out", [64, 600], ids=["fewer outputs", "more outputs"])
+def test_means_that_are_large_cost_no_precision(out: int) -> None:
+    """Four channels of 512 with a mean of 1000 and a variance of 1, in batches: sums of squares are a million times the variance."""
+    weight, inputs = numbers(out, 512), numbers(8192, 512, seed=4)
+    inputs[:, [3, 100, 101, 400]] += 1000
+    ours = inputs + np.float32(0.1) * numbers(8192, 512, seed=5)
+    gathered = Moments(weight, centred=True)
+    for first in range(0, 8192, 2048):
+        gathered.add(inputs[first : first + 2048], ours[first : first + 2048])
+    for found, x in zip(gathered.means, (inputs, ours), strict=True):
+        np.testing.assert_allclose(found, x.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-6)
+    missing, seen = ((x - x.mean(axis=0)).astype(np.float64) for x in ((inputs - ours).astype(np.float64), ours.astype(np.float64)))
+    expected = weight.astype(np.float64) @ missing.T @ seen / len(seen)
+    np.testing.assert_allclose(gathered.shift(), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(gathered.covariance(), damped(ours, centred=True), atol=1e-4)
+
+
 def in_turn(target: Doubles, scales: Doubles, covariance: Doubles, scheme: Scheme) -> Doubles:
     """Codes (out, in), the last first, each the best if those before it could still be any real number: no factor, but Schur complements."""
     codes, errors = np.zeros_like(target), np.zeros_like(target)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
+from sc2onnx.errors import TensorError
 from sc2onnx.evaluate.measure import compare
 from sc2onnx.export import export
 from sc2onnx.export.progress import Silent
@@ -69,6 +70,16 @@ def test_each_products_divergence_is_that_of_a_model_in_which_it_alone_is_rounde
     assert min(expected.values()) > 1e-4
     for product, divergence in expected.items():
         assert found[product] == pytest.approx(divergence, rel=0.01), product
+
+
+def test_a_product_whose_sensitivity_is_not_finite_is_named(make_case: Callable[..., Case]) -> None:
+    """Finite weights whose activations are not: whatever is rounded, the outcome is no number."""
+    case = make_case(edit=lambda tensors: tensors["model.layers.1.mlp.c_fc.weight"].fill(3e38))
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(TensorError, match=r"sensitivity of .*model\.layers\.0\.self_attn\.qkv_proj.*--no-calibration"),
+    ):
+        measure(case.config, case.floats, case.schemes, case.windows, Silent())
 
 
 def never() -> Iterator[npt.NDArray[Any]]:

@@ -11,14 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, OutputError
+from sc2onnx.export.progress import Silent
+from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize import store as room
 from sc2onnx.export.quantize.codec import Scheme, quantise
-from sc2onnx.export.quantize.store import Rounded, Store, checkpoint_digest, open_store, windows_digest
+from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 
 NAME = "model.layers.0.mlp.c_fc"
 
@@ -86,15 +89,17 @@ def test_a_full_disk_is_said_to_be_one(store: Store, monkeypatch: pytest.MonkeyP
 
 
 def test_sensitivities(store: Store) -> None:
-    assert store.sensitivities() is None
-    store.put_sensitivities({"a": 0.1, "b": 2})
-    assert store.sensitivities() == {"a": 0.1, "b": 2.0}
+    assert store.sensitivities(["a", "b"]) is None
+    store.put_sensitivities({"b": 0.1, "a": 2.0})
+    assert store.sensitivities(["a", "b"]) == {"a": 2.0, "b": 0.1}
+    for others in (["a"], ["a", "b", "c"], ["a", "c"]):
+        assert store.sensitivities(others) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "much"}', '{"a": '])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "much"}', '{"a": ', '{"a": NaN}', '{"a": -Infinity}', '{"a": true}', "\xff"])
 def test_damaged_sensitivities_are_measured_again(store: Store, text: str) -> None:
-    (store.directory / "sensitivity.json").write_text(text)
-    assert store.sensitivities() is None
+    (store.directory / "sensitivity.json").write_text(text, encoding="latin-1")
+    assert store.sensitivities(["a"]) is None
 
 
 def test_the_parts_decide_which_store_it_is() -> None:
@@ -161,6 +166,69 @@ def test_a_store_is_open_in_one_process_at_a_time() -> None:
     assert seen == [True]
 
 
+def test_waiting_is_said() -> None:
+    stages = list[str]()
+
+    class Told(Silent):
+        def stage(self, text: str, total: int = 0) -> None:
+            stages.append(text)
+            process.communicate("leave\n", timeout=30)
+
+    with hold("{'number': 0}") as process, open_store({"number": 0}, Told()) as store:
+        assert (store.directory / "mark").is_file()
+    assert stages == ["waiting for another export that calibrates the same"]
+    with open_store({"number": 0}, Told()):
+        assert len(stages) == 1
+
+
+def test_a_calibration_that_cannot_be_removed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock file is another user's."""
+    original = filelock.FileLock
+
+    def guarded(path: Path, **options: Any) -> Any:
+        if "blocking" in options:
+            raise PermissionError(13, "Permission denied")
+        return original(path, **options)
+
+    monkeypatch.setattr(room, "FileLock", guarded)
+    for number in range(5):
+        with open_store({"number": number}):
+            pass
+    assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == 5
+
+
+@pytest.mark.parametrize("name", ["DAMPING", "TOWARDS_ORIGINAL", "_SWEEPS", "_FLOOR", "_GROWTH"])
+def test_another_way_of_rounding_has_another_store(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store({}) as store:
+        before = store.directory
+    monkeypatch.setattr(rounding, name, 7)
+    with open_store({}) as store:
+        assert store.directory != before
+
+
+def test_a_directory_in_the_place_of_a_file_is_dropped(store: Store) -> None:
+    for name in (f"{NAME}.safetensors", "sensitivity.json"):
+        (store.directory / name / "inside").mkdir(parents=True)
+    assert store.sensitivities(["a"]) is None
+    store.put_sensitivities({"a": 1.0})
+    assert store.sensitivities(["a"]) == {"a": 1.0}
+    assert not store.has(NAME, Scheme(4, 32))
+    store.put(NAME, some(Scheme(4, 32)))
+    assert store.has(NAME, Scheme(4, 32))
+
+
+def test_what_the_system_refuses_is_an_error_of_ours(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(room, "replace_text", full)
+    with pytest.raises(DiskSpaceError, match="cannot be kept"):
+        store.put_sensitivities({"a": 1.0})
+    shutil.rmtree(store.directory)
+    with pytest.raises(OutputError, match="cannot be kept"):
+        store.check_space(1)
+
+
 def test_a_store_that_is_open_elsewhere_is_not_forgotten() -> None:
     with hold("{'number': 0}") as process:
         for number in range(1, 5):
@@ -184,6 +252,17 @@ def test_a_cache_that_cannot_be_written(where: str, tmp_path: Path, monkeypatch:
         pytest.fail("opened")
 
 
+def test_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("SC2ONNX_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", staticmethod(homeless))
+    with pytest.raises(OutputError, match=r"no home directory .* set SC2ONNX_CACHE"), open_store({}):
+        pytest.fail("opened")
+
+
 def test_an_error_inside_is_not_taken_for_one_of_the_store() -> None:
     with pytest.raises(FileNotFoundError, match="of the user"), open_store({}):
         raise FileNotFoundError("of the user")
@@ -197,6 +276,19 @@ def test_space_is_asked_for_what_is_missing(store: Store, monkeypatch: pytest.Mo
     store.check_space(1_000_000)
     with pytest.raises(DiskSpaceError, match=r"keeps 0\.00 GB more in .* set SC2ONNX_CACHE to a directory on another disk"):
         store.check_space(1_000_001)
+
+
+def test_space_for_the_bundle_counts_on_the_same_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000))
+    store.check_space(1_000_000, Need(tmp_path, 500_000))
+    with pytest.raises(DiskSpaceError, match=r"0\.00 GB more in .*, and the bundle takes 0\.00 GB on the same disk, 0\.00 GB are free there"):
+        store.check_space(1_000_000, Need(tmp_path, 500_001))
+    (store.directory / "done").write_bytes(bytes(2_000))  # more than was reckoned with makes no room for others
+    with pytest.raises(DiskSpaceError):
+        store.check_space(1_000, Need(tmp_path, 1_500_001))
+    elsewhere = Need(Path("/proc"), 1 << 40)
+    if elsewhere.place.is_dir():
+        store.check_space(1_000_000, elsewhere)
 
 
 def test_digests(tmp_path: Path) -> None:

@@ -131,6 +131,14 @@ def test_an_export_that_fails_says_nothing_of_zeros(make_checkpoint: Make, tmp_p
             export(checkpoint, tmp_path / "bundle", precision="int8")
 
 
+def test_where_warnings_are_errors_nothing_is_left(make_checkpoint: Make, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(SIZES, edit=zeroed((EMBEDDING, 0)))
+    (tmp_path / "place").mkdir()
+    with warnings.catch_warnings(action="error", category=UserWarning), pytest.raises(UserWarning, match="blocks of zeros"):
+        export(checkpoint, tmp_path / "place" / "bundle", precision="int8")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
 def test_a_plan_has_no_doubts_before_anything_is_written() -> None:
     zeros = {"a": 0, "b": 0}
     plan = WeightPlan({}, None, None, zeros)  # type: ignore[arg-type]
@@ -144,7 +152,7 @@ def test_the_command_line_says_it_in_one_line(make_checkpoint: Make, tmp_path: P
     assert cli.main(["export", str(checkpoint), str(tmp_path / "bundle"), "--precision", "int8"]) == 0
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
-    assert lines[-1] == f"warning: {message(f'tensor {EMBEDDING}', 2)}"
+    assert lines[-2] == f"warning: {message(f'tensor {EMBEDDING}', 2)}"
     assert sum("warning" in line.lower() for line in lines) == 1
     assert captured.out.count("\n") == 1
 
