@@ -31,7 +31,7 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
     assert {line.split("sc2onnx ")[1].split()[0] for line in ours} == {"doctor", "export", "info", "verify", "evaluate", "generate", "infill"}
     (tmp_path / "readme.py").write_text("\n".join(blocks("python")))
     script = "\n".join(["set -euo pipefail", f"sc2onnx() {{ '{sys.executable}' -m sc2onnx \"$@\"; }}", *ours, f"'{sys.executable}' readme.py"])
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
     assert (tmp_path / "quality.png").stat().st_size > 10_000
