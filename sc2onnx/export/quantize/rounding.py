@@ -127,8 +127,10 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     zeros = quantise(weight, scheme).zeros
     target.reshape(*zeros.shape, scheme.block_size)[zeros] = 0
     start = quantise(target, scheme, np.diag(covariance).copy())
-    state = _State(np.ascontiguousarray(target.T), np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T), scheme)
-    del target, start
+    scales = np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T)
+    turned = np.ascontiguousarray(target.T)
+    del target, start  # before the state takes as much again
+    state = _State(turned, scales, scheme)
     _round_in_turn(state, factor)
     del factor
     for _ in range(_SWEEPS):
