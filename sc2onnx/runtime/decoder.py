@@ -50,6 +50,11 @@ class Decoder:
                 done += size
             return None if logits is None else np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
+    @property
+    def longest_step(self) -> int:
+        """The most tokens that can be appended in one step, to all rows, by the chunk, the window and the context; 0 where it is full."""
+        return min(self._chunk, self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
+
     def rewind(self, count: int, row: int = 0) -> None:
         """See :meth:`RingCache.rewind`."""
         with self._use():

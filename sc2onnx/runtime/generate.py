@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +16,8 @@ import numpy.typing as npt
 from sc2onnx.errors import RequestError, SequenceStateError
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters, log_probability
+from sc2onnx.runtime.sampling import SamplingParameters, log_probability
+from sc2onnx.runtime.speculate import Drafter
 from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
 
 FinishReason = Literal["stop", "length"]
@@ -59,24 +63,38 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only."""
+    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only.
+
+    ``drafted_tokens`` and ``accepted_tokens``: how many were computed ahead as guesses, and how many of those were right.
+    """
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     finish_reason: FinishReason
     prompt_tokens: int
+    drafted_tokens: int = field(default=0, compare=False)
+    accepted_tokens: int = field(default=0, compare=False)
+
+
+class Draws(Protocol):
+    """Something that picks tokens: a :class:`~sc2onnx.runtime.sampling.Sampler`, or a benchmark that knows the text."""
+
+    def draw(self, logits: npt.NDArray[np.float32]) -> int:
+        """A token from logits (vocab,)."""
+        ...
 
 
 @dataclass(slots=True)
 class Row:
-    """One sequence being generated: its sampler, its rules, and why it ended."""
+    """One sequence being generated: its sampler, its rules, and why it ended. With a ``drafter`` it may be computed several tokens at a time."""
 
     prompt: npt.NDArray[np.int64]
     rules: GenerationRules
-    sampler: Sampler
+    sampler: Draws
     context: int  # tokens that the model takes, the prompt included
     text: TextSink | None = None
+    drafter: Drafter | None = None
     produced: int = 0
     finish_reason: FinishReason | None = None
 
@@ -92,6 +110,17 @@ class Row:
         elif self.produced >= self.rules.max_new_tokens or len(self.prompt) + self.produced > self.context:
             self.finish_reason = "length"
         return Token(token, log_probability(logits, token) if self.rules.logprobs else None)
+
+    def draft(self, longest_step: int) -> list[int]:
+        """Guesses at the tokens after the last one, to be computed with it in one step."""
+        if self.drafter is None:
+            return []
+        return self.drafter.draft(min(longest_step, self.rules.max_new_tokens - self.produced) - 1)
+
+    def outcome(self, draft: Sequence[int], given: Sequence[int], seconds: float | None) -> None:
+        """What a step with this draft gave; ``seconds`` None: the prompt's, which says nothing of later ones."""
+        if self.drafter is not None:
+            self.drafter.outcome(draft, given, seconds)
 
 
 class TextSink:
@@ -121,15 +150,25 @@ class TextSink:
 
 def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
     """Prefill and decode one row. The token that ended it with a stop string or by length is given, a stop token is not."""
-    logits = decoder.append(row.prompt[None], "last")
+    logits, draft, seconds = decoder.append(row.prompt[None], "last"), list[int](), None
     while True:
         assert logits is not None
-        token = row.take(logits[0, -1])
-        if token is not None:
-            yield token
-        if token is None or row.finish_reason is not None:
+        given = list[int]()
+        for scores, guess in zip_longest(logits[0], draft):  # beyond the draft there is one position more
+            token = row.take(scores)
+            if token is not None:
+                given.append(token.id)
+                yield token
+            if row.finish_reason is not None or given[-1] != guess:
+                break
+        row.outcome(draft, given, seconds)
+        if row.finish_reason is not None:
             return
-        logits = decoder.append(np.array([[token.id]], dtype=np.int64), "last")
+        decoder.rewind(len(draft) + 1 - len(given))
+        draft = row.draft(decoder.longest_step)
+        began = time.perf_counter()
+        logits = decoder.append(np.array([[given[-1], *draft]], dtype=np.int64), "all")
+        seconds = time.perf_counter() - began
 
 
 @dataclass(slots=True)
@@ -140,39 +179,84 @@ class _Gathered:
     tokens: list[Token] = field(default_factory=list)
 
     def completion(self) -> Completion:
-        assert self.row.finish_reason is not None
-        assert self.row.text is not None
-        text = self.row.text.pull(last=True)
-        reason: FinishReason = "stop" if self.row.text.stopped else self.row.finish_reason
-        return Completion(text, *_columns(self.tokens, self.row), reason, len(self.row.prompt))
+        row = self.row
+        assert row.finish_reason is not None
+        assert row.text is not None
+        text = row.text.pull(last=True)
+        reason: FinishReason = "stop" if row.text.stopped else row.finish_reason
+        guesses = (row.drafter.drafted, row.drafter.accepted) if row.drafter is not None else (0, 0)
+        return Completion(text, *_columns(self.tokens, row), reason, len(row.prompt), *guesses)
 
 
-def complete(decoders: Sequence[Decoder], rows: Sequence[Row]) -> list[Completion]:
-    """Generate all rows to their end, decoding together; a row that ends leaves the batch. One fresh decoder per row."""
+def complete(row: Row, decoder: Decoder) -> Completion:
+    """Generate a row to its end."""
+    return _Gathered(row, list(tokens(decoder, row))).completion()
+
+
+def complete_together(rows: Sequence[Row], new_decoder: Callable[[], Decoder], most: int) -> list[Completion]:
+    """Generate all rows to their end, up to ``most`` at a time decoding together. A row that ends makes room for one that waits."""
     gathered = [_Gathered(row) for row in rows]
-    firsts = [decoder.append(row.prompt[None], "last") for decoder, row in zip(decoders, rows, strict=True)]
-    decoder = decoders[0]
-    if len(decoders) > 1:
-        decoder.join(decoders[1:])
-    active, logits = gathered, np.concatenate([first[0] for first in firsts if first is not None])  # (rows, vocab)
-    while True:
-        following: list[int] = []
-        going: list[int] = []
-        for i, entry in enumerate(active):
-            token = entry.row.take(logits[i])
+    waiting, batch = deque(gathered), _Batch()
+    try:
+        while waiting or batch.active:
+            entering = [waiting.popleft() for _ in range(min(most - len(batch.active), len(waiting)))]
+            batch.admit(entering, new_decoder)
+            batch.step()
+    finally:
+        batch.close()
+    return [entry.completion() for entry in gathered]
+
+
+class _Batch:
+    """Rows that decode together, and the logits (vocab,) that each is to draw from next."""
+
+    def __init__(self) -> None:
+        self.active: list[_Gathered] = []
+        self._logits: list[npt.NDArray[np.float32]] = []
+        self._decoder: Decoder | None = None
+
+    def admit(self, entries: Sequence[_Gathered], new_decoder: Callable[[], Decoder]) -> None:
+        """Prefill rows, each on its own, and let them join."""
+        joining = list[Decoder]()
+        for entry in entries:
+            decoder = new_decoder()
+            joining.append(decoder)
+            first = decoder.append(entry.row.prompt[None], "last")
+            assert first is not None
+            self._logits.append(first[0, -1])
+        self.active += entries
+        if self._decoder is None and joining:
+            self._decoder = joining.pop(0)
+        if self._decoder is not None and joining:
+            self._decoder.join(joining)
+
+    def step(self) -> None:
+        """Draw a token for each row, drop the rows that ended, and compute the next logits of the others."""
+        going, following = list[int](), list[int]()
+        for i, (entry, scores) in enumerate(zip(self.active, self._logits, strict=True)):
+            token = entry.row.take(scores)
             if token is not None:
                 entry.tokens.append(token)
                 if entry.row.finish_reason is None:
-                    following.append(token.id)
                     going.append(i)
-        if not going:
-            return [entry.completion() for entry in gathered]
-        if len(going) < len(active):
-            decoder.keep(going)
-            active = [active[i] for i in going]
-        step = decoder.append(np.array(following, dtype=np.int64)[:, None], "last")
-        assert step is not None
-        logits = step[:, -1]
+                    following.append(token.id)
+        assert self._decoder is not None
+        if len(going) < len(self.active):
+            self.active = [self.active[i] for i in going]
+            if going:
+                self._decoder.keep(going)
+            else:
+                self.close()
+        if following:
+            step = self._decoder.append(np.array(following, dtype=np.int64)[:, None], "last")
+            assert step is not None
+            self._logits = list(step[:, -1])
+
+    def close(self) -> None:
+        """Free the cache."""
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder, self._logits = None, []
 
 
 class Stream:

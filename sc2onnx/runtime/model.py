@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -17,11 +18,12 @@ from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
 from sc2onnx.runtime.bundle import Bundle, Check
 from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, tokens
+from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
 from sc2onnx.runtime.memory import MemoryFootprint, measure
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads
+from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
 from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
 
 
@@ -32,47 +34,61 @@ def load(
     threads: int | None = None,
     cache_capacity: int | None = None,
     prefill_chunk: int = 256,
+    speculate: bool = True,
+    max_batch: int = 8,
     check: Check = "auto",
 ) -> Model:
     """Load a bundle directory.
 
     ``device``: ``cpu``. ``threads``: for one step; by default one per processor this process may use. ``cache_capacity``: the most slots of a
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context.
-    ``prefill_chunk``: tokens of a prompt computed at once. ``check``: how the files are checked, see
-    :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DeviceError`,
-    :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible sizes. Warns
-    (:class:`UserWarning`) if the bundle was made for another device and is slow on this one.
+    ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
+    in one step; they count only where the model draws the same. ``max_batch``: the most prompts of one call that decode together.
+    ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`,
+    :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
+    sizes. Warns (:class:`UserWarning`) if the bundle was made for another device and is slow on this one.
     """
     check_device(device)
-    for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity)):
+    for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity), ("max_batch", max_batch)):
         if value is not None:
             whole_number(name, value, 1)
     opened = Bundle.open(bundle, check)
     check_runs_on_cpu(opened.manifest)
-    return open_model(opened, threads=threads, cache_capacity=cache_capacity, prefill_chunk=prefill_chunk)
+    settings = Settings(prefill_chunk, speculate, max_batch)
+    return open_model(opened, threads=threads, cache_capacity=cache_capacity, settings=settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a model goes about its work, as :func:`load` explains it."""
+
+    prefill_chunk: int = 256
+    speculate: bool = True
+    max_batch: int = 8
 
 
 def open_model(
-    bundle: Bundle, graph: bytes | None = None, *, threads: int | None = None, cache_capacity: int | None = None, prefill_chunk: int = 256
+    bundle: Bundle, graph: bytes | None = None, *, threads: int | None = None, cache_capacity: int | None = None, settings: Settings | None = None
 ) -> Model:
     """The model of an open bundle, on the CPU, with ``graph`` in the place of its own if given; the rest as in :func:`load`."""
-    facts = bundle.manifest.model
-    wanted = default_capacity(facts.window, facts.context_length, prefill_chunk) if cache_capacity is None else cache_capacity
+    facts, settings = bundle.manifest.model, settings or Settings()
+    wanted = default_capacity(facts.window, facts.context_length, settings.prefill_chunk) if cache_capacity is None else cache_capacity
     capacity, dtype = min(wanted, facts.context_length), bundle.manifest.cache.dtype
     shape = CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, capacity, dtype)
     return Model(
         bundle,
         Session(bundle.graph, facts, threads or default_threads(), quantised=bundle.manifest.quantization is not None, instead=graph),
         shape,
-        prefill_chunk,
+        settings,
     )
 
 
 class Model:
     """A loaded StarCoder2, made by :func:`load`. Serves several threads at once, each generation with a cache of its own."""
 
-    def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, prefill_chunk: int) -> None:
-        self._bundle, self._session, self._cache_shape, self._chunk = bundle, session, cache_shape, prefill_chunk
+    def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, settings: Settings) -> None:
+        self._bundle, self._session, self._cache_shape, self._settings = bundle, session, cache_shape, settings
+        self._costs = StepCosts()
         self._facts = bundle.manifest.model
         self._codec: Codec | None = None
         self._lock = threading.Lock()
@@ -145,10 +161,9 @@ class Model:
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         rows = [self._row(self.codec.encode(text), rules) for text in prompts]
-        if not rows:
-            return []
-        completions = self._complete(rows)
-        return completions[0] if isinstance(prompt, str) else completions
+        if isinstance(prompt, str):
+            return self._complete(rows[0])
+        return complete_together(rows, self._decoder, self._settings.max_batch)
 
     def stream(
         self,
@@ -196,7 +211,7 @@ class Model:
         """
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._complete([self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules)])[0]
+        return self._complete(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules))
 
     def stream_infill(
         self,
@@ -290,22 +305,22 @@ class Model:
         if len(ids) > self._facts.context_length:
             raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {self._facts.context_length}: shorten it")
         sampler = Sampler(rules.sampling, ids, self._facts.vocab_size)
-        return Row(ids, rules, sampler, self._facts.context_length, TextSink(self.codec, rules.stop) if text else None)
+        drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if self._settings.speculate else None
+        return Row(ids, rules, sampler, self._facts.context_length, TextSink(self.codec, rules.stop) if text else None, drafter)
 
     def _decoder(self) -> Decoder:
-        decoder = Decoder(self._session, self._facts, RingCache(self._cache_shape, rows=1), self._chunk)
+        decoder = Decoder(self._session, self._facts, RingCache(self._cache_shape, rows=1), self._settings.prefill_chunk)
         with self._lock:
             self._decoders = [reference for reference in self._decoders if reference() is not None]
             self._decoders.append(weakref.ref(decoder))
         return decoder
 
-    def _complete(self, rows: Sequence[Row]) -> list[Completion]:
-        decoders = [self._decoder() for _ in rows]
+    def _complete(self, row: Row) -> Completion:
+        decoder = self._decoder()
         try:
-            return complete(decoders, rows)
+            return complete(row, decoder)
         finally:
-            for decoder in decoders:
-                decoder.close()
+            decoder.close()
 
     def _stream(self, row: Row) -> Stream:
         return Stream(self._decoder(), row)

@@ -52,7 +52,9 @@ def test_the_stream_is_the_completion_in_pieces(model: sc2onnx.Model) -> None:
     pieces = list(model.stream(PROMPTS[1], **options))
     assert "".join(piece.text for piece in pieces) == done.text
     assert tuple(token for piece in pieces for token in piece.tokens) == done.tokens
-    assert tuple(value for piece in pieces for value in piece.logprobs or ()) == pytest.approx(done.logprobs)
+    assert tuple(value for piece in pieces for value in piece.logprobs or ()) == pytest.approx(
+        done.logprobs, abs=1e-5
+    )  # steps of other lengths round otherwise
     assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + [done.finish_reason]
     assert all(piece.text for piece in pieces[:-1])
 

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sc2onnx
+from sc2onnx.runtime.sampling import SamplingParameters
+from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts, SuffixIndex
+
+REPEATING = "def area(width, height):\n    return width * height\n\n\n" * 12 + "def area("
+
+
+@pytest.fixture(scope="module")
+def plain(bundle: Path) -> sc2onnx.Model:
+    return sc2onnx.load(bundle, speculate=False)
+
+
+@pytest.fixture
+def eager(bundle: Path) -> sc2onnx.Model:
+    """A model that drafts whenever there is a match: further tokens cost nothing, and being wrong is always borne."""
+    model = sc2onnx.load(bundle)
+    model._costs = _Free()
+    return model
+
+
+class _Free(StepCosts):
+    @property
+    def known(self) -> bool:
+        """Always."""
+        return True
+
+    def add(self, size: int, seconds: float) -> None:
+        """Nothing is learnt."""
+
+    def seconds(self, size: int) -> float:
+        return 1.0
+
+
+def _longest_earlier(tokens: list[int]) -> int:
+    """Length of the longest end of the text that stood before as well and was followed by something."""
+    return max((n for place in range(1, len(tokens)) for n in [_common(tokens, place)]), default=0)
+
+
+def _common(tokens: list[int], place: int) -> int:
+    n = 0
+    while n < place and tokens[place - 1 - n] == tokens[len(tokens) - 1 - n]:
+        n += 1
+    return n
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 40))
+def test_a_fresh_index_finds_the_longest_match(tokens: list[int], cut: int) -> None:
+    index = SuffixIndex(tokens[:cut])
+    index.extend(tokens[cut:])
+    match, longest = index.match(), _longest_earlier(tokens)
+    if longest < 2:
+        assert match is None
+        return
+    assert match is not None
+    assert tokens[match.position - match.length : match.position] == tokens[len(tokens) - match.length :]
+    places = [place for place in range(2, len(tokens)) if _common(tokens, place) >= 2]
+    if len(places) <= 16:  # of more, the latest are looked at
+        assert match.length == min(longest, 32)
+
+
+def test_of_equal_matches_the_latest_is_taken() -> None:
+    index = SuffixIndex([1, 2, 7, 1, 2, 8, 1, 2])
+    match = index.match()
+    assert match is not None
+    assert (match.position, match.length) == (5, 2)
+    assert index.following(match, 4) == [8, 1, 2, 8]
+
+
+def test_a_copy_goes_on_after_a_replaced_name() -> None:
+    old = [10, 11, 12, 13, 14, 15, 16, 17]
+    index = SuffixIndex([*old, 99, 10, 11, 12])
+    copied = index.match()
+    assert copied is not None
+    assert copied.position == 3
+    index.extend([50])  # instead of 13
+    assert index.match() is None
+    index.extend([14])
+    match = index.match()
+    assert match is not None
+    assert match.position == 5
+    assert index.following(match, 3) == [15, 16, 17]
+
+
+def test_a_text_without_repetition_has_no_drafts() -> None:
+    assert SuffixIndex(range(200)).match() is None
+    assert SuffixIndex().match() is None
+
+
+def test_costs_are_medians_and_straight_lines_between() -> None:
+    costs, known = StepCosts(), list[bool]()
+    for seconds in (9.0, 1.0, 1.0):
+        costs.add(1, seconds)
+        known.append(costs.known)
+    assert known == [False, False, True]
+    assert costs.seconds(1) == 1.0
+    assert costs.seconds(3) == pytest.approx(1.8)  # as assumed
+    costs.add(5, 3.0)
+    assert costs.seconds(3) == pytest.approx(2.0)
+    assert costs.seconds(9) == pytest.approx(5.0)
+    costs.add(9, 2.0)  # not plausible, but noise can do it
+    assert costs.seconds(20) >= costs.seconds(9)
+
+
+def test_acceptance_starts_as_code_has_it_and_follows_the_text() -> None:
+    rates = Acceptance()
+    assert [rates.rate(length) for length in (1, 2, 3, 8, 9, 40)] == pytest.approx([0.28, 0.49, 0.6, 0.71, 0.81, 0.88])
+    for _ in range(50):
+        rates.add(3, True)
+        rates.add(40, False)
+    assert rates.rate(4) > 0.9
+    assert rates.rate(17) < 0.2
+
+
+def _simulate(text: list[int], prompt: int, seconds: Any) -> tuple[float, Drafter]:
+    """Seconds of decoding ``text`` after its first ``prompt`` tokens, and the drafter."""
+    drafter, done, total = Drafter(SuffixIndex(text[:prompt]), StepCosts()), prompt + 1, 0.0
+    drafter.outcome([], text[prompt:done], None)
+    while done < len(text):
+        draft = drafter.draft(min(MOST, len(text) - done - 1))
+        right = 0
+        while right < len(draft) and text[done + right] == draft[right]:
+            right += 1
+        cost = seconds(len(draft) + 1)
+        drafter.outcome(draft, text[done : done + right + 1], cost)
+        done, total = done + right + 1, total + cost
+    return total, drafter
+
+
+@pytest.mark.parametrize("slope", [0.05, 0.35, 1.0])
+def test_wrong_drafts_never_cost_more_than_a_few_per_cent(slope: float) -> None:
+    noise = random.Random(0)
+    pairs = [noise.randrange(40) for _ in range(600)]
+    text = [token for i, pair in enumerate(pairs) for token in (1000 + pair, 2000 + pair, 5000 + i)]  # pairs come again, what follows does not
+    total, drafter = _simulate(text, 300, lambda size: 1 + slope * (size - 1))
+    plain = len(text) - 301
+    assert total <= plain * (1 + RISK) + STAKE + 1e-6
+    assert drafter.accepted <= drafter.drafted
+
+
+def test_right_drafts_are_worth_their_cost() -> None:
+    noise = random.Random(1)
+    code = [noise.randrange(5000) for _ in range(300)]
+    total, drafter = _simulate([*code, *code[:280]], 310, lambda size: 1 + 0.35 * (size - 1))
+    assert 269 / total > 2
+    assert drafter.accepted / drafter.drafted > 0.9
+
+
+def test_steps_that_cost_in_proportion_are_not_speculated_on() -> None:
+    code = [random.Random(2).randrange(5000) for _ in range(100)] * 3
+    costs = StepCosts()
+    for size in (1, 1, 1, 2, 4, 8, 16):
+        costs.add(size, float(size))
+    drafter = Drafter(SuffixIndex(code), costs)
+    assert drafter.draft(31) == []
+
+
+@pytest.mark.parametrize("prompt", [REPEATING, "import os\n" * 300, "x = 1\n"], ids=["repeating", "past the window", "short"])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.9, "top_p": 0.95, "seed": 3}, {"repetition_penalty": 1.2}], ids=["greedy", "sampled", "penalised"]
+)
+def test_tokens_are_those_without_drafts(plain: sc2onnx.Model, eager: sc2onnx.Model, prompt: str, options: dict[str, Any]) -> None:
+    expected = plain.generate(prompt, max_new_tokens=96, stop_tokens=(), **options)
+    done = eager.generate(prompt, max_new_tokens=96, stop_tokens=(), **options)
+    assert done == expected
+    assert expected.drafted_tokens == 0
+    assert done.accepted_tokens <= done.drafted_tokens
+    if prompt == REPEATING and not options:
+        assert done.accepted_tokens > 48
+
+
+def test_stops_inside_a_draft_end_it(plain: sc2onnx.Model, eager: sc2onnx.Model) -> None:
+    cases: list[dict[str, Any]] = [{"stop": ["\n\n"]}, {"stop_tokens": plain.codec.encode(" return")}, {"max_new_tokens": 7}]
+    for options in cases:
+        expected, done = (model.generate(REPEATING, **{"max_new_tokens": 64, **options}) for model in (plain, eager))
+        assert done == expected
+    assert eager.memory_footprint().cache == 0
+
+
+def test_the_stream_keeps_text_and_tokens_together(eager: sc2onnx.Model) -> None:
+    done = eager.generate(REPEATING, max_new_tokens=40)
+    pieces = list(eager.stream(REPEATING, max_new_tokens=40))
+    assert tuple(token for piece in pieces for token in piece.tokens) == done.tokens
+    for piece in pieces[:-1]:
+        assert piece.text == b"".join(map(eager.codec.token_bytes, piece.tokens)).decode()
+
+
+def test_the_smallest_cache_and_the_end_of_the_context(bundle: Path, plain: sc2onnx.Model) -> None:
+    facts = plain.manifest.model
+    tight = sc2onnx.load(bundle, cache_capacity=facts.window)
+    tight._costs = _Free()
+    assert tight.generate("import os\n" * 200, max_new_tokens=20) == plain.generate("import os\n" * 200, max_new_tokens=20)
+
+    prompt = plain.codec.encode(REPEATING)
+    prompt = (prompt * (facts.context_length // len(prompt) + 1))[: facts.context_length - 30]
+
+    def to_the_end(model: sc2onnx.Model) -> Iterator[int]:
+        return (token.id for token in model.generate_tokens(prompt, max_new_tokens=100, stop_tokens=()))
+
+    eager = sc2onnx.load(bundle)
+    eager._costs = _Free()
+    tokens = list(to_the_end(eager))
+    assert len(tokens) == 31  # the last one needs no room
+    assert tokens == list(to_the_end(plain))
+
+
+def test_sampling_with_drafts_keeps_the_distribution(eager: sc2onnx.Model, plain: sc2onnx.Model) -> None:
+    prompt = plain.codec.encode(REPEATING)
+    for seed in range(20):  # the same random numbers make the same choices, whatever was drafted
+        sampling = SamplingParameters(temperature=1.3, seed=seed)
+        drawn = [[token.id for token in model.generate_tokens(prompt, max_new_tokens=24, sampling=sampling)] for model in (plain, eager)]
+        assert drawn[0] == drawn[1]
+
+
+def test_a_waiting_prompt_joins_where_another_ended(bundle: Path, plain: sc2onnx.Model) -> None:
+    prompts = ["x = [1, 2", REPEATING, "import sys\n" * 100, "class A:\n    def", "for i in range("]
+    options: dict[str, Any] = {"max_new_tokens": 24, "stop": ["\n"], "temperature": 0.8, "seed": 5}
+    narrow = sc2onnx.load(bundle, max_batch=2)
+    assert narrow.generate(prompts, **options) == [plain.generate(prompt, **options) for prompt in prompts]
+    assert narrow.memory_footprint().cache == 0
+    with pytest.raises(sc2onnx.Sc2onnxError, match="max_batch"):
+        sc2onnx.load(bundle, max_batch=0)
+
+
+def test_a_batch_holds_no_more_rows_than_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sc2onnx.runtime.decoder import Decoder
+
+    seen = list[int]()
+    append = Decoder.append
+
+    def watched(self: Decoder, tokens: np.ndarray[Any, Any], logits: Any = "all") -> Any:
+        seen.append(self.cache.rows)
+        return append(self, tokens, logits)
+
+    monkeypatch.setattr(Decoder, "append", watched)
+    sc2onnx.load(bundle, max_batch=3).generate(["a = ", "b = ", "c = ", "d = ", "e = "], max_new_tokens=6, stop_tokens=())
+    assert max(seen) == 3
