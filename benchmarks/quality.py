@@ -33,8 +33,9 @@ import numpy as np
 import torch
 
 from peers import Floats, Setting, Tokens, Variant, bundles, llama_cpp, openvino_int4, torch_variants
-from peers.table import Missing, Row, one_line, records, render
+from peers.table import Row, records, render
 from peers.windows import windows
+from sc2onnx.bench.report import Missing, one_line
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.export.checkpoint import Checkpoint
