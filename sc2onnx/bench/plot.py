@@ -38,7 +38,7 @@ def plot(report: Report, path: Path) -> None:
     axes.minorticks_off()
     axes.set_ylim(0, axes.get_ylim()[1])
     subtitle = (
-        f"{report.threads} threads, {report.repeat} rounds: medians and quartiles; dashed: reading the weights at {report.read_rate / 1e9:.1f} GB/s"
+        f"{report.threads} threads, {report.repeat} rounds: median, quartiles; dashed: reading the weights at {report.read_rate / 1e9:.1f} GB/s"
     )
     dress(axes, "Time of a decoded token", subtitle, "context (tokens)", "ms per token, lower is better")
     _label(figure, axes, report)

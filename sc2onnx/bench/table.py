@@ -16,14 +16,17 @@ _NONE: Final = "-"
 
 def lines(report: Report) -> list[str]:
     """Tables in plain text, for a terminal."""
-    parts = [part for cells in (measures(report), ratios(report)) if cells for part in ("", *_aligned(cells))]
-    return [about(report), *parts, *_missing(report)]
+    return _told(report, [measures(report), ratios(report, report.rows[0]) if report.rows else []], _aligned)
 
 
-def markdown(report: Report) -> list[str]:
-    """The same in Markdown."""
-    parts = [part for cells in (measures(report), ratios(report)) if cells for part in ("", *_piped(cells))]
-    return [about(report), *parts, *_missing(report)]
+def markdown(report: Report, ours: int = 1) -> list[str]:
+    """The same in Markdown; each of the first ``ours`` engines is compared with the others."""
+    return _told(report, [measures(report), *(ratios(report, row) for row in report.rows[:ours])], _piped)
+
+
+def _told(report: Report, tables: Sequence[Cells], shape: Callable[[Cells], list[str]]) -> list[str]:
+    missing = [part for missing in report.missing for part in ("", f"{missing.name}: not measured, {missing.reason}")]
+    return [about(report), *(part for cells in tables if cells for part in ("", *shape(cells))), *missing]
 
 
 def about(report: Report) -> str:
@@ -48,14 +51,14 @@ def measures(report: Report) -> Cells:
     return cells
 
 
-def ratios(report: Report) -> Cells:
-    """Heading and rows: seconds of the first engine over those of each other; below 1 the first is faster. Empty for one engine."""
-    if len(report.rows) < 2:
+def ratios(report: Report, of: Row) -> Cells:
+    """Heading and rows: seconds of one engine over those of each other; below 1 it is faster. Empty where there is no other."""
+    others = [row for row in report.rows if row is not of]
+    if not others:
         return []
-    first, *others = report.rows
-    cells = [[f"time of {first.name} over that of", *(row.name for row in others)]]
+    cells = [[f"time of {of.name} over that of", *(row.name for row in others)]]
     for task in sorted(report.tasks, key=_order):
-        found = [ratio(first.seconds[task], row.seconds[task]) for row in others]
+        found = [ratio(of.seconds[task], row.seconds[task]) for row in others]
         cells.append([str(task), *(_spread(spread, 2, "x") for spread in found)])
     return cells
 
@@ -80,10 +83,6 @@ def _spread(found: Spread, digits: int, unit: str = "") -> str:
 
 def _gigabytes(nbytes: int | None) -> str:
     return _NONE if nbytes is None else f"{nbytes / 1e9:.2f}"
-
-
-def _missing(report: Report) -> list[str]:
-    return [part for missing in report.missing for part in ("", f"{missing.name}: not measured, {missing.reason}")]
 
 
 def _aligned(cells: Cells) -> list[str]:
