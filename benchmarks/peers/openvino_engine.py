@@ -5,7 +5,7 @@ The cache grows as OpenVINO's does, in the precision that it chooses; the slidin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,6 @@ def _convert(setting: Setting) -> Any:
     """torch -> OpenVINO: tokens (1, n) after the state's -> logits (1, 1, vocab) of the last."""
     import openvino
     import torch
-    from transformers import DynamicCache
 
     from peers import torch_variants
 
@@ -61,15 +60,13 @@ def _convert(setting: Setting) -> Any:
             self.model = model
 
         def forward(self, tokens: torch.Tensor, *past: torch.Tensor) -> Any:
-            cache = DynamicCache()
-            for layer in range(len(past) // 2):
-                cache.update(past[2 * layer], past[2 * layer + 1], layer)
+            cache = _cache(past)
             before, count = past[0].shape[2], tokens.shape[1]
             keys, queries = torch.arange(before + count)[None], before + torch.arange(count)[:, None]
             seen = (keys <= queries) & (keys > queries - window)
             mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
             found = self.model(tokens, attention_mask=mask, position_ids=queries.T, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            return found.logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+            return found.logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))  # as updated
 
     shape = (1, config.num_key_value_heads, 8, config.head_dim)
     layers = config.num_hidden_layers
@@ -88,6 +85,18 @@ def _convert(setting: Setting) -> Any:
     return converted
 
 
+def _cache(past: Sequence[Any]) -> Any:
+    """Keys and values by layer as transformers' cache, without the empty tensor that it would begin with, which does not convert."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    cache = DynamicCache()
+    for keys, values in zip(past[::2], past[1::2], strict=True):
+        layer = DynamicLayer()
+        layer.dtype, layer.device, layer.keys, layer.values, layer.is_initialized = keys.dtype, keys.device, keys, values, True
+        cache.layers.append(layer)
+    return cache
+
+
 def _keep_state(model: Any, names: list[str]) -> None:
     """Pasts and presents become variables. The CPU plugin fuses them with attention where the past is gathered by ``beam_idx``."""
     from openvino import PartialShape, Type, opset13
@@ -103,7 +112,13 @@ def _keep_state(model: Any, names: list[str]) -> None:
         for reader in readers:
             reader.replace_source_output(gathered.output(0))
     model.validate_nodes_and_infer_types()
+    shape = [dim.min_length for dim in model.input(f"past.{names[0]}").get_partial_shape()]  # no tokens
     apply_make_stateful_transformation(model, {f"past.{name}": f"present.{name}" for name in names})
+    empty = opset13.broadcast(opset13.constant(np.float32(0)), opset13.constant(np.array(shape, dtype=np.int64)))
+    for node in model.get_ops():
+        if node.get_type_name() == "ReadValue":  # the CPU plugin wants to be told what a state is at first
+            node.set_arguments([empty])
+    model.validate_nodes_and_infer_types()
 
 
 @contextmanager

@@ -44,9 +44,9 @@ class _Engine:
     @property
     def weights_read(self) -> int:
         """Bytes of the parameters, a tied one once, without an embedding that is not the head as well."""
-        parameters = {parameter.data_ptr(): parameter.nbytes for parameter in self._model.parameters()}
+        parameters: dict[int, int] = {parameter.data_ptr(): parameter.nbytes for parameter in self._model.parameters()}
         embedding, head = self._model.get_input_embeddings().weight, self._model.get_output_embeddings().weight
-        return sum(parameters.values()) - (0 if embedding.data_ptr() == head.data_ptr() else embedding.nbytes)
+        return sum(parameters.values()) - (0 if embedding.data_ptr() == head.data_ptr() else int(embedding.nbytes))
 
     def place(self, depth: int) -> None:
         """A cache that holds ``depth`` tokens of noise."""
