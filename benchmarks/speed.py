@@ -4,7 +4,7 @@
 
 Load time, time to first token, prefill, decode over context, steps of several tokens and memory; times as medians and quartiles of
 rounds in which every engine has its turn, and each bundle's time over the others', round by round (docs/benchmark.md). An engine
-that cannot be had becomes a line that says why. The peers are installed as for benchmarks/quality.py.
+that cannot be had becomes a line that says why. The peers are installed as for benchmarks/quality.py; --plot needs matplotlib as well.
 
 Weights can be random (benchmarks/make_checkpoint.py). Large files, the peers' models, go to a temporary directory (TMPDIR moves it),
 or to --scratch, where the next run finds them: three times the checkpoint for llama.cpp, which quantises from float32.
@@ -17,16 +17,16 @@ import json
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
 from machine import cpu, system, versions
 from peers import Contender, Setting
-from peers.bundles import check_same_model
 from sc2onnx.bench import Missing, Opener, Report, Settings, bench_engines, bundle_opener
 from sc2onnx.bench.plot import plot
 from sc2onnx.bench.report import one_line
@@ -51,13 +51,12 @@ def main() -> None:
         if options.plot:
             check_plot(options.plot)
         bundles = open_named(options.bundles)
-        for opened in bundles.values():
-            check_same_model(opened.manifest, options.checkpoint)
+        _check_same_model(bundles, options.checkpoint)
         facts = next(iter(bundles.values())).manifest.model
         tasks = settings.tasks(facts.context_length)
     except (Sc2onnxError, OSError, ValueError) as error:
         sys.exit(f"speed.py: {error}")
-    with _scratch(options.scratch) as scratch, redirect_stdout(sys.stderr):  # the peers' own messages
+    with _scratch(options) as scratch, redirect_stdout(sys.stderr):  # the peers' own messages
         setting = Setting(options.checkpoint, scratch, max(task.context for task in tasks), threads)
         report = _measure(bundles, options.peers, setting, settings, facts)
     print("\n".join(markdown(report, ours=len(bundles))))
@@ -78,14 +77,24 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _check_same_model(bundles: Mapping[str, Bundle], checkpoint: Path) -> None:
+    from peers.bundles import check_same_model  # here, because processes that measure memory import this file, and that brings the exporter
+
+    for opened in bundles.values():
+        check_same_model(opened.manifest, checkpoint)
+
+
 @contextmanager
-def _scratch(wanted: Path | None) -> Iterator[Path]:
-    if wanted is None:
+def _scratch(options: argparse.Namespace) -> Iterator[Path]:
+    """Where the peers' files go; under ``--scratch``, those of another checkpoint or of other versions are elsewhere."""
+    if options.scratch is None:
         with tempfile.TemporaryDirectory(prefix="speed-") as made:
             yield Path(made)
         return
-    wanted.mkdir(parents=True, exist_ok=True)
-    yield wanted
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in options.checkpoint.iterdir())
+    directory = options.scratch / sha256(json.dumps([files, versions()]).encode()).hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    yield directory
 
 
 def _measure(bundles: dict[str, Bundle], peers: list[str], setting: Setting, settings: Settings, facts: ModelFacts) -> Report:

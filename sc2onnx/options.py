@@ -103,9 +103,7 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8, 16], metavar="N", help="steps of so many tokens (default: 1 2 4 8 16)")
     parser.add_argument("--prefill", type=int, nargs="*", metavar="N", help="prompts of so many tokens (default: 512)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds (default: 5)")
-    parser.add_argument(
-        "--real-prefill", action="store_true", help="compute up to each context, for minutes, instead of placing the sequence"
-    )
+    parser.add_argument("--real-prefill", action="store_true", help="compute up to each context, for minutes, instead of placing the sequence")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to a file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw decoding over context: .png, .svg or .pdf")
     parser.add_argument("--threads", type=int)
