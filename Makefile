@@ -12,10 +12,11 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-# `make bench`: the shape, where its files go, whose Python has the peers (benchmarks/quality.py says how to install them), more bundles.
+# `make bench`: the shape, where its files go, which peers, whose Python has them (benchmarks/quality.py says how to install them), more bundles.
 SHAPE ?= 3b
 BENCH ?= build/bench-$(SHAPE)
-PEERS ?= $(BIN)/python
+PEERS ?= llama.cpp openvino torch
+PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
 BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
@@ -64,7 +65,8 @@ lean: $(FIXTURE)/reference.npz
 
 # Our speed beside the peers that are installed. The weights are random: what a token costs does not depend on them.
 bench: $(BENCH)/int4/sc2onnx.json $(BENCH)/int8/sc2onnx.json
-	$(PEERS) benchmarks/speed.py $(BENCH)/checkpoint --bundles $(BENCH)/int4 $(BENCH)/int8 $(BUNDLES) --scratch $(BENCH)/peers $(BENCHFLAGS)
+	$(PEERS_PYTHON) benchmarks/speed.py $(BENCH)/checkpoint --bundles $(BENCH)/int4 $(BENCH)/int8 $(BUNDLES) \
+	  --peers $(PEERS) --scratch $(BENCH)/peers $(BENCHFLAGS)
 
 $(BENCH)/%/sc2onnx.json: $(BENCH)/checkpoint/tokenizer.json
 	$(BIN)/sc2onnx export $(BENCH)/checkpoint $(@D) --precision $* --no-calibration --overwrite

@@ -91,7 +91,7 @@ def _cache(past: Sequence[Any]) -> Any:
 
     cache = DynamicCache()
     for keys, values in zip(past[::2], past[1::2], strict=True):
-        layer = DynamicLayer()
+        layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
         layer.dtype, layer.device, layer.keys, layer.values, layer.is_initialized = keys.dtype, keys.device, keys, values, True
         cache.layers.append(layer)
     return cache

@@ -36,7 +36,8 @@ def plot(report: Report, path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.minorticks_off()
-    axes.set_ylim(0, axes.get_ylim()[1])
+    highest = max(found.median for row in report.rows for _, found in _points(row))
+    axes.set_ylim(0, min(axes.get_ylim()[1], 2 * highest))  # one disturbed round must not press all lines to the floor
     subtitle = (
         f"{report.threads} threads, {report.repeat} rounds: median, quartiles; dashed: reading the weights at {report.read_rate / 1e9:.1f} GB/s"
     )

@@ -78,7 +78,7 @@ def test_a_prompt_meets_an_empty_sequence_each_time() -> None:
 
 def test_the_first_of_a_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 303.0, 400.0, 405.0])
-    monkeypatch.setattr(rounds.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("sc2onnx.bench.rounds.time.perf_counter", lambda: next(clock))
     assert interleaved({"a": Fake()}, Task("step", 100, 2), 1, 50, {}) == {"a": (3.0,)}
 
 
