@@ -128,7 +128,13 @@ def _contenders(peers: list[str], setting: Setting) -> Iterator[Contender | Miss
 def _apart(work: Callable[[], None]) -> None:
     """In a process of its own, which gives back the memory that it took: converting takes more than running."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(work).result()
+        pool.submit(_quietly, work).result()
+
+
+def _quietly(work: Callable[[], None]) -> None:
+    """Standard output is for the table."""
+    with redirect_stdout(sys.stderr):
+        work()
 
 
 def _tell(line: str) -> None:
