@@ -12,7 +12,15 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types unit lean format clean
+# `make bench`: the shape, where its files go, which peers, whose Python has them (benchmarks/quality.py says how to install them), more bundles.
+SHAPE ?= 3b
+BENCH ?= build/bench-$(SHAPE)
+PEERS ?= llama.cpp openvino torch
+PEERS_PYTHON ?= $(BIN)/python
+BUNDLES ?=
+BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
+
+.PHONY: demo test lint types unit lean bench format clean
 
 demo: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
@@ -53,7 +61,19 @@ lean: $(FIXTURE)/reference.npz
 	@for package in torch transformers onnx onnx_ir safetensors; do \
 	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then echo "$$package is installed in $(LEAN)"; exit 1; fi; done
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/ # away from the source tree, which would be imported instead
-	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/cli/test_cli.py
+	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/bench tests/cli/test_cli.py
+
+# Our speed beside the peers that are installed. The weights are random: what a token costs does not depend on them.
+bench: $(BENCH)/int4/sc2onnx.json $(BENCH)/int8/sc2onnx.json
+	$(PEERS_PYTHON) benchmarks/speed.py $(BENCH)/checkpoint --bundles $(BENCH)/int4 $(BENCH)/int8 $(BUNDLES) \
+	  --peers $(PEERS) --scratch $(BENCH)/peers $(BENCHFLAGS)
+
+$(BENCH)/%/sc2onnx.json: $(BENCH)/checkpoint/tokenizer.json
+	$(BIN)/sc2onnx export $(BENCH)/checkpoint $(@D) --precision $* --no-calibration --overwrite
+
+$(BENCH)/checkpoint/tokenizer.json: | $(VENV)/.ready # what is written last
+	rm -rf $(@D)
+	$(BIN)/python benchmarks/make_checkpoint.py $(SHAPE) $(@D)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

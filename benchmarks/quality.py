@@ -20,21 +20,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from machine import cpu, system, versions
 from peers import Floats, Setting, Tokens, Variant, bundles, llama_cpp, openvino_int4, torch_variants
-from peers.table import Missing, Row, one_line, records, render
+from peers.table import Row, records, render
 from peers.windows import windows
+from sc2onnx.bench.report import Missing, one_line
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.export.checkpoint import Checkpoint
@@ -48,7 +48,6 @@ F32_TOLERANCE = 1e-5
 """KL divergence that llama.cpp in float32 may have from torch (its GELU is a table of fp16 values)."""
 
 ENGINES = {"llama.cpp": llama_cpp.variants, "openvino": openvino_int4.variants, "torch": torch_variants.variants}
-PACKAGES = ("sc2onnx", "onnxruntime", "torch", "transformers", "llama-cpp-python", "gguf", "openvino", "nncf", "bitsandbytes", "numpy")
 
 
 def main() -> None:
@@ -174,23 +173,10 @@ def _facts(options: argparse.Namespace, cut: Sequence[Tokens], parameters: int) 
         "windows": len(cut),
         "positions": sum(map(len, cut)),
         "threads": options.threads,
-        "cpu": _cpu(),
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "cpu": cpu(),
+        "system": system(),
+        "versions": versions(),
     }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

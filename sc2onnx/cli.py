@@ -119,8 +119,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from sc2onnx.evaluate import Settings, evaluate
-    from sc2onnx.evaluate.plot import check_plot, plot
+    from sc2onnx.evaluate.plot import plot
     from sc2onnx.evaluate.table import lines
+    from sc2onnx.picture import check_plot
 
     settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads)
     _check_writable(args.json)
@@ -128,10 +129,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_plot(args.plot)
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    report = evaluate(args.bundle, args.files, also=args.also, against=_reference(args), settings=settings, tell=tell)
+    report = evaluate(args.bundle, args.files, also=args.also, against=_reference(args), settings=settings, tell=_tell)
     if args.json is not None:
         _write_text(args.json, json.dumps(report.figures(), indent=2, allow_nan=False) + "\n")
     print("\n".join(lines(report)))
@@ -153,6 +151,31 @@ def _reference(args: argparse.Namespace) -> Opener | None:
     from sc2onnx.verify import torch_opener
 
     return torch_opener(args.against, origin, args.threads)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from sc2onnx.bench import Settings, bench
+    from sc2onnx.bench.plot import plot
+    from sc2onnx.bench.table import lines
+    from sc2onnx.picture import check_plot
+
+    contexts, prefill = (None if given is None else tuple(given) for given in (args.contexts, args.prefill))
+    settings = Settings(contexts, tuple(args.steps), prefill, args.repeat, args.threads, args.real_prefill)
+    _check_writable(args.json)
+    _check_writable(args.plot)
+    if args.plot is not None:
+        check_plot(args.plot)
+    report = bench(args.bundle, also=args.also, settings=settings, tell=_tell)
+    if args.json is not None:
+        _write_text(args.json, json.dumps(report.figures(), indent=2, allow_nan=False) + "\n")
+    print("\n".join(lines(report)))
+    if args.plot is not None:
+        plot(report, args.plot)
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -384,6 +407,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "export": _export,
     "verify": _verify,
     "evaluate": _evaluate,
+    "bench": _bench,
     "generate": _generate,
     "infill": _infill,
     "info": _info,

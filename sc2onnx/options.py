@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--plot", type=Path, metavar="FILE", help="draw quality over size: .png, .svg or .pdf")
     evaluate.add_argument("--threads", type=int)
 
+    bench = commands.add_parser("bench", help="how fast bundles are: load, first token, prefill, decode over context, memory")
+    bench.add_argument("bundle", type=Path)
+    bench.add_argument("--also", type=Path, action="append", default=[], metavar="BUNDLE", help="another bundle, in turns with it (repeatable)")
+    bench_options(bench)
+
     generate = commands.add_parser("generate", help="continue a prompt")
     generate.add_argument("bundle", type=Path)
     generate.add_argument("prompt", nargs="?", help="the prompt; '-' or nothing reads standard input")
@@ -90,6 +95,18 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what works on this machine, and what is missing")
     doctor.add_argument("--json", action="store_true")
     return top
+
+
+def bench_options(parser: argparse.ArgumentParser) -> None:
+    """What ``benchmarks/speed.py`` takes as well."""
+    parser.add_argument("--contexts", type=int, nargs="+", metavar="N", help="decode at so many tokens (default: 64 1024 4096 8192 16384)")
+    parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8, 16], metavar="N", help="steps of so many tokens (default: 1 2 4 8 16)")
+    parser.add_argument("--prefill", type=int, nargs="*", metavar="N", help="prompts of so many tokens (default: 512)")
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds (default: 5)")
+    parser.add_argument("--real-prefill", action="store_true", help="compute up to each context, for minutes, instead of placing the sequence")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to a file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw decoding over context: .png, .svg or .pdf")
+    parser.add_argument("--threads", type=int)
 
 
 def _generation_options(parser: argparse.ArgumentParser) -> None:

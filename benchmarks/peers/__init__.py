@@ -1,4 +1,4 @@
-"""What is measured against each other by ``benchmarks/quality.py``: one module per engine, all with the same face.
+"""What is measured against each other by ``benchmarks/quality.py`` and ``speed.py``: one module per engine, all with the same face.
 
 An engine's package is imported when one of its variants is opened, so that a missing one costs its own rows only.
 """
@@ -13,6 +13,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from sc2onnx.bench import Opener
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -38,8 +40,17 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Contender:
+    """An engine whose speed is yet to be measured. ``prepare`` makes its files, once; both run in processes of their own, too."""
+
+    name: str
+    prepare: Callable[[], None]
+    open: Opener
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
-    """What every engine is given: a checkpoint directory, an empty directory for large files, the longest window, threads."""
+    """What every engine is given: a checkpoint directory, a directory for large files, the longest window or context, threads."""
 
     checkpoint: Path
     scratch: Path

@@ -36,11 +36,12 @@ def _export(setting: Setting, precision: str) -> Iterator[Peer]:
 @contextmanager
 def _open(setting: Setting, bundle: Path) -> Iterator[Peer]:
     model = sc2onnx.load(bundle, threads=setting.threads)
-    _check_same_model(model.manifest, setting.checkpoint)
+    check_same_model(model.manifest, setting.checkpoint)
     yield _Model(model)
 
 
-def _check_same_model(manifest: Manifest, checkpoint: Path) -> None:
+def check_same_model(manifest: Manifest, checkpoint: Path) -> None:
+    """Raise ValueError for a bundle of another shape than the checkpoint's."""
     config = Starcoder2Config.from_dict(Checkpoint.open(checkpoint).config)
     expected = config.facts(manifest.model.parameters, ())
     if replace(manifest.model, eos_token_ids=()) != expected:

@@ -19,7 +19,7 @@ from peers import Floats, Peer, Setting, Tokens, Variant, gguf_file
 F32: Final = "llama.cpp F32"
 TYPES: Final = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q4_0")
 QUANTISED: Final = tuple(f"llama.cpp {kind}" for kind in TYPES)
-_SOURCE: Final = "f32.gguf"
+SOURCE: Final = "f32.gguf"
 
 
 def variants(setting: Setting) -> list[Variant]:
@@ -32,8 +32,8 @@ def variants(setting: Setting) -> list[Variant]:
 
 @contextmanager
 def _open_source(setting: Setting) -> Iterator[Peer]:
-    gguf_file.write(setting.checkpoint, setting.scratch / _SOURCE)
-    with closing(_Model(setting.scratch / _SOURCE, setting)) as model:
+    gguf_file.write(setting.checkpoint, setting.scratch / SOURCE)
+    with closing(_Model(setting.scratch / SOURCE, setting)) as model:
         yield model
 
 
@@ -41,14 +41,15 @@ def _open_source(setting: Setting) -> Iterator[Peer]:
 def _open_quantised(setting: Setting, kind: str) -> Iterator[Peer]:
     path = setting.scratch / f"{kind}.gguf"
     try:
-        _quantise(setting.scratch / _SOURCE, path, kind, setting.threads)
+        quantise(setting.scratch / SOURCE, path, kind, setting.threads)
         with closing(_Model(path, setting)) as model:
             yield model
     finally:
         path.unlink(missing_ok=True)
 
 
-def _quantise(source: Path, out: Path, kind: str, threads: int) -> None:
+def quantise(source: Path, out: Path, kind: str, threads: int) -> None:
+    """Write ``out``, as ``llama-quantize`` does. Raises RuntimeError."""
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
+
+from sc2onnx.bench.report import Missing
 
 YARDSTICK = "llama.cpp Q4_K_M"
 """What every divergence is divided by in the table."""
@@ -21,20 +22,6 @@ class Row:
     nll: float
     size: int
     bits: float
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A model that could not be measured, and why, in one line."""
-
-    name: str
-    reason: str
-
-
-def one_line(error: BaseException) -> str:
-    """Kind and first line of an error, cut to what fits a table, without the bar that would end a cell and without directories."""
-    lines = re.sub(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+", "", str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}".replace("|", "/")[:200]
 
 
 def render(rows: Sequence[Row | Missing]) -> str:

@@ -7,30 +7,21 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sc2onnx.errors import MissingDependencyError, RequestError
+from sc2onnx.errors import RequestError
 from sc2onnx.evaluate.report import Report, Score
 from sc2onnx.evaluate.table import measured_on
+from sc2onnx.picture import COLOURS, INK, dress, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS: Final = (".png", ".svg", ".pdf")
-
 _FLOOR: Final = 1e-8
 """Nats: above the rounding of fp32 logits, far below any quantisation. What is below is drawn here, for the sake of the scale."""
 
 _DECADE: Final = 10.0
-_INK, _MUTED, _MARK = "#22272e", "#6b7580", "#1f6fb4"
 _PLACES: Final = ((8, 0, "left", "center"), (0, 8, "center", "bottom"), (0, -8, "center", "top"), (-8, 0, "right", "center"))
 _PLACES_FAR: Final = ((8, 12, "left", "bottom"), (8, -12, "left", "top"), (-8, 12, "right", "bottom"), (-8, -12, "right", "top"))
-
-
-def check_plot(path: Path) -> None:
-    """Raise :class:`RequestError` for a name that is no picture's, :class:`MissingDependencyError` without matplotlib."""
-    if path.suffix.lower() not in FORMATS:
-        raise RequestError(f"--plot is {path}, expected a name that ends in {', '.join(FORMATS)}")
-    _figure()
 
 
 def plot(report: Report, path: Path) -> None:
@@ -41,24 +32,16 @@ def plot(report: Report, path: Path) -> None:
     scores = [score for score in report.scores if isfinite(_height(score))]
     if not scores:
         raise RequestError(f"no bundle has a finite figure, there is nothing to draw in {path}: verify the bundles")
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     unit, factor = _unit(scores)
     points = [(score.about.weight_bytes / factor, _height(score)) for score in scores]
     sizes, heights = zip(*points, strict=True)
-    axes.scatter(sizes, heights, s=46, color=_MARK, zorder=3, clip_on=False)
+    axes.scatter(sizes, heights, s=46, color=COLOURS[0], zorder=3, clip_on=False)
     _scale(axes, points, logarithmic=report.reference is not None)
     _decorate(axes, report, unit)
     _label(figure, axes, points, [_text(score) for score in scores])
-    figure.savefig(path, metadata={"Software": None} if path.suffix.lower() == ".png" else None)
-
-
-def _figure() -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f'plotting needs the package {error.name}: pip install "sc2onnx[cpu,evaluate]"') from error
-    return Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+    save(figure, path)
 
 
 def _height(score: Score) -> float:
@@ -95,14 +78,9 @@ def _scale(axes: Axes, points: Sequence[tuple[float, float]], *, logarithmic: bo
 def _decorate(axes: Axes, report: Report, unit: str) -> None:
     reference = report.reference
     measure = f"KL divergence to {reference.about.name}" if reference else "Negative log-likelihood"
-    axes.set_title(f"{measure} over size\n", loc="left", color=_INK, fontsize=12, fontweight="bold")
-    axes.text(0, 1.02, f"{measured_on(report)}, windows of {report.length:,} tokens", transform=axes.transAxes, color=_MUTED, fontsize=9)
-    axes.set_xlabel(f"weights ({unit})", color=_INK)
-    axes.set_ylabel(f"{'KL divergence' if reference else 'NLL'} (nats per token), lower is better", color=_INK)
-    axes.grid(color="#e3e6e9", linewidth=0.8, zorder=0)
-    axes.tick_params(colors=_MUTED, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b8bfc6")
+    subtitle = f"{measured_on(report)}, windows of {report.length:,} tokens"
+    up = f"{'KL divergence' if reference else 'NLL'} (nats per token), lower is better"
+    dress(axes, f"{measure} over size", subtitle, f"weights ({unit})", up)
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
@@ -124,7 +102,7 @@ def _label(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], te
 
 def _annotate(axes: Axes, point: tuple[float, float], text: str, place: tuple[float, float, str, str]) -> Any:
     right, up, horizontal, vertical = place
-    style: dict[str, Any] = {"ha": horizontal, "va": vertical, "fontsize": 9, "color": _INK}
+    style: dict[str, Any] = {"ha": horizontal, "va": vertical, "fontsize": 9, "color": INK}
     return axes.annotate(text, point, xytext=(right, up), textcoords="offset points", annotation_clip=False, **style)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sc2onnx.errors import RequestError
 from sc2onnx.evaluate import infill
 from sc2onnx.evaluate.progress import Progress, Tell
 from sc2onnx.evaluate.report import InfillScore, ReferenceScore, Report, Score
@@ -18,7 +17,7 @@ from sc2onnx.evaluate.spans import choose
 from sc2onnx.evaluate.store import LogitStore, logit_store
 from sc2onnx.evaluate.text import Document, Passage, passage, read
 from sc2onnx.runtime.arguments import whole_number
-from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.bundle import Bundle, open_named
 from sc2onnx.runtime.text import Codec, open_codec
 
 DEFAULT_LENGTH: Final = 1024
@@ -91,7 +90,7 @@ def evaluate(
     """
     wanted = settings or Settings()
     documents = read(files)
-    bundles = _open([Path(path) for path in (bundle, *also)])
+    bundles = open_named([bundle, *also])
     task = _task(documents, list(bundles.values()), wanted, tell)
     abouts = {name: About.of(name, opened.manifest) for name, opened in bundles.items()}
     first = next(iter(abouts.values()))
@@ -104,16 +103,6 @@ def evaluate(
         nll = scores[0].difference.nll_reference
         reference = ReferenceScore(found[0], nll, perplexity(nll), _bits(task, nll), found[1])
     return Report(task.passage.files, task.passage.positions, task.passage.nbytes, task.length, wanted.seed, scores, reference)
-
-
-def _open(paths: Sequence[Path]) -> dict[str, Bundle]:
-    """Bundles, checked, by what to call them: the directory's name, or the path where that is not enough to tell them apart."""
-    resolved = [path.resolve() for path in paths]
-    if len(set(resolved)) < len(paths):
-        raise RequestError(f"a bundle is given twice among {', '.join(map(str, paths))}: give each once")
-    names = [path.name for path in resolved]
-    labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
-    return {label: Bundle.open(path) for label, path in zip(labels, paths, strict=True)}
 
 
 def _task(documents: Sequence[Document], bundles: Sequence[Bundle], wanted: Settings, tell: Tell) -> _Task:

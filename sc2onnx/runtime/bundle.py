@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,19 @@ class Bundle:
     def weights(self) -> Path:
         """The file that the graph's weights lie in."""
         return self.directory / WEIGHTS_FILE
+
+
+def open_named(paths: Sequence[str | Path]) -> dict[str, Bundle]:
+    """Several bundles by what to call them: the directory's name, or the path where that is not enough to tell them apart.
+
+    Raises :class:`RequestError` for one that is given twice, :class:`BundleError` and its subclasses.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if len(set(resolved)) < len(paths):
+        raise RequestError(f"a bundle is given twice among {', '.join(map(str, paths))}: give each once")
+    names = [path.name for path in resolved]
+    labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+    return {label: Bundle.open(path) for label, path in zip(labels, paths, strict=True)}
 
 
 def _check_supported(manifest: Manifest) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from peers.gguf_file import gguf_name
-from peers.table import YARDSTICK, Missing, Row, one_line, records, render
+from peers.table import YARDSTICK, Row, records, render
 from peers.windows import cut, windows
+from sc2onnx.bench.report import Missing, one_line
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.evaluate import About, ReferenceScore, Report, Score
 from sc2onnx.evaluate.measure import Difference
-from sc2onnx.evaluate.plot import check_plot, plot
+from sc2onnx.evaluate.plot import plot
 from sc2onnx.evaluate.table import lines
+from sc2onnx.picture import check_plot, new_figure
 
 
 def score(name: str, gigabytes: float, divergence: float | None) -> Score:
@@ -68,7 +69,7 @@ def test_names_do_not_cover_each_other(report: Report) -> None:
     pytest.importorskip("matplotlib")
     from sc2onnx.evaluate import plot as module
 
-    figure = module._figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     points = [(1.0, 1.0), (1.0, 1.02), (1.01, 1.01), (3.0, 2.0)]
     module._scale(axes, points, logarithmic=False)

@@ -1,0 +1,44 @@
+"""A sequence that is as long as it says without having been computed: what a token costs there, without minutes of prefill.
+
+What attention costs depends on how many slots it reads, not on what is in them. So the cache is taken through the very steps of a
+prefill (:meth:`RingCache.begin`, :meth:`RingCache.commit`: it grows, wraps and counts as it would) and the computing is left out.
+The slots are written, with noise: memory that nobody has written is one page of zeros for all, and would be read from the
+processor's cache. The logits mean nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.model import Model
+
+CHUNK: Final = 256
+"""Tokens of a step of prefill, the default of :func:`sc2onnx.load`."""
+
+_SIZE: Final = 0.1
+"""Of the noise: no subnormal numbers, which some processors are slow with, and no softmax that overflows."""
+
+
+def placed(model: Model, depth: int) -> Decoder:
+    """A decoder of one row of ``depth`` tokens, not computed. Close it when done."""
+    decoder = model._decoder()  # registered with the model, so that its memory is counted
+    place(decoder.cache, depth)
+    return decoder
+
+
+def place(cache: RingCache, depth: int) -> None:
+    """Advance every row of an empty cache to ``depth`` tokens, in a prefill's steps, and fill its slots with noise."""
+    assert not cache.lengths.any()
+    done = 0
+    while done < depth:
+        step = min(CHUNK, cache.longest_step(), depth - done)
+        cache.begin(step)
+        cache.commit(step)
+        done += step
+    noise = np.random.default_rng(0).standard_normal(cache.buffers[0].shape[1:], dtype=np.float32) * _SIZE
+    for buffer in cache.buffers if depth else ():
+        buffer[:] = noise

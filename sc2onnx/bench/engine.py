@@ -1,0 +1,90 @@
+"""What is measured: a bundle here; the peers, in ``benchmarks/``, look the same from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.bench.depth import CHUNK, placed
+from sc2onnx.bench.traffic import weights_read
+from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.model import Model, load
+
+Tokens = npt.NDArray[np.int64]
+
+
+class Engine(Protocol):
+    """A loaded model and one sequence of tokens."""
+
+    @property
+    def weights_read(self) -> int:
+        """Bytes of weights that a decoded token reads."""
+
+    def place(self, depth: int) -> None:
+        """Make the sequence ``depth`` tokens long, by whatever is honest and quick."""
+
+    def append(self, tokens: Tokens) -> None:
+        """Append tokens (n,), compute the logits of the last."""
+
+    def rewind(self, count: int) -> None:
+        """Drop the last ``count`` tokens."""
+
+
+Opener = Callable[[], AbstractContextManager[Engine]]
+"""Loads an engine, for as long as the context lasts. It is sent to a process of its own as well, so it must be picklable."""
+
+
+class BundleEngine:
+    """A bundle in our own runtime. ``real``: a depth is reached by prefill, instead of :func:`~sc2onnx.bench.depth.placed`."""
+
+    def __init__(self, model: Model, *, real: bool = False) -> None:
+        self._model, self._real = model, real
+        self._decoder: Decoder | None = None
+
+    @property
+    def weights_read(self) -> int:
+        """See :func:`sc2onnx.bench.traffic.weights_read`."""
+        return weights_read(self._model.manifest)
+
+    def place(self, depth: int) -> None:
+        """See :class:`Engine`."""
+        self.close()
+        self._decoder = placed(self._model, 0 if self._real else depth)
+        if self._real and depth:
+            noise = np.random.default_rng(0).integers(0, self._model.manifest.model.vocab_size, (1, depth))
+            self._decoder.append(noise, None)
+
+    def append(self, tokens: Tokens) -> None:
+        """See :class:`Engine`."""
+        assert self._decoder is not None
+        self._decoder.append(tokens[None], "last")
+
+    def rewind(self, count: int) -> None:
+        """See :class:`Engine`."""
+        assert self._decoder is not None
+        self._decoder.rewind(count)
+
+    def close(self) -> None:
+        """Free the cache."""
+        if self._decoder is not None:
+            self._decoder.close()
+
+
+@contextmanager
+def _open(path: Path, threads: int, real: bool) -> Iterator[Engine]:
+    engine = BundleEngine(load(path, threads=threads, prefill_chunk=CHUNK), real=real)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def bundle_opener(path: str | Path, threads: int, *, real: bool = False) -> Opener:
+    """Of a bundle; see :class:`BundleEngine`."""
+    return partial(_open, Path(path), threads, real)

@@ -1,0 +1,78 @@
+"""What a benchmark found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sc2onnx.bench.alone import Alone
+from sc2onnx.bench.spread import Spread
+from sc2onnx.bench.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One engine. ``seconds``: of each task, by round; the rounds of all rows belong together.
+
+    ``weights_read``: bytes of weights that a decoded token reads; ``alone`` is None where it was not measured.
+    """
+
+    name: str
+    weights_read: int
+    alone: Alone | None
+    seconds: Mapping[Task, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An engine that could not be measured, and why, in one line."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything. ``read_rate``: bytes per second that ``threads`` read of the machine's memory; the first row is what others are compared with.
+
+    ``deepest``: tokens of context at which memory was measured; ``real_prefill``: whether our own engines computed the tokens before.
+    """
+
+    rows: tuple[Row, ...]
+    missing: tuple[Missing, ...]
+    tasks: tuple[Task, ...]
+    threads: int
+    repeat: int
+    read_rate: float
+    deepest: int
+    real_prefill: bool
+
+    def share(self, row: Row, task: Task) -> float:
+        """Part of the machine's read rate at which a decode reads its weights; the cache, which it reads as well, is not counted."""
+        return row.weights_read / Spread.of(row.seconds[task]).median / self.read_rate
+
+    def figures(self) -> dict[str, Any]:
+        """For JSON: every round, and the spread of the rounds."""
+        rows = [
+            {
+                "name": row.name,
+                "weights_read": row.weights_read,
+                "alone": row.alone and asdict(row.alone),
+                "tasks": [self._timing(row, task, seconds) for task, seconds in row.seconds.items()],
+            }
+            for row in self.rows
+        ]
+        facts = {name: getattr(self, name) for name in ("threads", "repeat", "read_rate", "deepest", "real_prefill")}
+        return {**facts, "rows": rows, "missing": [asdict(missing) for missing in self.missing]}
+
+    def _timing(self, row: Row, task: Task, seconds: tuple[float, ...]) -> dict[str, Any]:
+        share = {"share_of_read_rate": self.share(row, task)} if task.kind == "decode" else {}
+        return {**asdict(task), **asdict(Spread.of(seconds)), "seconds": list(seconds), **share}
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an error, cut to what fits a table, without the bar that would end a cell and without directories."""
+    lines = re.sub(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+", "", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}".replace("|", "/")[:200]
