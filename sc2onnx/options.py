@@ -120,5 +120,10 @@ def _generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text (repeatable)")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log probability of each token")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of streaming")
+    parser.add_argument(
+        "--speculate",
+        action=argparse.BooleanOptionalAction,
+        help="compute ahead what the text suggests (default: where that cannot change a token)",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)

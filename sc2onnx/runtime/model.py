@@ -22,7 +22,7 @@ from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, T
 from sc2onnx.runtime.memory import MemoryFootprint, measure
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
-from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads
+from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads, steps_agree
 from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
 from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
 
@@ -34,7 +34,7 @@ def load(
     threads: int | None = None,
     cache_capacity: int | None = None,
     prefill_chunk: int = 256,
-    speculate: bool = True,
+    speculate: bool | None = None,
     max_batch: int = 8,
     check: Check = "auto",
 ) -> Model:
@@ -43,7 +43,9 @@ def load(
     ``device``: ``cpu``. ``threads``: for one step; by default one per processor this process may use. ``cache_capacity``: the most slots of a
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context.
     ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
-    in one step; they count only where the model draws the same. ``max_batch``: the most prompts of one call that decode together.
+    in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
+    (:func:`~sc2onnx.runtime.session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties may go
+    the other way. ``max_batch``: the most prompts of one call that decode together.
     ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`,
     :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
     sizes. Warns (:class:`UserWarning`) if the bundle was made for another device and is slow on this one.
@@ -54,7 +56,7 @@ def load(
             whole_number(name, value, 1)
     opened = Bundle.open(bundle, check)
     check_runs_on_cpu(opened.manifest)
-    settings = Settings(prefill_chunk, speculate, max_batch)
+    settings = Settings(prefill_chunk, steps_agree(opened.manifest) if speculate is None else speculate, max_batch)
     return open_model(opened, threads=threads, cache_capacity=cache_capacity, settings=settings)
 
 

@@ -53,6 +53,20 @@ def check_runs_on_cpu(manifest: Manifest) -> None:
     )
 
 
+_SAME_FOR_ANY_STEP: Final = frozenset({"int4 in blocks of 32", "int8 in blocks of 32", "int8 in blocks of 64"})
+"""Schemes whose products are the same to the last bit for one row of activations and for several (ONNX Runtime 1.32, x86-64 with AVX-512)."""
+
+
+def steps_agree(manifest: Manifest) -> bool:
+    """Whether a step of several tokens gives the logits of as many steps of one, on the CPU, but for rounding in float32.
+
+    ``MatMulNBits`` sums the products of longer blocks in another order for one row than for several. That is the last bit of a float32, but
+    activations are then rounded to int8: what comes out differs by half a percent, as it would by any other rounding, and near ties
+    may go the other way (docs/decisions/0009-speculation.md).
+    """
+    return manifest.quantization is None or set(manifest.quantization.schemes.values()) <= _SAME_FOR_ANY_STEP
+
+
 class Session:
     """A loaded graph. Several threads may run it at once, each with buffers of its own."""
 

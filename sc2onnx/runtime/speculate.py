@@ -110,6 +110,10 @@ class StepCosts:
         times.append(seconds)
         self._medians[size] = median(list(times))  # a copy: another thread may be adding
 
+    def sizes(self) -> list[int]:
+        """Numbers of tokens that were measured."""
+        return list(self._medians)
+
     @property
     def known(self) -> bool:
         """Whether a step of one token was measured often enough: the first one after loading also reads the weights."""

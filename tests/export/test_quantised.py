@@ -272,3 +272,19 @@ def test_nor_does_it_go_through_calibration(
     with pytest.raises(TensorError, match=rf"tensor {name} holds nan \(1 such numbers\)"):
         export(source, place / "bundle", precision=str(tmp_path / "recipe.json"), calibration=Calibration(True, tokens=LENGTH))
     assert contents(place) == {}
+
+
+def test_drafts_do_not_change_the_tokens_of_int8(checkpoint: Path, tmp_path: Path) -> None:
+    """The products of its blocks are the same for one row and for several, to the last bit; what is drafted is then what would have come."""
+    export(checkpoint, tmp_path / "int8", precision="int8", calibration=NEAREST)
+    drafting, plain = (sc2onnx.load(tmp_path / "int8", speculate=speculate) for speculate in (None, False))
+    text = Path(sc2onnx.__file__).with_name("errors.py").read_text()
+    tokens = plain.codec.encode(text)[:600]
+    with plain.sequence() as one, plain.sequence() as several:
+        singly = np.concatenate([one.append([token]) for token in tokens[:300]])  # type: ignore[arg-type]
+        together = np.concatenate([several.append(tokens[i : i + 5]) for i in range(0, 300, 5)])  # type: ignore[arg-type]
+    assert np.abs(singly - together).max() <= 1e-5 * np.abs(singly).max()
+    for length in (150, 400, 600):
+        prompt = plain.codec._special.decode(tokens[:length])
+        done = drafting.generate(prompt, max_new_tokens=128, stop_tokens=())
+        assert done == plain.generate(prompt, max_new_tokens=128, stop_tokens=())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sc2onnx
+from sc2onnx.manifest import Manifest, Quantization
 from sc2onnx.runtime.sampling import SamplingParameters
+from sc2onnx.runtime.session import steps_agree
 from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts, SuffixIndex
 
 REPEATING = "def area(width, height):\n    return width * height\n\n\n" * 12 + "def area("
@@ -25,7 +28,7 @@ def plain(bundle: Path) -> sc2onnx.Model:
 @pytest.fixture
 def eager(bundle: Path) -> sc2onnx.Model:
     """A model that drafts whenever there is a match: further tokens cost nothing, and being wrong is always borne."""
-    model = sc2onnx.load(bundle)
+    model = sc2onnx.load(bundle, speculate=True)
     model._costs = _Free()
     return model
 
@@ -246,3 +249,19 @@ def test_a_batch_holds_no_more_rows_than_asked(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr(Decoder, "append", watched)
     sc2onnx.load(bundle, max_batch=3).generate(["a = ", "b = ", "c = ", "d = ", "e = "], max_new_tokens=6, stop_tokens=())
     assert max(seen) == 3
+
+
+def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
+    """Of the schemes that are said to agree, every one does; blocks of 128 do not, which is why the rule is there."""
+
+    manifest = Manifest.read(bundle)
+    assert steps_agree(manifest)
+    for schemes, expected in (
+        ({"a": "int8 in blocks of 64", "b": "int8 in blocks of 32"}, True),
+        ({"a": "int4 in blocks of 32"}, True),
+        ({"a": "int4 in blocks of 128", "b": "int8 in blocks of 32"}, False),
+        ({"a": "int8 in blocks of 128"}, False),
+    ):
+        assert steps_agree(replace(manifest, quantization=Quantization("r", schemes, 5.0, "nearest", None))) is expected
+    assert sc2onnx.load(bundle).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens > 0
+    assert sc2onnx.load(bundle, speculate=False).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens == 0
