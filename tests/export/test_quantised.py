@@ -281,8 +281,8 @@ def test_drafts_do_not_change_the_tokens_of_int8(checkpoint: Path, tmp_path: Pat
     text = Path(sc2onnx.__file__).with_name("errors.py").read_text()
     tokens = plain.codec.encode(text)[:600]
     with plain.sequence() as one, plain.sequence() as several:
-        singly = np.concatenate([one.append([token]) for token in tokens[:300]])  # type: ignore[arg-type]
-        together = np.concatenate([several.append(tokens[i : i + 5]) for i in range(0, 300, 5)])  # type: ignore[arg-type]
+        singly = np.concatenate([one.append([token]) for token in tokens[:300]])
+        together = np.concatenate([several.append(tokens[i : i + 5]) for i in range(0, 300, 5)])
     assert np.abs(singly - together).max() <= 1e-5 * np.abs(singly).max()
     for length in (150, 400, 600):
         prompt = plain.codec._special.decode(tokens[:length])
