@@ -269,7 +269,7 @@ def cursor_offset(text: str, line: int, column: int) -> int:
 def _load(args: argparse.Namespace) -> Model:
     from sc2onnx.runtime.model import load
 
-    return load(args.bundle, device=args.device, threads=args.threads)
+    return load(args.bundle, device=args.device, threads=args.threads, prefix_memory=0)  # one request a process
 
 
 def _rules(args: argparse.Namespace) -> dict[str, Any]:

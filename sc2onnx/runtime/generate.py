@@ -59,13 +59,18 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only."""
+    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only.
+
+    ``reused_tokens``: how many of ``prompt_tokens`` an earlier request had left computed. It says how this was made, not what
+    it is, so two completions that differ in nothing else are equal.
+    """
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     finish_reason: FinishReason
     prompt_tokens: int
+    reused_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -121,7 +126,7 @@ class TextSink:
 
 def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
     """Prefill and decode one row. The token that ended it with a stop string or by length is given, a stop token is not."""
-    logits = decoder.append(row.prompt[None], "last")
+    logits: npt.NDArray[np.float32] | None = decoder.prefill(row.prompt)
     while True:
         assert logits is not None
         token = row.take(logits[0, -1])
@@ -150,11 +155,11 @@ class _Gathered:
 def complete(decoders: Sequence[Decoder], rows: Sequence[Row]) -> list[Completion]:
     """Generate all rows to their end, decoding together; a row that ends leaves the batch. One fresh decoder per row."""
     gathered = [_Gathered(row) for row in rows]
-    firsts = [decoder.append(row.prompt[None], "last") for decoder, row in zip(decoders, rows, strict=True)]
+    firsts = [decoder.prefill(row.prompt) for decoder, row in zip(decoders, rows, strict=True)]
     decoder = decoders[0]
     if len(decoders) > 1:
         decoder.join(decoders[1:])
-    active, logits = gathered, np.concatenate([first[0] for first in firsts if first is not None])  # (rows, vocab)
+    active, logits = gathered, np.concatenate([first[0] for first in firsts])  # (rows, vocab)
     while True:
         following: list[int] = []
         going: list[int] = []
@@ -178,8 +183,8 @@ def complete(decoders: Sequence[Decoder], rows: Sequence[Row]) -> list[Completio
 class Stream:
     """Pieces of text as they are generated. Iterate it; closing it (or leaving its ``with`` block) stops the work.
 
-    :meth:`close` is for any thread: a running step stops within about one operator, the cache is freed, and the
-    iteration ends.
+    :meth:`close` is for any thread: a running step stops within about one operator, the cache is freed, or kept for later
+    requests, and the iteration ends.
     """
 
     def __init__(self, decoder: Decoder, row: Row) -> None:
@@ -199,8 +204,13 @@ class Stream:
                 raise StopIteration from None
             raise
 
+    @property
+    def reused_tokens(self) -> int:
+        """How many tokens of the prompt an earlier request had left computed; known from the first piece on, 0 before."""
+        return self._decoder.reused
+
     def close(self) -> None:
-        """Stop and free the cache. Closing twice, or after the end, is fine."""
+        """Stop and free the cache, or leave it to later requests. Closing twice, or after the end, is fine."""
         self._decoder.close()
 
     def __enter__(self) -> Stream:

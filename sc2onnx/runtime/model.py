@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -19,6 +20,7 @@ from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, tokens
 from sc2onnx.runtime.memory import MemoryFootprint, measure
+from sc2onnx.runtime.prefix import PrefixStore
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads
@@ -33,27 +35,39 @@ def load(
     cache_capacity: int | None = None,
     prefill_chunk: int = 256,
     check: Check = "auto",
+    prefix_memory: int | None = None,
 ) -> Model:
     """Load a bundle directory.
 
     ``device``: ``cpu``. ``threads``: for one step; by default one per processor this process may use. ``cache_capacity``: the most slots of a
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context.
     ``prefill_chunk``: tokens of a prompt computed at once. ``check``: how the files are checked, see
-    :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DeviceError`,
-    :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible sizes. Warns
-    (:class:`UserWarning`) if the bundle was made for another device and is slow on this one.
+    :data:`sc2onnx.runtime.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to keep for later requests that begin
+    alike; by default what two sequences of full capacity take, 0 keeps none.
+
+    Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and
+    :class:`~sc2onnx.errors.RequestError` for impossible sizes. Warns (:class:`UserWarning`) if the bundle was made for another device
+    and is slow on this one.
     """
     check_device(device)
     for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity)):
         if value is not None:
             whole_number(name, value, 1)
+    if prefix_memory is not None:
+        whole_number("prefix_memory", prefix_memory, 0)
     opened = Bundle.open(bundle, check)
     check_runs_on_cpu(opened.manifest)
-    return open_model(opened, threads=threads, cache_capacity=cache_capacity, prefill_chunk=prefill_chunk)
+    return open_model(opened, threads=threads, cache_capacity=cache_capacity, prefill_chunk=prefill_chunk, prefix_memory=prefix_memory)
 
 
 def open_model(
-    bundle: Bundle, graph: bytes | None = None, *, threads: int | None = None, cache_capacity: int | None = None, prefill_chunk: int = 256
+    bundle: Bundle,
+    graph: bytes | None = None,
+    *,
+    threads: int | None = None,
+    cache_capacity: int | None = None,
+    prefill_chunk: int = 256,
+    prefix_memory: int | None = None,
 ) -> Model:
     """The model of an open bundle, on the CPU, with ``graph`` in the place of its own if given; the rest as in :func:`load`."""
     facts = bundle.manifest.model
@@ -65,15 +79,16 @@ def open_model(
         Session(bundle.graph, facts, threads or default_threads(), quantised=bundle.manifest.quantization is not None, instead=graph),
         shape,
         prefill_chunk,
+        PrefixStore(2 * shape.nbytes if prefix_memory is None else prefix_memory),
     )
 
 
 class Model:
     """A loaded StarCoder2, made by :func:`load`. Serves several threads at once, each generation with a cache of its own."""
 
-    def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, prefill_chunk: int) -> None:
+    def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, prefill_chunk: int, store: PrefixStore) -> None:
         self._bundle, self._session, self._cache_shape, self._chunk = bundle, session, cache_shape, prefill_chunk
-        self._facts = bundle.manifest.model
+        self._facts, self._store = bundle.manifest.model, store
         self._codec: Codec | None = None
         self._lock = threading.Lock()
         self._decoders: list[weakref.ref[Decoder]] = []  # not a WeakSet: those change under whoever iterates them
@@ -233,14 +248,14 @@ class Model:
     ) -> Iterator[Token]:
         """Continue token ids with token ids; needs no tokenizer. ``stop_tokens``: by default the checkpoint's end-of-text.
 
-        Checked now, computed while it is iterated; closing the iterator frees the cache.
+        Checked now, computed while it is iterated; closing the iterator frees the cache, or leaves it to later requests.
         """
         stops = frozenset(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
         rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), stops, logprobs)
         row = self._row(prompt, rules, text=False)
 
         def generated() -> Iterator[Token]:
-            decoder = self._decoder()
+            decoder = self._decoder(self._store)
             try:
                 yield from tokens(decoder, row)
             finally:
@@ -265,11 +280,16 @@ class Model:
         """Tokens that a sequence can rewind exactly at any depth, by its cache capacity; often it can rewind more."""
         return self._cache_shape.rewindable
 
+    def forget(self) -> None:
+        """Free the caches that finished requests left for later ones. Requests that are under way keep theirs."""
+        self._store.forget()
+
     def memory_footprint(self) -> MemoryFootprint:
-        """Bytes of weights and open caches, by construction and as resident now."""
+        """Bytes of weights and of caches, open and kept, by construction and as resident now."""
         with self._lock:
             decoders = [decoder for reference in self._decoders if (decoder := reference()) is not None]
-        cache = sum(decoder.cache.nbytes for decoder in decoders)
+        caches = [*(decoder.cache for decoder in decoders), *self._store.caches]
+        cache = sum(cache.nbytes for cache in {id(cache): cache for cache in caches}.values())  # one may be changing hands
         return measure(self._bundle.manifest.weight_bytes, cache, self._bundle.weights)
 
     def _rules(
@@ -292,20 +312,22 @@ class Model:
         sampler = Sampler(rules.sampling, ids, self._facts.vocab_size)
         return Row(ids, rules, sampler, self._facts.context_length, TextSink(self.codec, rules.stop) if text else None)
 
-    def _decoder(self) -> Decoder:
-        decoder = Decoder(self._session, self._facts, RingCache(self._cache_shape, rows=1), self._chunk)
+    def _decoder(self, store: PrefixStore | None = None) -> Decoder:
+        """A fresh one. ``store``: where it looks for its prompt's beginning and leaves its cache; None: nowhere."""
+        decoder = Decoder(self._session, self._facts, RingCache(self._cache_shape, rows=1), self._chunk, store if store and store.limit else None)
         with self._lock:
             self._decoders = [reference for reference in self._decoders if reference() is not None]
             self._decoders.append(weakref.ref(decoder))
         return decoder
 
     def _complete(self, rows: Sequence[Row]) -> list[Completion]:
-        decoders = [self._decoder() for _ in rows]
+        decoders = [self._decoder(self._store if len(rows) == 1 else None) for _ in rows]  # rows of a batch share one cache in the end
         try:
-            return complete(decoders, rows)
+            done = complete(decoders, rows)
+            return [replace(completion, reused_tokens=decoder.reused) for completion, decoder in zip(done, decoders, strict=True)]
         finally:
             for decoder in decoders:
                 decoder.close()
 
     def _stream(self, row: Row) -> Stream:
-        return Stream(self._decoder(), row)
+        return Stream(self._decoder(self._store), row)
