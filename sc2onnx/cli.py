@@ -122,7 +122,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sc2onnx.evaluate.plot import check_plot, plot
     from sc2onnx.evaluate.table import lines
 
-    settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads)
+    settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads, args.order)
     _check_writable(args.json)
     _check_writable(args.plot)
     if args.plot is not None:
@@ -168,7 +168,7 @@ def _infill(args: argparse.Namespace) -> int:
     files = {str(path): _read_text(path) for path in args.context}
     model = _load(args)
     prefix, suffix = _fit(model, text[:offset], text[offset:], files, args)
-    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, **_rules(args))
+    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, order=args.order, **_rules(args))
     return _print_stream(stream, model, args)
 
 

@@ -24,7 +24,7 @@ from sc2onnx.runtime.prefix import PrefixStore
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads
-from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
+from sc2onnx.runtime.text import Codec, FimOrder, fim_prompt, open_codec
 
 
 def load(
@@ -193,6 +193,7 @@ class Model:
         path: str | None = None,
         repo: str | None = None,
         files: Mapping[str, str] | None = None,
+        order: FimOrder = "psm",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -207,11 +208,12 @@ class Model:
         """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; the rest as in :meth:`generate`.
 
         ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context, in the training format
-        (:func:`sc2onnx.runtime.text.fim_prompt`).
+        (:func:`sc2onnx.runtime.text.fim_prompt`). ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a
+        later request after typing differs at its end only, and reuses the suffix as well.
         """
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._complete([self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules)])[0]
+        return self._complete([self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files, order=order), rules)])[0]
 
     def stream_infill(
         self,
@@ -221,6 +223,7 @@ class Model:
         path: str | None = None,
         repo: str | None = None,
         files: Mapping[str, str] | None = None,
+        order: FimOrder = "psm",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -235,7 +238,7 @@ class Model:
         """Like :meth:`infill`, as an iterator of pieces."""
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._stream(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules))
+        return self._stream(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files, order=order), rules))
 
     def generate_tokens(
         self,

@@ -329,3 +329,17 @@ def test_drafts_that_were_rewound_are_not_among_the_tokens_kept(model: sc2onnx.M
     decoder.append(np.array([[9]]))
     decoder.close()
     assert assert_exact(model, forgetful, [*code[:300], 1, 9, 5]) == 302
+
+
+def test_typing_reuses_the_suffix_where_it_comes_first(model: sc2onnx.Model, forgetful: sc2onnx.Model) -> None:
+    prefix, suffix = CODE[:400], CODE[900:1300]
+    model.infill(prefix, suffix, order="spm", max_new_tokens=4)
+    typed = model.infill(prefix + "\n\nx", suffix, order="spm", max_new_tokens=4)
+    assert typed == forgetful.infill(prefix + "\n\nx", suffix, order="spm", max_new_tokens=4)
+    assert typed.prompt_tokens - typed.reused_tokens < 6
+    with model.stream_infill(prefix, suffix, order="spm", max_new_tokens=4) as stream:
+        assert "".join(piece.text for piece in stream) == forgetful.infill(prefix, suffix, order="spm", max_new_tokens=4).text
+    model.forget()
+    model.infill(prefix, suffix, max_new_tokens=4)
+    behind = model.infill(prefix + "\n\nx", suffix, max_new_tokens=4)
+    assert behind.prompt_tokens - behind.reused_tokens > len(model.codec.encode(suffix))
