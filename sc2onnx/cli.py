@@ -123,7 +123,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sc2onnx.evaluate.table import lines
     from sc2onnx.picture import check_plot
 
-    settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads)
+    settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads, args.order)
     _check_writable(args.json)
     _check_writable(args.plot)
     if args.plot is not None:
@@ -191,7 +191,7 @@ def _infill(args: argparse.Namespace) -> int:
     files = {str(path): _read_text(path) for path in args.context}
     model = _load(args)
     prefix, suffix = _fit(model, text[:offset], text[offset:], files, args)
-    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, **_rules(args))
+    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, order=args.order, **_rules(args))
     return _print_stream(stream, model, args)
 
 
@@ -292,7 +292,7 @@ def cursor_offset(text: str, line: int, column: int) -> int:
 def _load(args: argparse.Namespace) -> Model:
     from sc2onnx.runtime.model import load
 
-    return load(args.bundle, device=args.device, threads=args.threads, speculate=args.speculate)
+    return load(args.bundle, device=args.device, threads=args.threads, speculate=args.speculate, prefix_memory=0)  # one request a process
 
 
 def _rules(args: argparse.Namespace) -> dict[str, Any]:

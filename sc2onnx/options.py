@@ -8,6 +8,9 @@ from typing import Final
 
 from sc2onnx import __version__
 
+ORDERS: Final = ("psm", "spm")
+"""``sc2onnx.runtime.text.FimOrder``, whose room needs tokenizers."""
+
 SHAPES: Final = ("3b", "7b", "15b")
 """Keys of ``sc2onnx.export.shapes.SHAPES``, which only the exporter's packages let us import."""
 
@@ -56,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--length", type=int, metavar="N", help="tokens of a window (default: 1024, or the context if that is less)")
     evaluate.add_argument("--max-tokens", type=int, default=16_384, metavar="N", help="score no more than N, shared by the files (default: 16384)")
     evaluate.add_argument("--infill", type=int, default=0, metavar="N", help="fill in N spans of the files as well (default: 0)")
+    evaluate.add_argument("--order", choices=ORDERS, default="psm", help="with --infill: what comes first, prefix or suffix (default: psm)")
     evaluate.add_argument("--seed", type=int, default=0, help="which spans (default: 0)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every figure to a file")
     evaluate.add_argument("--plot", type=Path, metavar="FILE", help="draw quality over size: .png, .svg or .pdf")
@@ -81,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     infill.add_argument("--path", help="path of the file in its repository, as context")
     infill.add_argument("--repo", help="name of the repository, as context")
     infill.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="another file of the repository (repeatable)")
+    infill.add_argument("--order", choices=ORDERS, default="psm", help="what comes first in the prompt, prefix or suffix (default: psm)")
     infill.add_argument("--prompt-tokens", type=int, metavar="N", help="how much of the file to use (default: as much as the model's context takes)")
     _generation_options(infill)
 

@@ -59,6 +59,12 @@ def model(bundle: Path) -> sc2onnx.Model:
     return sc2onnx.load(bundle)
 
 
+@pytest.fixture(scope="session")
+def forgetful(bundle: Path) -> sc2onnx.Model:
+    """The same, but it keeps nothing between requests: its caches are those of what is open."""
+    return sc2onnx.load(bundle, prefix_memory=0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nor do fixtures that are made once for many tests, before :func:`_own_cache`."""

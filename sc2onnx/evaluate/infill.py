@@ -15,7 +15,7 @@ from sc2onnx.evaluate.progress import Progress
 from sc2onnx.evaluate.report import Answer, InfillScore
 from sc2onnx.evaluate.source import LogitSource
 from sc2onnx.evaluate.spans import Span
-from sc2onnx.runtime.text import Codec, Detokenizer, around_cursor, fim_prompt
+from sc2onnx.runtime.text import Codec, Detokenizer, FimOrder, around_cursor, fim_prompt
 
 Similarity = Callable[[str, str], float]
 
@@ -41,16 +41,16 @@ def edit_similarity() -> Similarity:
     return Levenshtein.normalized_similarity
 
 
-def questions(spans: Sequence[Span], codec: Codec, length: int, context: int) -> list[Question]:
+def questions(spans: Sequence[Span], codec: Codec, length: int, context: int, order: FimOrder = "psm") -> list[Question]:
     """Prompts of up to ``length`` tokens, less where the context needs room for the answer: the file around the span."""
-    return [_question(span, codec, length, context) for span in spans]
+    return [_question(span, codec, length, context, order) for span in spans]
 
 
-def _question(span: Span, codec: Codec, length: int, context: int) -> Question:
+def _question(span: Span, codec: Codec, length: int, context: int, order: FimOrder) -> Question:
     limit = min(2 * len(codec.encode(span.truth, special=False)) + 16, context // 4)
     budget = max(16, min(length, context - limit) - _SPECIAL)
     prefix, suffix = around_cursor(codec, span.prefix, span.suffix, budget)
-    return Question(np.array(fim_prompt(codec, prefix, suffix), dtype=np.int64), span, limit)
+    return Question(np.array(fim_prompt(codec, prefix, suffix, order=order), dtype=np.int64), span, limit)
 
 
 def score(source: LogitSource, asked: Sequence[Question], codec: Codec, stops: frozenset[int], progress: Progress) -> InfillScore:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sc2onnx.evaluate.measure import Difference
 from sc2onnx.evaluate.source import About
+from sc2onnx.runtime.text import FimOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,17 @@ class ReferenceScore:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything. ``files``: those scored; ``positions``: tokens scored; ``nbytes``: of text they stand for; ``length``: of a window."""
+    """Everything. ``files``: those scored; ``positions``: tokens scored; ``nbytes``: of text they stand for; ``length``: of a window.
+
+    ``seed`` and ``order`` are those of infilling.
+    """
 
     files: tuple[str, ...]
     positions: int
     nbytes: int
     length: int
     seed: int
+    order: FimOrder
     scores: tuple[Score, ...]
     reference: ReferenceScore | None
 

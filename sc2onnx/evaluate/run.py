@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
+from sc2onnx.errors import RequestError
 from sc2onnx.evaluate import infill
 from sc2onnx.evaluate.progress import Progress, Tell
 from sc2onnx.evaluate.report import InfillScore, ReferenceScore, Report, Score
@@ -18,7 +19,7 @@ from sc2onnx.evaluate.store import LogitStore, logit_store
 from sc2onnx.evaluate.text import Document, Passage, passage, read
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import Bundle, open_named
-from sc2onnx.runtime.text import Codec, open_codec
+from sc2onnx.runtime.text import Codec, FimOrder, open_codec
 
 DEFAULT_LENGTH: Final = 1024
 """Long enough that a token's early neighbours hardly matter, short enough that 16,384 positions cross many places of many files."""
@@ -27,7 +28,8 @@ DEFAULT_LENGTH: Final = 1024
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to measure. ``length``: tokens of a window, :data:`DEFAULT_LENGTH` or the smallest context by default; ``max_tokens``: scored
-    at most, over all files; ``infill``: spans, 0 for none; ``seed``: which spans. Raises :class:`RequestError` on construction.
+    at most, over all files; ``infill``: spans, 0 for none; ``seed``: which spans; ``order``: of the prompts' parts. Raises
+    :class:`RequestError` on construction.
     """
 
     length: int | None = None
@@ -35,6 +37,7 @@ class Settings:
     infill: int = 0
     seed: int = 0
     threads: int | None = None
+    order: FimOrder = "psm"
 
     def __post_init__(self) -> None:
         for name, value, least in (("length", self.length, 1), ("threads", self.threads, 1)):
@@ -42,6 +45,8 @@ class Settings:
                 whole_number(name, value, least)
         for name, value, least in (("max_tokens", self.max_tokens, 1), ("infill", self.infill, 0), ("seed", self.seed, 0)):
             whole_number(name, value, least)
+        if self.order not in get_args(FimOrder):
+            raise RequestError(f"order is {self.order!r}, expected 'psm' or 'spm'")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +107,7 @@ def evaluate(
     if found and scores[0].difference:
         nll = scores[0].difference.nll_reference
         reference = ReferenceScore(found[0], nll, perplexity(nll), _bits(task, nll), found[1])
-    return Report(task.passage.files, task.passage.positions, task.passage.nbytes, task.length, wanted.seed, scores, reference)
+    return Report(task.passage.files, task.passage.positions, task.passage.nbytes, task.length, wanted.seed, wanted.order, scores, reference)
 
 
 def _task(documents: Sequence[Document], bundles: Sequence[Bundle], wanted: Settings, tell: Tell) -> _Task:
@@ -115,7 +120,7 @@ def _task(documents: Sequence[Document], bundles: Sequence[Bundle], wanted: Sett
         check_same_tokens(about.name, open_codec(opened.tokenizer), codec, documents)
     if wanted.infill:
         infill.edit_similarity()  # better missed now than after hours of work
-    questions = infill.questions(choose(documents, wanted.infill, wanted.seed), codec, length, context)
+    questions = infill.questions(choose(documents, wanted.infill, wanted.seed), codec, length, context, wanted.order)
     stops = codec.stop_ids() | set(bundles[0].manifest.model.eos_token_ids)
     return _Task(documents, passage(documents, codec, length, wanted.max_tokens), questions, codec, stops, length, tell)
 

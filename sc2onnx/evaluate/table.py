@@ -34,7 +34,7 @@ def _about(report: Report) -> list[str]:
     told = [f"on {measured_on(report)} ({report.nbytes:,} bytes) in windows of up to {report.length:,} tokens"]
     infilled = report.scores[0].infill
     if infilled:
-        told.append(f"infilling {infilled.spans} spans (seed {report.seed})")
+        told.append(f"infilling {infilled.spans} spans (seed {report.seed}, {report.order})")
     return told
 
 

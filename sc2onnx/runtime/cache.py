@@ -63,6 +63,11 @@ class CacheShape:
         """How many tokens can be rewound exactly at any depth; the whole context if every position keeps a slot."""
         return self.context if self.capacity >= self.context else self.capacity - self.window + 1
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row at the full capacity."""
+        return 2 * self.layers * self.kv_heads * self.capacity * self.head_dim * np.dtype(STORAGE[self.dtype]).itemsize
+
 
 def default_capacity(window: int, context: int, chunk: int) -> int:
     """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up, never beyond the context."""
@@ -126,15 +131,19 @@ class RingCache:
     def rewindable(self, row: int = 0) -> int:
         """The most tokens that :meth:`rewind` drops exactly, short of dropping all of them (which always works).
 
+        What is below :meth:`earliest` is gone.
+        """
+        lengths = self.lengths  # as it is now: another thread may be closing
+        return max(0, int(lengths[row]) - self.earliest(row)) if row < len(lengths) else 0
+
+    def earliest(self, row: int = 0) -> int:
+        """The shortest length, other than 0, that a row can be rewound to exactly; beyond its own length, no rewind is.
+
         Going back needs ``max(0, new - W + 1) + C >= max(written, new + 1)``, so ``new >= written + W - 1 - C``.
         """
-        lengths, reached = self.lengths, self.written  # as they are now: another thread may be closing
-        if row >= len(lengths):
-            return 0
-        length, written = int(lengths[row]), int(reached[row])
+        written = int(self.written[row])
         nothing_lost = written <= self.capacity or self.shape.window == 1  # a window of 1 reads nothing from before
-        earliest = 0 if nothing_lost else written + self.shape.window - 1 - self.capacity
-        return max(0, length - earliest)
+        return 0 if nothing_lost else written + self.shape.window - 1 - self.capacity
 
     def rewind(self, count: int, row: int = 0) -> None:
         """Drop the last ``count`` tokens of a row; no data moves. Raises :class:`RewindError` where that would not be exact."""
@@ -142,8 +151,9 @@ class RingCache:
         if not isinstance(count, (int, np.integer)) or not 0 <= count <= length:
             raise RewindError(f"cannot rewind {count!r} tokens of a sequence of {length}: give a whole number from 0 to {length}")
         if count == length:  # an empty row reads nothing, so nothing it reads can be gone
-            self.written[row] = 0
-        elif count > self.rewindable(row):
+            self.lengths[row] = self.written[row] = 0  # in this order: a signal handler may raise in between
+            return
+        if count > self.rewindable(row):
             raise RewindError(
                 f"cannot rewind {count} tokens: the sliding window of {self.shape.window} has passed what they would uncover; "
                 f"at most {self.rewindable(row)} of {length} (or all of them) can go, more with a larger cache_capacity"
@@ -156,6 +166,21 @@ class RingCache:
         self.lengths, self.written = self.lengths[index], self.written[index]
         self.buffers = [buffer[index] for buffer in self.buffers]
         self.generation += 1
+
+    def copy(self, length: int, room: int = 0) -> RingCache:
+        """A cache of its own with the first ``length`` tokens of a single row, which must be exact to rewind to, and room for ``room`` in all.
+
+        Until the row has wrapped, slot = position, and the first slots are all there is to copy; a ring is copied whole.
+        """
+        assert self.rows == 1
+        wrapped = int(self.written[0]) > self.capacity
+        slots = self.capacity if wrapped else length
+        copied = RingCache(self.shape, rows=1, slots=max(slots, room))
+        for new, old in zip(copied.buffers, self.buffers, strict=True):
+            new[:, :, :slots] = old[:, :, :slots]
+        copied.lengths, copied.written = (self.lengths.copy(), self.written.copy()) if wrapped else (np.array([length]), np.array([length]))
+        copied.rewind(copied.length() - length)
+        return copied
 
     @classmethod
     def stack(cls, caches: Sequence[RingCache]) -> RingCache:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sc2onnx.errors import ContextLengthError, SequenceStateError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.prefix import Kept, PrefixStore
 from sc2onnx.runtime.session import Session, Step
 
 Logits = Literal["all", "last"] | None
@@ -25,10 +26,17 @@ class Decoder:
     One thread at a time; :meth:`close` is for any thread, and stops a running step.
     """
 
-    def __init__(self, session: Session, facts: ModelFacts, cache: RingCache, chunk: int) -> None:
-        """``chunk``: the most tokens of a row in one step; a longer append is cut."""
-        self._session, self._facts, self._chunk = session, facts, chunk
+    def __init__(self, session: Session, facts: ModelFacts, cache: RingCache, chunk: int, store: PrefixStore | None = None) -> None:
+        """``chunk``: the most tokens of a row in one step; a longer append is cut.
+
+        ``store``: where :meth:`prefill` looks for the beginning of a prompt, and where the cache of a single row, prefilled, goes in the end.
+        """
+        self._session, self._facts, self._chunk, self._store = session, facts, chunk, store
         self.cache = cache
+        self.reused = 0
+        """Tokens of the prompt that were not computed again."""
+        self._asked = 0  # tokens of the prompt; 0 before a prefill
+        self._held = np.empty(facts.context_length if store else 0, dtype=np.int64)  # tokens; as many count as the cache is long
         self._busy = threading.RLock()  # a signal handler may find its own thread holding it
         self._worker: int | None = None  # the thread at work
         self._step: Step | None = None
@@ -41,14 +49,24 @@ class Decoder:
         Cut into steps that keep the sliding window exact. If a step fails, the tokens before it stay appended.
         """
         with self._use():
-            self._check_context(tokens.shape[1])
-            parts, done, total = [], 0, tokens.shape[1]
-            while done < total:
-                size = min(self._chunk, self.cache.longest_step(), total - done)
-                wanted = size if logits == "all" else int(logits == "last" and done + size == total)
-                parts.append(self._run(tokens[:, done : done + size], wanted))
-                done += size
-            return None if logits is None else np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            return self._append(tokens, logits)
+
+    def prefill(self, prompt: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """prompt (n,), checked, of a single row that is empty -> float32 logits of its last token (1, 1, vocab).
+
+        What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`); the logits are the same.
+        """
+        with self._use():
+            assert self.cache.length() == 0
+            if self._store is not None:
+                self._asked = len(prompt)
+                if (cache := self._store.take(prompt)) is not None:
+                    self.reused = cache.length()
+                    self._held[: self.reused] = prompt[: self.reused]
+                    self.cache, self._step = cache, None
+            logits = self._append(prompt[None, self.reused :], "last")
+            assert logits is not None
+            return logits
 
     @property
     def longest_step(self) -> int:
@@ -75,7 +93,7 @@ class Decoder:
             other.close()
 
     def close(self) -> None:
-        """Stop a running step and free the cache; nothing can be appended afterwards. Closing twice is fine."""
+        """Stop a running step and free the cache, or leave it to the store; nothing can be appended afterwards. Closing twice is fine."""
         self._closed = True
         if (step := self._step) is not None:
             step.cancel()
@@ -89,6 +107,16 @@ class Decoder:
         """Whether :meth:`close` was called."""
         return self._closed
 
+    def _append(self, tokens: npt.NDArray[np.int64], logits: Logits) -> npt.NDArray[np.float32] | None:
+        self._check_context(tokens.shape[1])
+        parts, done, total = [], 0, tokens.shape[1]
+        while done < total:
+            size = min(self._chunk, self.cache.longest_step(), total - done)
+            wanted = size if logits == "all" else int(logits == "last" and done + size == total)
+            parts.append(self._run(tokens[:, done : done + size], wanted))
+            done += size
+        return None if logits is None else np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
     def _run(self, tokens: npt.NDArray[np.int64], wanted: int) -> npt.NDArray[np.float32]:
         self.cache.begin(tokens.shape[1])
         if self._step is None or self._bound != self.cache.generation:
@@ -96,6 +124,11 @@ class Decoder:
         if self._closed:  # close() saw the step before, or sees this one
             self._step.cancel()
         result = self._step.run(tokens, self.cache.lengths, wanted)
+        if self._asked:
+            first = self.cache.length()  # what follows it counts only once it is committed
+            self._held[first : first + tokens.shape[1]] = tokens[0]
+            if not np.isfinite(result).all():
+                self._asked = 0  # values that are not finite would spoil whatever is computed after them: not to be kept
         self.cache.commit(tokens.shape[1])
         return result
 
@@ -106,7 +139,12 @@ class Decoder:
 
     def _free(self) -> None:
         self._step = None
-        self.cache.clear()
+        cache = self.cache
+        if self._store is not None and self._asked and cache.rows == 1 and (length := cache.length()):
+            self.cache = RingCache(cache.shape, rows=0)
+            self._store.put(Kept(self._held[:length].copy(), min(self._asked, length), cache))
+        else:
+            cache.clear()
 
     @contextmanager
     def _use(self) -> Iterator[None]:

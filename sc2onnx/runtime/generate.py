@@ -65,7 +65,9 @@ class Piece:
 class Completion:
     """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only.
 
-    ``drafted_tokens`` and ``accepted_tokens``: how many were computed ahead as guesses, and how many of those were right.
+    ``drafted_tokens`` and ``accepted_tokens``: how many were computed ahead as guesses, and how many of those were right. ``reused_tokens``: how
+    many of ``prompt_tokens`` an earlier request had left computed. These say how this was made, not what it is: completions that differ in
+    nothing else are equal.
     """
 
     text: str
@@ -75,6 +77,7 @@ class Completion:
     prompt_tokens: int
     drafted_tokens: int = field(default=0, compare=False)
     accepted_tokens: int = field(default=0, compare=False)
+    reused_tokens: int = field(default=0, compare=False)
 
 
 class Draws(Protocol):
@@ -150,7 +153,8 @@ class TextSink:
 
 def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
     """Prefill and decode one row. The token that ended it with a stop string or by length is given, a stop token is not."""
-    logits, draft, seconds = decoder.append(row.prompt[None], "last"), list[int](), None
+    logits: npt.NDArray[np.float32] | None = decoder.prefill(row.prompt)
+    draft, seconds = list[int](), None
     while True:
         assert logits is not None
         given = list[int]()
@@ -178,19 +182,19 @@ class _Gathered:
     row: Row
     tokens: list[Token] = field(default_factory=list)
 
-    def completion(self) -> Completion:
+    def completion(self, reused: int = 0) -> Completion:
         row = self.row
         assert row.finish_reason is not None
         assert row.text is not None
         text = row.text.pull(last=True)
         reason: FinishReason = "stop" if row.text.stopped else row.finish_reason
         guesses = (row.drafter.drafted, row.drafter.accepted) if row.drafter is not None else (0, 0)
-        return Completion(text, *_columns(self.tokens, row), reason, len(row.prompt), *guesses)
+        return Completion(text, *_columns(self.tokens, row), reason, len(row.prompt), *guesses, reused)
 
 
 def complete(row: Row, decoder: Decoder) -> Completion:
     """Generate a row to its end."""
-    return _Gathered(row, list(tokens(decoder, row))).completion()
+    return _Gathered(row, list(tokens(decoder, row))).completion(decoder.reused)
 
 
 def complete_together(rows: Sequence[Row], new_decoder: Callable[[], Decoder], most: int) -> list[Completion]:
@@ -221,9 +225,7 @@ class _Batch:
         for entry in entries:
             decoder = new_decoder()
             joining.append(decoder)
-            first = decoder.append(entry.row.prompt[None], "last")
-            assert first is not None
-            self._logits.append(first[0, -1])
+            self._logits.append(decoder.prefill(entry.row.prompt)[0, -1])
         self.active += entries
         if self._decoder is None and joining:
             self._decoder = joining.pop(0)
@@ -262,8 +264,8 @@ class _Batch:
 class Stream:
     """Pieces of text as they are generated. Iterate it; closing it (or leaving its ``with`` block) stops the work.
 
-    :meth:`close` is for any thread: a running step stops within about one operator, the cache is freed, and the
-    iteration ends.
+    :meth:`close` is for any thread: a running step stops within about one operator, the cache is freed, or kept for later
+    requests, and the iteration ends.
     """
 
     def __init__(self, decoder: Decoder, row: Row) -> None:
@@ -283,8 +285,13 @@ class Stream:
                 raise StopIteration from None
             raise
 
+    @property
+    def reused_tokens(self) -> int:
+        """How many tokens of the prompt an earlier request had left computed; known from the first piece on, 0 before."""
+        return self._decoder.reused
+
     def close(self) -> None:
-        """Stop and free the cache. Closing twice, or after the end, is fine."""
+        """Stop and free the cache, or leave it to later requests. Closing twice, or after the end, is fine."""
         self._decoder.close()
 
     def __enter__(self) -> Stream:

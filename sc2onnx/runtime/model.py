@@ -20,11 +20,12 @@ from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
 from sc2onnx.runtime.memory import MemoryFootprint, measure
+from sc2onnx.runtime.prefix import PrefixStore
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads, steps_agree
 from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
-from sc2onnx.runtime.text import Codec, fim_prompt, open_codec
+from sc2onnx.runtime.text import Codec, FimOrder, fim_prompt, open_codec
 
 
 def load(
@@ -37,6 +38,7 @@ def load(
     speculate: bool | None = None,
     max_batch: int = 8,
     check: Check = "auto",
+    prefix_memory: int | None = None,
 ) -> Model:
     """Load a bundle directory.
 
@@ -46,7 +48,10 @@ def load(
     in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
     (:func:`~sc2onnx.runtime.session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties may go
     the other way. ``max_batch``: the most prompts of one call that decode together.
-    ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. Raises :class:`~sc2onnx.errors.BundleError`,
+    ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
+    keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none.
+
+    Raises :class:`~sc2onnx.errors.BundleError`,
     :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
     sizes. Warns (:class:`UserWarning`) if the bundle was made for another device and is slow on this one.
     """
@@ -54,9 +59,11 @@ def load(
     for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity), ("max_batch", max_batch)):
         if value is not None:
             whole_number(name, value, 1)
+    if prefix_memory is not None:
+        whole_number("prefix_memory", prefix_memory, 0)
     opened = Bundle.open(bundle, check)
     check_runs_on_cpu(opened.manifest)
-    settings = Settings(prefill_chunk, steps_agree(opened.manifest) if speculate is None else speculate, max_batch)
+    settings = Settings(prefill_chunk, steps_agree(opened.manifest) if speculate is None else speculate, max_batch, prefix_memory)
     return open_model(opened, threads=threads, cache_capacity=cache_capacity, settings=settings)
 
 
@@ -67,6 +74,7 @@ class Settings:
     prefill_chunk: int = 256
     speculate: bool = True
     max_batch: int = 8
+    prefix_memory: int | None = None
 
 
 def open_model(
@@ -92,6 +100,7 @@ class Model:
         self._bundle, self._session, self._cache_shape, self._settings = bundle, session, cache_shape, settings
         self._costs = StepCosts()
         self._facts = bundle.manifest.model
+        self._store = PrefixStore(2 * cache_shape.nbytes if settings.prefix_memory is None else settings.prefix_memory)
         self._codec: Codec | None = None
         self._lock = threading.Lock()
         self._decoders: list[weakref.ref[Decoder]] = []  # not a WeakSet: those change under whoever iterates them
@@ -195,6 +204,7 @@ class Model:
         path: str | None = None,
         repo: str | None = None,
         files: Mapping[str, str] | None = None,
+        order: FimOrder = "psm",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -209,11 +219,12 @@ class Model:
         """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; the rest as in :meth:`generate`.
 
         ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context, in the training format
-        (:func:`sc2onnx.runtime.text.fim_prompt`).
+        (:func:`sc2onnx.runtime.text.fim_prompt`). ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a
+        later request after typing differs at its end only, and reuses the suffix as well.
         """
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._complete(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules))
+        return self._complete(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files, order=order), rules))
 
     def stream_infill(
         self,
@@ -223,6 +234,7 @@ class Model:
         path: str | None = None,
         repo: str | None = None,
         files: Mapping[str, str] | None = None,
+        order: FimOrder = "psm",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -237,7 +249,7 @@ class Model:
         """Like :meth:`infill`, as an iterator of pieces."""
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._stream(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files), rules))
+        return self._stream(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files, order=order), rules))
 
     def generate_tokens(
         self,
@@ -250,14 +262,14 @@ class Model:
     ) -> Iterator[Token]:
         """Continue token ids with token ids; needs no tokenizer. ``stop_tokens``: by default the checkpoint's end-of-text.
 
-        Checked now, computed while it is iterated; closing the iterator frees the cache.
+        Checked now, computed while it is iterated; closing the iterator frees the cache, or leaves it to later requests.
         """
         stops = frozenset(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
         rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), stops, logprobs)
         row = self._row(prompt, rules, text=False)
 
         def generated() -> Iterator[Token]:
-            decoder = self._decoder()
+            decoder = self._decoder(self._store)
             try:
                 yield from tokens(decoder, row)
             finally:
@@ -282,11 +294,16 @@ class Model:
         """Tokens that a sequence can rewind exactly at any depth, by its cache capacity; often it can rewind more."""
         return self._cache_shape.rewindable
 
+    def forget(self) -> None:
+        """Free the caches that finished requests left for later ones. Requests that are under way keep theirs."""
+        self._store.forget()
+
     def memory_footprint(self) -> MemoryFootprint:
-        """Bytes of weights and open caches, by construction and as resident now."""
+        """Bytes of weights and of caches, open and kept, by construction and as resident now."""
         with self._lock:
             decoders = [decoder for reference in self._decoders if (decoder := reference()) is not None]
-        cache = sum(decoder.cache.nbytes for decoder in decoders)
+        caches = [*(decoder.cache for decoder in decoders), *self._store.caches]
+        cache = sum(cache.nbytes for cache in {id(cache): cache for cache in caches}.values())  # one may be changing hands
         return measure(self._bundle.manifest.weight_bytes, cache, self._bundle.weights)
 
     def _rules(
@@ -310,19 +327,22 @@ class Model:
         drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if self._settings.speculate else None
         return Row(ids, rules, sampler, self._facts.context_length, TextSink(self.codec, rules.stop) if text else None, drafter)
 
-    def _decoder(self) -> Decoder:
-        decoder = Decoder(self._session, self._facts, RingCache(self._cache_shape, rows=1), self._settings.prefill_chunk)
+    def _decoder(self, store: PrefixStore | None = None) -> Decoder:
+        """A fresh one. ``store``: where it looks for its prompt's beginning and leaves its cache; None: nowhere."""
+        decoder = Decoder(
+            self._session, self._facts, RingCache(self._cache_shape, rows=1), self._settings.prefill_chunk, store if store and store.limit else None
+        )
         with self._lock:
             self._decoders = [reference for reference in self._decoders if reference() is not None]
             self._decoders.append(weakref.ref(decoder))
         return decoder
 
     def _complete(self, row: Row) -> Completion:
-        decoder = self._decoder()
+        decoder = self._decoder(self._store)
         try:
             return complete(row, decoder)
         finally:
             decoder.close()
 
     def _stream(self, row: Row) -> Stream:
-        return Stream(self._decoder(), row)
+        return Stream(self._decoder(self._store), row)

@@ -93,22 +93,44 @@ class SuffixIndex:
 
 
 class StepCosts:
-    """Seconds of a step by its number of tokens, as measured: medians of the latest. Shared by the requests of a model."""
+    """Seconds of a step by its number of tokens, as measured: medians of the latest. Shared by the requests of a model.
+
+    What was measured while the machine was busy must not stay true for ever: of lengths that are not used, because they seemed dear, the
+    oldest measurement is forgotten now and then, until they are thought to cost what is assumed and tried again.
+    """
 
     _KEPT: Final = 9
     _ENOUGH: Final = 3
+    _FORGET: Final = 64
+    """Steps of one token after which each other length forgets a measurement."""
     _PER_TOKEN: Final = 0.4
     """What each further token costs, of a step of one, until it is measured (int4, 2 cores: docs/decisions/0009-speculation.md)."""
 
     def __init__(self) -> None:
         self._measured: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
+        self._singles = 0
 
     def add(self, size: int, seconds: float) -> None:
         """A step of ``size`` tokens took so long."""
         times = self._measured.setdefault(size, deque(maxlen=self._KEPT))
         times.append(seconds)
         self._medians[size] = median(list(times))  # a copy: another thread may be adding
+        self._singles += size == 1
+        if self._singles >= self._FORGET:
+            self._singles = 0
+            self._forget()
+
+    def _forget(self) -> None:
+        for size, times in list(self._measured.items()):
+            if size == 1:
+                continue
+            if len(times) > 1:
+                times.popleft()
+                self._medians[size] = median(list(times))
+            else:
+                del self._measured[size]
+                self._medians.pop(size, None)
 
     def sizes(self) -> list[int]:
         """Numbers of tokens that were measured."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 from tokenizers import Tokenizer
 
@@ -24,6 +24,10 @@ FILE_SEP: Final = "<file_sep>"
 
 STOP_TOKENS: Final = (END_OF_TEXT, FILE_SEP, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD)
 """Each of them ends a piece of code in the training format; none is ever part of one."""
+
+
+FimOrder = Literal["psm", "spm"]
+"""How the parts of a fill-in-the-middle prompt follow each other: prefix, suffix, middle; or suffix, prefix, middle."""
 
 
 class Codec:
@@ -135,14 +139,26 @@ class StopScanner:
 
 
 def fim_prompt(
-    codec: Codec, prefix: str, suffix: str, path: str | None = None, repo: str | None = None, files: Mapping[str, str] | None = None
+    codec: Codec,
+    prefix: str,
+    suffix: str,
+    path: str | None = None,
+    repo: str | None = None,
+    files: Mapping[str, str] | None = None,
+    *,
+    order: FimOrder = "psm",
 ) -> list[int]:
     r"""Tokens after which the model writes what stands between ``prefix`` and ``suffix``.
 
     The training format of StarCoder2 (Lozhkov et al. 2024, section 5): ``[<repo_name>repo]``, then ``<file_sep>path\ncode``
-    for every other file, then ``<file_sep><fim_prefix>[path\n]prefix<fim_suffix>suffix<fim_middle>``. The texts are data:
-    special tokens spelt out in them stay characters.
+    for every other file, then ``<file_sep><fim_prefix>[path\n]prefix<fim_suffix>suffix<fim_middle>``; in the order ``spm`` the
+    last is ``<file_sep><fim_prefix><fim_suffix>suffix<fim_middle>[path\n]prefix`` (Bavarian et al. 2022, SPM variant 2, as in
+    the fill-in-the-middle code of BigCode's Megatron-LM). The texts are data: special tokens spelt out in them stay characters.
+
+    Raises :class:`EmptyPromptError`, and :class:`RequestError` for another order.
     """
+    if order not in get_args(FimOrder):
+        raise RequestError(f"order is {order!r}, expected 'psm' or 'spm'")
     if not (prefix or suffix or files):
         raise EmptyPromptError("prefix and suffix are both empty, expected some code around the cursor")
     ids: list[int] = []
@@ -150,10 +166,9 @@ def fim_prompt(
         ids += [codec.special_id(REPO_NAME), *codec.encode(repo, special=False)]
     for name, code in (files or {}).items():
         ids += [codec.special_id(FILE_SEP), *codec.encode(f"{name}\n{code}", special=False)]
-    head = prefix if path is None else f"{path}\n{prefix}"
-    ids += [codec.special_id(FILE_SEP), codec.special_id(FIM_PREFIX), *codec.encode(head, special=False)]
-    ids += [codec.special_id(FIM_SUFFIX), *codec.encode(suffix, special=False), codec.special_id(FIM_MIDDLE)]
-    return ids
+    before = codec.encode(prefix if path is None else f"{path}\n{prefix}", special=False)
+    after = [codec.special_id(FIM_SUFFIX), *codec.encode(suffix, special=False), codec.special_id(FIM_MIDDLE)]
+    return [*ids, codec.special_id(FILE_SEP), codec.special_id(FIM_PREFIX), *(before + after if order == "psm" else after + before)]
 
 
 def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int) -> tuple[str, str]:

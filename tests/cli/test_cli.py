@@ -16,6 +16,7 @@ import pytest
 
 from sc2onnx import cli
 from sc2onnx.errors import CursorError
+from sc2onnx.runtime.model import load
 
 
 def sc2onnx(
@@ -73,6 +74,9 @@ def test_infill_completes_at_a_cursor(bundle: Path, tmp_path: Path) -> None:
     there = json.loads(succeeded(sc2onnx("infill", bundle, *where, *context, directory=tmp_path)))
     assert here["tokens"]
     assert here["tokens"] != there["tokens"]
+    first = json.loads(succeeded(sc2onnx("infill", bundle, *where, "--order", "spm", directory=tmp_path)))
+    text = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
+    assert tuple(first["tokens"]) == load(bundle).infill(*text, order="spm", max_new_tokens=5).tokens
 
 
 def test_infill_in_a_file_larger_than_the_context_uses_what_is_near_the_cursor(bundle: Path, tmp_path: Path) -> None:

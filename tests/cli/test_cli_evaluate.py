@@ -23,13 +23,17 @@ def test_bundles_against_a_bundle_in_a_table_a_file_and_a_picture(bundle: Path, 
     pytest.importorskip("matplotlib")
     shutil.copytree(bundle, tmp_path / "other")
     files = ("--json", "e.json", "--plot", "e.png")
-    done = sc2onnx("evaluate", bundle, SOURCE, "--also", "other", "--against", bundle, *QUICK, "--infill", "3", *files, directory=tmp_path)
+    done = sc2onnx(
+        "evaluate", bundle, SOURCE, "--also", "other", "--against", bundle, *QUICK, "--infill", "3", "--order", "spm", *files, directory=tmp_path
+    )
     table = succeeded(done)
     assert [line.split()[0] for line in table.splitlines()[3:]] == ["bundle", bundle.name, "other", bundle.name]
     assert "FIM exact" in table
     assert b"60 of 60 positions" in done.stderr
     figures = json.loads((tmp_path / "e.json").read_text())
     assert figures["positions"] == 60
+    assert figures["order"] == "spm"
+    assert "(seed 0, spm)" in table
     assert figures["scores"][1]["about"]["precision"] == "fp32"
     assert figures["scores"][1]["difference"]["kl_divergence"] == 0
     assert len(figures["reference"]["infill"]["answers"]) == 3

@@ -76,6 +76,7 @@ def test_an_answer_has_a_limit_that_the_truth_fits_in(codec: Codec) -> None:
 
 def test_prompts_are_those_of_infill_and_fit(codec: Codec) -> None:
     assert questions([SPAN], codec, 512, 2048)[0].prompt.tolist() == fim_prompt(codec, SPAN.prefix, SPAN.suffix)
+    assert questions([SPAN], codec, 512, 2048, "spm")[0].prompt.tolist() == fim_prompt(codec, SPAN.prefix, SPAN.suffix, order="spm")
     long = Span("f.py", "line", "a = 1\n" * 2000, "value = 2", "\nb = 3" * 2000)
     for length, context in ((300, 2048), (2048, 2048), (2048, 200)):
         question = questions([long], codec, length, context)[0]

@@ -25,7 +25,7 @@ def score(name: str, gigabytes: float, divergence: float | None) -> Score:
 def report() -> Report:
     scores = [score("a-int4", 1.7, 3e-2), score("b-int4", 1.72, 2.9e-2), score("c-int4", 3.1, 1e-3), score("d-int4", 12.1, 1e-12)]
     reference = ReferenceScore(About("starcoder2-3b", "torch fp32", 12_100_000_000, 49152, 16384), 1.1, 3.0, 0.4, None)
-    return Report(("x.py", "y.py"), 16384, 50_000, 1024, 0, tuple(scores), reference)
+    return Report(("x.py", "y.py"), 16384, 50_000, 1024, 0, "psm", tuple(scores), reference)
 
 
 def test_a_plot_is_a_picture(report: Report, tmp_path: Path) -> None:

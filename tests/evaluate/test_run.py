@@ -164,6 +164,11 @@ def test_impossible_settings_are_refused(name: str, value: Any) -> None:
         Settings(**{name: value})
 
 
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(RequestError, match="order is 'mps', expected 'psm' or 'spm'"):
+        Settings(order="mps")  # type: ignore[arg-type]
+
+
 def test_a_bundle_as_reference_is_opened_by_path_or_opener(bundle: Path) -> None:
     asked = Settings(length=8, max_tokens=8)
     assert evaluate(bundle, [SOURCE], against=str(bundle), settings=asked) == evaluate(

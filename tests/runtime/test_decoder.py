@@ -186,10 +186,10 @@ def test_length_and_rewindable_can_be_read_while_another_thread_closes(model: sc
                 assert sequence.rewindable in (0, 3)
 
 
-def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(model: sc2onnx.Model) -> None:
+def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(forgetful: sc2onnx.Model) -> None:
     """The handler interrupts the very append that it closes: it must not wait for it."""
     for delay in (0.001, 0.002, 0.004, 0.008, 0.016):
-        sequence = model.sequence()
+        sequence = forgetful.sequence()
         before = signal.signal(signal.SIGALRM, lambda *_, open=sequence: open.close())
         try:
             signal.setitimer(signal.ITIMER_REAL, delay)
@@ -200,7 +200,7 @@ def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(model: 
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        assert model.memory_footprint().cache == 0
+        assert forgetful.memory_footprint().cache == 0
 
 
 def test_using_a_sequence_in_a_signal_handler_of_its_own_append_is_refused(model: sc2onnx.Model) -> None:

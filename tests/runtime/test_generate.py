@@ -46,10 +46,10 @@ def test_logprobs_are_those_of_the_logits(model: sc2onnx.Model) -> None:
     assert done.logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_stream_is_the_completion_in_pieces(model: sc2onnx.Model) -> None:
+def test_the_stream_is_the_completion_in_pieces(forgetful: sc2onnx.Model) -> None:
     options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "seed": 7, "logprobs": True}
-    done = model.generate(PROMPTS[1], **options)
-    pieces = list(model.stream(PROMPTS[1], **options))
+    done = forgetful.generate(PROMPTS[1], **options)
+    pieces = list(forgetful.stream(PROMPTS[1], **options))
     assert "".join(piece.text for piece in pieces) == done.text
     assert tuple(token for piece in pieces for token in piece.tokens) == done.tokens
     assert tuple(value for piece in pieces for value in piece.logprobs or ()) == pytest.approx(
@@ -65,13 +65,13 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model: sc2onnx.Model) -> Non
     assert together == alone
 
 
-def test_a_batch_past_the_window_and_with_rows_that_end_early(model: sc2onnx.Model) -> None:
+def test_a_batch_past_the_window_and_with_rows_that_end_early(forgetful: sc2onnx.Model) -> None:
     prompts = ["import sys\n" * 150, "def f(x):\n    return", "a = [" + "1, " * 300]
     options: dict[str, Any] = {"max_new_tokens": 30, "stop": ["\n"], "temperature": 0.7, "seed": 11}
-    together = model.generate(prompts, **options)
-    assert together == [model.generate(prompt, **options) for prompt in prompts]
+    together = forgetful.generate(prompts, **options)
+    assert together == [forgetful.generate(prompt, **options) for prompt in prompts]
     assert len({len(done.tokens) for done in together}) > 1
-    assert model.memory_footprint().cache == 0
+    assert forgetful.memory_footprint().cache == 0
 
 
 def test_an_empty_batch_is_an_empty_answer(model: sc2onnx.Model) -> None:
@@ -159,19 +159,19 @@ def test_without_a_tokenizer_tokens_work_and_text_says_what_is_missing(token_bun
             call()
 
 
-def test_closing_a_stream_stops_it_and_frees_its_cache(model: sc2onnx.Model) -> None:
-    with model.stream(PROMPTS[0], max_new_tokens=500) as stream:
+def test_closing_a_stream_stops_it_and_frees_its_cache(forgetful: sc2onnx.Model) -> None:
+    with forgetful.stream(PROMPTS[0], max_new_tokens=500) as stream:
         next(stream)
-        assert model.memory_footprint().cache > 0
-    assert model.memory_footprint().cache == 0
+        assert forgetful.memory_footprint().cache > 0
+    assert forgetful.memory_footprint().cache == 0
     assert list(stream) == []
-    never_started = model.stream(PROMPTS[0])
+    never_started = forgetful.stream(PROMPTS[0])
     never_started.close()
     assert list(never_started) == []
 
 
 def test_a_forgotten_stream_frees_its_cache_at_once(bundle: Path) -> None:
-    model = sc2onnx.load(bundle)
+    model = sc2onnx.load(bundle, prefix_memory=0)
     gc.disable()  # the cyclic collector knows nothing of the size of numpy arrays and may not come for long
     try:
         for _ in model.stream(PROMPTS[0]):
@@ -191,14 +191,14 @@ def test_a_stop_string_completed_by_the_last_bytes_is_a_stop(model: sc2onnx.Mode
     assert (piece.text, piece.finish_reason) == ("", "stop")
 
 
-def test_a_finished_stream_has_freed_its_cache(model: sc2onnx.Model) -> None:
-    stream = model.stream(PROMPTS[0], max_new_tokens=3)
+def test_a_finished_stream_has_freed_its_cache(forgetful: sc2onnx.Model) -> None:
+    stream = forgetful.stream(PROMPTS[0], max_new_tokens=3)
     list(stream)
-    assert model.memory_footprint().cache == 0
+    assert forgetful.memory_footprint().cache == 0
 
 
 def test_closing_from_another_thread_stops_a_long_prefill(bundle: Path) -> None:
-    model = sc2onnx.load(bundle, prefill_chunk=1792, cache_capacity=2048)
+    model = sc2onnx.load(bundle, prefill_chunk=1792, cache_capacity=2048, prefix_memory=0)
     prompt = "import os\n" * 590
     began = time.perf_counter()
     list(model.stream(prompt, max_new_tokens=1))

@@ -116,6 +116,19 @@ def test_costs_are_medians_and_straight_lines_between() -> None:
     assert costs.seconds(20) >= costs.seconds(9)
 
 
+def test_what_was_measured_on_a_busy_machine_is_forgotten() -> None:
+    costs = StepCosts()
+    for size in (1, 1, 1, 4, 4):
+        costs.add(size, 1.0 if size == 1 else 50.0)
+    seen = []
+    for _ in range(200):
+        costs.add(1, 1.0)
+        seen.append(costs.seconds(4))
+    assert seen[0] == 50.0
+    assert seen[-1] == pytest.approx(2.2)  # as assumed, so that it is tried again
+    assert costs.sizes() == [1]
+
+
 def test_acceptance_starts_as_code_has_it_and_follows_the_text() -> None:
     rates = Acceptance()
     assert [rates.rate(length) for length in (1, 2, 3, 8, 9, 40)] == pytest.approx([0.28, 0.49, 0.6, 0.71, 0.81, 0.88])

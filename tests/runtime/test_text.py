@@ -109,6 +109,24 @@ def test_fim_prompts_follow_the_training_format(codec: Codec) -> None:
     ]
 
 
+def test_fim_prompts_with_the_suffix_first(codec: Codec) -> None:
+    def ids(text: str) -> list[int]:
+        return codec.encode(text, special=True)
+
+    assert fim_prompt(codec, "a = ", "\nb", order="spm") == [
+        *ids("<file_sep><fim_prefix><fim_suffix>"),
+        *ids("\nb"),
+        *ids("<fim_middle>"),
+        *ids("a = "),
+    ]
+    assert fim_prompt(codec, "a", "b", "x.py", "me/repo", {"y.py": "c\n"}, order="spm") == [
+        *(*ids("<repo_name>"), *ids("me/repo"), *ids("<file_sep>"), *ids("y.py\nc\n")),
+        *(*ids("<file_sep><fim_prefix><fim_suffix>"), *ids("b"), *ids("<fim_middle>"), *ids("x.py\na")),
+    ]
+    with pytest.raises(RequestError, match="order is 'mps', expected 'psm' or 'spm'"):
+        fim_prompt(codec, "a", "b", order="mps")  # type: ignore[arg-type]
+
+
 def test_special_tokens_in_code_to_be_infilled_stay_text(codec: Codec) -> None:
     ids = fim_prompt(codec, 'END = "<|endoftext|>"', "<fim_middle>")
     assert ids.count(codec.special_id("<fim_middle>")) == 1
