@@ -201,6 +201,7 @@ def test_stops_inside_a_draft_end_it(plain: sc2onnx.Model, eager: sc2onnx.Model)
     for options in cases:
         expected, done = (model.generate(REPEATING, **{"max_new_tokens": 64, **options}) for model in (plain, eager))
         assert done == expected
+    eager.forget()
     assert eager.memory_footprint().cache == 0
 
 
