@@ -104,7 +104,7 @@ def _verify(args: argparse.Namespace) -> int:
     summary = report.summary
     if args.json is not None:
         listed = [{"length": result.case.length, "split": result.case.split, **result.difference.figures()} for result in report.cases]
-        _write_text(args.json, json.dumps({"summary": asdict(summary), "cases": listed}, indent=2, allow_nan=False) + "\n")
+        _write_figures(args.json, {"summary": asdict(summary), "cases": listed})
     print(f"against {summary.reference}\non {summary.text}")
     print(
         f"logits: {summary.shown('max_rel_diff', '.2e')} of the largest logit at most (tolerance {summary.tolerance:.2g}), "
@@ -121,17 +121,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sc2onnx.evaluate import Settings, evaluate
     from sc2onnx.evaluate.plot import plot
     from sc2onnx.evaluate.table import lines
-    from sc2onnx.picture import check_plot
 
     settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads, args.order)
-    _check_writable(args.json)
-    _check_writable(args.plot)
-    if args.plot is not None:
-        check_plot(args.plot)
-
+    _check_outputs(args)
     report = evaluate(args.bundle, args.files, also=args.also, against=_reference(args), settings=settings, tell=_tell)
     if args.json is not None:
-        _write_text(args.json, json.dumps(report.figures(), indent=2, allow_nan=False) + "\n")
+        _write_figures(args.json, report.figures())
     print("\n".join(lines(report)))
     if args.plot is not None:
         plot(report, args.plot)
@@ -157,21 +152,31 @@ def _bench(args: argparse.Namespace) -> int:
     from sc2onnx.bench import Settings, bench
     from sc2onnx.bench.plot import plot
     from sc2onnx.bench.table import lines
-    from sc2onnx.picture import check_plot
 
     contexts, prefill = (None if given is None else tuple(given) for given in (args.contexts, args.prefill))
     settings = Settings(contexts, tuple(args.steps), prefill, args.repeat, args.threads, args.real_prefill)
-    _check_writable(args.json)
-    _check_writable(args.plot)
-    if args.plot is not None:
-        check_plot(args.plot)
+    _check_outputs(args)
     report = bench(args.bundle, also=args.also, settings=settings, tell=_tell)
     if args.json is not None:
-        _write_text(args.json, json.dumps(report.figures(), indent=2, allow_nan=False) + "\n")
+        _write_figures(args.json, report.figures())
     print("\n".join(lines(report)))
     if args.plot is not None:
         plot(report, args.plot)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse what ``--json`` and ``--plot`` cannot be, before minutes of work."""
+    from sc2onnx.picture import check_plot
+
+    _check_writable(args.json)
+    _check_writable(args.plot)
+    if args.plot is not None:
+        check_plot(args.plot)
+
+
+def _write_figures(path: Path, figures: Mapping[str, Any]) -> None:
+    _write_text(path, json.dumps(figures, indent=2, allow_nan=False) + "\n")
 
 
 def _tell(line: str) -> None:

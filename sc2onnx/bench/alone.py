@@ -7,11 +7,11 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from sc2onnx.bench.engine import Engine, Opener
+from sc2onnx.runtime.memory import process_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ def alone(opener: Opener, depth: int) -> Alone:
 def _measure(opener: Opener, depth: int) -> Alone:
     with opener() as engine:
         _decode(engine, depth)
-        peak, private = _memory("VmHWM"), _memory("RssAnon")
+        status = process_status()
     del engine
     gc.collect()
     began = time.perf_counter()
     with opener():
-        return Alone(time.perf_counter() - began, peak, private)
+        return Alone(time.perf_counter() - began, status.get("VmHWM"), status.get("RssAnon"))
 
 
 def _decode(engine: Engine, depth: int) -> None:
@@ -49,12 +49,3 @@ def _decode(engine: Engine, depth: int) -> None:
     for _ in range(2):
         engine.append(np.zeros(1, dtype=np.int64))
         engine.rewind(1)
-
-
-def _memory(name: str) -> int | None:
-    """A line of the kernel's account of this process (``proc(5)``), in bytes; None elsewhere than on Linux."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

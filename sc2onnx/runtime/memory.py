@@ -25,10 +25,15 @@ class MemoryFootprint:
 
 def measure(weights: int, cache: int, weights_file: Path) -> MemoryFootprint:
     """The footprint now. ``weights`` and ``cache`` are what construction says."""
-    status = _kilobytes(Path("/proc/self/status"))
+    status = process_status()
     if "VmRSS" not in status:
         return MemoryFootprint(weights, cache, weights + cache, None, None, None)
     return MemoryFootprint(weights, cache, weights + cache, _resident_pages_of(weights_file), status.get("RssAnon"), status["VmRSS"])
+
+
+def process_status() -> dict[str, int]:
+    """The kernel's account of this process, the lines that are sizes, in bytes (``proc(5)``); empty elsewhere than on Linux."""
+    return _kilobytes(Path("/proc/self/status"))
 
 
 def available(system: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:

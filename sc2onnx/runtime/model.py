@@ -63,7 +63,7 @@ def load(
         whole_number("prefix_memory", prefix_memory, 0)
     opened = Bundle.open(bundle, check)
     check_runs_on_cpu(opened.manifest)
-    settings = Settings(prefill_chunk, steps_agree(opened.manifest) if speculate is None else speculate, max_batch, prefix_memory)
+    settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)
     return open_model(opened, threads=threads, cache_capacity=cache_capacity, settings=settings)
 
 
@@ -72,7 +72,7 @@ class Settings:
     """How a model goes about its work, as :func:`load` explains it."""
 
     prefill_chunk: int = 256
-    speculate: bool = True
+    speculate: bool | None = None
     max_batch: int = 8
     prefix_memory: int | None = None
 
@@ -98,6 +98,7 @@ class Model:
 
     def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, settings: Settings) -> None:
         self._bundle, self._session, self._cache_shape, self._settings = bundle, session, cache_shape, settings
+        self._speculates = steps_agree(bundle.manifest) if settings.speculate is None else settings.speculate
         self._costs = StepCosts()
         self._facts = bundle.manifest.model
         self._store = PrefixStore(2 * cache_shape.nbytes if settings.prefix_memory is None else settings.prefix_memory)
@@ -171,7 +172,7 @@ class Model:
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        rows = [self._row(self.codec.encode(text), rules) for text in prompts]
+        rows = [self._row(self.codec.encode(text), rules, drafts=isinstance(prompt, str)) for text in prompts]
         if isinstance(prompt, str):
             return self._complete(rows[0])
         return complete_together(rows, self._decoder, self._settings.max_batch)
@@ -315,8 +316,8 @@ class Model:
     def _stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
         return frozenset(token_ids(tokens, self._facts.vocab_size).tolist())
 
-    def _row(self, prompt: Iterable[int] | npt.NDArray[np.integer], rules: GenerationRules, *, text: bool = True) -> Row:
-        """A checked row: the prompt fits the context."""
+    def _row(self, prompt: Iterable[int] | npt.NDArray[np.integer], rules: GenerationRules, *, text: bool = True, drafts: bool = True) -> Row:
+        """A checked row: the prompt fits the context. ``drafts``: it decodes alone, where they are of use."""
         try:
             ids = some_token_ids(prompt, self._facts.vocab_size)
         except EmptyPromptError:
@@ -324,7 +325,7 @@ class Model:
         if len(ids) > self._facts.context_length:
             raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {self._facts.context_length}: shorten it")
         sampler = Sampler(rules.sampling, ids, self._facts.vocab_size)
-        drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if self._settings.speculate else None
+        drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if drafts and self._speculates else None
         return Row(ids, rules, sampler, self._facts.context_length, TextSink(self.codec, rules.stop) if text else None, drafter)
 
     def _decoder(self, store: PrefixStore | None = None) -> Decoder:

@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 
 import sc2onnx
 from sc2onnx.manifest import Manifest, Quantization
+from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.generate import GenerationRules
+from sc2onnx.runtime.model import open_model
 from sc2onnx.runtime.sampling import SamplingParameters
 from sc2onnx.runtime.session import steps_agree
 from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts, SuffixIndex
 
+RULES = GenerationRules(8, SamplingParameters(), (), frozenset(), False)
 REPEATING = "def area(width, height):\n    return width * height\n\n\n" * 12 + "def area("
 
 
@@ -279,3 +283,10 @@ def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
         assert steps_agree(replace(manifest, quantization=Quantization("r", schemes, 5.0, "nearest", None))) is expected
     assert sc2onnx.load(bundle).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens > 0
     assert sc2onnx.load(bundle, speculate=False).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens == 0
+
+
+def test_the_verifier_drafts_where_a_loaded_model_does(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    coarse = replace(opened.manifest, quantization=Quantization("r", {"a": "int4 in blocks of 128"}, 4.25, "nearest", None))
+    assert open_model(opened)._row([1, 2, 3], RULES, text=False).drafter is not None
+    assert open_model(replace(opened, manifest=coarse))._row([1, 2, 3], RULES, text=False).drafter is None
