@@ -35,7 +35,7 @@ LOGITS: Final = "logits"  # float32 (batch, num_logits, vocab)
 
 
 def past_name(layer: int, kind: str) -> str:
-    """Name of a cache input; ``kind`` is ``"key"`` or ``"value"``: (batch, kv_heads, capacity, head_dim)."""
+    """Name of a cache input; ``kind`` is ``"key"`` or ``"value"``, shapes as :class:`CacheLayout` says."""
     return f"past_key_values.{layer}.{kind}"
 
 
@@ -88,12 +88,15 @@ class ModelFacts:
 
 _WIDTHS: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
+RING: Final = "ring-transposed-values"
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:
     """How the key-value cache is laid out.
 
-    ``ring``: per layer a key and a value of (batch, kv_heads, capacity, head_dim); position p in slot p mod capacity.
+    ``ring-transposed-values``: per layer keys of (batch, kv_heads, capacity, head_dim) and values of (batch, kv_heads, head_dim, capacity);
+    position p in slot p mod capacity (docs/decisions/0001-ring-attention.md).
     """
 
     kind: str

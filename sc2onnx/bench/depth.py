@@ -39,6 +39,6 @@ def place(cache: RingCache, depth: int) -> None:
         cache.begin(step)
         cache.commit(step)
         done += step
-    noise = np.random.default_rng(0).standard_normal(cache.buffers[0].shape[1:], dtype=np.float32) * _SIZE
-    for buffer in cache.buffers if depth else ():
+    noise = np.random.default_rng(0).standard_normal(cache.by_slot[0].shape[1:], dtype=np.float32) * _SIZE
+    for buffer in cache.by_slot if depth else ():
         buffer[:] = noise

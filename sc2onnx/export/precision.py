@@ -11,7 +11,7 @@ import numpy as np
 
 from sc2onnx.errors import RequestError
 from sc2onnx.export.quantize.recipe import PRESETS, Recipe, recipe
-from sc2onnx.manifest import CacheLayout
+from sc2onnx.manifest import RING, CacheLayout
 
 TARGETS: Final = ("cpu", "portable", "cuda")
 """``cpu``: ONNX Runtime on a CPU, with its own operators; ``portable``: standard operators only; ``cuda``: ONNX Runtime on a GPU."""
@@ -80,4 +80,4 @@ class Variant:
     @property
     def cache(self) -> CacheLayout:
         """How the graph keeps keys and values."""
-        return CacheLayout("ring", self.dtype.name)
+        return CacheLayout(RING, self.dtype.name)

@@ -12,18 +12,18 @@ from typing import Final, Literal
 
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
-from sc2onnx.manifest import GRAPH_FILE, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
+from sc2onnx.manifest import GRAPH_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
 (same size, modification time and inode); ``size`` compares sizes only."""
 
 SUPPORTED: Final = (
-    ("cpu", "ring", "float32"),
-    ("portable", "ring", "float32"),
-    ("cuda", "ring", "float32"),
-    ("cuda", "ring", "float16"),
-    ("cuda", "ring", "bfloat16"),
+    ("cpu", RING, "float32"),
+    ("portable", RING, "float32"),
+    ("cuda", RING, "float32"),
+    ("cuda", RING, "float16"),
+    ("cuda", RING, "bfloat16"),
 )
 """Target, cache kind and cache type of what this runtime implements."""
 

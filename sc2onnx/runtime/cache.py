@@ -1,7 +1,7 @@
 """The sliding-window key-value cache: positions, capacity, rewind. Arithmetic and numpy arrays only.
 
-A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffer (rows, kv_heads, C, head_dim),
-and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S tokens first writes its own slots, and
+A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffers, keys
+(rows, kv_heads, C, head_dim) and values (rows, kv_heads, head_dim, C), and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S tokens first writes its own slots, and
 with them destroys the positions C below. ``written`` is one past the highest position ever written (rewinding does not
 restore what was overwritten), so a step is exact iff nothing it reads is gone::
 
@@ -82,8 +82,8 @@ def first_capacity(slots: int, full: int) -> int:
 class RingCache:
     """Keys and values of some rows, and how far each row has come.
 
-    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, head_dim) in :data:`STORAGE`'s type. They are replaced when
-    the cache grows; :attr:`generation` counts that, so that whoever bound them knows to bind again.
+    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, head_dim) and (rows, kv_heads, head_dim, capacity), in :data:`STORAGE`'s
+    type. They are replaced when the cache grows; :attr:`generation` counts that, so that whoever bound them knows to bind again.
     """
 
     def __init__(self, shape: CacheShape, rows: int, *, slots: int = 0) -> None:
@@ -92,12 +92,17 @@ class RingCache:
         self.written: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
         self.capacity = first_capacity(slots, shape.capacity)
         self.generation = 0
-        self.buffers = [self._empty(rows, self.capacity) for _ in range(2 * shape.layers)]
+        self.buffers = self._empty(rows, self.capacity)
 
     @property
     def rows(self) -> int:
         """How many sequences it holds."""
         return len(self.lengths)
+
+    @property
+    def by_slot(self) -> list[npt.NDArray[Any]]:
+        """Views of the buffers as (rows, kv_heads, capacity, head_dim), values too."""
+        return _by_slot(self.buffers)
 
     @property
     def nbytes(self) -> int:
@@ -176,7 +181,7 @@ class RingCache:
         wrapped = int(self.written[0]) > self.capacity
         slots = self.capacity if wrapped else length
         copied = RingCache(self.shape, rows=1, slots=max(slots, room))
-        for new, old in zip(copied.buffers, self.buffers, strict=True):
+        for new, old in zip(copied.by_slot, self.by_slot, strict=True):
             new[:, :, :slots] = old[:, :, :slots]
         copied.lengths, copied.written = (self.lengths.copy(), self.written.copy()) if wrapped else (np.array([length]), np.array([length]))
         copied.rewind(copied.length() - length)
@@ -193,7 +198,7 @@ class RingCache:
         joined.written = np.concatenate([cache.written for cache in caches])
         first = 0
         for cache in caches:
-            for target, source in zip(joined.buffers, cache.buffers, strict=True):
+            for target, source in zip(joined.by_slot, cache.by_slot, strict=True):
                 target[first : first + cache.rows, :, : cache.capacity] = source
             first += cache.rows
             cache.clear()
@@ -212,15 +217,21 @@ class RingCache:
         Below the full capacity no row has ever wrapped, so slot = position on both sides.
         """
         capacity = min(_round_up(max(slots, self.capacity * 5 // 4)), self.shape.capacity)
-        grown = [self._empty(self.rows, capacity) for _ in self.buffers]
-        for new, old in zip(grown, self.buffers, strict=True):
+        grown = self._empty(self.rows, capacity)
+        for new, old in zip(_by_slot(grown), self.by_slot, strict=True):
             new[:, :, : self.capacity] = old
         # All at once, so that running out of memory above leaves the cache as it was.
         self.capacity, self.buffers, self.generation = capacity, grown, self.generation + 1
 
-    def _empty(self, rows: int, capacity: int) -> npt.NDArray[Any]:
+    def _empty(self, rows: int, capacity: int) -> list[npt.NDArray[Any]]:
         # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
-        return np.zeros((rows, self.shape.kv_heads, capacity, self.shape.head_dim), dtype=STORAGE[self.shape.dtype])
+        heads, size = self.shape.kv_heads, self.shape.head_dim
+        layer = ((rows, heads, capacity, size), (rows, heads, size, capacity))
+        return [np.zeros(buffer, dtype=STORAGE[self.shape.dtype]) for _ in range(self.shape.layers) for buffer in layer]
+
+
+def _by_slot(buffers: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    return [buffer.swapaxes(2, 3) if number % 2 else buffer for number, buffer in enumerate(buffers)]
 
 
 def _round_up(slots: int) -> int:

@@ -89,7 +89,7 @@ def test_the_manifest_says_so(make_checkpoint: Make, tmp_path: Path, precision: 
     full = export(make_checkpoint(), tmp_path / "full")
     manifest = export(tmp_path / "checkpoint", tmp_path / "bundle", precision=precision, target="cuda")
     assert (manifest.precision, manifest.target) == (precision, "cuda")
-    assert manifest.cache == CacheLayout("ring", HALVES[precision][1])
+    assert manifest.cache == CacheLayout("ring-transposed-values", HALVES[precision][1])
     assert 2 * manifest.weight_bytes == full.weight_bytes
     assert 2 * manifest.cache.bytes_per_token(manifest.model) == full.cache.bytes_per_token(full.model)
     assert Manifest.read(tmp_path / "bundle") == manifest

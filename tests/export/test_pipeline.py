@@ -72,7 +72,7 @@ def test_the_manifest_states_the_facts(
         eos_token_ids=(0,),
     )
     assert (manifest.precision, manifest.target, manifest.opset) == ("fp32", "cpu", 24)
-    assert manifest.cache == CacheLayout("ring", "float32")
+    assert manifest.cache == CacheLayout("ring-transposed-values", "float32")
     assert manifest.weight_bytes == 4 * (parameters + 2 * 64 * head_dim // 2)  # and a table of cosines and one of sines
     assert manifest.provenance == Provenance("checkpoint", None, None, f"sc2onnx {__version__}")
     assert manifest.verification is None

@@ -106,12 +106,12 @@ def test_growth_keeps_every_token_and_stops_at_the_full_capacity() -> None:
     capacities = set()
     while filled < 1000:
         cache.begin(10)
-        for buffer in cache.buffers:
+        for buffer in cache.by_slot:
             buffer[:, :, filled : filled + 10] = np.arange(filled, filled + 10)[None, None, :, None]
         cache.commit(10)
         filled += 10
         capacities.add(cache.capacity)
-        assert all((buffer[:, 0, :filled, 0] == np.arange(filled)).all() for buffer in cache.buffers)
+        assert all((buffer[:, 0, :filled, 0] == np.arange(filled)).all() for buffer in cache.by_slot)
     assert sorted(capacities)[0] == 64
     assert all(b <= a * 1.25 + 64 for a, b in zip(sorted(capacities), sorted(capacities)[1:], strict=False))
     for _ in range(30):
@@ -147,7 +147,7 @@ def test_rows_keep_their_own_lengths_when_stacked_and_kept() -> None:
         part = RingCache(shape(10, 128), rows=1)
         part.begin(length)
         part.commit(length)
-        for buffer in part.buffers:
+        for buffer in part.by_slot:
             buffer[...] = length
         parts.append(part)
     joined = RingCache.stack(parts)
@@ -156,7 +156,7 @@ def test_rows_keep_their_own_lengths_when_stacked_and_kept() -> None:
     assert all(part.nbytes == 0 for part in parts)
     joined.keep([2, 0])
     assert joined.lengths.tolist() == [12, 3]
-    assert [float(joined.buffers[0][row, 0, 0, 0]) for row in range(2)] == [12.0, 3.0]
+    assert [float(joined.by_slot[0][row, 0, 0, 0]) for row in range(2)] == [12.0, 3.0]
 
 
 def test_capacity_below_the_window_is_refused() -> None:

@@ -269,9 +269,9 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     step._options.log_severity_level = 2
     step.run(np.array([[1, 2, 3]]), cache.lengths, 1)
     assert "in-place optimization not activated" not in capfd.readouterr().err
-    assert all(buffer[:, :, :3].any() for buffer in cache.buffers)
-    assert not any(buffer[:, :, 3:].any() for buffer in cache.buffers)
+    assert all(buffer[:, :, :3].any() for buffer in cache.by_slot)
+    assert not any(buffer[:, :, 3:].any() for buffer in cache.by_slot)
     names = [output.name for output in session.get_outputs()]
-    caches = {f"past_key_values.{layer}.{kind}": cache.buffers[0] for layer in range(6) for kind in ("key", "value")}
+    caches = {f"past_key_values.{layer}.{kind}": cache.buffers[kind == "value"] for layer in range(6) for kind in ("key", "value")}
     session.run(names, {"input_ids": np.array([[1]]), "past_lengths": cache.lengths, **caches})
     assert "in-place optimization not activated" in capfd.readouterr().err  # the listener hears it when it happens

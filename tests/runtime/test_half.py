@@ -32,7 +32,7 @@ def test_a_cache_keeps_its_type_however_it_changes(dtype: str) -> None:
     cache, other = RingCache(shape, rows=1), RingCache(shape, rows=2)
     width = 4 if dtype == "float32" else 2
     assert cache.nbytes == 2 * 2 * 64 * 2 * width
-    cache.buffers[3][0, 0, 7] = 5
+    cache.by_slot[3][0, 0, 7] = 5
     cache.begin(200)
     cache.commit(200)
     assert cache.capacity == 228
@@ -40,7 +40,7 @@ def test_a_cache_keeps_its_type_however_it_changes(dtype: str) -> None:
     joined.keep([0])
     assert [buffer.dtype for buffer in joined.buffers] == [np.dtype(STORAGE[dtype])] * 4
     assert joined.nbytes == 2 * 2 * 228 * 2 * width
-    assert (joined.buffers[3][0, 0, 7] == 5).all()
+    assert (joined.by_slot[3][0, 0, 7] == 5).all()
 
 
 def test_a_cuda_bundle_that_runs_on_the_cpu_warns_once_and_computes(bundle: Path, tmp_path: Path) -> None:

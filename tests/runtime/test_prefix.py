@@ -22,7 +22,7 @@ def feed(cache: RingCache, tokens: list[int]) -> None:
     """Append as a decoder would; a token's key is the token."""
     for token in tokens:
         cache.begin(1)
-        for buffer in cache.buffers:
+        for buffer in cache.by_slot:
             buffer[0, 0, cache.length() % cache.capacity, 0] = token
         cache.commit(1)
 
@@ -37,7 +37,7 @@ def holds(cache: RingCache, tokens: npt.NDArray[np.int64]) -> bool:
     """Whether a next token would read exactly these: as many, and all that its window still sees."""
     length = cache.length()
     seen = range(max(0, length - WINDOW + 1), length)
-    return length <= len(tokens) and all(buffer[0, 0, p % cache.capacity, 0] == tokens[p] for buffer in cache.buffers for p in seen)
+    return length <= len(tokens) and all(buffer[0, 0, p % cache.capacity, 0] == tokens[p] for buffer in cache.by_slot for p in seen)
 
 
 texts = st.builds(
