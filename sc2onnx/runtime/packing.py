@@ -68,7 +68,7 @@ def make(bundle: Bundle, *, wait: bool = True) -> PackedForm | None:
     except (ValueError, KeyError) as error:
         raise OutputError(f"{build()} saved {bundle.graph} in a form that this version does not know ({error!r}): upgrade sc2onnx") from error
     except OSError as error:
-        raise OutputError(f"packed weights cannot be kept in {cache.directory} ({error}): SC2ONNX_CACHE chooses another directory") from error
+        raise OutputError(f"packed weights cannot be kept in {cache.directory} ({error}): set SC2ONNX_CACHE to another directory") from error
 
 
 def make_in_background(bundle: Bundle) -> None:

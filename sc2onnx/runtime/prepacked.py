@@ -219,6 +219,7 @@ class PackedCache:
         """Make a packed form of a draft that has its graph and data, and remove others, the least recently used first, to stay within the limit."""
         form = PackedForm(self.directory / name)
         entry = {"format": FORMAT, "made_for": list(made_for), **{file: _stamp(draft / file) for file in (GRAPH, DATA)}}
+        draft.chmod(0o755)  # as the files in it: temporary directories are their owner's alone
         (draft / ENTRY).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
         for file in (GRAPH, DATA, ENTRY):
             _sync(draft / file)
