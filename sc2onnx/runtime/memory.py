@@ -56,8 +56,8 @@ def _kilobytes(path: Path) -> dict[str, int]:
 
 
 def _resident_pages_of(files: Sequence[Path]) -> int | None:
-    """Sum of ``Rss`` over this process's mappings of files, also of those that were removed since."""
-    total, inside, names = 0, False, {f"{file.resolve()}{suffix}" for file in files for suffix in ("", " (deleted)")}
+    """Sum of ``Rss`` over this process's mappings of files; those removed since have no name to be found by."""
+    total, inside, names = 0, False, {str(file.resolve()) for file in files}
     try:
         with Path("/proc/self/smaps").open() as mappings:
             for line in mappings:

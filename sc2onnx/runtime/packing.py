@@ -2,8 +2,8 @@
 
 onnxruntime saves an optimised graph with its weights and, between them, what its kernels made of them. The weights are in the
 bundle already, so only the rest is kept, and the graph says where each lies. At load onnxruntime packs every weight once
-more, looks the result up by its digest among all that the graph lists, and takes the mapped bytes in its place: what was
-written by another processor or version is not found, and not used.
+more, looks the result up by its digest among all that the graph lists, compares the bytes, and takes the mapped ones in its
+place: what another processor or version packed is not found, what was damaged is refused, and neither is computed with.
 """
 
 from __future__ import annotations
