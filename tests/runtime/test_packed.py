@@ -21,6 +21,7 @@ import pytest
 import sc2onnx
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, MissingDependencyError, OutputError, RequestError
+from sc2onnx.evaluate import bundle_opener
 from sc2onnx.runtime import packing, prepacked
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.packing import find, make
@@ -198,6 +199,8 @@ def test_a_background_process_is_started_once_an_hour(int4: Path, no_processes: 
 def test_when_no_process_is_started(bundle: Path, int4: Path, no_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     assert not sc2onnx.load(bundle).packed  # float weights
     sc2onnx.load(int4, packed="off")
+    with bundle_opener(int4, None)():  # evaluating
+        pass
     with monkeypatch.context() as patch:
         patch.setattr(packing, "WORTHWHILE", 64_000_000)
         sc2onnx.load(int4)
