@@ -264,6 +264,18 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
+def _warm(args: argparse.Namespace) -> int:
+    from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.packing import make
+
+    form = make(Bundle.open(args.bundle))
+    if form is None:
+        print(f"{args.bundle}: its weights are not quantised, they run from the bundle's own file: there is nothing to pack")
+    else:
+        print(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from sc2onnx.doctor import diagnose, healthy
 
@@ -416,5 +428,6 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "generate": _generate,
     "infill": _infill,
     "info": _info,
+    "warm": _warm,
     "doctor": _doctor,
 }

@@ -31,7 +31,7 @@ class Finding:
 def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
     system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    return [system, *_packages(), *_providers(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
+    return [system, *_packages(), *_providers(), _packed(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
 
 
 def _packages() -> list[Finding]:
@@ -66,6 +66,19 @@ def _providers() -> list[Finding]:
             detail = f"{'works' if status.works else 'does not work'} ({detail}); bundles of this version run on the CPU"
         found.append(Finding(status.name, status.works if cpu else None, detail, advice))
     return found
+
+
+def _packed() -> Finding:
+    """What the cache of packed weights takes, and where it is. Bundles run without it."""
+    from sc2onnx.runtime.prepacked import PackedCache
+
+    try:
+        cache = PackedCache.open()
+        sizes = [form.nbytes for form in cache.forms()]
+    except (Sc2onnxError, OSError) as error:
+        return Finding("packed weights", None, "none can be kept", str(error))
+    detail = f"{len(sizes)} kept, {sum(sizes) / 1e9:.2f} GB of at most {cache.limit / 1e9:.2f} GB, in {cache.directory}"
+    return Finding("packed weights", True, detail)
 
 
 def _extra(name: str, needed: Sequence[str]) -> Finding:

@@ -97,6 +97,9 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context; with --plan: 1k, 4k, 16k)")
     info.add_argument("--json", action="store_true")
 
+    warm = commands.add_parser("warm", help="keep a quantised bundle's weights as this machine wants them packed, so that it starts fast")
+    warm.add_argument("bundle", type=Path)
+
     doctor = commands.add_parser("doctor", help="what works on this machine, and what is missing")
     doctor.add_argument("--json", action="store_true")
     return top

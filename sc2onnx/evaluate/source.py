@@ -90,7 +90,7 @@ class BundleSource:
 @contextmanager
 def open_bundle(path: Path, name: str, threads: int | None) -> Iterator[BundleSource]:
     """A bundle, loaded with ``threads`` for a step."""
-    yield BundleSource(load(path, threads=threads, prefix_memory=0), name)
+    yield BundleSource(load(path, threads=threads, prefix_memory=0, packed="off"), name)
 
 
 def bundle_opener(path: str | Path, threads: int | None = None) -> Opener:

@@ -1,9 +1,9 @@
 """The sliding-window key-value cache: positions, capacity, rewind. Arithmetic and numpy arrays only.
 
-A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffers, keys
-(rows, kv_heads, C, head_dim) and values (rows, kv_heads, head_dim, C), and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S tokens first writes its own slots, and
-with them destroys the positions C below. ``written`` is one past the highest position ever written (rewinding does not
-restore what was overwritten), so a step is exact iff nothing it reads is gone::
+A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffers, keys (rows, kv_heads, C, head_dim)
+and values (rows, kv_heads, head_dim, C), and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S
+tokens first writes its own slots, and with them destroys the positions C below. ``written`` is one past the highest position
+ever written (rewinding does not restore what was overwritten), so a step is exact iff nothing it reads is gone::
 
     max(0, length - W + 1) + C >= max(written, length + S)
 

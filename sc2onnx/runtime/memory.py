@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from pathlib import Path
 class MemoryFootprint:
     """Bytes. By construction: ``weights`` of the bundle, ``cache`` allocated by open sequences, and their ``total``.
 
-    As resident, where the operating system tells (Linux), else None: ``resident_weights``, pages of the weights file in
-    memory (shared between processes, dropped under pressure); ``resident_private``, the process's own pages, Python
-    included; ``resident_total``, all its pages. A fresh cache is not resident until it is written.
+    As resident, where the operating system tells (Linux), else None: ``resident_weights``, pages in memory of the weights
+    file and of the packed weights in the cache (shared between processes, dropped under pressure); ``resident_private``, the
+    process's own pages, Python included; ``resident_total``, all its pages. A fresh cache is not resident until it is written.
     """
 
     weights: int
@@ -23,12 +24,12 @@ class MemoryFootprint:
     resident_total: int | None
 
 
-def measure(weights: int, cache: int, weights_file: Path) -> MemoryFootprint:
-    """The footprint now. ``weights`` and ``cache`` are what construction says."""
+def measure(weights: int, cache: int, weights_files: Sequence[Path]) -> MemoryFootprint:
+    """The footprint now. ``weights`` and ``cache`` are what construction says; ``weights_files`` are mapped."""
     status = process_status()
     if "VmRSS" not in status:
         return MemoryFootprint(weights, cache, weights + cache, None, None, None)
-    return MemoryFootprint(weights, cache, weights + cache, _resident_pages_of(weights_file), status.get("RssAnon"), status["VmRSS"])
+    return MemoryFootprint(weights, cache, weights + cache, _resident_pages_of(weights_files), status.get("RssAnon"), status["VmRSS"])
 
 
 def process_status() -> dict[str, int]:
@@ -59,15 +60,15 @@ def _kilobytes(path: Path) -> dict[str, int]:
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
 
 
-def _resident_pages_of(file: Path) -> int | None:
-    """Sum of ``Rss`` over this process's mappings of a file."""
-    total, inside, name = 0, False, str(file.resolve())
+def _resident_pages_of(files: Sequence[Path]) -> int | None:
+    """Sum of ``Rss`` over this process's mappings of files; those removed since have no name to be found by."""
+    total, inside, names = 0, False, {str(file.resolve()) for file in files}
     try:
         with Path("/proc/self/smaps").open() as mappings:
             for line in mappings:
                 first = line.split(maxsplit=1)[0]
                 if not first.endswith(":"):  # the header of a mapping: addresses, permissions, offset, device, inode, path
-                    inside = line.rstrip("\n").split(maxsplit=5)[5:] == [name]
+                    inside = line.rstrip("\n").split(maxsplit=5)[-1] in names
                 elif inside and first == "Rss:":
                     total += int(line.split()[1]) * 1024
     except OSError:

@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import ContextLengthError, EmptyPromptError
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, InferenceError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
 from sc2onnx.runtime.bundle import Bundle, Check
@@ -20,10 +20,12 @@ from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
 from sc2onnx.runtime.memory import MemoryFootprint, measure
+from sc2onnx.runtime.packing import Packed, check_packed, find, make, make_in_background
 from sc2onnx.runtime.prefix import PrefixStore
+from sc2onnx.runtime.prepacked import PackedForm
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
-from sc2onnx.runtime.session import Session, check_device, check_runs_on_cpu, default_threads, steps_agree
+from sc2onnx.runtime.session import Session, Substitute, check_device, check_runs_on_cpu, default_threads, steps_agree
 from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
 from sc2onnx.runtime.text import Codec, FimOrder, fim_prompt, open_codec
 
@@ -39,6 +41,7 @@ def load(
     max_batch: int = 8,
     check: Check = "auto",
     prefix_memory: int | None = None,
+    packed: Packed = "auto",
 ) -> Model:
     """Load a bundle directory.
 
@@ -49,13 +52,17 @@ def load(
     (:func:`~sc2onnx.runtime.session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties may go
     the other way. ``max_batch``: the most prompts of one call that decode together.
     ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
-    keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none.
+    keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none. ``packed``: whether the packed
+    weights of a quantised bundle are kept in the user's cache directory, for memory that processes share and a faster start, see
+    :data:`sc2onnx.runtime.packing.Packed`.
 
     Raises :class:`~sc2onnx.errors.BundleError`,
     :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
-    sizes. Warns (:class:`UserWarning`) if the bundle was made for another device and is slow on this one.
+    sizes, with ``packed="now"`` also :class:`~sc2onnx.errors.OutputError`. Warns (:class:`UserWarning`) if the bundle was made for another
+    device and is slow on this one.
     """
     check_device(device)
+    check_packed(packed)
     for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity), ("max_batch", max_batch)):
         if value is not None:
             whole_number(name, value, 1)
@@ -64,7 +71,13 @@ def load(
     opened = Bundle.open(bundle, check)
     check_runs_on_cpu(opened.manifest)
     settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)
-    return open_model(opened, threads=threads, cache_capacity=cache_capacity, settings=settings)
+    if packed == "now":
+        make(opened)
+    form = None if packed == "off" else find(opened)
+    model = open_model(opened, threads=threads, cache_capacity=cache_capacity, settings=settings, packed=form)
+    if packed == "auto" and not model.packed:
+        make_in_background(opened)
+    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +91,46 @@ class Settings:
 
 
 def open_model(
-    bundle: Bundle, graph: bytes | None = None, *, threads: int | None = None, cache_capacity: int | None = None, settings: Settings | None = None
+    bundle: Bundle,
+    graph: bytes | None = None,
+    *,
+    threads: int | None = None,
+    cache_capacity: int | None = None,
+    settings: Settings | None = None,
+    packed: PackedForm | None = None,
 ) -> Model:
-    """The model of an open bundle, on the CPU, with ``graph`` in the place of its own if given; the rest as in :func:`load`."""
+    """The model of an open bundle, on the CPU, the rest as in :func:`load`.
+
+    ``graph``: in the place of the bundle's own, over its weights. ``packed``: of its weights, to be used if that works.
+    """
+    assert graph is None or packed is None, "packed weights come with a graph"
     facts, settings = bundle.manifest.model, settings or Settings()
     wanted = default_capacity(facts.window, facts.context_length, settings.prefill_chunk) if cache_capacity is None else cache_capacity
     capacity, dtype = min(wanted, facts.context_length), bundle.manifest.cache.dtype
     shape = CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, capacity, dtype)
-    return Model(
-        bundle,
-        Session(bundle.graph, facts, threads or default_threads(), quantised=bundle.manifest.quantization is not None, instead=graph),
-        shape,
-        settings,
-    )
+    instead = None if graph is None else Substitute(graph, bundle.directory)
+    session = None if packed is None else _open_packed(bundle, packed, threads or default_threads())
+    if session is None:
+        packed = None
+        session = Session(bundle.graph, facts, threads or default_threads(), quantised=bundle.manifest.quantization is not None, instead=instead)
+    return Model(bundle, session, shape, settings, packed)
+
+
+def _open_packed(bundle: Bundle, form: PackedForm, threads: int) -> Session | None:
+    """The session over packed weights; one that cannot be had is not kept either."""
+    try:
+        instead = Substitute(*form.graph(bundle.weights), optimised=True)
+        return Session(bundle.graph, bundle.manifest.model, threads, quantised=True, instead=instead)
+    except (InferenceError, OSError, ValueError, KeyError):  # KeyError: a location that this version does not write
+        form.discard()
+        return None
 
 
 class Model:
     """A loaded StarCoder2, made by :func:`load`. Serves several threads at once, each generation with a cache of its own."""
 
-    def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, settings: Settings) -> None:
-        self._bundle, self._session, self._cache_shape, self._settings = bundle, session, cache_shape, settings
+    def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, settings: Settings, packed: PackedForm | None = None) -> None:
+        self._bundle, self._session, self._cache_shape, self._settings, self._packed = bundle, session, cache_shape, settings, packed
         self._speculates = steps_agree(bundle.manifest) if settings.speculate is None else settings.speculate
         self._costs = StepCosts()
         self._facts = bundle.manifest.model
@@ -110,6 +143,11 @@ class Model:
     def manifest(self) -> Manifest:
         """What the bundle says of itself: sizes, window, precision, provenance, verification."""
         return self._bundle.manifest
+
+    @property
+    def packed(self) -> bool:
+        """Whether its weights are mapped as packed before, from the user's cache directory."""
+        return self._packed is not None
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str; the first overload wins
@@ -305,7 +343,8 @@ class Model:
             decoders = [decoder for reference in self._decoders if (decoder := reference()) is not None]
         caches = [*(decoder.cache for decoder in decoders), *self._store.caches]
         cache = sum(cache.nbytes for cache in {id(cache): cache for cache in caches}.values())  # one may be changing hands
-        return measure(self._bundle.manifest.weight_bytes, cache, self._bundle.weights)
+        files = [self._bundle.weights] if self._packed is None else [self._bundle.weights, self._packed.data]
+        return measure(self._bundle.manifest.weight_bytes, cache, files)
 
     def _rules(
         self, max_new_tokens: int, sampling: SamplingParameters, stop: str | Sequence[str], stop_tokens: Iterable[int] | None, logprobs: bool

@@ -67,33 +67,72 @@ def steps_agree(manifest: Manifest) -> bool:
     return manifest.quantization is None or set(manifest.quantization.schemes.values()) <= _SAME_FOR_ANY_STEP
 
 
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """A serialised graph in the place of the bundle's file. ``folder``: what the locations of its weights are relative to.
+
+    ``optimised``: by this onnxruntime on this processor, so that it need not be again.
+    """
+
+    graph: bytes
+    folder: Path
+    optimised: bool = False
+
+
 class Session:
     """A loaded graph. Several threads may run it at once, each with buffers of its own."""
 
-    def __init__(self, graph: Path, facts: ModelFacts, threads: int, *, quantised: bool = False, instead: bytes | None = None) -> None:
-        """``threads``: intra-op threads of one step. ``quantised``: its matrices are integers. Raises :class:`InferenceError`.
-
-        ``instead``: a serialised graph to run in the place of the file, with the weights that lie beside the file.
-        """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        if quantised:  # their products want them packed; where they are written with standard operators, activations are int8 as well
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-        # Float weights run as fast from the mapped file as from a private packed copy at batch 1, load at once and stay
-        # shared and reclaimable (docs/decisions/0002-weight-layout.md).
-        options.add_session_config_entry("session.disable_prepacking", "0" if quantised else "1")
-        try:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-            self._session = ort.InferenceSession(instead or str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
+    def __init__(self, graph: Path, facts: ModelFacts, threads: int, *, quantised: bool = False, instead: Substitute | None = None) -> None:
+        """``threads``: intra-op threads of one step. ``quantised``: its matrices are integers. Raises :class:`InferenceError`."""
+        options = _options(threads, quantised)
+        if instead is not None and instead.optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        folder = graph.parent if instead is None else instead.folder
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        self._session = _load(graph, options, None if instead is None else instead.graph)
         self._facts = facts
 
     def bind(self, buffers: Sequence[npt.NDArray[Any]]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
         return Step(self._session, self._facts, buffers)
+
+
+def build() -> str:
+    """Version and build of onnxruntime: what it writes for itself is for that one alone."""
+    return f"onnxruntime {ort.__version__} {ort.get_build_info()}"
+
+
+def save_packed(graph: Path, optimised: Path, data: str) -> None:
+    """Write the optimised graph of a quantised bundle, and beside it, to ``data``, its weights as they are and as packed.
+
+    Takes the memory and the time of loading it, and the disk for both. Raises :class:`InferenceError`.
+    """
+    options = _options(1, quantised=True)
+    options.optimized_model_filepath = str(optimised)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    _load(graph, options)
+
+
+def _options(threads: int, quantised: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if quantised:  # their products want them packed; where they are written with standard operators, activations are int8 as well
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    # Float weights run as fast from the mapped file as from a private packed copy at batch 1, load at once and stay
+    # shared and reclaimable (docs/decisions/0002-weight-layout.md).
+    options.add_session_config_entry("session.disable_prepacking", "0" if quantised else "1")
+    return options
+
+
+def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(instead or str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
 
 
 def _too_old() -> str:

@@ -1,0 +1,215 @@
+"""Makes packed forms: has onnxruntime pack the weights of a bundle, and keeps what is worth keeping of what it writes.
+
+onnxruntime saves an optimised graph with its weights and, between them, what its kernels made of them. The weights are in the
+bundle already, so only the rest is kept, and the graph says where each lies. At load onnxruntime packs every weight once
+more, looks the result up by its digest among all that the graph lists, compares the bytes, and takes the mapped ones in its
+place: what another processor or version packed is not found, what was damaged is refused, and neither is computed with.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from mmap import ACCESS_READ, ALLOCATIONGRANULARITY, mmap
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
+
+from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, Sc2onnxError
+from sc2onnx.manifest import GRAPH_FILE, WEIGHTS_FILE
+from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.memory import available
+from sc2onnx.runtime.prepacked import DATA, GRAPH, IN_BUNDLE, IN_CACHE, PackedCache, PackedForm, key, processor
+from sc2onnx.runtime.session import Session, Substitute, build, save_packed
+from sc2onnx.runtime.wire import Place, places, with_places
+
+Packed = Literal["auto", "now", "off"]
+"""``auto`` uses packed weights where they are kept, and otherwise has a background process of low priority make them for the
+next time, if the weights are large; ``now`` makes them first and waits; ``off`` does neither."""
+
+WORTHWHILE: Final = 64_000_000
+"""Bytes of weights from which ``auto`` makes packed ones: below, packing takes less time than a person notices."""
+
+_PREPACKED: Final = "prepacked_"
+
+
+def check_packed(packed: str) -> None:
+    """Raise :class:`RequestError` unless it is one of :data:`Packed`."""
+    if packed not in ("auto", "now", "off"):
+        raise RequestError(f"packed is {packed!r}, expected 'auto', 'now' or 'off'")
+
+
+def find(bundle: Bundle) -> PackedForm | None:
+    """The packed form of a bundle's weights, if it is kept and whole. Never fails for what the cache is like."""
+    cache = _cache(bundle)
+    return cache.find(_key(bundle)) if cache else None
+
+
+def make(bundle: Bundle, *, wait: bool = True) -> PackedForm | None:
+    """The same, made if need be; None for float weights, which run as they are. Returns when it is on the disk.
+
+    ``wait``: for another process that is making one. Raises :class:`OutputError`, :class:`DiskSpaceError` and
+    :class:`~sc2onnx.errors.InferenceError`.
+    """
+    if bundle.manifest.quantization is None:
+        return None
+    cache, name = PackedCache.open(), _key(bundle)
+    try:
+        with cache.locked(wait=wait):
+            cache.sweep()
+            return cache.find(name) or _write(bundle, cache, name)
+    except OutputError:
+        raise
+    except (ValueError, KeyError) as error:
+        raise OutputError(f"{build()} saved {bundle.graph} in a form that this version does not know ({error!r}): upgrade sc2onnx") from error
+    except OSError as error:
+        raise OutputError(f"packed weights cannot be kept in {cache.directory} ({error}): set SC2ONNX_CACHE to another directory") from error
+
+
+def make_in_background(bundle: Bundle) -> None:
+    """Start a process that makes it, unless it is not worthwhile, cannot be, or was tried within the hour. Never fails, never waits.
+
+    A process, not a thread: its memory goes back when it is done, and it can be slow without slowing this one.
+    """
+    cache = _cache(bundle)
+    if cache is None or not WORTHWHILE <= bundle.weights.stat().st_size <= cache.limit or not _python():
+        return
+    cache.sweep_if_idle()
+    with suppress(OSError):
+        if cache.due(_key(bundle)):
+            process = _start([sys.executable, "-P", "-m", __name__, str(bundle.directory.resolve())])
+            threading.Thread(target=process.wait, name="sc2onnx-packing", daemon=True).start()  # else it stays behind as a zombie
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    """A process with this one's modules that outlives it, and that no terminal's Ctrl-C reaches."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True, env=environment)  # noqa: S603  # our own
+
+
+def _python() -> bool:
+    """Whether ``sys.executable`` runs modules: in an application with Python inside it may be the application."""
+    return not getattr(sys, "frozen", False) and Path(sys.executable or "").name.lower().startswith(("python", "pypy"))
+
+
+def _cache(bundle: Bundle) -> PackedCache | None:
+    if bundle.manifest.quantization is None:
+        return None
+    try:
+        cache = PackedCache.open()
+    except OutputError:  # no home
+        return None
+    return cache if cache.limit else None
+
+
+def _key(bundle: Bundle) -> str:
+    return key(bundle.manifest, build())
+
+
+def _write(bundle: Bundle, cache: PackedCache, name: str) -> PackedForm:
+    weights = bundle.weights.stat().st_size
+    cache.make_room(weights)  # about what it will be: better known before than after
+    _check_room(cache.directory, weights)
+    with cache.draft() as draft:
+        saved = draft / "saved"
+        saved.mkdir()
+        save_packed(bundle.graph, saved / GRAPH_FILE, WEIGHTS_FILE)
+        _split(bundle, saved, draft)
+        shutil.rmtree(saved)
+        source = PackedForm(draft).graph(bundle.weights)
+        Session(bundle.graph, bundle.manifest.model, 1, quantised=True, instead=Substitute(*source, optimised=True))  # whole, or it raises
+        return cache.keep(draft, name, [build(), *processor(), str(bundle.directory.resolve())])
+
+
+def _check_room(directory: Path, weights: int) -> None:
+    """Raise :class:`DiskSpaceError` or :class:`OutputError` if the disk or the memory is too small for making a packed form.
+
+    onnxruntime writes the weights twice, as they are and packed, the latter are then copied; and it packs into private memory.
+    """
+    free, memory = shutil.disk_usage(directory).free, available()
+    if free < 4 * weights:
+        raise DiskSpaceError(
+            f"packing the weights takes {4 * weights:,} bytes of disk for a moment, {directory} has {free:,} free: "
+            "make room, or choose another directory with SC2ONNX_CACHE"
+        )
+    if memory is not None and memory < 2 * weights:
+        raise OutputError(f"packing the weights takes {2 * weights:,} bytes of memory, {memory:,} are free: try again when there is more")
+
+
+def _split(bundle: Bundle, saved: Path, into: Path) -> None:
+    """What onnxruntime saved -> graph and data of a packed form, which refer to the bundle's file for what is in it.
+
+    All packed weights are listed with one initializer, as what is listed with it must be in its own file.
+    """
+    graph = (saved / GRAPH_FILE).read_bytes()
+    theirs, ours = places(graph), places(bundle.graph.read_bytes())
+    with _mapped(saved / WEIGHTS_FILE) as copy, _mapped(bundle.weights) as original, (into / DATA).open("wb") as file:
+        data = _Data(copy, file)
+        same = {name for name, place in theirs.items() if name in ours and _bytes(copy, place) == _bytes(original, ours[name])}
+        carrier = min(theirs, key=lambda name: (name in same, int(theirs[name]["length"])))
+        moved = {name: data.tensor(place) for name, place in theirs.items() if name not in same or name == carrier}
+        moved |= {name: {**_plain(ours[name]), "location": IN_BUNDLE} for name in same - {carrier}}
+        packed = [value for place in theirs.values() for entry, value in place.items() if entry.startswith(_PREPACKED)]
+        if not packed:
+            raise OutputError(f"onnxruntime packed no weight of {bundle.graph}: there is nothing to keep")
+        moved[carrier] = {**moved[carrier], **{f"{_PREPACKED}{number}": data.packed(value) for number, value in enumerate(packed)}}
+    (into / GRAPH).write_bytes(with_places(graph, lambda name, _: moved[name]))
+
+
+def _mapped(file: Path) -> mmap:
+    with file.open("rb") as opened:
+        return mmap(opened.fileno(), 0, access=ACCESS_READ)
+
+
+def _bytes(mapped: mmap, place: Place) -> bytes:
+    offset = int(place.get("offset", "0"))
+    return mapped[offset : offset + int(place["length"])]
+
+
+def _plain(place: Place) -> Mapping[str, str]:
+    return {entry: value for entry, value in place.items() if entry in ("offset", "length")}
+
+
+@dataclass(slots=True)
+class _Data:
+    """The packed form's data while it is written: parts of onnxruntime's file, each where a mapping may begin."""
+
+    source: mmap
+    file: BinaryIO
+    end: int = field(default=0)
+
+    def tensor(self, place: Place) -> Place:
+        """A weight as it is."""
+        offset = self._copy(int(place.get("offset", "0")), int(place["length"]))
+        return {"location": IN_CACHE, "offset": str(offset), "length": place["length"]}
+
+    def packed(self, listed: str) -> str:
+        """A packed one, which may have several buffers: ``KEY|OFFSET;LENGTH;SIZE|...`` -> the same with new offsets."""
+        name, *buffers = listed.split("|")
+        parts = [buffer.split(";") for buffer in buffers]
+        return "|".join([name, *(";".join([str(self._copy(int(offset), int(length))), length, *rest]) for offset, length, *rest in parts)])
+
+    def _copy(self, offset: int, length: int) -> int:
+        begin = -(-self.end // ALLOCATIONGRANULARITY) * ALLOCATIONGRANULARITY
+        self.file.write(bytes(begin - self.end))
+        self.file.write(self.source[offset : offset + length])
+        self.end = begin + length
+        return begin
+
+
+def main(directory: str) -> None:
+    """What the background process runs."""
+    if hasattr(os, "nice"):
+        os.nice(19)
+    with suppress(Sc2onnxError, OSError, ValueError):
+        make(Bundle.open(directory, check="size"), wait=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,290 @@
+"""The local cache of packed weights: where a packed form lies, whether it is whole, which ones are kept.
+
+A packed form is a directory named by its key, which says for which weights, onnxruntime and processor it was made:
+``graph.onnx`` (the graph as onnxruntime optimised it, its weights in ``weights``, the bundle's own file, or ``packed``),
+``packed.data`` (what onnxruntime made of the weights, page-aligned) and ``entry.json`` (what the other two must be). Writers
+hold the one lock, make it under a name that begins with a dot, and rename it when it is whole; readers need no lock.
+Making one is :mod:`sc2onnx.runtime.packing`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sc2onnx.directories import cache_directory
+from sc2onnx.errors import OutputError, RequestError
+from sc2onnx.manifest import GRAPH_FILE, WEIGHTS_FILE, Manifest
+from sc2onnx.runtime.wire import Place, with_places
+
+FORMAT: Final = 1
+"""Part of every key. Raised whenever what is written, or the session options it was written with, change."""
+
+GRAPH: Final = "graph.onnx"
+DATA: Final = "packed.data"
+ENTRY: Final = "entry.json"
+
+IN_BUNDLE: Final = "weights"
+IN_CACHE: Final = "packed"
+
+DEFAULT_LIMIT: Final = 16_000_000_000
+"""Of all packed forms together: a 15B model in int4 (8 GB) beside a few smaller ones (3B: 1.8 GB)."""
+
+_RETRY_SECONDS: Final = 3600
+
+
+def limit() -> int:
+    """Bytes that all packed forms may take: ``SC2ONNX_PACKED_BYTES``, 0 for none. Raises :class:`RequestError`."""
+    chosen = os.environ.get("SC2ONNX_PACKED_BYTES", "")
+    if not chosen:
+        return DEFAULT_LIMIT
+    if not chosen.isdecimal():
+        raise RequestError(f"SC2ONNX_PACKED_BYTES is {chosen!r}, expected a number of bytes, 0 to keep no packed weights")
+    return int(chosen)
+
+
+def key(manifest: Manifest, build: str) -> str:
+    """Names what a packed form depends on. ``build``: onnxruntime's version and build.
+
+    Threads are not in it: they change neither the graph nor the packing.
+    """
+    parts = [str(FORMAT), manifest.files[GRAPH_FILE].sha256, manifest.files[WEIGHTS_FILE].sha256, build, *processor()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def processor(information: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """What decides how this processor wants weights packed: its model, and what it can do beyond its architecture.
+
+    Of x86's flags only those of vector and matrix instructions: the others come and go with kernels and their mitigations.
+    """
+    machine = f"{sys.platform} {platform.machine()}"
+    first: dict[str, str] = {}
+    with suppress(OSError), information.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if not line.strip() and first:  # one paragraph per core; large machines have hundreds
+                break
+            name, _, value = line.partition(":")
+            first[name.strip()] = value.strip()
+    flags = [flag for flag in first.get("flags", "").split() if flag.startswith(("sse", "ssse", "avx", "amx", "fma", "f16c"))]
+    names = ("vendor_id", "cpu family", "model", "model name", "CPU implementer", "CPU part", "Features")
+    known = [first[name] for name in names if name in first]
+    return (machine, *(known or [platform.processor()]), *sorted(flags))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedForm:
+    """One whole packed form."""
+
+    directory: Path
+
+    @property
+    def data(self) -> Path:
+        """The packed weights, to be mapped."""
+        return self.directory / DATA
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the disk."""
+        return sum(file.stat().st_size for file in self.directory.iterdir())
+
+    @property
+    def used(self) -> float:
+        """When it was last used, in seconds since the epoch."""
+        return (self.directory / ENTRY).stat().st_mtime
+
+    def discard(self) -> None:
+        """Remove it, which other processes may go on using (except on Windows, where it then stays). Needs no lock; never fails."""
+        with suppress(OSError):
+            dead = Path(tempfile.mkdtemp(prefix=".dead-", dir=self.directory.parent))
+            try:
+                os.rename(self.directory, dead / "form")  # out of sight at once: nobody finds half of it
+            finally:
+                shutil.rmtree(dead, ignore_errors=True)
+
+    def graph(self, weights: Path) -> tuple[bytes, Path]:
+        """The graph, over the bundle's ``weights`` and the packed ones, and the directory that its locations are relative to.
+
+        onnxruntime takes no absolute location and none outside that directory, links followed, so it is one that both are in.
+        Raises :class:`ValueError` where there is none (two drives of Windows), and :class:`OSError`.
+        """
+        files = {IN_BUNDLE: weights.resolve(), IN_CACHE: self.data.resolve()}
+        folder = Path(os.path.commonpath([file.parent for file in files.values()]))
+        locations = {name: file.relative_to(folder).as_posix() for name, file in files.items()}
+
+        def here(name: str, place: Place) -> Place:
+            return {**place, "location": locations[place["location"]]}
+
+        return with_places((self.directory / GRAPH).read_bytes(), here), folder
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCache:
+    """All packed forms of a user. Everything but :meth:`find` and :meth:`forms` is for the holder of the lock, or says so."""
+
+    directory: Path
+    limit: int
+
+    @classmethod
+    def open(cls) -> PackedCache:
+        """Raises :class:`OutputError` where there is no home, and :class:`RequestError` for an impossible limit."""
+        return cls(cache_directory() / "packed", limit())
+
+    def find(self, name: str) -> PackedForm | None:
+        """The packed form of this key if it is whole. One that is not goes away. Needs no lock."""
+        form = PackedForm(self.directory / name)
+        if not form.directory.is_dir():
+            return None
+        if not _whole(form.directory):
+            form.discard()
+            return None
+        with suppress(OSError):  # in a directory that cannot be written nothing is removed either
+            os.utime(form.directory / ENTRY)
+        return form
+
+    def forms(self) -> list[PackedForm]:
+        """Those that are there, whatever they were made for, the least recently used first. Needs no lock."""
+        found = []
+        with suppress(OSError):
+            for entry in sorted(self.directory.iterdir()):
+                with suppress(OSError):  # another process may be removing it
+                    if not entry.name.startswith(".") and (entry / ENTRY).is_file():
+                        found.append((PackedForm(entry).used, entry))
+        return [PackedForm(entry) for _, entry in sorted(found)]
+
+    def due(self, name: str) -> bool:
+        """Whether to try to make this one now; then nobody else is told so within the hour. Needs no lock.
+
+        A failure, whatever it was, would be one at every load otherwise. Raises :class:`OSError` for a directory that cannot be written.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        note = self._note(name)
+        with suppress(FileNotFoundError):
+            if 0 <= time.time() - note.stat().st_mtime < _RETRY_SECONDS:
+                return False
+            note.unlink()
+        try:
+            note.open("x").close()
+        except FileExistsError:  # another process was quicker
+            return False
+        return True
+
+    @contextmanager
+    def locked(self, *, wait: bool) -> Iterator[None]:
+        """Be the only writer. The operating system opens the lock when its holder dies.
+
+        Raises :class:`OutputError` if there is another one and ``wait`` is false, and :class:`OSError`.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as file:
+            try:
+                _lock(file.fileno(), wait)
+            except (BlockingIOError, PermissionError) as error:
+                raise OutputError(f"another process is writing to {self.directory}: try again when it is done") from error
+            yield
+
+    def sweep(self) -> None:
+        """Remove what dead writers left."""
+        for entry in self.directory.iterdir():
+            if entry.is_dir() and (entry.name.startswith(".") or not (entry / ENTRY).is_file()):
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def sweep_if_idle(self) -> None:
+        """The same where something was left and no writer is at work. Needs no lock; never fails."""
+        with suppress(OSError):
+            if any(entry.name.startswith(".") and entry.is_dir() for entry in self.directory.iterdir()):
+                with self.locked(wait=False):
+                    self.sweep()
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A new directory to write in, gone afterwards."""
+        directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.directory))
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def keep(self, draft: Path, name: str, made_for: Sequence[str]) -> PackedForm:
+        """Make a packed form of a draft that has its graph and data, and remove others, the least recently used first, to stay within the limit."""
+        form = PackedForm(self.directory / name)
+        entry = {"format": FORMAT, "made_for": list(made_for), **{file: _stamp(draft / file) for file in (GRAPH, DATA)}}
+        draft.chmod(0o755)  # as the files in it: temporary directories are their owner's alone
+        (draft / ENTRY).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+        for file in (GRAPH, DATA, ENTRY):
+            _sync(draft / file)
+        _sync(draft)
+        self.make_room(PackedForm(draft).nbytes)
+        if form.directory.exists():
+            form.discard()
+        os.rename(draft, form.directory)
+        _sync(self.directory)
+        self._note(name).unlink(missing_ok=True)
+        return form
+
+    def make_room(self, nbytes: int) -> None:
+        """Remove packed forms, the least recently used first, until so many more bytes are within the limit. Raises :class:`OutputError`."""
+        if nbytes > self.limit:
+            raise OutputError(
+                f"the packed weights are {nbytes:,} bytes, all of them together may be {self.limit:,}: set SC2ONNX_PACKED_BYTES to more to keep them"
+            )
+        forms = self.forms()
+        taken = sum(form.nbytes for form in forms)
+        for form in forms:
+            if taken + nbytes <= self.limit:
+                break
+            taken -= form.nbytes
+            form.discard()
+
+    def _note(self, name: str) -> Path:
+        return self.directory / f".{name}.tried"
+
+
+def _whole(directory: Path) -> bool:
+    """Whether the files are those that were written: the graph by its digest, the data, which is large, by size and modification time."""
+    try:
+        entry: dict[str, Any] = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
+        return all(entry[file] == _stamp(directory / file) for file in (GRAPH, DATA))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _stamp(file: Path) -> list[object]:
+    """Time in whole seconds and no inode, so that a packed form survives in the image of a container."""
+    if file.name == GRAPH:
+        return [file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()]
+    return [file.stat().st_size, int(file.stat().st_mtime)]
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    if path.is_dir() and sys.platform == "win32":  # which opens no directories
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(handle: int, wait: bool) -> None:
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(handle: int, wait: bool) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
