@@ -224,10 +224,12 @@ class RingCache:
         self.capacity, self.buffers, self.generation = capacity, grown, self.generation + 1
 
     def _empty(self, rows: int, capacity: int) -> list[npt.NDArray[Any]]:
+        return [buffer for _ in range(self.shape.layers) for buffer in self._layer(rows, capacity)]
+
+    def _layer(self, rows: int, capacity: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
-        heads, size = self.shape.kv_heads, self.shape.head_dim
-        layer = ((rows, heads, capacity, size), (rows, heads, size, capacity))
-        return [np.zeros(buffer, dtype=STORAGE[self.shape.dtype]) for _ in range(self.shape.layers) for buffer in layer]
+        heads, size, dtype = self.shape.kv_heads, self.shape.head_dim, STORAGE[self.shape.dtype]
+        return np.zeros((rows, heads, capacity, size), dtype), np.zeros((rows, heads, size, capacity), dtype)
 
 
 def _by_slot(buffers: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

@@ -95,7 +95,7 @@ def test_the_manifest_says_so(make_checkpoint: Make, tmp_path: Path, precision: 
     assert Manifest.read(tmp_path / "bundle") == manifest
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert f"| precision | {precision}, for cuda |" in card
-    assert f"cache | ring, {HALVES[precision][1]}" in card
+    assert f"cache | ring-transposed-values, {HALVES[precision][1]}" in card
 
 
 def test_fp32_may_be_for_cuda_and_is_then_the_same_graph(make_checkpoint: Make, tmp_path: Path) -> None:

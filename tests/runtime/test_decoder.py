@@ -159,7 +159,7 @@ def test_running_out_of_memory_while_growing_leaves_the_sequence_as_it_was(
 ) -> None:
     tokens, logits = reference["tokens"], reference["logits"]
     sequence.append(tokens[:60])
-    allocated, real = 0, RingCache._empty
+    allocated, real = 0, RingCache._layer
 
     def failing(self: RingCache, rows: int, capacity: int) -> Any:
         nonlocal allocated
@@ -168,7 +168,7 @@ def test_running_out_of_memory_while_growing_leaves_the_sequence_as_it_was(
             raise MemoryError
         return real(self, rows, capacity)
 
-    monkeypatch.setattr(RingCache, "_empty", failing)
+    monkeypatch.setattr(RingCache, "_layer", failing)
     with pytest.raises(MemoryError):
         sequence.append(tokens[60:100])
     assert sequence.length == 60
