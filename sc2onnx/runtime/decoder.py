@@ -52,13 +52,13 @@ class Decoder:
             return self._append(tokens, logits)
 
     def prefill(self, prompt: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """prompt (n,), checked, of a single row that is empty -> float32 logits of its last token (1, 1, vocab).
+        """prompt (n,), checked, of a single row, empty where there is a store -> float32 logits of its last token (1, 1, vocab).
 
         What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`); the logits are the same.
         """
         with self._use():
-            assert self.cache.length() == 0
             if self._store is not None:
+                assert self.cache.length() == 0
                 self._asked = len(prompt)
                 if (cache := self._store.take(prompt)) is not None:
                     self.reused = cache.length()
