@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sc2onnx.bench.depth import CHUNK, placed
 from sc2onnx.bench.traffic import weights_read
+from sc2onnx.errors import OutputError
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model, load
 
@@ -76,9 +77,17 @@ class BundleEngine:
             self._decoder.close()
 
 
+def _load(path: Path, threads: int) -> Model:
+    """As every start after the first has it: with packed weights, made now if need be, where they can be kept."""
+    try:
+        return load(path, threads=threads, prefill_chunk=CHUNK, packed="now")
+    except OutputError:
+        return load(path, threads=threads, prefill_chunk=CHUNK, packed="off")
+
+
 @contextmanager
 def _open(path: Path, threads: int, real: bool) -> Iterator[Engine]:
-    engine = BundleEngine(load(path, threads=threads, prefill_chunk=CHUNK), real=real)
+    engine = BundleEngine(_load(path, threads), real=real)
     try:
         yield engine
     finally:
