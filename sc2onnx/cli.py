@@ -316,7 +316,7 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
     """Keywords of ``Model.stream`` from the options of :func:`_generation_options`."""
     if args.logprobs and not args.json:
         raise RequestError("--logprobs is for --json, expected both or neither")
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "logprobs")
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "logprobs", "heal")
     return {name: getattr(args, name) for name in names}
 
 

@@ -126,6 +126,7 @@ def _generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float, default=1.0)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text (repeatable)")
+    parser.add_argument("--heal", action="store_true", help="where the prompt stops inside a word, choose the tokens of its end again")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log probability of each token")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of streaming")
     parser.add_argument(

@@ -127,21 +127,23 @@ class Row:
 
 
 class TextSink:
-    """Tokens in, text out: detokenized and cut at the first stop string."""
+    """Tokens in, text out: detokenized, without the first ``skip`` characters, and cut at the first stop string."""
 
-    def __init__(self, codec: Codec, stops: tuple[str, ...]) -> None:
+    def __init__(self, codec: Codec, stops: tuple[str, ...], *, skip: int = 0) -> None:
         self._detokenizer, self._scanner = Detokenizer(codec), StopScanner(stops)
-        self._ready = ""
+        self._ready, self._skip = "", skip
 
     def push(self, token: int) -> bool:
         """Take a token; whether a stop string is now complete."""
-        self._ready += self._scanner.push(self._detokenizer.push(token))
+        text = self._detokenizer.push(token)
+        self._ready += self._scanner.push(text[self._skip :])
+        self._skip = max(0, self._skip - len(text))
         return self._scanner.found
 
     def pull(self, *, last: bool = False) -> str:
         """Text that is certain and was not pulled before; all of it if no token follows."""
         if last:
-            self._ready += self._scanner.push(self._detokenizer.flush()) + self._scanner.flush()
+            self._ready += self._scanner.push(self._detokenizer.flush()[self._skip :]) + self._scanner.flush()
         out, self._ready = self._ready, ""
         return out
 

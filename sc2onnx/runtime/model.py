@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -18,7 +19,8 @@ from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
 from sc2onnx.runtime.bundle import Bundle, Check
 from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.generate import Completion, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
+from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
+from sc2onnx.runtime.healing import Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure
 from sc2onnx.runtime.packing import Packed, check_packed, find, make, make_in_background
 from sc2onnx.runtime.prefix import PrefixStore
@@ -164,6 +166,7 @@ class Model:
         stop: str | Sequence[str] = ...,
         stop_tokens: Iterable[int] | None = ...,
         logprobs: bool = ...,
+        heal: bool = ...,
     ) -> Completion: ...
 
     @overload
@@ -181,6 +184,7 @@ class Model:
         stop: str | Sequence[str] = ...,
         stop_tokens: Iterable[int] | None = ...,
         logprobs: bool = ...,
+        heal: bool = ...,
     ) -> list[Completion]: ...
 
     def generate(
@@ -197,12 +201,15 @@ class Model:
         stop: str | Sequence[str] = (),
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
+        heal: bool = False,
     ) -> Completion | list[Completion]:
         """Continue a prompt, or several together (ragged, each ending on its own; the same ``seed`` for each).
 
         Sampling parameters: :class:`SamplingParameters`; greedy by default. ``stop``: strings that end the text, not in it.
         ``stop_tokens`` replaces the default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
-        ``logprobs``: nats of each token under the unfiltered model. Special tokens spelt out in the prompt are taken as such.
+        ``logprobs``: nats of each token under the unfiltered model. ``heal``: take the end of a prompt that stops inside a word back, and
+        choose its tokens again together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the prompt ends, ``tokens``
+        with those that were chosen again. Special tokens spelt out in the prompt are taken as such.
 
         Raises :class:`~sc2onnx.errors.RequestError` and its subclasses before any work, and
         :class:`~sc2onnx.errors.TokenizerError` if the bundle has no tokenizer.
@@ -210,7 +217,7 @@ class Model:
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        rows = [self._row(self.codec.encode(text), rules, drafts=isinstance(prompt, str)) for text in prompts]
+        rows = [self._continued(text, rules, heal, drafts=isinstance(prompt, str)) for text in prompts]
         if isinstance(prompt, str):
             return self._complete(rows[0])
         return complete_together(rows, self._decoder, self._settings.max_batch)
@@ -229,11 +236,12 @@ class Model:
         stop: str | Sequence[str] = (),
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
+        heal: bool = False,
     ) -> Stream:
         """Like :meth:`generate` for one prompt, as an iterator of pieces. Checked now, computed while it is iterated."""
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._stream(self._row(self.codec.encode(prompt), rules))
+        return self._stream(self._continued(prompt, rules, heal))
 
     def infill(
         self,
@@ -254,6 +262,7 @@ class Model:
         stop: str | Sequence[str] = (),
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
+        heal: bool = False,
     ) -> Completion:
         """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; the rest as in :meth:`generate`.
 
@@ -263,7 +272,8 @@ class Model:
         """
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._complete(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files, order=order), rules))
+        before, healed = self._taken_back(prefix, special=False) if heal else (prefix, "")
+        return self._complete(self._row(fim_prompt(self.codec, before, suffix, path, repo, files, order=order), rules, healed))
 
     def stream_infill(
         self,
@@ -284,11 +294,13 @@ class Model:
         stop: str | Sequence[str] = (),
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
+        heal: bool = False,
     ) -> Stream:
         """Like :meth:`infill`, as an iterator of pieces."""
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._stream(self._row(fim_prompt(self.codec, prefix, suffix, path, repo, files, order=order), rules))
+        before, healed = self._taken_back(prefix, special=False) if heal else (prefix, "")
+        return self._stream(self._row(fim_prompt(self.codec, before, suffix, path, repo, files, order=order), rules, healed))
 
     def generate_tokens(
         self,
@@ -355,17 +367,36 @@ class Model:
     def _stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
         return frozenset(token_ids(tokens, self._facts.vocab_size).tolist())
 
-    def _row(self, prompt: Iterable[int] | npt.NDArray[np.integer], rules: GenerationRules, *, text: bool = True, drafts: bool = True) -> Row:
-        """A checked row: the prompt fits the context. ``drafts``: it decodes alone, where they are of use."""
+    def _continued(self, text: str, rules: GenerationRules, heal: bool, *, drafts: bool = True) -> Row:
+        """The row that goes on with a text."""
+        before, healed = self._taken_back(text, special=True) if heal else (text, "")
+        return self._row(self.codec.encode(before), rules, healed, drafts=drafts)
+
+    def _taken_back(self, text: str, *, special: bool) -> tuple[str, str]:
+        """A text in two: what stays, and the end that is to be written again."""
+        end = taken_back(self.codec, self._vocabulary, self.codec.encode(text, special=special))
+        return text[: len(text) - len(end)], end
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.codec, self._facts.vocab_size)
+
+    def _row(
+        self, prompt: Iterable[int] | npt.NDArray[np.integer], rules: GenerationRules, healed: str = "", *, text: bool = True, drafts: bool = True
+    ) -> Row:
+        """A checked row: the prompt fits the context. ``healed``: what it writes first. ``drafts``: it decodes alone, where they are of use."""
         try:
             ids = some_token_ids(prompt, self._facts.vocab_size)
         except EmptyPromptError:
             raise EmptyPromptError("the prompt is empty, expected some text: <|endoftext|> alone starts a new document") from None
         if len(ids) > self._facts.context_length:
             raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {self._facts.context_length}: shorten it")
-        sampler = Sampler(rules.sampling, ids, self._facts.vocab_size)
+        sampler: Draws = Sampler(rules.sampling, ids, self._facts.vocab_size)
+        if healed:
+            sampler = Healing(sampler, self.codec, self._vocabulary, healed)
+        sink = TextSink(self.codec, rules.stop, skip=len(healed)) if text else None
         drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if drafts and self._speculates else None
-        return Row(ids, rules, sampler, self._facts.context_length, TextSink(self.codec, rules.stop) if text else None, drafter)
+        return Row(ids, rules, sampler, self._facts.context_length, sink, drafter)
 
     def _decoder(self, store: PrefixStore | None = None) -> Decoder:
         """A fresh one. ``store``: where it looks for its prompt's beginning and leaves its cache; None: nowhere."""
