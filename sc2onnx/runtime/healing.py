@@ -23,7 +23,7 @@ MOST: Final = 4
 
 
 class Vocabulary:
-    """The tokens of a codec by their bytes, special ones left out. Immutable; made once, in a fifth of a second."""
+    """The tokens of a codec by their bytes, special ones left out. Immutable; made once, in a tenth of a second."""
 
     def __init__(self, codec: Codec, size: int) -> None:
         """``size``: how many ids the model has logits for."""

@@ -35,6 +35,7 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
         "verify",
         "evaluate",
         "bench",
+        "warm",
         "generate",
         "infill",
     }
