@@ -12,12 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.cache import CHUNK, RingCache
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model
-
-CHUNK: Final = 256
-"""Tokens of a step of prefill, the default of :func:`sc2onnx.load`."""
 
 _SIZE: Final = 0.1
 """Of the noise: no subnormal numbers, which some processors are slow with, and no softmax that overflows."""

@@ -11,9 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bench.depth import CHUNK, placed
+from sc2onnx.bench.depth import placed
 from sc2onnx.bench.traffic import weights_read
 from sc2onnx.errors import OutputError
+from sc2onnx.runtime.cache import CHUNK
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model, load
 

@@ -10,7 +10,6 @@ from typing import Final
 
 from sc2onnx.bench.alone import Alone, alone
 from sc2onnx.bench.bandwidth import read_rate
-from sc2onnx.bench.depth import CHUNK
 from sc2onnx.bench.engine import Engine, Opener, bundle_opener
 from sc2onnx.bench.report import Missing, Report, Row, one_line
 from sc2onnx.bench.rounds import interleaved
@@ -19,7 +18,7 @@ from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import open_named
-from sc2onnx.runtime.cache import default_capacity
+from sc2onnx.runtime.cache import CHUNK, default_capacity
 from sc2onnx.runtime.session import check_runs_on_cpu, default_threads
 
 Tell = Callable[[str], None]

@@ -17,13 +17,13 @@ from sc2onnx.errors import ContextLengthError, EmptyPromptError, InferenceError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
 from sc2onnx.runtime.bundle import Bundle, Check
-from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity
+from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
 from sc2onnx.runtime.healing import Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure
 from sc2onnx.runtime.packing import Packed, check_packed, find, make, make_in_background
-from sc2onnx.runtime.prefix import PrefixStore
+from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
 from sc2onnx.runtime.prepacked import PackedForm
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
@@ -38,7 +38,7 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     cache_capacity: int | None = None,
-    prefill_chunk: int = 256,
+    prefill_chunk: int = CHUNK,
     speculate: bool | None = None,
     max_batch: int = 8,
     check: Check = "auto",
@@ -86,7 +86,7 @@ def load(
 class Settings:
     """How a model goes about its work, as :func:`load` explains it."""
 
-    prefill_chunk: int = 256
+    prefill_chunk: int = CHUNK
     speculate: bool | None = None
     max_batch: int = 8
     prefix_memory: int | None = None
@@ -136,7 +136,7 @@ class Model:
         self._speculates = steps_agree(bundle.manifest) if settings.speculate is None else settings.speculate
         self._costs = StepCosts()
         self._facts = bundle.manifest.model
-        self._store = PrefixStore(2 * cache_shape.nbytes if settings.prefix_memory is None else settings.prefix_memory)
+        self._store = PrefixStore(SEQUENCES * cache_shape.nbytes if settings.prefix_memory is None else settings.prefix_memory)
         self._codec: Codec | None = None
         self._lock = threading.Lock()
         self._decoders: list[weakref.ref[Decoder]] = []  # not a WeakSet: those change under whoever iterates them

@@ -24,6 +24,9 @@ import numpy.typing as npt
 
 from sc2onnx.runtime.cache import RingCache
 
+SEQUENCES: Final = 2
+"""Of the full capacity, that are kept by default: the file that is edited and another one."""
+
 _LITTLE: Final = 64
 """Tokens that may be destroyed without asking for more: less than one step of a prefill computes them again."""
 

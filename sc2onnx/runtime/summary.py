@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sc2onnx.errors import RequestError
 from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
-from sc2onnx.runtime.cache import default_capacity, first_capacity
+from sc2onnx.runtime.cache import CHUNK, default_capacity, first_capacity
+from sc2onnx.runtime.prefix import SEQUENCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,12 @@ class MemoryNeed:
     total: int
 
 
-def memory_need(manifest: Manifest, context: int | None = None, prefill_chunk: int = 256) -> MemoryNeed:
+def memory_need(manifest: Manifest, context: int | None = None, prefill_chunk: int = CHUNK) -> MemoryNeed:
     """With the cache capacity that :func:`sc2onnx.load` chooses by default. Raises :class:`RequestError` beyond the model's context."""
     return memory_ahead(manifest.model, manifest.cache, manifest.weight_bytes, context, prefill_chunk)
 
 
-def memory_ahead(facts: ModelFacts, layout: CacheLayout, weight_bytes: int, context: int | None = None, prefill_chunk: int = 256) -> MemoryNeed:
+def memory_ahead(facts: ModelFacts, layout: CacheLayout, weight_bytes: int, context: int | None = None, prefill_chunk: int = CHUNK) -> MemoryNeed:
     """:func:`memory_need` of a bundle that is not there yet."""
     context = facts.context_length if context is None else context
     if not 1 <= context <= facts.context_length:
@@ -43,6 +44,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
     facts, origin, checked = manifest.model, manifest.provenance, manifest.verification
     heads = f"{facts.num_heads} heads, {facts.num_kv_heads} key-value heads of {facts.head_dim}"
     window = f"{facts.sliding_window:,}" if facts.sliding_window else "none"
+    full = default_capacity(facts.window, facts.context_length, CHUNK)
     verified = "not yet"
     if checked is not None:
         verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.shown('max_rel_diff', '.1e')} against {checked.reference}"
@@ -58,6 +60,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
         "verified": verified,
         f"memory at {need.context:,} tokens": f"{size(need.total)} = weights {size(need.weights)} + cache {size(need.cache)} "
         f"({need.cache_slots:,} slots)",
+        "kept between requests": f"at most {size(SEQUENCES * full * manifest.cache.bytes_per_token(facts))} of caches, or prefix_memory= of load",
     }
 
 
