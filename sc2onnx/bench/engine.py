@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,11 @@ import numpy.typing as npt
 from sc2onnx.bench.depth import placed
 from sc2onnx.bench.traffic import weights_read
 from sc2onnx.errors import OutputError
+from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import CHUNK
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model, load
+from sc2onnx.runtime.packing import make
 
 Tokens = npt.NDArray[np.int64]
 
@@ -79,7 +81,7 @@ class BundleEngine:
 
 
 def _load(path: Path, threads: int) -> Model:
-    """As every start after the first has it: with packed weights, made now if need be, where they can be kept."""
+    """As every start after the first has it: with packed weights, where they can be kept."""
     try:
         return load(path, threads=threads, prefill_chunk=CHUNK, packed="now")
     except OutputError:
@@ -96,5 +98,7 @@ def _open(path: Path, threads: int, real: bool) -> Iterator[Engine]:
 
 
 def bundle_opener(path: str | Path, threads: int, *, real: bool = False) -> Opener:
-    """Of a bundle; see :class:`BundleEngine`."""
+    """Of a bundle; see :class:`BundleEngine`. Packs its weights here, so that no engine's own memory and time are those of packing."""
+    with suppress(OutputError):
+        make(Bundle.open(path, "size"))
     return partial(_open, Path(path), threads, real)
