@@ -185,9 +185,10 @@ class Session:
     def logits(self, tokens: Tokens, steps: Sequence[int] | None = None, capacity: int = 256) -> Floats:
         """Of every position, computed in steps of so many tokens on a ring of so many slots."""
         outputs = [value.name for value in self._session.get_outputs()]
+        sizes = {"batch": 1, "capacity": capacity}
         caches = {value.name: value.shape for value in self._session.get_inputs() if value.name.startswith("past_key_values.")}
         feeds: dict[str, npt.NDArray[Any]] = {
-            name: np.zeros((1, heads, capacity, size), dtype=np.float32) for name, (_, heads, _, size) in caches.items()
+            name: np.zeros([sizes.get(size, size) for size in shape], dtype=np.float32) for name, shape in caches.items()
         }
         found = []
         ends = np.cumsum([0, *(steps or [len(tokens)])])
