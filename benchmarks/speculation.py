@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     try:
-        model = sc2onnx.load(options.bundle, threads=options.threads)
+        model = sc2onnx.load(options.bundle, threads=options.threads, packed="off")  # nothing is packed in the background meanwhile
         tasks = read(options.tasks, model, options.tokens)
     except (Sc2onnxError, OSError) as error:
         sys.exit(f"speculation.py: {error}")

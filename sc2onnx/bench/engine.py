@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import CHUNK
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model, load
-from sc2onnx.runtime.packing import make
+from sc2onnx.runtime.packing import Packed, make
 
 Tokens = npt.NDArray[np.int64]
 
@@ -80,17 +80,9 @@ class BundleEngine:
             self._decoder.close()
 
 
-def _load(path: Path, threads: int) -> Model:
-    """As every start after the first has it: with packed weights, where they can be kept."""
-    try:
-        return load(path, threads=threads, prefill_chunk=CHUNK, packed="now")
-    except OutputError:
-        return load(path, threads=threads, prefill_chunk=CHUNK, packed="off")
-
-
 @contextmanager
-def _open(path: Path, threads: int, real: bool) -> Iterator[Engine]:
-    engine = BundleEngine(_load(path, threads), real=real)
+def _open(path: Path, threads: int, real: bool, packed: Packed) -> Iterator[Engine]:
+    engine = BundleEngine(load(path, threads=threads, prefill_chunk=CHUNK, packed=packed), real=real)
     try:
         yield engine
     finally:
@@ -98,7 +90,14 @@ def _open(path: Path, threads: int, real: bool) -> Iterator[Engine]:
 
 
 def bundle_opener(path: str | Path, threads: int, *, real: bool = False) -> Opener:
-    """Of a bundle; see :class:`BundleEngine`. Packs its weights here, so that no engine's own memory and time are those of packing."""
-    with suppress(OutputError):
+    """Of a bundle; see :class:`BundleEngine`. It is loaded as every start after the first has it, with packed weights."""
+    return partial(_open, Path(path), threads, real, _packed(path))
+
+
+def _packed(path: str | Path) -> Packed:
+    """Packs the weights now, so that no engine's own memory and time are those of packing, and once, where they can be kept."""
+    try:
         make(Bundle.open(path, "size"))
-    return partial(_open, Path(path), threads, real)
+    except OutputError:
+        return "off"
+    return "auto"

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from sc2onnx.errors import RequestError, RewindError
 
 CHUNK: Final = 256
-"""Tokens of a step of prefill, by default. From 64 to 512 all are as fast (docs/benchmark.md); a larger one takes more slots past the window."""
+"""Tokens of a step of prefill, by default. From 64 to 512 all are as fast (docs/measurements.md); a larger one takes more slots past the window."""
 
 _GRANULE: Final = 64
 """Capacities are multiples of this, so that kernels see aligned sizes and growth is not token by token."""

@@ -33,26 +33,20 @@ class Vocabulary:
 
     def beginning_with(self, start: bytes) -> list[int]:
         """Ids of the tokens that begin with ``start``, itself included."""
-        return [token for _, token in self._sorted[bisect_left(self._spellings, start) : self._end(start)]]
+        return self._between(start, _past(start))
 
     def go_beyond(self, start: bytes) -> bool:
         """Whether some token begins with ``start`` and is longer."""
-        after = bisect_left(self._spellings, start + b"\0")
-        return after < self._end(start)
+        return bool(self._between(start + b"\0", _past(start)))
 
     def compatible(self, rest: bytes) -> npt.NDArray[np.int64]:
         """Ids of the tokens that ``rest``, followed by whatever, can begin with: those that begin with it, and those that it begins with."""
-        inside = [token for length in range(1, len(rest)) for token in self._exactly(rest[:length])]
+        inside = [token for length in range(1, len(rest)) for token in self._between(rest[:length], rest[:length] + b"\0")]
         return np.array(inside + self.beginning_with(rest), dtype=np.int64)
 
-    def _exactly(self, spelling: bytes) -> list[int]:
-        first = bisect_left(self._spellings, spelling)
-        last = bisect_left(self._spellings, spelling + b"\0")
-        return [token for _, token in self._sorted[first:last]]
-
-    def _end(self, start: bytes) -> int:
-        """Where the tokens that begin with ``start`` end: 0xFF is in no text that is UTF-8, so nothing lies between."""
-        return bisect_left(self._spellings, start + b"\xff" * 8)
+    def _between(self, first: bytes, end: bytes) -> list[int]:
+        """Ids of the tokens from ``first`` on and before ``end``, in the order of bytes."""
+        return [token for _, token in self._sorted[bisect_left(self._spellings, first) : bisect_left(self._spellings, end)]]
 
 
 def taken_back(codec: Codec, vocabulary: Vocabulary, tokens: Sequence[int]) -> str:
@@ -88,6 +82,11 @@ class Healing:
         token = self._sampler.draw(scores)
         self._rest = self._rest[len(self._codec.token_bytes(token)) :]
         return token
+
+
+def _past(start: bytes) -> bytes:
+    """What comes after everything that begins with ``start``: 0xFF is in no text that is UTF-8."""
+    return start + b"\xff" * 8
 
 
 def _text(spelling: bytes) -> str:

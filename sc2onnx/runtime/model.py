@@ -272,7 +272,7 @@ class Model:
         """
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        before, healed = self._taken_back(prefix, special=False) if heal else (prefix, "")
+        before, healed = self._cut(prefix, heal, special=False)
         return self._complete(self._row(fim_prompt(self.codec, before, suffix, path, repo, files, order=order), rules, healed))
 
     def stream_infill(
@@ -299,7 +299,7 @@ class Model:
         """Like :meth:`infill`, as an iterator of pieces."""
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        before, healed = self._taken_back(prefix, special=False) if heal else (prefix, "")
+        before, healed = self._cut(prefix, heal, special=False)
         return self._stream(self._row(fim_prompt(self.codec, before, suffix, path, repo, files, order=order), rules, healed))
 
     def generate_tokens(
@@ -369,11 +369,13 @@ class Model:
 
     def _continued(self, text: str, rules: GenerationRules, heal: bool, *, drafts: bool = True) -> Row:
         """The row that goes on with a text."""
-        before, healed = self._taken_back(text, special=True) if heal else (text, "")
+        before, healed = self._cut(text, heal, special=True)
         return self._row(self.codec.encode(before), rules, healed, drafts=drafts)
 
-    def _taken_back(self, text: str, *, special: bool) -> tuple[str, str]:
-        """A text in two: what stays, and the end that is to be written again."""
+    def _cut(self, text: str, heal: bool, *, special: bool) -> tuple[str, str]:
+        """A text in two: what stays, and the end that is to be written again, none unless it is to ``heal``."""
+        if not heal:
+            return text, ""
         end = taken_back(self.codec, self._vocabulary, self.codec.encode(text, special=special))
         return text[: len(text) - len(end)], end
 

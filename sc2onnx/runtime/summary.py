@@ -44,7 +44,6 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
     facts, origin, checked = manifest.model, manifest.provenance, manifest.verification
     heads = f"{facts.num_heads} heads, {facts.num_kv_heads} key-value heads of {facts.head_dim}"
     window = f"{facts.sliding_window:,}" if facts.sliding_window else "none"
-    full = default_capacity(facts.window, facts.context_length, CHUNK)
     verified = "not yet"
     if checked is not None:
         verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.shown('max_rel_diff', '.1e')} against {checked.reference}"
@@ -60,7 +59,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
         "verified": verified,
         f"memory at {need.context:,} tokens": f"{size(need.total)} = weights {size(need.weights)} + cache {size(need.cache)} "
         f"({need.cache_slots:,} slots)",
-        "kept between requests": f"at most {size(SEQUENCES * full * manifest.cache.bytes_per_token(facts))} of caches, or prefix_memory= of load",
+        "kept between requests": f"at most {size(SEQUENCES * memory_need(manifest).cache)} of caches, or prefix_memory= of load",
     }
 
 
