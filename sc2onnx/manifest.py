@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -32,6 +32,9 @@ INPUT_IDS: Final = "input_ids"  # int64 (batch, step)
 PAST_LENGTHS: Final = "past_lengths"  # int64 (batch,): tokens already in the cache, per row
 NUM_LOGITS: Final = "num_logits"  # int64 (1,): how many last positions get logits; optional, 1 by default
 LOGITS: Final = "logits"  # float32 (batch, num_logits, vocab)
+GREEDY_IDS: Final = "greedy_ids"  # int64 (batch, num_logits): the most likely token of each position, -1 where logits are no numbers; for cuda
+HIDDEN: Final = "hidden_states"  # (batch * step, hidden), the type of the cache: what a stage takes from the one before it
+NEXT_HIDDEN: Final = "next_hidden_states"  # the same, what a stage hands on
 
 
 def past_name(layer: int, kind: str) -> str:
@@ -42,6 +45,11 @@ def past_name(layer: int, kind: str) -> str:
 def present_name(layer: int, kind: str) -> str:
     """Name of the cache output that belongs to :func:`past_name`, of the same shape."""
     return f"present.{layer}.{kind}"
+
+
+def graph_files(stages: Sequence[int]) -> tuple[str, ...]:
+    """Names of the graphs: ``model.onnx``, or of stages ``model.0.onnx`` and so on."""
+    return tuple(f"model.{number}.onnx" for number in range(len(stages))) or (GRAPH_FILE,)
 
 
 def plain_file_name(name: str) -> bool:
@@ -89,6 +97,7 @@ class ModelFacts:
 _WIDTHS: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 RING: Final = "ring-transposed-values"
+LINEAR: Final = "linear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,8 @@ class CacheLayout:
     """How the key-value cache is laid out.
 
     ``ring-transposed-values``: per layer keys of (batch, kv_heads, capacity, head_dim) and values of (batch, kv_heads, head_dim, capacity);
-    position p in slot p mod capacity (docs/decisions/0001-ring-attention.md).
+    position p in slot p mod capacity (docs/decisions/0001-ring-attention.md). ``linear``: both of (batch, kv_heads, capacity, head_dim);
+    position p in slot p, so that the capacity bounds the tokens (docs/decisions/0013-cuda.md).
     """
 
     kind: str
@@ -181,7 +191,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The whole of ``sc2onnx.json``."""
+    """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph."""
 
     model: ModelFacts
     precision: str
@@ -193,7 +203,17 @@ class Manifest:
     provenance: Provenance
     quantization: Quantization | None = None
     verification: Verification | None = None
+    stages: tuple[int, ...] = ()
     format_version: int = field(default=FORMAT_VERSION)
+
+    def __post_init__(self) -> None:
+        if self.stages and (min(self.stages) < 1 or sum(self.stages) != self.model.num_layers):
+            raise BundleError(f"stages are {list(self.stages)}, expected layers that add up to {self.model.num_layers}: export the bundle again")
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs, in order."""
+        return graph_files(self.stages)
 
     def to_json(self) -> str:
         """Text of ``sc2onnx.json``; the same manifest always gives the same bytes."""
@@ -225,6 +245,7 @@ class Manifest:
                 provenance=record(Provenance, raw["provenance"]),
                 quantization=quantization and record(Quantization, quantization),
                 verification=verification and record(Verification, verification),
+                stages=tuple(raw.get("stages", ())),
             )
             manifest = record(cls, parsed)
         except (KeyError, TypeError, AttributeError) as error:

@@ -19,7 +19,8 @@ from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import open_named
 from sc2onnx.runtime.cache import CHUNK, default_capacity
-from sc2onnx.runtime.session import check_runs_on_cpu, default_threads
+from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.session import check_suits, default_threads
 
 Tell = Callable[[str], None]
 
@@ -86,7 +87,7 @@ def bench(bundle: str | Path, *, also: Sequence[str | Path] = (), settings: Sett
     wanted = settings or Settings()
     bundles = open_named([bundle, *also])
     for opened in bundles.values():
-        check_runs_on_cpu(opened.manifest)
+        check_suits(opened.manifest, [Device()])
     facts = [opened.manifest.model for opened in bundles.values()]
     for fact in facts:
         _check_steps(wanted.steps, fact)

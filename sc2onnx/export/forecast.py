@@ -85,7 +85,7 @@ def variants() -> list[Variant]:
 def forecast(config: Starcoder2Config, variant: Variant) -> Forecast:
     """Of a checkpoint with this configuration. Raises :class:`RequestError` where the recipe's blocks do not divide a matrix."""
     headers, recipe = _headers(config), variant.recipe()
-    floats = graph_weights(headers, config, variant.dtype)
+    floats = graph_weights(headers, config, variant.read_as)
     with planned(headers, config, floats, variant, Calibration(wanted=False), Silent()) as without_calibration:  # nothing is read
         plan = without_calibration
     _, size = place(plan.weights.values())
@@ -115,7 +115,7 @@ def streaming_peak(floats: Mapping[str, LazyWeight], written: Mapping[str, LazyW
     recipe, largest = variant.recipe(), max(prod(weight.shape) for weight in floats.values())
     extra = _CHUNK_EXTRA + (0 if recipe is None else _ROUNDING_EXTRA)
     stored = 2  # bytes of a value in bfloat16
-    chunk = min(CHUNK_BYTES // stored, largest) * (stored + _CHUNK_COPIES * variant.dtype.itemsize + extra)
+    chunk = min(CHUNK_BYTES // stored, largest) * (stored + _CHUNK_COPIES * variant.read_as.itemsize + extra)
     scales = max((weight.nbytes for name, weight in written.items() if name.endswith(".scales")), default=0)
     if recipe is None or variant.target != "portable":
         return _INTERPRETER + chunk + scales

@@ -18,12 +18,15 @@ from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config, token_ids
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import ring_attention
-from sc2onnx.export.graph.model import build
-from sc2onnx.export.graph.ops import OPSET
+from sc2onnx.export.graph.grouped_query import grouped_query_attention
+from sc2onnx.export.graph.layers import Products
+from sc2onnx.export.graph.model import Form, build
+from sc2onnx.export.graph.ops import CUDA_OPSET, OPSET
 from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize.store import Need
+from sc2onnx.export.stages import check_stages, ranges, stages_of
 
 
 def export(
@@ -34,6 +37,7 @@ def export(
     target: str = "cpu",
     revision: str | None = None,
     calibration: Calibration | None = None,
+    stages: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> manifest.Manifest:
@@ -42,6 +46,7 @@ def export(
     ``precision``: one of :data:`~sc2onnx.export.precision.PRECISIONS` or a recipe in a ``.json`` file; ``target``: one of
     :data:`~sc2onnx.export.precision.TARGETS`. ``calibration``: on what text, if not as the recipe says. Without calibration, peak
     memory is a few hundred megabytes, whatever the model's size; what it takes otherwise: ``sc2onnx info CHECKPOINT --plan``.
+    ``stages``: cut the layers into so many graphs, balanced by bytes, for several devices (``device_map`` of :func:`sc2onnx.load`).
     Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
     :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the target cannot run; ``out`` is then as it was before.
     Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``, or weights to be quantised that are zeros in whole blocks.
@@ -56,17 +61,18 @@ def export(
         source = hub.resolve(checkpoint, revision)
         opened = Checkpoint.open(source.directory)
         config = Starcoder2Config.from_dict(opened.config)
+        check_stages(stages, config)
         weights.check_complete(opened, config)
         if not (source.directory / manifest.TOKENIZER_FILE).is_file():
             warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
-        floats = weights.graph_weights(opened, config, variant.dtype)
+        floats = weights.graph_weights(opened, config, variant.read_as)
         limit = size_limit(config, floats, variant)
         writer.check_space(out, limit)  # calibration may take an hour
         with planned(opened, config, floats, variant, calibration, report, Need(out.parent, writer.space_needed(limit))) as plan:
             placed, size = writer.place(plan.weights.values())
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
-                written = _write(bundle, plan, placed, _Subject(source, opened, config, variant), report)
+                written = _write(bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages)), report)
                 if doubts := plan.doubts():
                     report.stage("looking at what was written")  # a bar ends before the line
                     warnings.warn(doubts, stacklevel=2)  # where warnings are errors, nothing is in place yet
@@ -82,6 +88,15 @@ class _Subject:
     opened: Checkpoint
     config: Starcoder2Config
     variant: Variant
+    stages: tuple[int, ...]
+
+
+def _form(variant: Variant, products: Products) -> Form:
+    """What the target has kernels for: grouped-query attention as one operator over a cache of every position, or a ring of standard ones."""
+    activations = Activations(variant.dtype)
+    if variant.cache.kind == manifest.LINEAR:
+        return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
+    return Form(partial(ring_attention, activations=activations), products, activations, OPSET)
 
 
 def _write(
@@ -92,8 +107,9 @@ def _write(
     weight_bytes = weights.total_bytes(plan.weights.values())
     report.stage("writing the weights", weight_bytes)
     bundle.weights(plan.weights, placed, report.advance)
-    activations = Activations(variant.dtype)
-    bundle.graph(build(config, placed, partial(ring_attention, activations=activations), plan.products, activations))
+    form = _form(variant, plan.products)
+    for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
+        bundle.graph(name, build(config, placed, form, layers))
     for path in opened.copied_files():
         bundle.file(path.name, path.read_bytes())
     eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
@@ -101,12 +117,13 @@ def _write(
         model=config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos),
         precision=variant.name,
         target=variant.target,
-        opset=OPSET,
+        opset=form.opset,
         cache=variant.cache,
         weight_bytes=weight_bytes,
         files=bundle.files,
         provenance=manifest.Provenance(subject.source.name, subject.source.revision, opened.license(), f"sc2onnx {__version__}"),
         quantization=plan.quantization,
+        stages=subject.stages,
     )
     bundle.file(manifest.CARD_FILE, card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.layers import Products, float_products
-from sc2onnx.export.graph.quantized import nbits_products, standard_products
+from sc2onnx.export.graph.quantized import Schemes, cuda_products, nbits_products, standard_products
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize import calibrate, corpus, sensitivity
@@ -27,6 +28,8 @@ from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
 from sc2onnx.manifest import Quantization
 
 Weights = Mapping[str, LazyWeight]
+
+_PRODUCTS: Final[Mapping[str, Callable[[Schemes], Products]]] = {"cpu": nbits_products, "portable": standard_products, "cuda": cuda_products}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +194,13 @@ def _separator(config: Starcoder2Config) -> int | None:
 def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, recipe: Recipe, rounding: _Rounding) -> WeightPlan:
     layout: Layout = "columns" if variant.target == "portable" else "rows"
     floats = {name: rounding.bias(weight) for name, weight in floats.items()}
-    weights = quantised_weights(floats, rounding.schemes, layout, rounding)
-    products = (standard_products if layout == "columns" else nbits_products)(rounding.schemes)
+    weights = quantised_weights(floats, rounding.schemes, layout, rounding, variant.dtype)
+    products = _PRODUCTS[variant.target](rounding.schemes)
     named = {name: str(scheme) for name, scheme in rounding.schemes.items()}
     body = _body(floats, rounding.schemes)
-    bits = 8 * sum(scheme.nbytes(*floats[f"{name}.weight"].shape) for name, scheme in body.items()) / _parameters(floats, body)
+    scale = variant.dtype.itemsize
+    nbytes = [scheme.nbytes(rows, columns, scale) for name, scheme in body.items() for rows, columns in [floats[f"{name}.weight"].shape]]
+    bits = 8 * sum(nbytes) / _parameters(floats, body)
     how = "nearest" if rounding.store is None else "calibrated"
     return WeightPlan(weights, products, Quantization(recipe.name, named, round(bits, 4), how, rounding.text), rounding.zeros)
 

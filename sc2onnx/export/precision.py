@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 
 from sc2onnx.errors import RequestError
-from sc2onnx.export.quantize.recipe import PRESETS, Recipe, recipe
-from sc2onnx.manifest import RING, CacheLayout
+from sc2onnx.export.quantize.recipe import CUDA_PRESETS, PRESETS, Recipe, recipe
+from sc2onnx.manifest import LINEAR, RING, CacheLayout
 
 TARGETS: Final = ("cpu", "portable", "cuda")
 """``cpu``: ONNX Runtime on a CPU, with its own operators; ``portable``: standard operators only; ``cuda``: ONNX Runtime on a GPU."""
@@ -53,11 +53,12 @@ class Variant:
                 f"precision is {self.precision!r} for target {self.target!r}, where it would be slow ({reason}): "
                 "choose fp32, int8 or int4, or a GPU (--target cuda)"
             )
-        if self.target == "cuda" and self.precision not in FLOATS:
-            raise RequestError(f"precision is {self.precision!r} for target 'cuda', which this version exports in {', '.join(FLOATS)} only")
-        chosen = None if self.precision in FLOATS else recipe(self.precision)
+        presets = CUDA_PRESETS if self.target == "cuda" else PRESETS
+        if self.precision in PRESETS and self.precision not in presets:
+            raise RequestError(f"precision is {self.precision!r} for target {self.target!r}, expected one of {', '.join((*FLOATS, *presets))}")
+        chosen = None if self.precision in FLOATS else recipe(self.precision, presets)
         object.__setattr__(self, "_recipe", chosen)
-        if chosen is not None and chosen.name in PRECISIONS and chosen != PRESETS.get(chosen.name):
+        if chosen is not None and chosen.name in PRECISIONS and chosen != presets.get(chosen.name):
             raise RequestError(f"the recipe {self.precision} is called {chosen.name!r}, which means another precision: give it a name of its own")
         if self.target == "portable" and chosen is not None and chosen.head.bits != 8:
             raise RequestError(f"the head has {chosen.head.bits} bits for target 'portable', expected 8: no standard operator gathers packed codes")
@@ -75,9 +76,15 @@ class Variant:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of activations, cache, and of the weights that are not quantised."""
-        return _DTYPES.get(self.precision, np.dtype(np.float32))
+        integers = np.dtype(np.float16 if self.target == "cuda" else np.float32)
+        return _DTYPES.get(self.precision, integers)
+
+    @property
+    def read_as(self) -> np.dtype[Any]:
+        """Type that the checkpoint is read in: what is rounded to integers is not rounded to half precision before."""
+        return self.dtype if self.recipe() is None else np.dtype(np.float32)
 
     @property
     def cache(self) -> CacheLayout:
-        """How the graph keeps keys and values."""
-        return CacheLayout(RING, self.dtype.name)
+        """How the graph keeps keys and values: as the attention that its target has kernels for."""
+        return CacheLayout(RING if self.dtype == np.float32 else LINEAR, self.dtype.name)

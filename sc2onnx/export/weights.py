@@ -7,7 +7,7 @@ a few rows at a time (docs/decisions/0002-weight-layout.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Final
 
@@ -141,6 +141,15 @@ def rotary_tables(config: Starcoder2Config, dtype: np.dtype[Any]) -> list[LazyWe
             yield function(phases.astype(np.float64)).astype(np.float32).astype(dtype)
 
     return [LazyWeight(COS_CACHE, shape, dtype, lambda: table(np.cos)), LazyWeight(SIN_CACHE, shape, dtype, lambda: table(np.sin))]
+
+
+def recast(weight: LazyWeight, dtype: np.dtype[Any]) -> LazyWeight:
+    """The same weight in another type of float. What is beyond its range is an error when it is written (:class:`TensorError`)."""
+    return (
+        weight
+        if weight.dtype == dtype
+        else replace(weight, dtype=dtype, chunks=lambda: (_rounded(weight.name, rows, dtype) for rows in weight.chunks()))
+    )
 
 
 def _cast(name: str, parts: list[StoredTensor], dtype: np.dtype[Any]) -> LazyWeight:

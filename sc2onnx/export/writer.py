@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from sc2onnx.errors import DiskSpaceError, OutputError, OutputExistsError, Sc2onnxError
 from sc2onnx.export.weights import LazyWeight
-from sc2onnx.manifest import CARD_FILE, GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileEntry
+from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileEntry
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -115,9 +115,9 @@ class BundleWriter:
         """Stream every weight to its place; ``advance`` is told the bytes as they go out."""
         self._write(WEIGHTS_FILE, _data(weights, placed, advance))
 
-    def graph(self, model: ir.Model) -> None:
-        """Write the graph, its weights referring to the data file."""
-        self.file(GRAPH_FILE, ir.to_proto(model).SerializeToString(deterministic=True))
+    def graph(self, name: str, model: ir.Model) -> None:
+        """Write a graph, its weights referring to the data file."""
+        self.file(name, ir.to_proto(model).SerializeToString(deterministic=True))
 
     def _write(self, name: str, blocks: Iterable[Buffer]) -> None:
         digest, size = hashlib.sha256(), 0

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
-from sc2onnx.manifest import GRAPH_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
+from sc2onnx.manifest import LINEAR, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
@@ -24,6 +24,8 @@ SUPPORTED: Final = (
     ("cuda", RING, "float32"),
     ("cuda", RING, "float16"),
     ("cuda", RING, "bfloat16"),
+    ("cuda", LINEAR, "float16"),
+    ("cuda", LINEAR, "bfloat16"),
 )
 """Target, cache kind and cache type of what this runtime implements."""
 
@@ -45,7 +47,7 @@ class Bundle:
         path = Path(directory)
         manifest = Manifest.read(path)
         _check_supported(manifest)
-        for name in (GRAPH_FILE, WEIGHTS_FILE):
+        for name in (*manifest.graphs, WEIGHTS_FILE):
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
         for name, entry in manifest.files.items():
@@ -55,9 +57,9 @@ class Bundle:
         return cls(path, manifest)
 
     @property
-    def graph(self) -> Path:
-        """The ONNX graph, its weights beside it."""
-        return self.directory / GRAPH_FILE
+    def graphs(self) -> list[Path]:
+        """The ONNX graphs, one for each stage, their weights beside them."""
+        return [self.directory / name for name in self.manifest.graphs]
 
     @property
     def tokenizer(self) -> Path | None:

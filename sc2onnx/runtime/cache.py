@@ -1,7 +1,7 @@
-"""The sliding-window key-value cache: positions, capacity, rewind. Arithmetic and numpy arrays only.
+"""The sliding-window key-value cache: positions, capacity, rewind. Arithmetic and numpy arrays only; where they lie is for :class:`Storage` to say.
 
 A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffers, keys (rows, kv_heads, C, head_dim)
-and values (rows, kv_heads, head_dim, C), and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S
+and values (rows, kv_heads, head_dim, C) or like the keys, and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S
 tokens first writes its own slots, and with them destroys the positions C below. ``written`` is one past the highest position
 ever written (rewinding does not restore what was overwritten), so a step is exact iff nothing it reads is gone::
 
@@ -9,13 +9,15 @@ ever written (rewinding does not restore what was overwritten), so a step is exa
 
 Worked example, W = 4, C = 6, twenty tokens written (positions 14..19 survive): rewinding 2 gives length 18, which reads
 from position 15; 15 + 6 >= 20 holds. Rewinding 4 gives length 16, which reads from 13; 13 + 6 >= 20 fails.
+
+A cache that keeps every position is one whose window and capacity are the context: nothing ever wraps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +40,8 @@ class CacheShape:
     """What decides a cache's size. ``window`` counts the current token; ``context`` is the most positions there can be.
 
     ``capacity`` is the most slots a row may take; a step past the window may have ``capacity - window + 1`` tokens, and as
-    many tokens can be rewound there. ``dtype``: of its elements, a key of :data:`STORAGE`. Raises :class:`RequestError` if the
-    capacity is below the window.
+    many tokens can be rewound there. ``dtype``: of its elements, a key of :data:`STORAGE`. ``turned``: values lie (head_dim, capacity).
+    Raises :class:`RequestError` if the capacity is below the window.
     """
 
     layers: int
@@ -49,6 +51,7 @@ class CacheShape:
     context: int
     capacity: int
     dtype: str = "float32"
+    turned: bool = True
 
     def __post_init__(self) -> None:
         if self.capacity < min(self.window, self.context):
@@ -82,20 +85,45 @@ def first_capacity(slots: int, full: int) -> int:
     return min(max(_round_up(slots), _GRANULE), full)
 
 
+class Storage(Protocol):
+    """Where buffers lie. What it gives for an array has its ``shape``, and is not otherwise looked into."""
+
+    def put(self, number: int, array: npt.NDArray[Any]) -> Any:
+        """The ``number``-th buffer, with these contents; the array is given up."""
+        ...
+
+    def get(self, number: int, buffer: Any) -> npt.NDArray[Any]:
+        """The contents of the ``number``-th buffer; they are not written to."""
+        ...
+
+
+class InMemory:
+    """Buffers are the arrays themselves."""
+
+    def put(self, number: int, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array."""
+        return array
+
+    def get(self, number: int, buffer: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array."""
+        return buffer
+
+
 class RingCache:
     """Keys and values of some rows, and how far each row has come.
 
-    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, head_dim) and (rows, kv_heads, head_dim, capacity), in :data:`STORAGE`'s
-    type. They are replaced when the cache grows; :attr:`generation` counts that, so that whoever bound them knows to bind again.
+    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, head_dim) and (rows, kv_heads, head_dim, capacity) if ``turned``, in
+    :data:`STORAGE`'s type, where ``storage`` puts them. They are replaced when the cache grows; :attr:`generation` counts that, so that
+    whoever bound them knows to bind again.
     """
 
-    def __init__(self, shape: CacheShape, rows: int, *, slots: int = 0) -> None:
-        self.shape = shape
+    def __init__(self, shape: CacheShape, rows: int, *, slots: int = 0, storage: Storage | None = None) -> None:
+        self.shape, self.storage = shape, storage or InMemory()
         self.lengths: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
         self.written: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
         self.capacity = first_capacity(slots, shape.capacity)
         self.generation = 0
-        self.buffers = self._empty(rows, self.capacity)
+        self.buffers = self._made(rows, self.capacity)
 
     @property
     def rows(self) -> int:
@@ -104,13 +132,13 @@ class RingCache:
 
     @property
     def by_slot(self) -> list[npt.NDArray[Any]]:
-        """Views of the buffers as (rows, kv_heads, capacity, head_dim), values too."""
-        return _by_slot(self.buffers)
+        """The contents as (rows, kv_heads, capacity, head_dim), values too; views where the buffers are arrays, else copies."""
+        return [self._turned(number, self.storage.get(number, buffer)) for number, buffer in enumerate(self.buffers)]
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated now."""
-        return sum(buffer.nbytes for buffer in self.buffers)
+        return self.rows * self.capacity * self.shape.nbytes // self.shape.capacity if self.buffers else 0
 
     def length(self, row: int = 0) -> int:
         """Tokens of a row; 0 once the cache is cleared."""
@@ -172,7 +200,7 @@ class RingCache:
         """Keep these rows, in this order, and drop the others."""
         index = list(rows)
         self.lengths, self.written = self.lengths[index], self.written[index]
-        self.buffers = [buffer[index] for buffer in self.buffers]
+        self.buffers = [self.storage.put(number, self.storage.get(number, buffer)[index]) for number, buffer in enumerate(self.buffers)]
         self.generation += 1
 
     def copy(self, length: int, room: int = 0) -> RingCache:
@@ -183,9 +211,8 @@ class RingCache:
         assert self.rows == 1
         wrapped = int(self.written[0]) > self.capacity
         slots = self.capacity if wrapped else length
-        copied = RingCache(self.shape, rows=1, slots=max(slots, room))
-        for new, old in zip(copied.by_slot, self.by_slot, strict=True):
-            new[:, :, :slots] = old[:, :, :slots]
+        copied = RingCache(self.shape, rows=0, slots=max(slots, room), storage=self.storage)
+        copied.buffers = self._made(1, copied.capacity, [self], slots)
         copied.lengths, copied.written = (self.lengths.copy(), self.written.copy()) if wrapped else (np.array([length]), np.array([length]))
         copied.rewind(copied.length() - length)
         return copied
@@ -196,14 +223,11 @@ class RingCache:
 
         Slots keep their numbers: only rows at the full capacity have wrapped, and that is then everybody's.
         """
-        joined = cls(caches[0].shape, sum(cache.rows for cache in caches), slots=max(cache.capacity for cache in caches))
+        joined = cls(caches[0].shape, rows=0, slots=max(cache.capacity for cache in caches), storage=caches[0].storage)
         joined.lengths = np.concatenate([cache.lengths for cache in caches])
         joined.written = np.concatenate([cache.written for cache in caches])
-        first = 0
+        joined.buffers = joined._made(joined.rows, joined.capacity, caches, release=True)
         for cache in caches:
-            for target, source in zip(joined.by_slot, cache.by_slot, strict=True):
-                target[first : first + cache.rows, :, : cache.capacity] = source
-            first += cache.rows
             cache.clear()
         return joined
 
@@ -211,7 +235,7 @@ class RingCache:
         """Forget every row and free the buffers."""
         self.lengths = np.zeros(0, dtype=np.int64)  # a reader that has the old lengths finds the old ``written``
         self.written = np.zeros(len(self.written), dtype=np.int64)
-        self.buffers = []
+        self.buffers = list[Any]()
         self.generation += 1
 
     def _grow(self, slots: int) -> None:
@@ -220,23 +244,33 @@ class RingCache:
         Below the full capacity no row has ever wrapped, so slot = position on both sides.
         """
         capacity = min(_round_up(max(slots, self.capacity * 5 // 4)), self.shape.capacity)
-        grown = self._empty(self.rows, capacity)
-        for new, old in zip(_by_slot(grown), self.by_slot, strict=True):
-            new[:, :, : self.capacity] = old
+        grown = self._made(self.rows, capacity, [self])
         # All at once, so that running out of memory above leaves the cache as it was.
         self.capacity, self.buffers, self.generation = capacity, grown, self.generation + 1
 
-    def _empty(self, rows: int, capacity: int) -> list[npt.NDArray[Any]]:
-        return [buffer for _ in range(self.shape.layers) for buffer in self._layer(rows, capacity)]
+    def _made(self, rows: int, capacity: int, sources: Sequence[RingCache] = (), slots: int | None = None, *, release: bool = False) -> list[Any]:
+        """Buffers of this shape with the rows of ``sources`` one after the other, their first ``slots``, or all; ``release``: and give those up."""
+        made = []
+        for number in range(2 * self.shape.layers):
+            # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
+            plain = (rows, self.shape.kv_heads, capacity, self.shape.head_dim)
+            lying = (*plain[:2], plain[3], plain[2]) if self._is_turned(number) else plain
+            array, first = np.zeros(lying, STORAGE[self.shape.dtype]), 0
+            for source in sources:
+                count = source.capacity if slots is None else slots
+                old = self._turned(number, source.storage.get(number, source.buffers[number]))
+                self._turned(number, array)[first : first + source.rows, :, :count] = old[:, :, :count]
+                first += source.rows
+                if release:
+                    source.buffers[number] = None
+            made.append(self.storage.put(number, array))
+        return made
 
-    def _layer(self, rows: int, capacity: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
-        heads, size, dtype = self.shape.kv_heads, self.shape.head_dim, STORAGE[self.shape.dtype]
-        return np.zeros((rows, heads, capacity, size), dtype), np.zeros((rows, heads, size, capacity), dtype)
+    def _is_turned(self, number: int) -> bool:
+        return self.shape.turned and number % 2 == 1
 
-
-def _by_slot(buffers: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    return [buffer.swapaxes(2, 3) if number % 2 else buffer for number, buffer in enumerate(buffers)]
+    def _turned(self, number: int, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return array.swapaxes(2, 3) if self._is_turned(number) else array
 
 
 def _round_up(slots: int) -> int:

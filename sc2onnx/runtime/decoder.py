@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ from sc2onnx.errors import ContextLengthError, SequenceStateError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.cache import RingCache
 from sc2onnx.runtime.prefix import Kept, PrefixStore
-from sc2onnx.runtime.session import Session, Step
+from sc2onnx.runtime.session import Session
+from sc2onnx.runtime.step import Step
 
 Logits = Literal["all", "last"] | None
 """Which appended positions want logits: each, the last, or none."""
@@ -43,16 +44,23 @@ class Decoder:
         self._bound = -1  # generation of the cache that _step is bound to
         self._closed = False
 
-    def append(self, tokens: npt.NDArray[np.int64], logits: Logits = "all") -> npt.NDArray[np.float32] | None:
-        """tokens (rows, n), checked, -> float32 logits (rows, n or 1, vocab).
+    @property
+    def chooses(self) -> bool:
+        """Whether it can be asked for the most likely tokens instead of logits, which is less to move."""
+        return self._session.chooses
 
-        Cut into steps that keep the sliding window exact. If a step fails, the tokens before it stay appended.
+    def append(self, tokens: npt.NDArray[np.int64], logits: Logits = "all", *, ids: bool = False) -> npt.NDArray[Any] | None:
+        """tokens (rows, n), checked, -> float32 logits (rows, n or 1, vocab), or the most likely ``ids``, int64 (rows, n or 1).
+
+        An id is -1 where logits are no numbers. Cut into steps that keep the sliding window exact. If a step fails, the tokens before it stay appended.
         """
         with self._use():
-            return self._append(tokens, logits)
+            return self._append(tokens, logits, ids)
 
-    def prefill(self, prompt: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def prefill(self, prompt: npt.NDArray[np.int64], *, ids: bool = False) -> npt.NDArray[Any]:
         """prompt (n,), checked, of a single row, empty where there is a store -> float32 logits of its last token (1, 1, vocab).
+
+        ``ids``: instead the most likely token, int64 (1, 1).
 
         What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`); the logits are the same.
         """
@@ -64,7 +72,7 @@ class Decoder:
                     self.reused = cache.length()
                     self._held[: self.reused] = prompt[: self.reused]
                     self.cache, self._step = cache, None
-            logits = self._append(prompt[None, self.reused :], "last")
+            logits = self._append(prompt[None, self.reused :], "last", ids)
             assert logits is not None
             return logits
 
@@ -107,27 +115,27 @@ class Decoder:
         """Whether :meth:`close` was called."""
         return self._closed
 
-    def _append(self, tokens: npt.NDArray[np.int64], logits: Logits) -> npt.NDArray[np.float32] | None:
+    def _append(self, tokens: npt.NDArray[np.int64], logits: Logits, ids: bool) -> npt.NDArray[Any] | None:
         self._check_context(tokens.shape[1])
         parts, done, total = [], 0, tokens.shape[1]
         while done < total:
             size = min(self._chunk, self.cache.longest_step(), total - done)
             wanted = size if logits == "all" else int(logits == "last" and done + size == total)
-            parts.append(self._run(tokens[:, done : done + size], wanted))
+            parts.append(self._run(tokens[:, done : done + size], wanted, ids))
             done += size
         return None if logits is None else np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
-    def _run(self, tokens: npt.NDArray[np.int64], wanted: int) -> npt.NDArray[np.float32]:
+    def _run(self, tokens: npt.NDArray[np.int64], wanted: int, ids: bool) -> npt.NDArray[Any]:
         self.cache.begin(tokens.shape[1])
         if self._step is None or self._bound != self.cache.generation:
             self._step, self._bound = self._session.bind(self.cache.buffers), self.cache.generation
         if self._closed:  # close() saw the step before, or sees this one
             self._step.cancel()
-        result = self._step.run(tokens, self.cache.lengths, wanted)
+        result = self._step.run(tokens, self.cache.lengths, wanted, ids=ids)
         if self._asked:
             first = self.cache.length()  # what follows it counts only once it is committed
             self._held[first : first + tokens.shape[1]] = tokens[0]
-            if not np.isfinite(result).all():
+            if not (np.isfinite(result) if result.dtype.kind == "f" else result >= 0).all():
                 self._asked = 0  # values that are not finite would spoil whatever is computed after them: not to be kept
         self.cache.commit(tokens.shape[1])
         return result
@@ -141,7 +149,7 @@ class Decoder:
         self._step = None
         cache = self.cache
         if self._store is not None and self._asked and cache.rows == 1 and (length := cache.length()):
-            self.cache = RingCache(cache.shape, rows=0)
+            self.cache = RingCache(cache.shape, rows=0, storage=cache.storage)
             self._store.put(Kept(self._held[:length].copy(), min(self._asked, length), cache))
         else:
             cache.clear()

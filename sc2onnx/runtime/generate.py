@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sc2onnx.errors import RequestError, SequenceStateError
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.sampling import SamplingParameters, log_probability
+from sc2onnx.runtime.sampling import Sampler, SamplingParameters, finite, log_probability
 from sc2onnx.runtime.speculate import Drafter
 from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
 
@@ -88,6 +88,10 @@ class Draws(Protocol):
         ...
 
 
+Scores = npt.NDArray[np.float32] | np.int64
+"""Logits (vocab,), or the most likely token alone."""
+
+
 @dataclass(slots=True)
 class Row:
     """One sequence being generated: its sampler, its rules, and why it ended. With a ``drafter`` it may be computed several tokens at a time."""
@@ -101,9 +105,17 @@ class Row:
     produced: int = 0
     finish_reason: FinishReason | None = None
 
-    def take(self, logits: npt.NDArray[np.float32]) -> Token | None:
-        """Draw from logits (vocab,). None if the row ended with a stop token; :attr:`finish_reason` is set when it ended."""
-        token = self.sampler.draw(logits)
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is all that it wants of logits."""
+        return isinstance(self.sampler, Sampler) and self.sampler.greedy and not self.rules.logprobs
+
+    def take(self, logits: Scores) -> Token | None:
+        """Draw from logits (vocab,), or take the token that is the most likely, where the device found it.
+
+        None if the row ended with a stop token; :attr:`finish_reason` is set when it ended.
+        """
+        token = self.sampler.draw(logits) if isinstance(logits, np.ndarray) else finite(int(logits))
         if token in self.rules.stop_tokens:
             self.finish_reason = "stop"
             return None
@@ -112,7 +124,7 @@ class Row:
             self.finish_reason = "stop"
         elif self.produced >= self.rules.max_new_tokens or len(self.prompt) + self.produced > self.context:
             self.finish_reason = "length"
-        return Token(token, log_probability(logits, token) if self.rules.logprobs else None)
+        return Token(token, log_probability(logits, token) if self.rules.logprobs and isinstance(logits, np.ndarray) else None)
 
     def draft(self, longest_step: int) -> list[int]:
         """Guesses at the tokens after the last one, to be computed with it in one step."""
@@ -155,7 +167,8 @@ class TextSink:
 
 def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
     """Prefill and decode one row. The token that ended it with a stop string or by length is given, a stop token is not."""
-    logits: npt.NDArray[np.float32] | None = decoder.prefill(row.prompt)
+    ids = decoder.chooses and row.greedy
+    logits: npt.NDArray[Any] | None = decoder.prefill(row.prompt, ids=ids)
     draft, seconds = list[int](), None
     while True:
         assert logits is not None
@@ -173,7 +186,7 @@ def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
         decoder.rewind(len(draft) + 1 - len(given))
         draft = row.draft(decoder.longest_step)
         began = time.perf_counter()
-        logits = decoder.append(np.array([[given[-1], *draft]], dtype=np.int64), "all")
+        logits = decoder.append(np.array([[given[-1], *draft]], dtype=np.int64), "all", ids=ids)
         seconds = time.perf_counter() - began
 
 
@@ -218,7 +231,7 @@ class _Batch:
 
     def __init__(self) -> None:
         self.active: list[_Gathered] = []
-        self._logits: list[npt.NDArray[np.float32]] = []
+        self._logits: list[Scores] = []
         self._decoder: Decoder | None = None
 
     def admit(self, entries: Sequence[_Gathered], new_decoder: Callable[[], Decoder]) -> None:
@@ -252,7 +265,8 @@ class _Batch:
             else:
                 self.close()
         if following:
-            step = self._decoder.append(np.array(following, dtype=np.int64)[:, None], "last")
+            ids = self._decoder.chooses and all(entry.row.greedy for entry in self.active)
+            step = self._decoder.append(np.array(following, dtype=np.int64)[:, None], "last", ids=ids)
             assert step is not None
             self._logits = list(step[:, -1])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import overload
@@ -13,12 +13,13 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, InferenceError
-from sc2onnx.manifest import Manifest
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, InferenceError, RequestError
+from sc2onnx.manifest import RING, Manifest
 from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
 from sc2onnx.runtime.bundle import Bundle, Check
 from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
 from sc2onnx.runtime.healing import Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure
@@ -27,7 +28,7 @@ from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
 from sc2onnx.runtime.prepacked import PackedForm
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
-from sc2onnx.runtime.session import Session, Substitute, check_device, check_runs_on_cpu, default_threads, steps_agree
+from sc2onnx.runtime.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads, steps_agree
 from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
 from sc2onnx.runtime.text import Codec, FimOrder, fim_prompt, open_codec
 
@@ -36,7 +37,9 @@ def load(
     bundle: str | Path,
     *,
     device: str = "cpu",
+    device_map: Sequence[str] | None = None,
     threads: int | None = None,
+    spin: float = SPIN,
     cache_capacity: int | None = None,
     prefill_chunk: int = CHUNK,
     speculate: bool | None = None,
@@ -44,11 +47,15 @@ def load(
     check: Check = "auto",
     prefix_memory: int | None = None,
     packed: Packed = "auto",
+    cuda_graphs: bool = True,
 ) -> Model:
     """Load a bundle directory.
 
-    ``device``: ``cpu``. ``threads``: for one step; by default one per processor this process may use. ``cache_capacity``: the most slots of a
-    sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context.
+    ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``: instead, one for each stage of a bundle that is cut.
+    ``threads``: for one step; by default one per processor this process may use. ``spin``: seconds that they look for work after a step
+    before they sleep; 0 lets them sleep at once. ``cache_capacity``: the most slots of a
+    sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context, which a bundle
+    for a GPU needs.
     ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
     in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
     (:func:`~sc2onnx.runtime.session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties may go
@@ -56,27 +63,30 @@ def load(
     ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
     keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none. ``packed``: whether the packed
     weights of a quantised bundle are kept in the user's cache directory, for memory that processes share and a faster start, see
-    :data:`sc2onnx.runtime.packing.Packed`.
+    :data:`sc2onnx.runtime.packing.Packed`. ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
 
     Raises :class:`~sc2onnx.errors.BundleError`,
     :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
     sizes, with ``packed="now"`` also :class:`~sc2onnx.errors.OutputError`. Warns (:class:`UserWarning`) if the bundle was made for another
     device and is slow on this one.
     """
-    check_device(device)
     check_packed(packed)
     for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity), ("max_batch", max_batch)):
         if value is not None:
             whole_number(name, value, 1)
     if prefix_memory is not None:
         whole_number("prefix_memory", prefix_memory, 0)
+    if not isinstance(spin, (int, float)) or not 0 <= spin <= 1:
+        raise RequestError(f"spin is {spin!r}, expected 0 to 1 second")
     opened = Bundle.open(bundle, check)
-    check_runs_on_cpu(opened.manifest)
+    devices = chosen_devices(device, device_map, opened.manifest)
+    check_suits(opened.manifest, devices)
     settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)
+    place = Place(devices, threads or default_threads(), spin, cuda_graphs)
     if packed == "now":
         make(opened)
     form = None if packed == "off" else find(opened)
-    model = open_model(opened, threads=threads, cache_capacity=cache_capacity, settings=settings, packed=form)
+    model = open_model(opened, place=place, cache_capacity=cache_capacity, settings=settings, packed=form)
     if packed == "auto" and not model.packed:
         make_in_background(opened)
     return model
@@ -92,37 +102,57 @@ class Settings:
     prefix_memory: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model runs, as :func:`load` explains it: a device for each stage, and the processors' part in it. No devices: the CPU."""
+
+    devices: tuple[Device, ...] = ()
+    threads: int = field(default_factory=default_threads)
+    spin: float = SPIN
+    cuda_graphs: bool = True
+
+    def session(self, bundle: Bundle, instead: Sequence[Substitute] = ()) -> Session:
+        """The bundle's graphs, loaded."""
+        devices = self.devices or (Device(),) * len(bundle.graphs)
+        return Session(bundle, self.threads, devices, instead=instead, cuda_graphs=self.cuda_graphs, spin=self.spin)
+
+
 def open_model(
     bundle: Bundle,
-    graph: bytes | None = None,
+    graphs: Sequence[bytes] = (),
     *,
-    threads: int | None = None,
+    place: Place | None = None,
     cache_capacity: int | None = None,
     settings: Settings | None = None,
     packed: PackedForm | None = None,
 ) -> Model:
-    """The model of an open bundle, on the CPU, the rest as in :func:`load`.
+    """The model of an open bundle, the rest as in :func:`load`.
 
-    ``graph``: in the place of the bundle's own, over its weights. ``packed``: of its weights, to be used if that works.
+    ``graphs``: in the place of the bundle's own, over its weights. ``packed``: of its weights, to be used if that works.
     """
-    assert graph is None or packed is None, "packed weights come with a graph"
-    facts, settings = bundle.manifest.model, settings or Settings()
-    wanted = default_capacity(facts.window, facts.context_length, settings.prefill_chunk) if cache_capacity is None else cache_capacity
-    capacity, dtype = min(wanted, facts.context_length), bundle.manifest.cache.dtype
-    shape = CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, capacity, dtype)
-    instead = None if graph is None else Substitute(graph, bundle.directory)
-    session = None if packed is None else _open_packed(bundle, packed, threads or default_threads())
+    assert not graphs or packed is None, "packed weights come with a graph"
+    settings, place = settings or Settings(), place or Place()
+    shape = cache_shape(bundle.manifest, settings.prefill_chunk, cache_capacity)
+    session = None if packed is None else _open_packed(bundle, packed, place)
     if session is None:
         packed = None
-        session = Session(bundle.graph, facts, threads or default_threads(), quantised=bundle.manifest.quantization is not None, instead=instead)
+        session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs])
     return Model(bundle, session, shape, settings, packed)
 
 
-def _open_packed(bundle: Bundle, form: PackedForm, threads: int) -> Session | None:
+def cache_shape(manifest: Manifest, chunk: int, capacity: int | None = None) -> CacheShape:
+    """Of a sequence. A cache that keeps every position is, to its arithmetic, one whose window is the context."""
+    facts, layout = manifest.model, manifest.cache
+    window = facts.window if layout.kind == RING else facts.context_length
+    wanted = default_capacity(window, facts.context_length, chunk) if capacity is None else capacity
+    size = (facts.num_layers, facts.num_kv_heads, facts.head_dim)
+    return CacheShape(*size, window, facts.context_length, min(wanted, facts.context_length), layout.dtype, turned=layout.kind == RING)
+
+
+def _open_packed(bundle: Bundle, form: PackedForm, place: Place) -> Session | None:
     """The session over packed weights; one that cannot be had is not kept either."""
     try:
-        instead = Substitute(*form.graph(bundle.weights), optimised=True)
-        return Session(bundle.graph, bundle.manifest.model, threads, quantised=True, instead=instead)
+        return place.session(bundle, [Substitute(*form.graph(bundle.weights), optimised=True)])
     except (InferenceError, OSError, ValueError, KeyError):  # KeyError: a location that this version does not write
         form.discard()
         return None
@@ -402,9 +432,8 @@ class Model:
 
     def _decoder(self, store: PrefixStore | None = None) -> Decoder:
         """A fresh one. ``store``: where it looks for its prompt's beginning and leaves its cache; None: nowhere."""
-        decoder = Decoder(
-            self._session, self._facts, RingCache(self._cache_shape, rows=1), self._settings.prefill_chunk, store if store and store.limit else None
-        )
+        cache = RingCache(self._cache_shape, rows=1, storage=self._session.storage)
+        decoder = Decoder(self._session, self._facts, cache, self._settings.prefill_chunk, store if store and store.limit else None)
         with self._lock:
             self._decoders = [reference for reference in self._decoders if reference() is not None]
             self._decoders.append(weakref.ref(decoder))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, Sc2onnxError
-from sc2onnx.manifest import GRAPH_FILE, WEIGHTS_FILE
+from sc2onnx.manifest import GRAPH_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.memory import available
 from sc2onnx.runtime.prepacked import DATA, GRAPH, IN_BUNDLE, IN_CACHE, PackedCache, PackedForm, key, processor
@@ -56,7 +56,7 @@ def make(bundle: Bundle, *, wait: bool = True) -> PackedForm | None:
     ``wait``: for another process that is making one. Raises :class:`OutputError`, :class:`DiskSpaceError` and
     :class:`~sc2onnx.errors.InferenceError`.
     """
-    if bundle.manifest.quantization is None:
+    if not packable(bundle.manifest):
         return None
     cache, name = PackedCache.open(), _key(bundle)
     try:
@@ -66,9 +66,14 @@ def make(bundle: Bundle, *, wait: bool = True) -> PackedForm | None:
     except OutputError:
         raise
     except (ValueError, KeyError) as error:
-        raise OutputError(f"{build()} saved {bundle.graph} in a form that this version does not know ({error!r}): upgrade sc2onnx") from error
+        raise OutputError(f"{build()} saved {bundle.graphs[0]} in a form that this version does not know ({error!r}): upgrade sc2onnx") from error
     except OSError as error:
         raise OutputError(f"packed weights cannot be kept in {cache.directory} ({error}): set SC2ONNX_CACHE to another directory") from error
+
+
+def packable(manifest: Manifest) -> bool:
+    """Whether ONNX Runtime packs its weights on the CPU, all of them for one graph."""
+    return manifest.quantization is not None and manifest.target != "cuda" and not manifest.stages
 
 
 def make_in_background(bundle: Bundle) -> None:
@@ -99,7 +104,7 @@ def _python() -> bool:
 
 
 def _cache(bundle: Bundle) -> PackedCache | None:
-    if bundle.manifest.quantization is None:
+    if not packable(bundle.manifest):
         return None
     try:
         cache = PackedCache.open()
@@ -119,11 +124,11 @@ def _write(bundle: Bundle, cache: PackedCache, name: str) -> PackedForm:
     with cache.draft() as draft:
         saved = draft / "saved"
         saved.mkdir()
-        save_packed(bundle.graph, saved / GRAPH_FILE, WEIGHTS_FILE)
+        save_packed(bundle.graphs[0], saved / GRAPH_FILE, WEIGHTS_FILE)
         _split(bundle, saved, draft)
         shutil.rmtree(saved)
         source = PackedForm(draft).graph(bundle.weights)
-        Session(bundle.graph, bundle.manifest.model, 1, quantised=True, instead=Substitute(*source, optimised=True))  # whole, or it raises
+        Session(bundle, 1, instead=[Substitute(*source, optimised=True)])  # whole, or it raises
         return cache.keep(draft, name, [build(), *processor(), str(bundle.directory.resolve())])
 
 
@@ -148,7 +153,7 @@ def _split(bundle: Bundle, saved: Path, into: Path) -> None:
     All packed weights are listed with one initializer, as what is listed with it must be in its own file.
     """
     graph = (saved / GRAPH_FILE).read_bytes()
-    theirs, ours = places(graph), places(bundle.graph.read_bytes())
+    theirs, ours = places(graph), places(bundle.graphs[0].read_bytes())
     with _mapped(saved / WEIGHTS_FILE) as copy, _mapped(bundle.weights) as original, (into / DATA).open("wb") as file:
         data = _Data(copy, file)
         same = {name for name, place in theirs.items() if name in ours and _bytes(copy, place) == _bytes(original, ours[name])}
@@ -157,7 +162,7 @@ def _split(bundle: Bundle, saved: Path, into: Path) -> None:
         moved |= {name: {**_plain(ours[name]), "location": IN_BUNDLE} for name in same - {carrier}}
         packed = [value for place in theirs.values() for entry, value in place.items() if entry.startswith(_PREPACKED)]
         if not packed:
-            raise OutputError(f"onnxruntime packed no weight of {bundle.graph}: there is nothing to keep")
+            raise OutputError(f"onnxruntime packed no weight of {bundle.graphs[0]}: there is nothing to keep")
         moved[carrier] = {**moved[carrier], **{f"{_PREPACKED}{number}": data.packed(value) for number, value in enumerate(packed)}}
     (into / GRAPH).write_bytes(with_places(graph, lambda name, _: moved[name]))
 

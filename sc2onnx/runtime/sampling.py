@@ -43,6 +43,16 @@ class SamplingParameters:
         _check("seed", self.seed, self.seed is None or (isinstance(self.seed, (int, np.integer)) and self.seed >= 0), "None or a whole number from 0")
 
 
+_NOT_FINITE: Final = "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision"
+
+
+def finite(token: int) -> int:
+    """A token that a device chose. Raises :class:`InferenceError` for -1, which stands for logits that are not numbers."""
+    if token < 0:
+        raise InferenceError(_NOT_FINITE)
+    return token
+
+
 class Sampler:
     """Draws tokens for one sequence: its own random state, and what it has seen for the repetition penalty."""
 
@@ -57,14 +67,17 @@ class Sampler:
     def draw(self, logits: npt.NDArray[np.float32]) -> int:
         """One token from logits (vocab,), which are left alone. Raises :class:`InferenceError` if they are not numbers."""
         if not np.isfinite(logits.max()):
-            raise InferenceError(
-                "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision"
-            )
+            raise InferenceError(_NOT_FINITE)
         scores = self._penalised(logits)
         token = int(scores.argmax()) if self._parameters.temperature == 0.0 else self._sample(scores)
         if self._seen is not None:
             self._seen[token] = True
         return token
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it takes the most likely token, whatever came before."""
+        return self._parameters.temperature == 0.0 and self._seen is None
 
     def _sample(self, scores: npt.NDArray[np.float32]) -> int:
         """Inverse transform sampling over the surviving candidates, in order of token id."""

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
+import io
 import os
+import sys
+import threading
 import warnings
+import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +20,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import CancelledError, DeviceError, InferenceError, MissingDependencyError
-from sc2onnx.manifest import INPUT_IDS, LOGITS, NUM_LOGITS, PAST_LENGTHS, Manifest, ModelFacts, past_name, present_name
+from sc2onnx.errors import DeviceError, InferenceError, MissingDependencyError
+from sc2onnx.manifest import GREEDY_IDS, LINEAR, Manifest
+from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.cache import InMemory, Storage
+from sc2onnx.runtime.device import Device, cuda_libraries, driver, missing_libraries, unsuitable
+from sc2onnx.runtime.step import BFLOAT16, Graph, Step
 
 try:
     import onnxruntime as ort
@@ -22,8 +33,8 @@ except ImportError as error:
     raise MissingDependencyError(f'running a bundle needs onnxruntime ({error}): pip install "sc2onnx[cpu]"') from error
 
 
-_BFLOAT16: Final = 16
-"""``onnx.TensorProto.BFLOAT16``: how ONNX Runtime is told of a type that numpy has not."""
+SPIN: Final = 0.001
+"""Seconds that idle threads look for work by default: as fast as ONNX Runtime's own default, at a tenth of its idle work (docs/measurements.md)."""
 
 
 def default_threads() -> int:
@@ -31,20 +42,36 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_device(device: str) -> None:
-    """Raise :class:`DeviceError` unless bundles of this version run on ``device``."""
-    if device != "cpu":
-        raise DeviceError(f"device is {device!r}, this version runs bundles on 'cpu' only: use device=\"cpu\"")
+def chosen_devices(device: str, device_map: Sequence[str] | None, manifest: Manifest) -> tuple[Device, ...]:
+    """A device for each graph. ``auto``: the first GPU where that works and the bundle is for one, else the CPU.
+
+    Raises :class:`DeviceError` for names that mean nothing and maps of another length than the bundle has stages.
+    """
+    stages = len(manifest.graphs)
+    if device_map is None:
+        if device == "auto":
+            device = "cuda" if manifest.target == "cuda" and cuda_trouble(Device("cuda")) is None else "cpu"
+        return (Device.named(device),) * stages
+    if isinstance(device_map, str) or len(device_map) != stages:
+        expected = f"expected a list of {stages}, one for each stage of the bundle (`sc2onnx export --stages` makes more)"
+        raise DeviceError(f"device_map is {device_map!r}, {expected}")
+    return tuple(Device.named(name) for name in device_map)
 
 
-def check_runs_on_cpu(manifest: Manifest) -> None:
-    """Warn (:class:`UserWarning`) of a bundle that is slow here; raise :class:`DeviceError` for one without kernels here."""
-    if manifest.target != "cuda":
+def check_suits(manifest: Manifest, devices: Sequence[Device]) -> None:
+    """Warn (:class:`UserWarning`) of a bundle that is slow on the CPU; raise :class:`DeviceError` for one without kernels on its device."""
+    for device in devices:
+        if device.kind == "cuda" and manifest.cache.kind != LINEAR:
+            raise DeviceError(
+                f"device is '{device}' and the bundle is {manifest.precision} for {manifest.target}, which runs on the CPU: "
+                'export it for a GPU (--target cuda, in fp16, bf16, int8 or int4), or use device="cpu"'
+            )
+    if manifest.target != "cuda" or all(device.kind == "cuda" for device in devices):
         return
     if manifest.cache.dtype == "bfloat16":
         raise DeviceError(
             f"the bundle is {manifest.precision} for {manifest.target}, and onnxruntime's CPU provider has no kernels for that: "
-            "export it as fp32 to run it here; `sc2onnx verify` can check its numbers"
+            'export it as fp32 to run it here, or run it on a GPU (device="cuda"); `sc2onnx verify` can check its numbers'
         )
     warnings.warn(
         f"the bundle is {manifest.precision} for {manifest.target}: on the CPU it is good for checking its numbers, but slow "
@@ -80,21 +107,113 @@ class Substitute:
 
 
 class Session:
-    """A loaded graph. Several threads may run it at once, each with buffers of its own."""
+    """Loaded graphs, on their devices. Several threads may run them at once, each with buffers of its own."""
 
-    def __init__(self, graph: Path, facts: ModelFacts, threads: int, *, quantised: bool = False, instead: Substitute | None = None) -> None:
-        """``threads``: intra-op threads of one step. ``quantised``: its matrices are integers. Raises :class:`InferenceError`."""
-        options = _options(threads, quantised)
-        if instead is not None and instead.optimised:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        folder = graph.parent if instead is None else instead.folder
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        self._session = _load(graph, options, None if instead is None else instead.graph)
-        self._facts = facts
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int,
+        devices: Sequence[Device] = (Device(),),
+        *,
+        instead: Sequence[Substitute] = (),
+        cuda_graphs: bool = True,
+        spin: float = SPIN,
+    ) -> None:
+        """``threads``: intra-op threads of one step, which look for work for ``spin`` seconds before they sleep. ``devices``: one for each graph.
 
-    def bind(self, buffers: Sequence[npt.NDArray[Any]]) -> Step:
+        ``instead``: graphs in the place of the bundle's. ``cuda_graphs``: steps of one token become CUDA graphs, where there is one stage.
+        Raises :class:`InferenceError` and :class:`DeviceError`.
+        """
+        facts = bundle.manifest.model
+        counts = bundle.manifest.stages or (facts.num_layers,)
+        self._vocab, self._storage = facts.vocab_size, Storages(devices, counts)
+        self._graphs, first = list[Graph](), 0
+        for number, (device, count) in enumerate(zip(devices, counts, strict=True)):
+            options = _options(threads, bundle.manifest.quantization is not None, spin)
+            captures = cuda_graphs and device.kind == "cuda" and len(counts) == 1
+            session = _opened(bundle.graphs[number], options, device, captures, instead[number] if instead else None)
+            lock = threading.Lock() if captures else nullcontext()
+            self._graphs.append(Graph(session, device, range(first, first + count), _run_options, _value, captures, lock))
+            first += count
+
+    @property
+    def storage(self) -> Storage:
+        """Where its caches lie: in memory, or on its devices."""
+        return self._storage if self._storage.elsewhere else InMemory()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its steps can give the most likely tokens instead of logits."""
+        return GREEDY_IDS in self._graphs[-1].outputs and self._storage.elsewhere
+
+    def bind(self, buffers: Sequence[Any]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
-        return Step(self._session, self._facts, buffers)
+        return Step(self._graphs, self._vocab, buffers)
+
+
+@dataclass(frozen=True)
+class DeviceBuffer:
+    """Part of a cache on a device. ``element``: of what numpy or ONNX type it is."""
+
+    value: ort.OrtValue
+    shape: tuple[int, ...]
+    element: Any
+
+    @property
+    def address(self) -> int:
+        """Where it lies."""
+        return int(self.value.data_ptr())
+
+
+class Storages:
+    """The caches of a model, each layer's where its stage runs.
+
+    Buffers that are given up are used again, those of one cache together: a CUDA graph belongs to addresses.
+    """
+
+    _FREE: Final = 2
+    """Sets of buffers of one size that wait to be used again."""
+
+    def __init__(self, devices: Sequence[Device], counts: Sequence[int]) -> None:
+        self._devices = [device for device, count in zip(devices, counts, strict=True) for _ in range(2 * count)]  # by buffer
+        self._free: dict[tuple[Any, ...], list[tuple[int, ort.OrtValue]]] = {}
+        self._made: dict[tuple[Any, ...], int] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether there is a device that is not the CPU."""
+        return any(device.kind != "cpu" for device in self._devices)
+
+    def put(self, number: int, array: npt.NDArray[Any]) -> Any:
+        """A buffer of layer ``number // 2`` with these contents."""
+        device = self._devices[number]
+        if device.kind == "cpu":
+            return array
+        key = (number, array.shape, array.dtype.str)
+        with self._lock:
+            waiting = self._free.get(key, [])
+            order, value = waiting.pop(0) if waiting else (self._made.get(key, 0), None)
+            if value is None:
+                self._made[key] = order + 1
+        if value is None:
+            value = _value(array, device)
+        else:
+            value.update_inplace(np.ascontiguousarray(array))
+        buffer = DeviceBuffer(value, array.shape, BFLOAT16 if array.dtype == np.uint16 else array.dtype.type)
+        weakref.finalize(buffer, self._release, key, order, value).atexit = False
+        return buffer
+
+    def get(self, number: int, buffer: Any) -> npt.NDArray[Any]:
+        """The contents of a buffer."""
+        return buffer if isinstance(buffer, np.ndarray) else np.asarray(buffer.value.numpy())
+
+    def _release(self, key: tuple[Any, ...], order: int, value: ort.OrtValue) -> None:
+        with self._lock:
+            waiting = self._free.setdefault(key, [])
+            waiting.append((order, value))
+            waiting.sort(key=lambda entry: entry[0])
+            del waiting[self._FREE :]
 
 
 def build() -> str:
@@ -115,22 +234,42 @@ def save_packed(graph: Path, optimised: Path, data: str) -> None:
     _load(graph, options)
 
 
-def _options(threads: int, quantised: bool) -> ort.SessionOptions:
+def _options(threads: int, quantised: bool, spin: float = SPIN) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(round(spin * 1e6)))
+    if spin == 0:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if quantised:  # their products want them packed; where they are written with standard operators, activations are int8 as well
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
     # Float weights run as fast from the mapped file as from a private packed copy at batch 1, load at once and stay
     # shared and reclaimable (docs/decisions/0002-weight-layout.md).
     options.add_session_config_entry("session.disable_prepacking", "0" if quantised else "1")
     return options
 
 
-def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None) -> ort.InferenceSession:
+def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: bool, instead: Substitute | None) -> ort.InferenceSession:
+    if instead is not None and instead.optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    folder = graph.parent if instead is None else instead.folder
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    source = None if instead is None else instead.graph
+    if device.kind == "cpu":
+        return _load(graph, options, source)
+    check_cuda(device)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    how = {"device_id": str(device.index), "enable_cuda_graph": "1" if captures else "0"}
+    session = _load(graph, options, source, [("CUDAExecutionProvider", how)])
+    _check_on_device(session, device)
+    return session
+
+
+def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None, providers: Sequence[Any] = ()) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(instead or str(graph), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
 
@@ -141,43 +280,70 @@ def _too_old() -> str:
     return ' (bundles need onnxruntime 1.32: pip install --upgrade "sc2onnx[cpu]")' if version < (1, 32) else ""
 
 
-class Step:
-    """One forward pass with the cache bound in place. Not for two threads at once; :meth:`cancel` is for any thread."""
+def _check_on_device(session: ort.InferenceSession, device: Device) -> None:
+    """Raise :class:`DeviceError` if a node that computes was left to the CPU. Arithmetic of shapes belongs there."""
+    if "CUDAExecutionProvider" not in session.get_providers():
+        raise DeviceError(f"onnxruntime could not start its CUDA provider on {device}: {_LIBRARIES}")
+    left = nodes_left_to_cpu(session)
+    if left:
+        shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
+        raise DeviceError(
+            f"{len(left)} nodes of the graph would run on the CPU instead of {device} ({shown}): "
+            f"onnxruntime-gpu {ort.__version__} has no CUDA kernels for them, upgrade it, or export the bundle again with this version"
+        )
 
-    def __init__(self, session: ort.InferenceSession, facts: ModelFacts, buffers: Sequence[npt.NDArray[Any]]) -> None:
-        self._session, self._vocab = session, facts.vocab_size
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = 4  # a cancelled run is not worth an error line
-        self._binding = session.io_binding()
-        self._held = list(buffers)  # the binding knows addresses only: the arrays must outlive it
-        names = [(layer, kind) for layer in range(facts.num_layers) for kind in ("key", "value")]
-        for (layer, kind), buffer in zip(names, buffers, strict=True):
-            element = _BFLOAT16 if buffer.dtype == np.uint16 else buffer.dtype.type
-            self._binding.bind_input(past_name(layer, kind), "cpu", 0, element, buffer.shape, buffer.ctypes.data)
-            self._binding.bind_output(present_name(layer, kind), "cpu", 0, element, buffer.shape, buffer.ctypes.data)
 
-    def run(self, tokens: npt.NDArray[np.int64], past: npt.NDArray[np.int64], num_logits: int) -> npt.NDArray[np.float32]:
-        """tokens (batch, step) after past (batch,) cached ones -> logits float32 (batch, num_logits, vocab).
+def nodes_left_to_cpu(session: ort.InferenceSession) -> list[str]:
+    """Names of the nodes that its CPU provider computes, but for arithmetic of shapes. Needs ``record_ep_graph_assignment_info``."""
+    subgraphs = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
+    nodes = [node for part in subgraphs for node in part.get_nodes()]
+    return [f"{node.op_type} {node.name}".strip() for node in nodes if node.op_type not in _SHAPES]
 
-        Raises :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
-        """
-        inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
-        inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        logits = np.empty((tokens.shape[0], num_logits, self._vocab), dtype=np.float32)
-        for name, array in inputs.items():
-            self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        self._binding.bind_output(LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        try:
-            self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            if self._options.terminate:
-                raise CancelledError("the sequence was closed while it was computing") from None
-            raise InferenceError(f"onnxruntime could not run the graph: {error}") from error
-        return logits
 
-    def cancel(self) -> None:
-        """Make a running and every later :meth:`run` stop with :class:`CancelledError`, within about one operator."""
-        self._options.terminate = True
+_SHAPES: Final = frozenset({"Shape", "Squeeze", "Unsqueeze", "Concat", "Cast", "Sub"})
+"""What graphs compute of shapes; ONNX Runtime does it on the CPU, where the shapes are."""
+
+
+def _run_options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = 4  # a cancelled run is not worth an error line
+    options.add_run_config_entry("gpu_graph_id", "-1")
+    return options
+
+
+def _value(array: npt.NDArray[Any], device: Device) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device.kind, device.index)
+
+
+_LIBRARIES: Final = "`sc2onnx doctor` says which of its libraries is missing"
+
+
+def check_cuda(device: Device) -> None:
+    """Raise :class:`DeviceError`, saying what is missing, unless onnxruntime can run graphs on this GPU."""
+    if reason := cuda_trouble(device):
+        raise DeviceError(f"device is '{device}', which does not work here: {reason}")
+
+
+def cuda_trouble(device: Device) -> str | None:
+    """What stands in the way of a GPU: onnxruntime, the driver, the device, or a library. None: nothing that can be seen from here."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return f'the installed onnxruntime {ort.__version__} is the one without CUDA: pip uninstall onnxruntime, then pip install "sc2onnx[gpu]"'
+    needed = tuple(int(part) for part in str(getattr(ort, "cuda_version", "") or "").split(".") if part.isdigit())
+    if reason := unsuitable(driver(), device, needed):
+        return reason
+    _preload()
+    missing = missing_libraries(cuda_libraries(needed[0])) if needed and sys.platform != "win32" else []
+    if missing:
+        return f'{", ".join(missing)} cannot be loaded, which onnxruntime-gpu for CUDA {needed[0]} needs: pip install "sc2onnx[gpu]"'
+    return None
+
+
+@functools.cache
+def _preload() -> None:
+    """Load the libraries of pip's ``nvidia-*`` packages, so that the provider finds them; torch has no part in it."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; what matters of that is said by cuda_trouble
+            ort.preload_dlls(directory="")
 
 
 @dataclass(frozen=True, slots=True)

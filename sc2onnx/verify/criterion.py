@@ -15,6 +15,9 @@ TOLERANCE: Final = 1e-5
 UNIT_ROUNDOFF: Final[Mapping[str, float]] = {"fp16": 2.0**-11, "bf16": 2.0**-8}
 """Largest relative error of rounding once to 11 and 8 significant bits."""
 
+ACTIVATIONS: Final[Mapping[str, str]] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""Type of the cache, which is that of the activations -> how precisions call it."""
+
 _ROUNDING: Final = 0.425
 """Root mean square of one rounding's relative error, in unit roundoffs: ``sqrt(E[1 / m^2] / 3)`` for m log-uniform in [1, 2)."""
 
@@ -49,12 +52,15 @@ class Criterion:
         return self.greedy == "near ties" and parting.gap <= 2 * self.tolerance
 
 
-def criterion(precision: str, layers: int, quantised: bool = False) -> Criterion:
-    """The rule for a precision: fp32 by :data:`TOLERANCE`, fp16 and bf16 by :func:`half_tolerance`, integers by :func:`integer_tolerance`."""
+def criterion(activations: str, layers: int, quantised: bool = False) -> Criterion:
+    """The rule for a type of activations: fp32 by :data:`TOLERANCE`, fp16 and bf16 by :func:`half_tolerance`, whatever the weights are.
+
+    ``quantised``: weights are integers. Beside activations in fp32 these are multiplied as int8: :func:`integer_tolerance`.
+    """
+    if activations in UNIT_ROUNDOFF:
+        return Criterion("max_rel_diff", half_tolerance(activations, layers), "near ties")
     if quantised:
         return Criterion("max_rel_diff", integer_tolerance(), "reported")
-    if precision in UNIT_ROUNDOFF:
-        return Criterion("max_rel_diff", half_tolerance(precision, layers), "near ties")
     return Criterion("max_rel_diff", TOLERANCE, "all")
 
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.export.quantize.codec import Scheme, unpack
 from sc2onnx.export.quantize.weights import codes_name, scales_name
-from sc2onnx.manifest import GRAPH_FILE
+from sc2onnx.manifest import Manifest
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,7 +23,9 @@ _PART = re.compile(r"\.([qkv])_proj\.")
 
 def parameters(bundle: Path, shapes: Shapes) -> Iterator[tuple[str, Floats]]:
     """Every parameter of ``shapes`` (name -> shape, as transformers has them), as the bundle at ``bundle`` keeps it, one at a time."""
-    initializers = ir.load(bundle / GRAPH_FILE).graph.initializers
+    initializers: dict[str, ir.Value] = {}
+    for name in Manifest.read(bundle).graphs:
+        initializers |= ir.load(bundle / name).graph.initializers
     for name, shape in shapes.items():
         packed, first = _place(name, shapes)
         rows = slice(first, first + shape[0])
@@ -32,7 +34,7 @@ def parameters(bundle: Path, shapes: Shapes) -> Iterator[tuple[str, Floats]]:
             yield name, _array(initializers, packed)[rows].astype(np.float32)
         else:
             codes, scales = (_array(initializers, part(product)) for part in (codes_name, scales_name))
-            yield name, _dequantised(codes, scales, rows, shape)
+            yield name, _dequantised(codes, scales.astype(np.float32), rows, shape)
 
 
 def _place(name: str, shapes: Shapes) -> tuple[str, int]:

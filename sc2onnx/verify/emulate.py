@@ -13,17 +13,15 @@ from typing import Final
 
 import onnx_ir as ir
 
-from sc2onnx.manifest import GRAPH_FILE
-
 _MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "TensorScatter", "Transpose", "Unsqueeze"})
 """Operators of our graphs that compute nothing; the CPU provider has them for every type."""
 
 _HALVES: Final = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def emulated(bundle: Path) -> bytes:
-    """The bundle's graph, serialised, as above. It refers to the bundle's own weights."""
-    model = ir.load(bundle / GRAPH_FILE)
+def emulated(graph: Path) -> bytes:
+    """The graph in this file, serialised, as above. It refers to its bundle's own weights."""
+    model = ir.load(graph)
     widen(model.graph)
     return bytes(ir.to_proto(model).SerializeToString())
 
@@ -58,10 +56,18 @@ def _widen(graph: ir.Graph, node: ir.Node, halves: dict[ir.Value, ir.DataType], 
             widened[value] = cast.outputs[0]
         node.replace_input_with(index, widened[value])
     for output in node.outputs:
-        assert not output.is_graph_output(), f"{output.name} of {node.op_type} would change its type in the contract"
         cast = ir.node("Cast", [output], {"to": dtype})
         users = [(user, index) for user, index in output.uses() if user is not cast]
         for user, index in users:
             user.replace_input_with(index, cast.outputs[0])
         graph.insert_after(node, cast)
+        if output.is_graph_output():
+            _take_over(graph, output, cast.outputs[0])
         halves[cast.outputs[0]] = dtype
+
+
+def _take_over(graph: ir.Graph, output: ir.Value, rounded: ir.Value) -> None:
+    """Make the rounded value the output that the contract names, of the type that it names."""
+    rounded.name, rounded.type, rounded.shape = output.name, output.type, output.shape
+    output.name, output.type = f"{output.name}.wide", ir.TensorType(ir.DataType.FLOAT)
+    graph.outputs[list(graph.outputs).index(output)] = rounded

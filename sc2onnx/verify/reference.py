@@ -16,7 +16,8 @@ from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
-from sc2onnx.manifest import ModelFacts
+from sc2onnx.manifest import Manifest, ModelFacts
+from sc2onnx.verify.criterion import ACTIVATIONS, UNIT_ROUNDOFF
 from sc2onnx.verify.dequantised import parameters
 
 _FARTHEST: Final = 0.5
@@ -91,11 +92,11 @@ class Reference:
         ``calibrated``: the products' biases were changed as well. Raises :class:`CheckpointError` where a matrix is not what rounding
         makes of the checkpoint's, a bias not what calibration makes of it, or anything else not the checkpoint's own.
         """
-        own = dict(self._model.named_parameters())
+        own, dtype = dict(self._model.named_parameters()), Manifest.read(bundle).cache.dtype
         farthest = 0.0
         for name, array in parameters(bundle, {name: tuple(parameter.shape) for name, parameter in own.items()}):
             new = torch.from_numpy(array)
-            change, allowed = float((new - own[name]).norm()), _allowed(name, own, calibrated)
+            change, allowed = float((new - own[name]).norm()), _allowed(name, own, calibrated) + _rounded(own[name], dtype)
             if not change <= allowed:
                 raise CheckpointError(
                     f"the bundle's {name} is {change:.3g} away from the checkpoint's (norm of the difference), expected at most {allowed:.3g}: "
@@ -152,6 +153,12 @@ def _allowed(name: str, own: Mapping[str, torch.Tensor], calibrated: bool) -> fl
         return _FARTHEST * float(own[name].norm())
     product = own.get(f"{name.removesuffix('.bias')}.weight")
     return _FARTHEST_BIAS * float(product.norm()) if calibrated and product is not None and product.ndim == 2 else 0.0
+
+
+def _rounded(parameter: torch.Tensor, dtype: str) -> float:
+    """Norm of what rounding a parameter to the type of half-precision activations may change; in float16 the smallest step is 2^-24."""
+    smallest: float = 2.0**-13 * parameter.numel() ** 0.5
+    return UNIT_ROUNDOFF.get(ACTIVATIONS[dtype], 0.0) * (float(parameter.norm()) + smallest)
 
 
 def rope_theta(config: Starcoder2Config) -> float:

@@ -19,7 +19,7 @@ from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Verification, replace_tex
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.model import Model, open_model
-from sc2onnx.verify.criterion import criterion
+from sc2onnx.verify.criterion import ACTIVATIONS, criterion
 from sc2onnx.verify.emulate import emulated
 from sc2onnx.verify.plan import Append, Case, cases, lengths
 from sc2onnx.verify.reference import Reference
@@ -92,7 +92,7 @@ def verify(
         tell(results[-1])
     parting = part(_greedy(model, prompt, len(expected)), expected, chosen_by)
     total = pool([result.difference for result in results])
-    rule = criterion(model.manifest.precision, facts.num_layers, quantization is not None)
+    rule = criterion(ACTIVATIONS[model.manifest.cache.dtype], facts.num_layers, quantization is not None)
     summary = Verification(
         passed=rule.passes(total, parting),
         reference=described,
@@ -111,7 +111,8 @@ def verify(
 def open_bundle(directory: Path) -> Model:
     """The bundle on the CPU, also where the runtime refuses it: in half precision, its roundings are emulated."""
     opened = Bundle.open(directory)
-    return open_model(opened, emulated(directory) if opened.manifest.cache.dtype != "float32" else None)
+    halves = opened.manifest.cache.dtype != "float32"
+    return open_model(opened, [emulated(graph) for graph in opened.graphs] if halves else ())
 
 
 def run_case(model: Model, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:

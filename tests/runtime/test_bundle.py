@@ -221,5 +221,6 @@ def test_the_card_shows_what_works(token_bundle: Path, bundle: Path) -> None:
 def test_unknown_checks_and_devices_are_refused(bundle: Path) -> None:
     with pytest.raises(RequestError, match="check is 'quick', expected 'auto', 'full' or 'size'"):
         sc2onnx.load(bundle, check="quick")  # type: ignore[arg-type]
-    with pytest.raises(DeviceError, match="device is 'cuda', this version runs bundles on 'cpu' only"):
-        sc2onnx.load(bundle, device="cuda")
+    for name in ("gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", 0, None):
+        with pytest.raises(DeviceError, match=r"device is .*, expected 'cpu', 'cuda', 'cuda:1' \(the second GPU\) or 'auto'"):
+            sc2onnx.load(bundle, device=name)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, RewindError, SequenceStateError, TokenIdError
-from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.cache import InMemory, RingCache
 from sc2onnx.runtime.sequence import TokenSequence
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
@@ -159,16 +159,16 @@ def test_running_out_of_memory_while_growing_leaves_the_sequence_as_it_was(
 ) -> None:
     tokens, logits = reference["tokens"], reference["logits"]
     sequence.append(tokens[:60])
-    allocated, real = 0, RingCache._layer
+    allocated = 0
 
-    def failing(self: RingCache, rows: int, capacity: int) -> Any:
+    def failing(self: InMemory, number: int, array: npt.NDArray[Any]) -> Any:
         nonlocal allocated
         allocated += 1
-        if allocated == 3:
+        if allocated == 6:
             raise MemoryError
-        return real(self, rows, capacity)
+        return array
 
-    monkeypatch.setattr(RingCache, "_layer", failing)
+    monkeypatch.setattr(InMemory, "put", failing)
     with pytest.raises(MemoryError):
         sequence.append(tokens[60:100])
     assert sequence.length == 60
@@ -257,7 +257,8 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
 
     from sc2onnx.manifest import Manifest
     from sc2onnx.runtime.cache import CacheShape
-    from sc2onnx.runtime.session import Step
+    from sc2onnx.runtime.device import Device
+    from sc2onnx.runtime.step import Graph, Step
 
     options = ort.SessionOptions()
     options.log_severity_level = 2
@@ -265,8 +266,10 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     facts = Manifest.read(bundle).model
     cache = RingCache(CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, 512), rows=1)
     capfd.readouterr()
-    step = Step(session, facts, cache.buffers)
-    step._options.log_severity_level = 2
+    loud = ort.RunOptions()
+    loud.log_severity_level = 2
+    graph = Graph(session, Device(), range(facts.num_layers), lambda: loud, lambda array, device: None)
+    step = Step([graph], facts.vocab_size, cache.buffers)
     step.run(np.array([[1, 2, 3]]), cache.lengths, 1)
     assert "in-place optimization not activated" not in capfd.readouterr().err
     assert all(buffer[:, :, :3].any() for buffer in cache.by_slot)

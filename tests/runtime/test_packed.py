@@ -481,7 +481,7 @@ def test_private_memory_is_a_fraction(int4: Path, tmp_path: Path, monkeypatch: p
 
 def test_a_graph_of_ones_own_is_never_packed(int4: Path) -> None:
     opened, form = Bundle.open(int4), made(int4)
-    model = sc2onnx.runtime.model.open_model(opened, (int4 / "model.onnx").read_bytes())
+    model = sc2onnx.runtime.model.open_model(opened, [(int4 / "model.onnx").read_bytes()])
     assert not model.packed
     with pytest.raises(AssertionError):
-        sc2onnx.runtime.model.open_model(opened, (int4 / "model.onnx").read_bytes(), packed=form)
+        sc2onnx.runtime.model.open_model(opened, [(int4 / "model.onnx").read_bytes()], packed=form)

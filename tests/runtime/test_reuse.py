@@ -18,9 +18,9 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import CancelledError, InferenceError, RequestError
-from sc2onnx.runtime import session
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import Token
+from sc2onnx.runtime.step import Step
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
 FULL = 512 * 6 * 2 * 2 * 64 * 4  # bytes of a sequence of the mini checkpoint at its full capacity
@@ -218,17 +218,17 @@ def test_a_forgotten_stream_leaves_its_cache_at_once(model: sc2onnx.Model) -> No
 @pytest.fixture
 def fail_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, BaseException], None]]:
     """Makes the n-th step from now on fail after it has written to the cache."""
-    real, countdown = session.Step.run, dict[str, Any]()
+    real, countdown = Step.run, dict[str, Any]()
 
-    def run(self: session.Step, *arguments: Any) -> npt.NDArray[np.float32]:
-        result = real(self, *arguments)
+    def run(self: Step, *arguments: Any, **choice: bool) -> npt.NDArray[np.float32]:
+        result = real(self, *arguments, **choice)
         if countdown:
             countdown["left"] -= 1
             if countdown["left"] == 0:
                 raise countdown["error"]
         return result
 
-    monkeypatch.setattr(session.Step, "run", run)
+    monkeypatch.setattr(Step, "run", run)
     yield lambda left, error: countdown.update(left=left, error=error)
     countdown.clear()
 
@@ -315,7 +315,7 @@ def test_running_out_of_memory_while_copying_gives_the_kept_cache_itself(
 
 
 def test_values_that_are_not_finite_are_not_kept(model: sc2onnx.Model, code: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session.Step, "run", lambda self, tokens, past, wanted: np.full((1, wanted, 4096), np.nan, np.float32))
+    monkeypatch.setattr(Step, "run", lambda self, tokens, past, wanted, ids: np.full((1, wanted, 4096), np.nan, np.float32))
     with pytest.raises(InferenceError, match="not finite"):
         ask(model, code[:100])
     assert model.memory_footprint().cache == 0

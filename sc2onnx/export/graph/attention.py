@@ -59,8 +59,10 @@ def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past:
     return RingStep(op.Mod(past, capacity), op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids), step, capacity)
 
 
-def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, *, activations: Activations) -> Attention:
-    """Declare the cache inputs and return the attention of one layer.
+def ring_attention(
+    op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, layers: range, *, activations: Activations
+) -> Attention:
+    """Declare the cache inputs of these layers and return the attention of one layer.
 
     The query heads of one key-value head share a single matrix product, so each cached row is read once per step
     instead of once per query head, and values are kept transposed, so that ONNX Runtime's product reads them as they lie
@@ -72,11 +74,8 @@ def ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, 
         "key": ("batch", kv_heads, "capacity", head_dim),
         "value": ("batch", kv_heads, head_dim, "capacity"),
     }
-    caches = [
-        tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind, shape in shapes.items())
-        for layer in range(config.num_hidden_layers)
-    ]
-    ring = ring_step(op, config, input_ids, past, caches[0][0])
+    caches = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind, shape in shapes.items()) for layer in layers}
+    ring = ring_step(op, config, input_ids, past, caches[layers[0]][0])
     heads = config.num_attention_heads
     split_shape = op.Concat(ring.tokens, op.ints(heads + 2 * kv_heads, head_dim), axis=0)
     grouped_shape = op.ints(0, kv_heads, -1, head_dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -12,38 +13,64 @@ from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
 from sc2onnx.export.graph.layers import Linear, Lookup, Products, layer_norm, mlp
-from sc2onnx.export.graph.ops import IR_VERSION, Recorder
+from sc2onnx.export.graph.ops import IR_VERSION, OPSET, Recorder
 
-MakeAttention = Callable[[Recorder, Starcoder2Config, ir.Value, ir.Value], Attention]
-"""(recorder, config, input_ids (batch, step), past_lengths (batch,)) -> the attention of one layer."""
+MakeAttention = Callable[[Recorder, Starcoder2Config, ir.Value, ir.Value, range], Attention]
+"""(recorder, config, input_ids (batch, step), past_lengths (batch,), layers) -> the attention of one of these layers."""
 
 
-def build(
-    config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], make_attention: MakeAttention, products: Products, activations: Activations
-) -> ir.Model:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """With what a model is built. ``chooses``: it also gives the most likely tokens, so that a device need not hand out logits."""
+
+    attention: MakeAttention
+    products: Products
+    activations: Activations
+    opset: int = OPSET
+    chooses: bool = False
+
+
+def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], form: Form, layers: range | None = None) -> ir.Model:
     """The graph of one step: ``step`` new tokens per row after ``past_lengths`` cached ones, logits for the last ``num_logits``.
 
     ``num_logits`` is an input with a default of 1, so that other runtimes need not know it; 0 skips the head. Logits are float32
-    whatever the activations are, which is the type that the weights come in.
+    whatever the activations are, which is the type that the weights come in. ``layers``: a stage of these alone, by default all. One that
+    does not begin the model takes hidden states beside the tokens, of which it reads the shape; one that does not end it hands them on.
     """
-    op = Recorder("starcoder2", weights)
+    layers = range(config.num_hidden_layers) if layers is None else layers
+    op = Recorder("starcoder2", weights, form.opset)
     input_ids = op.input(manifest.INPUT_IDS, ir.DataType.INT64, ("batch", "step"))
     past = op.input(manifest.PAST_LENGTHS, ir.DataType.INT64, ("batch",))
+    x = _entry(op, input_ids, config, form, begins=layers.start == 0)  # (batch * step, hidden)
+    ends = layers.stop == config.num_hidden_layers
+    num_logits = _num_logits(op) if ends else None
+    attention = form.attention(op, config, input_ids, past, layers)
+    for layer in layers:
+        x = _layer(op, x, layer, config, attention, form.products.linear)
+    before = len(op.graph.outputs)
+    if num_logits is None:
+        op.output(x, manifest.NEXT_HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
+    else:
+        logits = form.activations.widen(op, _head(op, x, input_ids, num_logits, config, form.products.head))
+        op.output(logits, manifest.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits", config.vocab_size))
+        if form.chooses:
+            op.output(_greedy(op, logits), manifest.GREEDY_IDS, ir.DataType.INT64, ("batch", "num_logits"))
+    # The contract lists these first, the caches after.
+    outputs = list(op.graph.outputs)
+    op.graph.outputs[:] = [*outputs[before:], *outputs[:before]]
+    return ir.Model(op.graph, ir_version=IR_VERSION, producer_name="sc2onnx")
+
+
+def _entry(op: Recorder, input_ids: ir.Value, config: Starcoder2Config, form: Form, begins: bool) -> ir.Value:
+    if begins:
+        return form.products.embed(op, op.Reshape(input_ids, op.ints(-1)))
+    return op.input(manifest.HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
+
+
+def _num_logits(op: Recorder) -> ir.Value:
     num_logits = op.input(manifest.NUM_LOGITS, ir.DataType.INT64, (1,))
     op.default(num_logits, np.array([1], dtype=np.int64))
-    attention = make_attention(op, config, input_ids, past)
-
-    flat = op.Reshape(input_ids, op.ints(-1))
-    x = products.embed(op, flat)  # (batch * step, hidden)
-    for layer in range(config.num_hidden_layers):
-        x = _layer(op, x, layer, config, attention, products.linear)
-
-    logits = activations.widen(op, _head(op, x, input_ids, num_logits, config, products.head))
-    op.output(logits, manifest.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits", config.vocab_size))
-    # The contract lists logits first, the caches after.
-    outputs = list(op.graph.outputs)
-    op.graph.outputs[:] = [outputs[-1], *outputs[:-1]]
-    return ir.Model(op.graph, ir_version=IR_VERSION, producer_name="sc2onnx")
+    return num_logits
 
 
 def _layer(op: Recorder, x: ir.Value, layer: int, config: Starcoder2Config, attention: Attention, product: Linear) -> ir.Value:
@@ -65,3 +92,10 @@ def _head(op: Recorder, x: ir.Value, input_ids: ir.Value, num_logits: ir.Value, 
     logits = head(op, normed)
     batch = op.Shape(input_ids, start=0, end=1)
     return op.Reshape(logits, op.Concat(batch, num_logits, op.ints(config.vocab_size), axis=0), allowzero=1)
+
+
+def _greedy(op: Recorder, logits: ir.Value) -> ir.Value:
+    """The most likely token of each position (batch, num_logits); -1 where a logit is infinite or not a number: 0 times it is no 0."""
+    nothing = op.ReduceSum(op.Mul(logits, op.scalar(0.0, np.float32)), op.ints(-1), keepdims=0)
+    numbers = op.Equal(nothing, op.scalar(0.0, np.float32))
+    return op.Where(numbers, op.ArgMax(logits, axis=-1, keepdims=0), op.scalar(-1, np.int64))

@@ -13,6 +13,9 @@ from onnx_ir import tape
 OPSET: Final = 24
 """The first opset with TensorScatter."""
 
+CUDA_OPSET: Final = 21
+"""Grouped-query attention is one contrib operator; the rest is older, and ONNX Runtime's CUDA provider has kernels for all of it."""
+
 IR_VERSION: Final = 11
 """The IR version that came with opset 23 and 24's first releases; older runtimes refuse newer ones."""
 
@@ -27,8 +30,8 @@ class Recorder:
     ``weights`` gives the shape and type of every weight by name; their bytes are the writer's business.
     """
 
-    def __init__(self, name: str, weights: Mapping[str, ir.TensorProtocol]) -> None:
-        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=name)
+    def __init__(self, name: str, weights: Mapping[str, ir.TensorProtocol], opset: int = OPSET) -> None:
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name=name)
         self._tape = tape.Tape(self.graph)
         self._weights = weights
 
@@ -45,6 +48,11 @@ class Recorder:
         """An operator of ONNX Runtime's own domain."""
         self.graph.opset_imports[CONTRIB] = 1
         return self._tape.op(operator, list(inputs), attributes, domain=CONTRIB)
+
+    def contrib_outputs(self, operator: str, outputs: int, *inputs: ir.Value | None, **attributes: Any) -> Sequence[ir.Value]:
+        """The same with several outputs."""
+        self.graph.opset_imports[CONTRIB] = 1
+        return self._tape.op_multi_out(operator, list(inputs), attributes, domain=CONTRIB, num_outputs=outputs)
 
     def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> Sequence[ir.Value]:
         """Parts of these sizes along an axis."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from sc2onnx.export.graph.layers import Products
+from sc2onnx.export.graph.layers import Lookup, Products
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, codes_name, scales_name
@@ -23,18 +23,39 @@ def nbits_products(schemes: Schemes) -> Products:
     """``MatMulNBits`` with the bias inside, and ``GatherBlockQuantized`` on the same bytes where the head is tied."""
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
-        scheme, codes = schemes[name], op.weight(codes_name(name))  # (out, blocks, bytes of a block)
-        bias = op.weight(f"{name}.bias") if op.has_weight(f"{name}.bias") else None
-        rows, blocks, _ = codes.shape.numpy() if codes.shape is not None else (0, 0, 0)
-        sizes = {"N": rows, "K": blocks * scheme.block_size, "bits": scheme.bits, "block_size": scheme.block_size}
-        return op.contrib("MatMulNBits", x, codes, op.weight(scales_name(name)), None, None, bias, accuracy_level=_INT8_ACTIVATIONS, **sizes)
+        return _matmul(op, x, name, schemes[name], _bias(op, name), accuracy_level=_INT8_ACTIVATIONS)
 
+    return Products(linear, _gathered(schemes), head=lambda op, x: linear(op, x, HEAD_PRODUCT))
+
+
+def cuda_products(schemes: Schemes) -> Products:
+    """The same operators as a GPU takes them: activations stay floats, and the fast kernels add no bias."""
+
+    def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
+        y, bias = _matmul(op, x, name, schemes[name], None), _bias(op, name)
+        return y if bias is None else op.Add(y, bias)
+
+    return Products(linear, _gathered(schemes), head=lambda op, x: linear(op, x, HEAD_PRODUCT))
+
+
+def _matmul(op: Recorder, x: ir.Value, name: str, scheme: Scheme, bias: ir.Value | None, **attributes: int) -> ir.Value:
+    codes = op.weight(codes_name(name))  # (out, blocks, bytes of a block)
+    rows, blocks, _ = codes.shape.numpy() if codes.shape is not None else (0, 0, 0)
+    sizes = {"N": rows, "K": blocks * scheme.block_size, "bits": scheme.bits, "block_size": scheme.block_size}
+    return op.contrib("MatMulNBits", x, codes, op.weight(scales_name(name)), None, None, bias, **attributes, **sizes)
+
+
+def _bias(op: Recorder, name: str) -> ir.Value | None:
+    return op.weight(f"{name}.bias") if op.has_weight(f"{name}.bias") else None
+
+
+def _gathered(schemes: Schemes) -> Lookup:
     def embed(op: Recorder, ids: ir.Value) -> ir.Value:
         scheme, (codes, scales) = schemes[EMBEDDING_PRODUCT], _weights(op, EMBEDDING_PRODUCT)
         how = {"gather_axis": 0, "quantize_axis": 1, "bits": scheme.bits, "block_size": scheme.block_size}
         return op.contrib("GatherBlockQuantized", codes, ids, scales, **how)
 
-    return Products(linear, embed, head=lambda op, x: linear(op, x, HEAD_PRODUCT))
+    return embed
 
 
 def standard_products(schemes: Schemes) -> Products:

@@ -38,7 +38,7 @@ _SHRINK: Final = {4: (1.0, 0.92, 0.85, 0.78), 8: (1.0,)}
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """``bits`` per code, and ``block_size`` inputs to a scale of 32 bits. Raises :class:`RequestError` for other sizes."""
+    """``bits`` per code, and ``block_size`` inputs to a scale. Raises :class:`RequestError` for other sizes."""
 
     bits: int
     block_size: int
@@ -64,9 +64,9 @@ class Scheme:
             advice = f"choose a recipe with another block size (those that do: {fitting})" if fitting else "no block size does, export it in floats"
             raise RequestError(f"{name} has {columns} inputs, which blocks of {self.block_size} do not divide: {advice}")
 
-    def nbytes(self, rows: int, columns: int) -> int:
-        """Bytes of a packed (rows, columns) matrix and its scales."""
-        return rows * (columns * self.bits // 8 + columns // self.block_size * 4)
+    def nbytes(self, rows: int, columns: int, scale: int = 4) -> int:
+        """Bytes of a packed (rows, columns) matrix and its scales, of ``scale`` bytes each."""
+        return rows * (columns * self.bits // 8 + columns // self.block_size * scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,13 +76,20 @@ _PRESETS: Final = (
 PRESETS: Final[Mapping[str, Recipe]] = {preset.name: preset for preset in _PRESETS}
 """``int4``: best quality for its size. ``int4-fast``: fewest bytes. What each costs in quality: docs/quality.md."""
 
+_CUDA_PRESETS: Final = (
+    Recipe("int8", body=Scheme(8, 32), head=Scheme(8, 32)),
+    Recipe("int4", body=Scheme(4, 32), head=Scheme(8, 32), calibrate=True),
+)
+CUDA_PRESETS: Final[Mapping[str, Recipe]] = {preset.name: preset for preset in _CUDA_PRESETS}
+"""What the same names mean on a GPU, whose kernels for few rows want blocks of 32; scales take half the bytes there."""
 
-def recipe(name: str) -> Recipe:
+
+def recipe(name: str, presets: Mapping[str, Recipe] = PRESETS) -> Recipe:
     """A preset, or the recipe in the file ``name`` if it ends in ``.json``. Raises :class:`RequestError`."""
     if not name.endswith(".json"):
-        if name not in PRESETS:
-            raise RequestError(f"precision is {name!r}, expected one of {', '.join(PRESETS)}, or a recipe in a .json file")
-        return PRESETS[name]
+        if name not in presets:
+            raise RequestError(f"precision is {name!r}, expected one of {', '.join(presets)}, or a recipe in a .json file")
+        return presets[name]
     try:
         raw = json.loads(Path(name).read_text(encoding="utf-8"))
         return _from_dict({"name": Path(name).stem, **raw})

@@ -14,7 +14,7 @@ from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, quantise
 from sc2onnx.export.quantize.recipe import Recipe
-from sc2onnx.export.weights import EMBEDDING, HEAD, LazyWeight
+from sc2onnx.export.weights import EMBEDDING, HEAD, LazyWeight, recast
 
 Layout = Literal["rows", "columns"]
 """``rows``: (out, in) for ``MatMulNBits``; ``columns``: (in, out) for ``DequantizeLinear`` before ``MatMul``."""
@@ -68,10 +68,17 @@ def nearest(weight: LazyWeight, scheme: Scheme) -> Iterator[Quantised]:
         yield quantise(rows, scheme)
 
 
+_FLOAT32: Final = np.dtype(np.float32)
+
+
 def quantised_weights(
-    weights: Mapping[str, LazyWeight], chosen: Mapping[str, Scheme], layout: Layout, rounding: Rounding = nearest
+    weights: Mapping[str, LazyWeight],
+    chosen: Mapping[str, Scheme],
+    layout: Layout,
+    rounding: Rounding = nearest,
+    dtype: np.dtype[Any] = _FLOAT32,
 ) -> dict[str, LazyWeight]:
-    """The same weights, with codes and scales in the place of every matrix that has a scheme.
+    """The same weights, with codes and scales in the place of every matrix that has a scheme. ``dtype``: of scales and all other weights.
 
     A head that is tied appears as a second view of the embedding's bytes: in ``rows`` its operator wants another shape; in
     ``columns`` ONNX Runtime packs the matrix of a product only if nothing else reads it.
@@ -81,11 +88,11 @@ def quantised_weights(
         product = name.removesuffix(".weight")
         is_matrix = name.endswith(".weight") and product in chosen
         pair = _Matrix(weight, chosen[product], rounding).pair(layout) if is_matrix else [weight]
-        made |= {part.name: part for part in pair}
+        made |= {part.name: part if part.name == codes_name(product) else recast(part, dtype) for part in pair}
     if HEAD_PRODUCT in chosen and HEAD not in weights:
         for part in _Matrix(weights[EMBEDDING], chosen[HEAD_PRODUCT], rounding, HEAD_PRODUCT).pair(layout):
             shares = part.name.replace(HEAD_PRODUCT, EMBEDDING_PRODUCT)
-            made[part.name] = LazyWeight(part.name, part.shape, part.dtype, lambda: iter(()), shares)
+            made[part.name] = LazyWeight(part.name, part.shape, made[shares].dtype, lambda: iter(()), shares)
     return made
 
 

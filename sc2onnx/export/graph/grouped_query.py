@@ -1,0 +1,53 @@
+"""Grouped-query attention as ONNX Runtime's own operator, over a cache that keeps every position: what its CUDA provider has fast kernels for.
+
+Position p lies in slot p. The operator turns queries and keys, writes the step's keys and values behind those that are there, and lets the
+query at position q see ``q - window < p <= q``. Source: ``GroupQueryAttention`` of ONNX Runtime's contrib operators; its windows count the
+current token, as transformers' do, since ONNX Runtime 1.24.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.graph.activations import Activations
+from sc2onnx.export.graph.attention import Attention
+from sc2onnx.export.graph.ops import Recorder
+from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
+from sc2onnx.manifest import past_name, present_name
+
+
+def grouped_query_attention(
+    op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, layers: range, *, activations: Activations
+) -> Attention:
+    """Declare the cache inputs of these layers and return the attention of one. input_ids: (batch, step); past: (batch,).
+
+    The operator wants each row's last position, and the longest of the rows on the CPU. The length of the step is summed up from the tokens,
+    on the device: taken from a shape, it would be copied there in every step, which a captured CUDA graph must not. The longest row is only
+    an upper bound to the kernels, so the capacity does, which is a shape and the same in every step. That makes every step of several tokens
+    one that follows others, for which the operator takes a single row; steps of one token may have any number.
+    """
+    shape = ("batch", config.num_key_value_heads, "capacity", config.head_dim)
+    caches = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind in ("key", "value")) for layer in layers}
+    ones = op.Cast(op.Add(op.Mul(input_ids, op.ints(0)), op.ints(1)), to=ir.DataType.INT32)  # (batch, step)
+    step = op.ReduceSum(ones, op.ints(1), keepdims=0)  # (batch,)
+    last = op.Sub(op.Add(op.Cast(past, to=ir.DataType.INT32), step), op.scalar(1, np.int32))  # (batch,)
+    capacity = op.Cast(op.Squeeze(op.Shape(caches[layers[0]][0], start=2, end=3)), to=ir.DataType.INT32)
+    by_row = op.Concat(op.Shape(input_ids), op.ints(-1), axis=0)  # (3,): batch, step, channels
+    attributes = {
+        "num_heads": config.num_attention_heads,
+        "kv_num_heads": config.num_key_value_heads,
+        "do_rotary": 1,
+        "local_window_size": -1 if config.sliding_window is None else config.sliding_window,
+    }
+
+    def attend(layer: int, qkv: ir.Value) -> ir.Value:
+        turns = (op.weight(COS_CACHE), op.weight(SIN_CACHE))
+        inputs = (op.Reshape(qkv, by_row), None, None, *caches[layer], last, capacity, *turns)
+        mixed, *present = op.contrib_outputs("GroupQueryAttention", 3, *inputs, **attributes)
+        for kind, value in zip(("key", "value"), present, strict=True):
+            op.output(value, present_name(layer, kind), activations.onnx, shape)
+        return op.Reshape(mixed, op.ints(-1, config.query_size))
+
+    return attend
