@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.graph.grouped_query import check_head_size
 from sc2onnx.export.graph.layers import Products, float_products
 from sc2onnx.export.graph.quantized import Schemes, cuda_products, nbits_products, standard_products
 from sc2onnx.export.precision import Variant
@@ -25,7 +26,7 @@ from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
-from sc2onnx.manifest import Quantization
+from sc2onnx.manifest import LINEAR, Quantization
 
 Weights = Mapping[str, LazyWeight]
 
@@ -110,8 +111,10 @@ def planned(
 ) -> Iterator[WeightPlan]:
     """The weights of a variant, to be written inside the block. Calibration happens on entering; otherwise nothing is read yet.
 
-    ``bundle``: room that calibration has to leave.
+    ``bundle``: room that calibration has to leave. Raises :class:`RequestError` for a shape that the variant does not take.
     """
+    if variant.cache.kind == LINEAR:
+        check_head_size(config)
     recipe = variant.recipe()
     calibrated = calibration.applies(recipe)
     if recipe is None:

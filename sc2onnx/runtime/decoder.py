@@ -52,7 +52,8 @@ class Decoder:
     def append(self, tokens: npt.NDArray[np.int64], logits: Logits = "all", *, ids: bool = False) -> npt.NDArray[Any] | None:
         """tokens (rows, n), checked, -> float32 logits (rows, n or 1, vocab), or the most likely ``ids``, int64 (rows, n or 1).
 
-        An id is -1 where logits are no numbers. Cut into steps that keep the sliding window exact. If a step fails, the tokens before it stay appended.
+        An id is -1 where logits are no numbers.
+        Cut into steps that keep the sliding window exact. If a step fails, the tokens before it stay appended.
         """
         with self._use():
             return self._append(tokens, logits, ids)

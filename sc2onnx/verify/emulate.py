@@ -63,11 +63,13 @@ def _widen(graph: ir.Graph, node: ir.Node, halves: dict[ir.Value, ir.DataType], 
         graph.insert_after(node, cast)
         if output.is_graph_output():
             _take_over(graph, output, cast.outputs[0])
+        if output.type is not None:
+            output.type = ir.TensorType(ir.DataType.FLOAT)
         halves[cast.outputs[0]] = dtype
 
 
 def _take_over(graph: ir.Graph, output: ir.Value, rounded: ir.Value) -> None:
     """Make the rounded value the output that the contract names, of the type that it names."""
     rounded.name, rounded.type, rounded.shape = output.name, output.type, output.shape
-    output.name, output.type = f"{output.name}.wide", ir.TensorType(ir.DataType.FLOAT)
+    output.name = f"{output.name}.wide"
     graph.outputs[list(graph.outputs).index(output)] = rounded

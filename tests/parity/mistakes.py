@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sc2onnx.export.config import Starcoder2Config
@@ -43,3 +45,38 @@ def heads_turned_the_wrong_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MISTAKES = (slot_off_by_one, window_off_by_one, softmax_scaled_twice, heads_turned_the_wrong_way)
+
+
+def gqa_window_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    _change_attribute(monkeypatch, "local_window_size", lambda window: window + 1)
+
+
+def gqa_unscaled_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    _change_attribute(monkeypatch, "scale", lambda scale: 1.0)
+
+
+def gqa_heads_not_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    _change_attribute(monkeypatch, "do_rotary", lambda turned: 0)
+
+
+def gqa_position_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Recorder.contrib_outputs
+
+    def wrong(self: Recorder, operator: str, outputs: int, *inputs: Any, **attributes: Any) -> Any:
+        last = self.Add(inputs[5], self.scalar(1, np.int32))
+        return real(self, operator, outputs, *inputs[:5], last, *inputs[6:], **attributes)
+
+    monkeypatch.setattr(Recorder, "contrib_outputs", wrong)
+
+
+def _change_attribute(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Any], Any]) -> None:
+    real = Recorder.contrib_outputs
+
+    def wrong(self: Recorder, operator: str, outputs: int, *inputs: Any, **attributes: Any) -> Any:
+        assert operator == "GroupQueryAttention"
+        return real(self, operator, outputs, *inputs, **{**attributes, name: change(attributes.get(name))})
+
+    monkeypatch.setattr(Recorder, "contrib_outputs", wrong)
+
+
+GQA_MISTAKES = (gqa_window_off_by_one, gqa_unscaled_scores, gqa_heads_not_turned, gqa_position_off_by_one)

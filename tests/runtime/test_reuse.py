@@ -220,7 +220,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, BaseExce
     """Makes the n-th step from now on fail after it has written to the cache."""
     real, countdown = Step.run, dict[str, Any]()
 
-    def run(self: Step, *arguments: Any, **choice: bool) -> npt.NDArray[np.float32]:
+    def run(self: Step, *arguments: Any, **choice: Any) -> npt.NDArray[np.float32]:
         result = real(self, *arguments, **choice)
         if countdown:
             countdown["left"] -= 1

@@ -260,9 +260,9 @@ def test_a_batch_holds_no_more_rows_than_asked(bundle: Path, monkeypatch: pytest
     seen = list[int]()
     append = Decoder.append
 
-    def watched(self: Decoder, tokens: np.ndarray[Any, Any], logits: Any = "all") -> Any:
+    def watched(self: Decoder, tokens: np.ndarray[Any, Any], logits: Any = "all", *, ids: bool = False) -> Any:
         seen.append(self.cache.rows)
-        return append(self, tokens, logits)
+        return append(self, tokens, logits, ids=ids)
 
     monkeypatch.setattr(Decoder, "append", watched)
     sc2onnx.load(bundle, max_batch=3).generate(["a = ", "b = ", "c = ", "d = ", "e = "], max_new_tokens=6, stop_tokens=())

@@ -7,15 +7,27 @@ current token, as transformers' do, since ONNX Runtime 1.24.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import onnx_ir as ir
 
+from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
 from sc2onnx.manifest import past_name, present_name
+
+HEAD_SIZES: Final = 16
+"""The operator turns heads whose size is a multiple of this."""
+
+
+def check_head_size(config: Starcoder2Config) -> None:
+    """Raise :class:`RequestError` for heads that the operator does not take."""
+    if config.head_dim % HEAD_SIZES:
+        raise RequestError(f"heads are {config.head_dim} wide, expected a multiple of {HEAD_SIZES} for a GPU in half precision: choose --target cpu")
 
 
 def grouped_query_attention(
@@ -46,6 +58,8 @@ def grouped_query_attention(
         turns = (op.weight(COS_CACHE), op.weight(SIN_CACHE))
         inputs = (op.Reshape(qkv, by_row), None, None, *caches[layer], last, capacity, *turns)
         mixed, *present = op.contrib_outputs("GroupQueryAttention", 3, *inputs, **attributes)
+        # ONNX's own inference knows nothing of the operator.
+        mixed.type, mixed.shape = ir.TensorType(activations.onnx), ir.Shape(("batch", "step", config.query_size))
         for kind, value in zip(("key", "value"), present, strict=True):
             op.output(value, present_name(layer, kind), activations.onnx, shape)
         return op.Reshape(mixed, op.ints(-1, config.query_size))

@@ -16,7 +16,7 @@ from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.precision import PRECISIONS, Variant
 from sc2onnx.export.quantize.codec import Scheme
-from sc2onnx.export.quantize.recipe import PRESETS, Override, Recipe, recipe
+from sc2onnx.export.quantize.recipe import CUDA_PRESETS, PRESETS, Override, Recipe, recipe
 from sc2onnx.export.quantize.weights import schemes
 from sc2onnx.export.weights import LazyWeight
 
@@ -212,10 +212,24 @@ def test_a_recipe_of_ones_own(write: Write) -> None:
     assert variant.recipe() == Recipe("mine", body=Scheme(4, 32), head=Scheme(8, 64))
 
 
-def test_a_head_in_4_bits_is_for_the_cpu_only(write: Write) -> None:
+def test_a_head_in_4_bits_is_not_for_standard_operators(write: Write) -> None:
     path = write({**PLAIN, "head": {"bits": 4, "block_size": 32}})
     assert Variant(path, "cpu").recipe() == Recipe("mine", body=Scheme(4, 32), head=Scheme(4, 32))
     with pytest.raises(RequestError, match="the head has 4 bits for target 'portable', expected 8: no standard operator gathers packed codes"):
         Variant(path, "portable")
-    with pytest.raises(RequestError, match="for target 'cuda', which this version exports in fp32, fp16, bf16 only"):
+    assert Variant(path, "cuda").recipe() == Variant(path, "cpu").recipe()
+
+
+def test_on_a_gpu_the_names_mean_blocks_of_32(write: Write) -> None:
+    assert {name: (preset.body, preset.head) for name, preset in CUDA_PRESETS.items()} == {
+        "int8": (Scheme(8, 32), Scheme(8, 32)),
+        "int4": (Scheme(4, 32), Scheme(8, 32)),
+    }
+    assert Variant("int4", "cuda").recipe() is CUDA_PRESETS["int4"]
+    assert (Variant("int4", "cuda").dtype, Variant("int4", "cuda").read_as) == (np.dtype(np.float16), np.dtype(np.float32))
+    assert (Variant("fp16", "cuda").dtype, Variant("fp16", "cuda").read_as) == (np.dtype(np.float16), np.dtype(np.float16))
+    with pytest.raises(RequestError, match="precision is 'int4-fast' for target 'cuda', expected one of fp32, fp16, bf16, int8, int4"):
+        Variant("int4-fast", "cuda")
+    path = write({**PLAIN, "name": "int4"}, "mine.json")
+    with pytest.raises(RequestError, match="is called 'int4', which means another precision"):
         Variant(path, "cuda")
