@@ -76,7 +76,7 @@ def _export(args: argparse.Namespace) -> int:
     files = None if args.calibration is None else tuple(args.calibration)
     calibration = Calibration(False if args.no_calibration else None, files, args.calibration_tokens)
     choices = {"calibration": calibration, "precision": args.precision, "target": args.target, "revision": args.revision, "overwrite": args.overwrite}
-    manifest = export(args.checkpoint, args.out, **choices, progress=for_stream())
+    manifest = export(args.checkpoint, args.out, **choices, stages=args.stages, progress=for_stream())
     if args.json:
         _print_json({"bundle": str(args.out), "seconds": time.perf_counter() - began, "manifest": asdict(manifest)})
         return 0
@@ -309,7 +309,10 @@ def cursor_offset(text: str, line: int, column: int) -> int:
 def _load(args: argparse.Namespace) -> Model:
     from sc2onnx.runtime.model import load
 
-    return load(args.bundle, device=args.device, threads=args.threads, speculate=args.speculate, prefix_memory=0)  # one request a process
+    if args.device_map is not None and args.device != "cpu":
+        raise RequestError("--device and --device-map are given, expected either")
+    devices = {"device": args.device, "device_map": args.device_map}
+    return load(args.bundle, **devices, threads=args.threads, speculate=args.speculate, prefix_memory=0)  # one request a process
 
 
 def _rules(args: argparse.Namespace) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Finding:
 def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
     system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    return [system, *_packages(), *_providers(), _packed(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
+    return [system, *_packages(), *_providers(), _cuda(), _packed(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
 
 
 def _packages() -> list[Finding]:
@@ -63,9 +63,25 @@ def _providers() -> list[Finding]:
         detail = f"works, {default_threads()} threads by default" if cpu and status.works else status.detail
         advice = 'pip install --upgrade "onnxruntime>=1.32"' if cpu and not status.works else ""
         if not cpu:
-            detail = f"{'works' if status.works else 'does not work'} ({detail}); bundles of this version run on the CPU"
+            detail = f"{'works' if status.works else 'does not work'} ({detail})"
         found.append(Finding(status.name, status.works if cpu else None, detail, advice))
     return found
+
+
+def _cuda() -> Finding:
+    """Whether bundles for a GPU run, and what stands in the way. Others run without."""
+    from sc2onnx.runtime import device
+
+    try:
+        from sc2onnx.runtime.session import cuda_trouble
+    except (Sc2onnxError, ImportError) as error:
+        return Finding("cuda", None, f"does not work: {error}")
+    if trouble := cuda_trouble(device.Device("cuda")):
+        return Finding("cuda", None, f"does not work: {trouble}")
+    found = device.driver()
+    assert isinstance(found, device.Driver)
+    shown = f"{found.devices} GPU" + ("s" if found.devices > 1 else "")
+    return Finding("cuda", True, f"{shown}, the driver runs CUDA {'.'.join(map(str, found.cuda))}")
 
 
 def _packed() -> Finding:

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--precision",
         default="fp32",
-        help="fp32 (the default), int8, int4, int4-fast or a recipe in a .json file; for cuda fp32, fp16 or bf16",
+        help="fp32 (the default), int8, int4, int4-fast or a recipe in a .json file; for cuda fp16, bf16, int8 or int4",
     )
     export.add_argument("--target", default="cpu", help="what it is to run on: cpu, portable (standard operators only) or cuda (default: cpu)")
     export.add_argument(
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         help="round to the nearest, and lift nothing: a minute instead of hours, at two to three times the divergence",
     )
     export.add_argument("--calibration-tokens", type=int, metavar="N", help="how much of the text to use; time is in proportion")
+    export.add_argument("--stages", type=int, default=1, metavar="N", help="cut the layers into N graphs, for several devices (default: 1)")
     export.add_argument("--revision", help="branch, tag or commit on the hub")
     export.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     export.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -115,6 +116,7 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to a file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw decoding over context: .png, .svg or .pdf")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1, the second GPU (default: cpu)")
 
 
 def _generation_options(parser: argparse.ArgumentParser) -> None:
@@ -134,5 +136,6 @@ def _generation_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="compute ahead what the text suggests (default: where that cannot change a token)",
     )
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (the second GPU) or auto (default: cpu)")
+    parser.add_argument("--device-map", nargs="+", metavar="DEVICE", help="one for each stage of a bundle that is cut, instead of --device")
     parser.add_argument("--threads", type=int)

@@ -29,6 +29,11 @@ class Device:
             raise DeviceError(f"device is {name!r}, expected 'cpu', 'cuda', 'cuda:1' (the second GPU) or 'auto'")
         return cls("cpu") if name == "cpu" else cls("cuda", int(found[1] or 0))
 
+    @property
+    def away(self) -> bool:
+        """Whether its memory is not the processors'."""
+        return self.kind != "cpu"
+
     def __str__(self) -> str:
         """As it is named."""
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"

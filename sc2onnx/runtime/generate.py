@@ -240,7 +240,7 @@ class _Batch:
         for entry in entries:
             decoder = new_decoder()
             joining.append(decoder)
-            self._logits.append(decoder.prefill(entry.row.prompt)[0, -1])
+            self._logits.append(decoder.prefill(entry.row.prompt, ids=decoder.chooses and entry.row.greedy)[0, -1])
         self.active += entries
         if self._decoder is None and joining:
             self._decoder = joining.pop(0)

@@ -89,8 +89,10 @@ def steps_agree(manifest: Manifest) -> bool:
 
     ``MatMulNBits`` sums the products of longer blocks in another order for one row than for several. That is the last bit of a float32, but
     activations are then rounded to int8: what comes out differs by half a percent, as it would by any other rounding, and near ties
-    may go the other way (docs/decisions/0009-speculation.md).
+    may go the other way (docs/decisions/0009-speculation.md). In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
     """
+    if manifest.cache.dtype != "float32":
+        return False
     return manifest.quantization is None or set(manifest.quantization.schemes.values()) <= _SAME_FOR_ANY_STEP
 
 
@@ -130,7 +132,7 @@ class Session:
         self._graphs, first = list[Graph](), 0
         for number, (device, count) in enumerate(zip(devices, counts, strict=True)):
             options = _options(threads, bundle.manifest.quantization is not None, spin)
-            captures = cuda_graphs and device.kind == "cuda" and len(counts) == 1
+            captures = cuda_graphs and device.away and len(counts) == 1
             session = _opened(bundle.graphs[number], options, device, captures, instead[number] if instead else None)
             lock = threading.Lock() if captures else nullcontext()
             self._graphs.append(Graph(session, device, range(first, first + count), _run_options, _value, captures, lock))
@@ -183,12 +185,12 @@ class Storages:
     @property
     def elsewhere(self) -> bool:
         """Whether there is a device that is not the CPU."""
-        return any(device.kind != "cpu" for device in self._devices)
+        return any(device.away for device in self._devices)
 
     def put(self, number: int, array: npt.NDArray[Any]) -> Any:
         """A buffer of layer ``number // 2`` with these contents."""
         device = self._devices[number]
-        if device.kind == "cpu":
+        if not device.away:
             return array
         key = (number, array.shape, array.dtype.str)
         with self._lock:

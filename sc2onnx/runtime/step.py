@@ -110,7 +110,7 @@ class _Part:
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], hidden: Any, result: npt.NDArray[Any] | None, wanted: str) -> Any:
         """Hidden states for the next part, or ``wanted`` of its outputs in ``result``."""
         graph, binding = self._graph, self._binding
-        home = None if graph.device.kind == "cpu" else self._home(feeds, result)
+        home = self._home(feeds, result) if graph.device.away else None
         self._feed(feeds, home)
         if hidden is not None:
             binding.bind_ortvalue_input(HIDDEN, hidden)
@@ -126,7 +126,7 @@ class _Part:
             graph.session.run_with_iobinding(binding, self.options[home is not None and home.number > 0])
         if result is None:
             return binding.get_outputs()[0]
-        return result if place is None else place.numpy()
+        return result if place is None else place.numpy().copy()  # which may be the place itself, and the next step writes there
 
     def _home(self, feeds: Mapping[str, npt.NDArray[Any]], result: npt.NDArray[Any] | None) -> Resident:
         """Where this step's inputs and outputs lie on the device: those of a CUDA graph, for a step of one token that may be captured."""

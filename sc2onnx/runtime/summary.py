@@ -54,6 +54,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
         **({"quantised": str(manifest.quantization)} if manifest.quantization else {}),
         "parameters": f"{facts.parameters:,}",
         "layers": f"{facts.num_layers} of {facts.hidden_size} channels, {heads}",
+        **({"stages": f"{' + '.join(map(str, manifest.stages))} layers"} if manifest.stages else {}),
         "context": f"{facts.context_length:,} tokens, sliding window {window}",
         "files": f"{size(sum(entry.size for entry in manifest.files.values()))} in {len(manifest.files)} files",
         "verified": verified,

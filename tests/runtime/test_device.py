@@ -1,0 +1,167 @@
+"""Devices by name, and what is said where CUDA does not work. Nothing here needs a GPU; what does is in tests/cuda."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+import sc2onnx
+from sc2onnx.doctor import diagnose
+from sc2onnx.errors import DeviceError, RequestError
+from sc2onnx.manifest import Manifest
+from sc2onnx.runtime import device as device_room
+from sc2onnx.runtime import session
+from sc2onnx.runtime.device import Device, Driver, cuda_libraries, driver, missing_libraries, unsuitable
+from sc2onnx.runtime.session import chosen_devices, cuda_trouble
+
+HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
+without_cuda = pytest.mark.skipif(HAS_CUDA, reason="onnxruntime-gpu is installed")
+
+
+def test_names() -> None:
+    assert Device.named("cpu") == Device("cpu", 0)
+    assert Device.named("cuda") == Device.named("cuda:0") == Device("cuda", 0)
+    assert Device.named("cuda:12") == Device("cuda", 12)
+    assert [str(Device.named(name)) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
+    assert [Device.named(name).away for name in ("cpu", "cuda")] == [False, True]
+
+
+class Library:
+    """Stands in for libcuda."""
+
+    def __init__(self, status: int = 0, version: int = 13000, count: int = 1) -> None:
+        self.status, self.version, self.count = status, version, count
+
+    def cuInit(self, flags: int) -> int:
+        return self.status
+
+    def cuDriverGetVersion(self, place: Any) -> int:
+        place._obj.value = self.version
+        return 0
+
+    def cuDeviceGetCount(self, place: Any) -> int:
+        place._obj.value = self.count
+        return 0
+
+
+def test_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(version=12040, count=2))
+    assert driver() == Driver(2, (12, 4))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(status=100))
+    assert "the NVIDIA driver does not start (cuInit gives 100): see what nvidia-smi says" in str(driver())
+
+    def absent(name: str) -> Library:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert "there is no NVIDIA driver (libcuda.so.1 is not to be found): install it" in str(driver())
+    assert missing_libraries(["libcublas.so.13"]) == ["libcublas.so.13"]
+
+
+def test_what_a_driver_cannot_do() -> None:
+    one = Driver(1, (12, 8))
+    assert unsuitable(one, Device("cuda"), (12, 4)) is None
+    assert unsuitable(one, Device("cuda"), ()) is None
+    assert unsuitable("no driver", Device("cuda"), (13,)) == "no driver"
+    assert "the NVIDIA driver runs CUDA 12.8 at most, and onnxruntime-gpu was built for CUDA 13: update" in str(
+        unsuitable(one, Device("cuda"), (13, 0))
+    )
+    assert "there is no cuda:1: the driver shows 1 GPU (CUDA_VISIBLE_DEVICES may hide some)" in str(unsuitable(one, Device("cuda", 1), (12,)))
+
+
+@pytest.fixture
+def gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime that was built for CUDA 13, as far as it says."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(session, "_preload", lambda: None)
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_every_trouble_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = ["there is no NVIDIA driver", Driver(1, (12, 4)), Driver(1, (13, 0)), Driver(1, (13, 0))]
+    monkeypatch.setattr(session, "driver", lambda: found.pop(0))
+    monkeypatch.setattr(session, "missing_libraries", lambda names: [name for name in names if "cublas." in name])
+    assert cuda_trouble(Device("cuda")) == "there is no NVIDIA driver"
+    assert "built for CUDA 13" in str(cuda_trouble(Device("cuda")))
+    assert cuda_trouble(Device("cuda")) == ('libcublas.so.13 cannot be loaded, which onnxruntime-gpu for CUDA 13 needs: pip install "sc2onnx[gpu]"')
+    monkeypatch.setattr(session, "missing_libraries", lambda names: [])
+    assert cuda_trouble(Device("cuda")) is None
+
+
+@without_cuda
+def test_onnxruntime_without_cuda_is_said_to_be_so(gpu_bundle: Path) -> None:
+    """Never a silent run on the CPU."""
+    with pytest.raises(DeviceError, match=r"'cuda:0', which does not work here: the installed onnxruntime .* without CUDA: .*sc2onnx\[gpu\]"):
+        sc2onnx.load(gpu_bundle, device="cuda")
+    with pytest.raises(DeviceError, match="'cuda:1', which does not work here"):
+        sc2onnx.load(gpu_bundle, device="cuda:1")
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_a_provider_that_does_not_start_is_an_error(gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime itself only warns, and runs on the CPU."""
+    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+    with pytest.raises(DeviceError, match=r"onnxruntime could not start its CUDA provider on cuda:0: `sc2onnx doctor` says"):
+        sc2onnx.load(gpu_bundle, device="cuda")
+
+
+def test_auto(gpu_bundle: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for_gpu, for_cpu = Manifest.read(gpu_bundle), Manifest.read(bundle)
+    monkeypatch.setattr(session, "cuda_trouble", lambda device: "no GPU")
+    assert chosen_devices("auto", None, for_gpu) == (Device(),)
+    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+    assert chosen_devices("auto", None, for_gpu) == (Device("cuda"),)
+    assert chosen_devices("auto", None, for_cpu) == (Device(),)
+
+
+def test_a_bundle_for_the_cpu_is_not_run_on_a_gpu(bundle: Path) -> None:
+    with pytest.raises(DeviceError, match=r"device is 'cuda:0' and the bundle is fp32 for cpu, which runs on the CPU: export it for a GPU"):
+        sc2onnx.load(bundle, device="cuda")
+
+
+@pytest.fixture
+def gpu_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that says that it is for a GPU; its graph is another, which none of this gets to run."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "gpu"))
+    raw = json.loads((copy / "sc2onnx.json").read_text())
+    raw.update(precision="fp16", target="cuda", cache={"kind": "linear", "dtype": "float16"})
+    (copy / "sc2onnx.json").write_text(json.dumps(raw))
+    return copy
+
+
+@without_cuda
+def test_doctor_finds_the_same() -> None:
+    (finding,) = (finding for finding in diagnose() if finding.subject == "cuda")
+    assert finding.ok is None
+    assert finding.detail.startswith("does not work: the installed onnxruntime")
+
+
+def test_doctor_says_where_a_gpu_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+    monkeypatch.setattr(device_room, "driver", lambda: Driver(2, (13, 0)))
+    (finding,) = (finding for finding in diagnose() if finding.subject == "cuda")
+    assert (finding.ok, finding.detail) == (True, "2 GPUs, the driver runs CUDA 13.0")
+
+
+def test_libraries() -> None:
+    assert cuda_libraries(13) == ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13")
+    assert missing_libraries(["libsc2onnx-has-no-such.so.1"]) == ["libsc2onnx-has-no-such.so.1"]
+    assert missing_libraries([]) == []
+
+
+@pytest.mark.parametrize("spin", [-0.1, 1.1, "1", None])
+def test_spin_is_seconds(bundle: Path, spin: Any) -> None:
+    with pytest.raises(RequestError, match=r"spin is .*, expected 0 to 1 second"):
+        sc2onnx.load(bundle, spin=spin)
+
+
+@pytest.mark.parametrize("spin", [0, 0.0005, 1])
+def test_spinning_changes_no_token(bundle: Path, model: sc2onnx.Model, spin: float) -> None:
+    assert sc2onnx.load(bundle, spin=spin).generate("import", max_new_tokens=4) == model.generate("import", max_new_tokens=4)
