@@ -7,8 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from sc2onnx.errors import Sc2onnxError
+
+if TYPE_CHECKING:
+    from sc2onnx.runtime.session import ProviderStatus
 
 EXTRAS = {
     "export": ("onnx", "onnx_ir", "safetensors", "scipy", "ml_dtypes", "huggingface_hub", "filelock", "tqdm"),
@@ -31,7 +35,7 @@ class Finding:
 def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
     system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    return [system, *_packages(), *_providers(), _cuda(), _packed(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
+    return [system, *_packages(), *_providers(), _packed(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
 
 
 def _packages() -> list[Finding]:
@@ -54,34 +58,23 @@ def _required(package: str) -> Finding:
 
 def _providers() -> list[Finding]:
     try:
-        from sc2onnx.runtime.session import default_threads, probe_providers
+        from sc2onnx.runtime import session
     except (Sc2onnxError, ImportError) as error:
-        return [Finding("providers", False, str(error))]
-    found = []
-    for status in probe_providers():
-        cpu = status.name == "CPUExecutionProvider"
-        detail = f"works, {default_threads()} threads by default" if cpu and status.works else status.detail
-        advice = 'pip install --upgrade "onnxruntime>=1.32"' if cpu and not status.works else ""
-        if not cpu:
-            detail = f"{'works' if status.works else 'does not work'} ({detail})"
-        found.append(Finding(status.name, status.works if cpu else None, detail, advice))
-    return found
+        return [Finding("cpu", False, str(error))]
+    status = session.probe()
+    detail = f"works, {session.default_threads()} threads by default" if status.works else status.detail
+    return [Finding("cpu", status.works, detail, "" if status.works else 'pip install --upgrade "onnxruntime>=1.32"'), _cuda(session.probe_cuda())]
 
 
-def _cuda() -> Finding:
+def _cuda(status: ProviderStatus) -> Finding:
     """Whether bundles for a GPU run, and what stands in the way. Others run without."""
     from sc2onnx.runtime import device
 
-    try:
-        from sc2onnx.runtime.session import cuda_trouble
-    except (Sc2onnxError, ImportError) as error:
-        return Finding("cuda", None, f"does not work: {error}")
-    if trouble := cuda_trouble(device.Device("cuda")):
-        return Finding("cuda", None, f"does not work: {trouble}")
     found = device.driver()
-    assert isinstance(found, device.Driver)
+    if not status.works or isinstance(found, str):
+        return Finding("cuda", None, f"does not work: {status.detail}")
     shown = f"{found.devices} GPU" + ("s" if found.devices > 1 else "")
-    return Finding("cuda", True, f"{shown}, the driver runs CUDA {'.'.join(map(str, found.cuda))}")
+    return Finding("cuda", True, f"works, {status.detail}: {shown}, the driver runs CUDA {'.'.join(map(str, found.cuda))}")
 
 
 def _packed() -> Finding:

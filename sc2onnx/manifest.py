@@ -116,6 +116,10 @@ class CacheLayout:
         if self.dtype not in _WIDTHS:
             raise BundleError(f"cache.dtype is {self.dtype!r}, expected one of {', '.join(_WIDTHS)}: export the bundle again")
 
+    def window(self, facts: ModelFacts) -> int:
+        """Tokens that it must keep: those that one position can see; ``linear``, all that there can be."""
+        return facts.window if self.kind == RING else facts.context_length
+
     def bytes_per_token(self, facts: ModelFacts) -> int:
         """Cache bytes that one position of one row takes, over all layers."""
         return 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * _WIDTHS[self.dtype]

@@ -77,7 +77,7 @@ def unsuitable(found: Driver | str, device: Device, needed: tuple[int, ...]) -> 
 
 def cuda_libraries(major: int) -> tuple[str, ...]:
     """What the CUDA provider links of NVIDIA's libraries on Linux, for a major version of CUDA; cuDNN only helps where it is there."""
-    return (f"libcudart.so.{major}", f"libcublas.so.{major}", f"libcublasLt.so.{major}")
+    return (f"libcudart.so.{major}", f"libcublas.so.{major}", f"libcublasLt.so.{major}", "libcurand.so.10")
 
 
 def missing_libraries(names: Sequence[str]) -> list[str]:

@@ -143,7 +143,7 @@ def open_model(
 def cache_shape(manifest: Manifest, chunk: int, capacity: int | None = None) -> CacheShape:
     """Of a sequence. A cache that keeps every position is, to its arithmetic, one whose window is the context."""
     facts, layout = manifest.model, manifest.cache
-    window = facts.window if layout.kind == RING else facts.context_length
+    window = layout.window(facts)
     wanted = default_capacity(window, facts.context_length, chunk) if capacity is None else capacity
     size = (facts.num_layers, facts.num_kv_heads, facts.head_dim)
     return CacheShape(*size, window, facts.context_length, min(wanted, facts.context_length), layout.dtype, turned=layout.kind == RING)

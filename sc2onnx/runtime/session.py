@@ -350,7 +350,7 @@ def _preload() -> None:
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
-    """An execution provider of the installed onnxruntime, and whether it ran a graph just now."""
+    """An execution provider of the installed onnxruntime, and whether it just ran a graph with the operator that bundles need."""
 
     name: str
     works: bool
@@ -363,13 +363,14 @@ _PROBE: Final = base64.b64decode(
 """A graph of one TensorScatter (opset 24, circular): ``past (1, 1, 4, 1), update (1, 1, 1, 1), slot (1,) -> present``."""
 
 
-def probe_providers() -> list[ProviderStatus]:
-    """Try every provider that this onnxruntime offers on a small graph; the CPU must run the operator that bundles need."""
-    local = (name for name in ort.get_available_providers() if name != "AzureExecutionProvider")  # that one calls a remote service
-    return [_probe(name) for name in local]
+def probe_cuda() -> ProviderStatus:
+    """Whether the first GPU runs a small graph, and if not, what is missing."""
+    trouble = cuda_trouble(Device("cuda"))
+    return probe("CUDAExecutionProvider") if trouble is None else ProviderStatus("CUDAExecutionProvider", False, trouble)
 
 
-def _probe(provider: str) -> ProviderStatus:
+def probe(provider: str = "CPUExecutionProvider") -> ProviderStatus:
+    """Try a provider on a small graph."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     feeds = {"past": np.zeros((1, 1, 4, 1), np.float32), "update": np.ones((1, 1, 1, 1), np.float32), "slot": np.array([3])}

@@ -34,7 +34,7 @@ def memory_ahead(facts: ModelFacts, layout: CacheLayout, weight_bytes: int, cont
     context = facts.context_length if context is None else context
     if not 1 <= context <= facts.context_length:
         raise RequestError(f"the context is {context}, expected 1 to {facts.context_length}, the model's own")
-    slots = first_capacity(context, default_capacity(facts.window, facts.context_length, prefill_chunk))
+    slots = first_capacity(context, default_capacity(layout.window(facts), facts.context_length, prefill_chunk))
     cache = slots * layout.bytes_per_token(facts)
     return MemoryNeed(context, slots, weight_bytes, cache, weight_bytes + cache)
 

@@ -50,11 +50,11 @@ def cells(ahead: Outlook, precision: str, target: str) -> list[str]:
 def test_a_checkpoint_takes_what_its_bundles_then_take(checkpoint: Path, tmp_path: Path) -> None:
     found = plan(checkpoint, directory=tmp_path)
     assert (found["checkpoint"], found["model"]["parameters"], found["refused"]) == ("starcoder2-mini", 5_392_896, {})
-    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8", "int4", "int4-fast"]
-    for row in found["precisions"]:
+    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8", "int8", "int4", "int4", "int4-fast"]
+    for number, row in enumerate(found["precisions"]):
         if row["weights_exact"]:
             uncalibrated = Calibration(wanted=False)  # of the same size
-            export(checkpoint, out := tmp_path / row["precision"], precision=row["precision"], target=row["targets"][0], calibration=uncalibrated)
+            export(checkpoint, out := tmp_path / str(number), precision=row["precision"], target=row["targets"][0], calibration=uncalibrated)
             (running,) = row["running"]  # 4,096 tokens are beyond its context
             need = memory_need(Manifest.read(out), 1024)
             assert (running["context"], running["cache"], running["total"]) == (1024, need.cache, need.total)
@@ -72,7 +72,9 @@ def test_a_published_shape_needs_nothing_at_all(tmp_path: Path) -> None:
     by_kind = {(row["precision"], *row["targets"]): row for row in found["precisions"]}
     fp16 = by_kind["fp16", "cuda"]
     assert [running["context"] for running in fp16["running"]] == [1024, 4096, 16384]
-    assert [running["cache"] for running in fp16["running"]] == [slots * 30 * 2 * 2 * 128 * 2 for slots in (1024, 4096, 4352)]  # the ring is full
+    assert [running["cache"] for running in fp16["running"]] == [
+        slots * 30 * 2 * 2 * 128 * 2 for slots in (1024, 4096, 16384)
+    ]  # every position is kept
     assert by_kind["int8", "portable"]["export"]["memory"] > 2 * by_kind["int8", "cpu"]["export"]["memory"]
     assert by_kind["int4", "cpu", "portable"]["export"]["disk"] == sum(
         by_kind["int4", "cpu", "portable"]["export"][part] for part in ("bundle", "calibration_cache")
@@ -124,7 +126,8 @@ def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_
     settings = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "hidden_size": 192}))
     found = plan(".", directory=tmp_path)
-    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8"]
+    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8", "int8", "int4"]
+    assert found["precisions"][-1]["targets"] == ["cuda"]  # in blocks of 32
     reason = "model.embed_tokens.weight has 192 inputs, which blocks of 128 do not divide"
     assert set(found["refused"]) == {"int4", "int4-fast"}
     assert found["refused"]["int4"].startswith(reason)
@@ -183,7 +186,9 @@ def test_targets_that_take_the_same_share_a_row(monkeypatch: pytest.MonkeyPatch)
         ("bf16", ("cuda",)),
         ("int8", ("cpu",)),
         ("int8", ("portable",)),
+        ("int8", ("cuda",)),
         ("int4", ("cpu", "portable")),
+        ("int4", ("cuda",)),
         ("int4-fast", ("cpu", "portable")),
     ]
     assert replace(ahead.rows[3].forecast, memory=0) == replace(ahead.rows[4].forecast, memory=0)

@@ -18,7 +18,7 @@ from sc2onnx.manifest import Manifest
 from sc2onnx.runtime import device as device_room
 from sc2onnx.runtime import session
 from sc2onnx.runtime.device import Device, Driver, cuda_libraries, driver, missing_libraries, unsuitable
-from sc2onnx.runtime.session import chosen_devices, cuda_trouble
+from sc2onnx.runtime.session import ProviderStatus, chosen_devices, cuda_trouble, nodes_left_to_cpu, probe_cuda
 
 HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="onnxruntime-gpu is installed")
@@ -136,6 +136,24 @@ def gpu_bundle(bundle: Path, tmp_path: Path) -> Path:
     return copy
 
 
+def test_a_node_that_is_left_to_the_cpu_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU provider all are; arithmetic of shapes belongs there."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    found = ort.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    left = nodes_left_to_cpu(found)
+    assert any(name.startswith("TensorScatter node_TensorScatter_") for name in left)
+    assert not any(name.startswith("Shape") for name in left)
+    monkeypatch.setattr(type(found), "get_providers", lambda self: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(DeviceError, match=r"\d+ nodes of the graph .* on the CPU instead of cuda:0 \(\w+ node_\w+, .*, \.\.\.\): .*no CUDA kernels"):
+        session._check_on_device(found, Device("cuda"))
+
+
+@pytest.mark.cuda
+def test_the_first_gpu_runs_a_graph() -> None:
+    assert probe_cuda().works
+
+
 @without_cuda
 def test_doctor_finds_the_same() -> None:
     (finding,) = (finding for finding in diagnose() if finding.subject == "cuda")
@@ -144,14 +162,14 @@ def test_doctor_finds_the_same() -> None:
 
 
 def test_doctor_says_where_a_gpu_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+    monkeypatch.setattr(session, "probe_cuda", lambda: ProviderStatus("CUDAExecutionProvider", True, "onnxruntime 1.31.1"))
     monkeypatch.setattr(device_room, "driver", lambda: Driver(2, (13, 0)))
     (finding,) = (finding for finding in diagnose() if finding.subject == "cuda")
-    assert (finding.ok, finding.detail) == (True, "2 GPUs, the driver runs CUDA 13.0")
+    assert (finding.ok, finding.detail) == (True, "works, onnxruntime 1.31.1: 2 GPUs, the driver runs CUDA 13.0")
 
 
 def test_libraries() -> None:
-    assert cuda_libraries(13) == ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13")
+    assert cuda_libraries(13) == ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10")
     assert missing_libraries(["libsc2onnx-has-no-such.so.1"]) == ["libsc2onnx-has-no-such.so.1"]
     assert missing_libraries([]) == []
 
