@@ -154,7 +154,7 @@ def _bench(args: argparse.Namespace) -> int:
     from sc2onnx.bench.table import lines
 
     contexts, prefill = (None if given is None else tuple(given) for given in (args.contexts, args.prefill))
-    settings = Settings(contexts, tuple(args.steps), prefill, args.repeat, args.threads, args.real_prefill)
+    settings = Settings(contexts, tuple(args.steps), prefill, args.repeat, args.threads, args.real_prefill, args.device)
     _check_outputs(args)
     report = bench(args.bundle, also=args.also, settings=settings, tell=_tell)
     if args.json is not None:

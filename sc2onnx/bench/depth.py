@@ -36,6 +36,6 @@ def place(cache: RingCache, depth: int) -> None:
         cache.begin(step)
         cache.commit(step)
         done += step
-    noise = np.random.default_rng(0).standard_normal(cache.by_slot[0].shape[1:], dtype=np.float32) * _SIZE
-    for buffer in cache.by_slot if depth else ():
-        buffer[:] = noise
+    shape = (cache.shape.kv_heads, cache.capacity, cache.shape.head_dim)
+    if depth:
+        cache.fill(np.random.default_rng(0).standard_normal(shape, dtype=np.float32) * _SIZE)

@@ -67,7 +67,7 @@ class BundleEngine:
     def append(self, tokens: Tokens) -> None:
         """See :class:`Engine`."""
         assert self._decoder is not None
-        self._decoder.append(tokens[None], "last")
+        self._decoder.append(tokens[None], "last", ids=self._decoder.chooses)
 
     def rewind(self, count: int) -> None:
         """See :class:`Engine`."""
@@ -81,17 +81,17 @@ class BundleEngine:
 
 
 @contextmanager
-def _open(path: Path, threads: int, real: bool, packed: Packed) -> Iterator[Engine]:
-    engine = BundleEngine(load(path, threads=threads, prefill_chunk=CHUNK, packed=packed), real=real)
+def _open(path: Path, threads: int, real: bool, packed: Packed, device: str) -> Iterator[Engine]:
+    engine = BundleEngine(load(path, device=device, threads=threads, prefill_chunk=CHUNK, packed=packed), real=real)
     try:
         yield engine
     finally:
         engine.close()
 
 
-def bundle_opener(path: str | Path, threads: int, *, real: bool = False) -> Opener:
+def bundle_opener(path: str | Path, threads: int, *, real: bool = False, device: str = "cpu") -> Opener:
     """Of a bundle; see :class:`BundleEngine`. It is loaded as every start after the first has it, with packed weights."""
-    return partial(_open, Path(path), threads, real, _packed(path))
+    return partial(_open, Path(path), threads, real, _packed(path), device)
 
 
 def _packed(path: str | Path) -> Packed:

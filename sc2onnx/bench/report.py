@@ -35,7 +35,8 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything. ``read_rate``: bytes per second that ``threads`` read of the machine's memory; the first row is what others are compared with.
+    """Everything. ``read_rate``: bytes per second that ``threads`` read of the machine's memory, or that a GPU moves, copying within its own;
+    the first row is what others are compared with.
 
     ``deepest``: tokens of context at which memory was measured; ``real_prefill``: whether our own engines computed the tokens before.
     """
@@ -48,6 +49,14 @@ class Report:
     read_rate: float
     deepest: int
     real_prefill: bool
+    device: str = "cpu"
+
+    @property
+    def machine(self) -> str:
+        """What computed, and how fast it moves memory."""
+        if self.device == "cpu":
+            return f"{self.threads} threads, which read {self.read_rate / 1e9:.1f} GB/s"
+        return f"{self.device}, which reads and writes {self.read_rate / 1e9:.0f} GB/s"
 
     def share(self, row: Row, task: Task) -> float:
         """Part of the machine's read rate at which a decode reads its weights; the cache, which it reads as well, is not counted."""
@@ -64,7 +73,7 @@ class Report:
             }
             for row in self.rows
         ]
-        facts = {name: getattr(self, name) for name in ("threads", "repeat", "read_rate", "deepest", "real_prefill")}
+        facts = {name: getattr(self, name) for name in ("threads", "repeat", "read_rate", "deepest", "real_prefill", "device")}
         return {**facts, "rows": rows, "missing": [asdict(missing) for missing in self.missing]}
 
     def _timing(self, row: Row, task: Task, seconds: tuple[float, ...]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import open_named
 from sc2onnx.runtime.cache import CHUNK, default_capacity
 from sc2onnx.runtime.device import Device
-from sc2onnx.runtime.session import check_suits, default_threads
+from sc2onnx.runtime.session import check_cuda, check_suits, copy_rate, default_threads
 
 Tell = Callable[[str], None]
 
@@ -37,7 +37,7 @@ class Settings:
     """What to measure. ``contexts``: decode when the sequence has so many tokens; ``steps``: of so many tokens, at one of the contexts;
     ``prefill``: of so many. None: :data:`CONTEXTS` and :data:`PREFILL`, as far as the models' context goes. ``repeat``: rounds;
     ``threads``: of every engine, by default one per processor; ``real_prefill``: compute what comes before instead of placing the
-    sequence (:mod:`sc2onnx.bench.depth`). Raises :class:`RequestError` on construction.
+    sequence (:mod:`sc2onnx.bench.depth`); ``device``: ``cpu``, ``cuda`` or ``cuda:1``. Raises :class:`RequestError` on construction.
     """
 
     contexts: tuple[int, ...] | None = None
@@ -46,6 +46,7 @@ class Settings:
     repeat: int = 5
     threads: int | None = None
     real_prefill: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name, values, least in (("contexts", self.contexts, 2), ("steps", self.steps, 1), ("prefill", self.prefill, 1)):
@@ -85,14 +86,17 @@ def bench(bundle: str | Path, *, also: Sequence[str | Path] = (), settings: Sett
     :class:`~sc2onnx.errors.DeviceError` before any work.
     """
     wanted = settings or Settings()
+    device = Device.named(wanted.device)
+    if device.away:
+        check_cuda(device)
     bundles = open_named([bundle, *also])
     for opened in bundles.values():
-        check_suits(opened.manifest, [Device()])
+        check_suits(opened.manifest, [device])
     facts = [opened.manifest.model for opened in bundles.values()]
     for fact in facts:
         _check_steps(wanted.steps, fact)
     threads = wanted.threads or default_threads()
-    openers = {name: bundle_opener(opened.directory, threads, real=wanted.real_prefill) for name, opened in bundles.items()}
+    openers = {name: bundle_opener(opened.directory, threads, real=wanted.real_prefill, device=wanted.device) for name, opened in bundles.items()}
     tasks = wanted.tasks(min(fact.context_length for fact in facts))
     failed: dict[str, Exception] = {}
     report = _measure(openers, wanted, tasks, min(fact.vocab_size for fact in facts), tell, failed)
@@ -113,8 +117,9 @@ def _measure(
     openers: Mapping[str, Opener], settings: Settings, tasks: Sequence[Task], vocab: int, tell: Tell, failed: dict[str, Exception]
 ) -> Report:
     threads, deepest = settings.threads or default_threads(), max(task.context for task in tasks)
-    rate = read_rate(threads)
-    tell(f"{threads} threads read {rate / 1e9:.1f} GB/s")
+    device = Device.named(settings.device)
+    rate = copy_rate(device) if device.away else read_rate(threads)
+    tell(f"{device} reads and writes {rate / 1e9:.0f} GB/s" if device.away else f"{threads} threads read {rate / 1e9:.1f} GB/s")
     memory = {name: found for name, opener in openers.items() if (found := _alone(name, opener, deepest, tell, failed))}
     with ExitStack() as stack:
         engines = _enter(stack, {name: opener for name, opener in openers.items() if name not in failed}, tell, failed)
@@ -125,7 +130,7 @@ def _measure(
                 seconds[name][task] = values
         rows = tuple(Row(name, engine.weights_read, memory[name], seconds[name]) for name, engine in engines.items() if name not in failed)
     missing = tuple(Missing(name, one_line(failed[name])) for name in openers if name in failed)
-    return Report(rows, missing, tuple(tasks), threads, settings.repeat, rate, deepest, settings.real_prefill)
+    return Report(rows, missing, tuple(tasks), threads, settings.repeat, rate, deepest, settings.real_prefill, str(device))
 
 
 def _alone(name: str, opener: Opener, deepest: int, tell: Tell, failed: dict[str, Exception]) -> Alone | None:

@@ -32,7 +32,7 @@ def _told(report: Report, tables: Sequence[Cells], shape: Callable[[Cells], list
 def about(report: Report) -> str:
     """How it was measured."""
     placed = "the tokens before were computed" if report.real_prefill else "our own engines were placed at their context, not computed up to it"
-    return f"{report.threads} threads, which read {report.read_rate / 1e9:.1f} GB/s; {report.repeat} rounds in turns: median (quartiles); {placed}"
+    return f"{report.machine}; {report.repeat} rounds in turns: median (quartiles); {placed}"
 
 
 def measures(report: Report) -> Cells:

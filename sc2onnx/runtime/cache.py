@@ -231,6 +231,14 @@ class RingCache:
             cache.clear()
         return joined
 
+    def fill(self, values: npt.NDArray[Any]) -> None:
+        """Write values (kv_heads, capacity, head_dim) to every slot of every row and layer, keys and values alike: for measurements."""
+        for number, buffer in enumerate(self.buffers):
+            array = self.storage.get(number, buffer)
+            self._turned(number, array)[:] = values
+            self.buffers[number] = self.storage.put(number, array)
+        self.generation += 1
+
     def clear(self) -> None:
         """Forget every row and free the buffers."""
         self.lengths = np.zeros(0, dtype=np.int64)  # a reader that has the old lengths finds the old ``written``

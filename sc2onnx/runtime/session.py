@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -263,10 +264,16 @@ def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: 
         return _load(graph, options, source)
     check_cuda(device)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    how = {"device_id": str(device.index), "enable_cuda_graph": "1" if captures else "0"}
-    session = _load(graph, options, source, [("CUDAExecutionProvider", how)])
+    session = _load(graph, options, source, [_provider(device, captures)])
     _check_on_device(session, device)
     return session
+
+
+def _provider(device: Device, captures: bool) -> Any:
+    """The execution provider of a device, as onnxruntime is told of it."""
+    if device.kind == "cpu":
+        return "CPUExecutionProvider"
+    return "CUDAExecutionProvider", {"device_id": str(device.index), "enable_cuda_graph": "1" if captures else "0"}
 
 
 def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None, providers: Sequence[Any] = ()) -> ort.InferenceSession:
@@ -361,6 +368,27 @@ _PROBE: Final = base64.b64decode(
     "CAs67wEKbQoEcGFzdAoGdXBkYXRlCgRzbG90EgdwcmVzZW50GhRub2RlX1RlbnNvclNjYXR0ZXJfMCINVGVuc29yU2NhdHRlcioUCgRheGlzGP7//////////wGgAQIqEwoEbW9kZSIIY2lyY3VsYXKgAQMSBXByb2JlWh4KBHBhc3QSFgoUCAESEAoCCAEKAggBCgIIBAoCCAFaIAoGdXBkYXRlEhYKFAgBEhAKAggBCgIIAQoCCAEKAggBWhIKBHNsb3QSCgoICAcSBAoCCAFiIQoHcHJlc2VudBIWChQIARIQCgIIAQoCCAEKAggECgIIAUIECgAQGA=="
 )
 """A graph of one TensorScatter (opset 24, circular): ``past (1, 1, 4, 1), update (1, 1, 1, 1), slot (1,) -> present``."""
+
+
+_COPY: Final = base64.b64decode(
+    "CAs6ZworCgZzb3VyY2USBnRhcmdldBoPbm9kZV9JZGVudGl0eV8wIghJZGVudGl0eRIEY29weVoYCgZzb3VyY2USDgoMCAESCAoGEgRzaXplYhgKBnRhcmdldBIOCgwIARIICgYSBHNpemVCBAoAEBU="
+)
+"""A graph of one Identity (opset 21): ``source (size,) -> target (size,)``, float32."""
+
+
+def copy_rate(device: Device, nbytes: int = 1 << 30, passes: int = 9) -> float:
+    """Bytes per second that a device reads and writes, together, copying from its memory to its memory: the best of some passes."""
+    session = _load(Path("copy"), _options(1, quantised=False), _COPY, [_provider(device, captures=False)])
+    binding = session.io_binding()
+    source, target = (_value(np.zeros(nbytes // 4, np.float32), device) for _ in range(2))
+    binding.bind_ortvalue_input("source", source)
+    binding.bind_ortvalue_output("target", target)
+    found = []
+    for _ in range(passes + 1):  # the first one also prepares
+        began = time.perf_counter()
+        session.run_with_iobinding(binding)
+        found.append(time.perf_counter() - began)
+    return 2 * nbytes / min(found[1:])
 
 
 def probe_cuda() -> ProviderStatus:

@@ -18,7 +18,7 @@ from sc2onnx.manifest import Manifest
 from sc2onnx.runtime import device as device_room
 from sc2onnx.runtime import session
 from sc2onnx.runtime.device import Device, Driver, cuda_libraries, driver, missing_libraries, unsuitable
-from sc2onnx.runtime.session import ProviderStatus, chosen_devices, cuda_trouble, nodes_left_to_cpu, probe_cuda
+from sc2onnx.runtime.session import ProviderStatus, chosen_devices, copy_rate, cuda_trouble, nodes_left_to_cpu, probe_cuda
 
 HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="onnxruntime-gpu is installed")
@@ -147,6 +147,11 @@ def test_a_node_that_is_left_to_the_cpu_is_named(bundle: Path, monkeypatch: pyte
     monkeypatch.setattr(type(found), "get_providers", lambda self: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(DeviceError, match=r"\d+ nodes of the graph .* on the CPU instead of cuda:0 \(\w+ node_\w+, .*, \.\.\.\): .*no CUDA kernels"):
         session._check_on_device(found, Device("cuda"))
+
+
+def test_what_a_device_moves_copying() -> None:
+    """Here the processors' memory, which moves between a gigabyte and a terabyte a second."""
+    assert 1e9 < copy_rate(Device(), nbytes=64 << 20, passes=3) < 1e12
 
 
 @pytest.mark.cuda
