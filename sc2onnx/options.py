@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("bundle", type=Path)
     bench.add_argument("--also", type=Path, action="append", default=[], metavar="BUNDLE", help="another bundle, in turns with it (repeatable)")
     bench_options(bench)
+    bench.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1, the second GPU (default: cpu)")
 
     generate = commands.add_parser("generate", help="continue a prompt")
     generate.add_argument("bundle", type=Path)
@@ -116,7 +117,6 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to a file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw decoding over context: .png, .svg or .pdf")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1, the second GPU (default: cpu)")
 
 
 def _generation_options(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,9 @@
 """Makes what the runtime's tests need where torch and the exporter are not installed: a bundle, and torch's answers.
 
-    python scripts/make_fixture.py OUT
+    python scripts/make_fixture.py OUT [--gpu]
 
 OUT gets ``bundle`` (the mini checkpoint in fp32), ``tokens`` (the same without a tokenizer) and ``reference.npz``: token ids
-of real code, torch's logits for them, and torch's greedy continuation.
+of real code, torch's logits for them, and torch's greedy continuation. With ``--gpu`` also ``gpu``: bundles for tests/cuda, by precision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import sc2onnx
-from sc2onnx.export import export
+from sc2onnx.export import Calibration, export
 from sc2onnx.verify.reference import Reference
 
 CHECKPOINT = Path(__file__).parent.parent / "examples" / "starcoder2-mini"
@@ -43,5 +43,16 @@ def make(out: Path) -> None:
     np.savez_compressed(out / "reference.npz", tokens=tokens, logits=logits, greedy=np.array(greedy))
 
 
+def for_gpu(out: Path) -> Path:
+    """Bundles of the mini checkpoint for a GPU: fp16, bf16, int8, int4, and fp16 in two stages."""
+    out.mkdir(parents=True)
+    for precision in ("fp16", "bf16", "int8", "int4"):
+        export(CHECKPOINT, out / precision, precision=precision, target="cuda", calibration=Calibration(False) if "int" in precision else None)
+    export(CHECKPOINT, out / "staged", precision="fp16", target="cuda", stages=2)
+    return out
+
+
 if __name__ == "__main__":
     make(Path(sys.argv[1]))
+    if "--gpu" in sys.argv[2:]:
+        for_gpu(Path(sys.argv[1]) / "gpu")

@@ -36,14 +36,19 @@ def checkpoint() -> Path:
 def fixture_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if made := os.environ.get("SC2ONNX_FIXTURE"):
         return Path(made).resolve()
+    out = tmp_path_factory.mktemp("fixture") / "made"
+    fixture_maker().make(out)
+    return out
+
+
+def fixture_maker() -> Any:
+    """The module ``scripts/make_fixture.py``."""
     spec = importlib.util.spec_from_file_location("make_fixture", ROOT / "scripts" / "make_fixture.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    out = tmp_path_factory.mktemp("fixture") / "made"
-    module.make(out)
-    return out
+    return module
 
 
 @pytest.fixture(scope="session")

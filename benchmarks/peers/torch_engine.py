@@ -30,15 +30,15 @@ def _nothing() -> None:
 @contextmanager
 def _open(setting: Setting) -> Iterator[Engine]:
     torch.set_num_threads(setting.threads)
-    yield _Engine(load(setting, torch.bfloat16))
+    yield Eager(load(setting, torch.bfloat16))
     gc.collect()
 
 
-class _Engine:
-    """A model and the cache of one sequence, placed like ours: keys and values are noise."""
+class Eager:
+    """A model, on whatever device, and the cache of one sequence, placed like ours: keys and values are noise."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self._model, self._device = model, model.device
         self._placed = self._cache = self._fresh()
 
     @property
@@ -55,13 +55,15 @@ class _Engine:
             head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
             shape = (1, config.num_key_value_heads, depth, head)
             for layer in range(config.num_hidden_layers):
-                self._placed.update(0.1 * torch.randn(shape, dtype=self._model.dtype), 0.1 * torch.randn(shape, dtype=self._model.dtype), layer)
+                keys, values = (0.1 * torch.randn(shape, dtype=self._model.dtype, device=self._device) for _ in range(2))
+                self._placed.update(keys, values, layer)
         self._cache = self._copy()
 
     @torch.inference_mode()
     def append(self, tokens: Tokens) -> None:
         """Logits of the last only, as in generation."""
-        result = self._model(torch.from_numpy(np.asarray(tokens))[None], past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        ids = torch.from_numpy(np.asarray(tokens))[None].to(self._device)
+        result = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         if not bool(torch.isfinite(result.logits).all()):
             raise RuntimeError("torch's logits are not finite")
 

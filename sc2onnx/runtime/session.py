@@ -313,10 +313,10 @@ _SHAPES: Final = frozenset({"Shape", "Squeeze", "Unsqueeze", "Concat", "Cast", "
 """What graphs compute of shapes; ONNX Runtime does it on the CPU, where the shapes are."""
 
 
-def _run_options() -> ort.RunOptions:
+def _run_options(number: int) -> ort.RunOptions:
     options = ort.RunOptions()
     options.log_severity_level = 4  # a cancelled run is not worth an error line
-    options.add_run_config_entry("gpu_graph_id", "-1")
+    options.add_run_config_entry("gpu_graph_id", str(number))
     return options
 
 

@@ -38,7 +38,7 @@ class Graph:
     session: ort.InferenceSession
     device: Device
     layers: range
-    new_options: Callable[[], ort.RunOptions]
+    new_options: Callable[[int], ort.RunOptions]  # for steps that are the CUDA graph of this number, -1 for none
     new_value: Callable[[npt.NDArray[Any], Device], Any]  # an OrtValue with these contents on that device
     captures: bool = False
     lock: AbstractContextManager[Any] = field(default_factory=nullcontext)  # where runs must not overlap
@@ -88,7 +88,8 @@ class _Part:
 
     def __init__(self, graph: Graph, buffers: Sequence[Any]) -> None:
         self._graph = graph
-        self.options = {False: graph.new_options(), True: graph.new_options()}  # by whether the step is captured
+        self._options = {-1: graph.new_options(-1)}  # by CUDA graph
+        self._cancelled = False
         self._binding = graph.session.io_binding()
         self._buffers = buffers
         if NEXT_HIDDEN in graph.outputs:  # first, so that it is the first of the outputs
@@ -123,7 +124,7 @@ class _Part:
             place = home.place(wanted, result.shape, result.dtype)
             binding.bind_ortvalue_output(wanted, place)
         with graph.lock:
-            graph.session.run_with_iobinding(binding, self.options[home is not None and home.number > 0])
+            graph.session.run_with_iobinding(binding, self._options_for(-1 if home is None else home.number))
         if result is None:
             return binding.get_outputs()[0]
         return result if place is None else place.numpy().copy()  # which may be the place itself, and the next step writes there
@@ -133,12 +134,20 @@ class _Part:
         graph, tokens = self._graph, feeds[INPUT_IDS]
         if not graph.captures or tokens.shape[1] != 1 or result is None or result.shape[1] != 1:
             return self._resident
-        home = graph.resident((tokens.shape, result.dtype.char, *(buffer.address for buffer in self._buffers)))
-        if home is None:
-            return self._resident
-        options = self.options[True]
-        options.add_run_config_entry("gpu_graph_id", str(home.number))
-        return home
+        return graph.resident((tokens.shape, result.dtype.char, *(buffer.address for buffer in self._buffers))) or self._resident
+
+    def _options_for(self, number: int) -> ort.RunOptions:
+        if number not in self._options:
+            self._options[number] = self._graph.new_options(number)
+            if self._cancelled:
+                self.cancel()
+        return self._options[number]
+
+    def cancel(self) -> None:
+        """Stop a running and every later run."""
+        self._cancelled = True  # before the options are looked at: those that another thread is making look at it afterwards
+        for options in list(self._options.values()):
+            options.terminate = True
 
     def _feed(self, feeds: Mapping[str, npt.NDArray[Any]], home: Resident | None) -> None:
         for name, array in feeds.items():
@@ -184,5 +193,4 @@ class Step:
         """Make a running and every later :meth:`run` stop with :class:`CancelledError`, within about one operator."""
         self._cancelled = True
         for part in self._parts:
-            for options in part.options.values():
-                options.terminate = True
+            part.cancel()

@@ -268,7 +268,7 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     capfd.readouterr()
     loud = ort.RunOptions()
     loud.log_severity_level = 2
-    graph = Graph(session, Device(), range(facts.num_layers), lambda: loud, lambda array, device: None)
+    graph = Graph(session, Device(), range(facts.num_layers), lambda number: loud, lambda array, device: None)
     step = Step([graph], facts.vocab_size, cache.buffers)
     step.run(np.array([[1, 2, 3]]), cache.lengths, 1)
     assert "in-place optimization not activated" not in capfd.readouterr().err
