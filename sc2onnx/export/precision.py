@@ -54,8 +54,13 @@ class Variant:
                 "choose fp32, int8 or int4, or a GPU (--target cuda)"
             )
         presets = CUDA_PRESETS if self.target == "cuda" else PRESETS
+        if self.target == "cuda" and self.precision == "fp32":
+            raise RequestError(
+                "precision is 'fp32' for target 'cuda', whose attention has kernels in half precision only: "
+                "choose --precision fp16, bf16, int8 or int4"
+            )
         if self.precision in PRESETS and self.precision not in presets:
-            raise RequestError(f"precision is {self.precision!r} for target {self.target!r}, expected one of {', '.join((*FLOATS, *presets))}")
+            raise RequestError(f"precision is {self.precision!r} for target {self.target!r}, expected one of {', '.join((*_SLOW, *presets))}")
         chosen = None if self.precision in FLOATS else recipe(self.precision, presets)
         object.__setattr__(self, "_recipe", chosen)
         if chosen is not None and chosen.name in PRECISIONS and chosen != presets.get(chosen.name):

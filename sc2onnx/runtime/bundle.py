@@ -27,7 +27,7 @@ SUPPORTED: Final = (
     ("cuda", LINEAR, "float16"),
     ("cuda", LINEAR, "bfloat16"),
 )
-"""Target, cache kind and cache type of what this runtime implements."""
+"""Target, cache kind and cache type of what this runtime implements; rings for cuda, which earlier exporters wrote, on the CPU."""
 
 _LARGE: Final = 256_000_000
 

@@ -98,7 +98,7 @@ def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
     ahead = with_free(monkeypatch, 4_000_000_000, 5_000_000_000)
     memory = {row.forecast.precision: f"{row.forecast.memory / 1e9:.3f}" for row in ahead.rows if "cpu" in row.targets}
     figures = ["12.130", memory["fp32"], "12.163!", "12.193!", "12.382!", "12.397!", "no"]
-    assert cells(ahead, "fp32", "cpu, portable, cuda") == figures
+    assert cells(ahead, "fp32", "cpu, portable") == figures
     assert cells(ahead, "int8", "cpu")[-1] == "yes"
     assert cells(ahead, "int4", "cpu, portable") == ["<=1.847", memory["int4"], "<=3.559", "<=1.910", "<=2.098", "<=2.114", "yes"]
     assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(outlook.lines(ahead))
@@ -181,7 +181,7 @@ def test_a_context_below_the_first_column_has_one_of_its_own(checkpoint: Path, t
 def test_targets_that_take_the_same_share_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, None, None)
     assert [(row.forecast.precision, row.targets) for row in ahead.rows] == [
-        ("fp32", ("cpu", "portable", "cuda")),
+        ("fp32", ("cpu", "portable")),
         ("fp16", ("cuda",)),
         ("bf16", ("cuda",)),
         ("int8", ("cpu",)),
