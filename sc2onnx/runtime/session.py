@@ -135,6 +135,7 @@ class Session:
             options = _options(threads, bundle.manifest.quantization is not None, spin)
             captures = cuda_graphs and device.away and len(counts) == 1
             session = _opened(bundle.graphs[number], options, device, captures, instead[number] if instead else None)
+            captures = captures and _captures(session, device)
             lock = threading.Lock() if captures else nullcontext()
             self._graphs.append(Graph(session, device, range(first, first + count), _run_options, _value, captures, lock))
             first += count
@@ -264,9 +265,20 @@ def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: 
         return _load(graph, options, source)
     check_cuda(device)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = _load(graph, options, source, [_provider(device, captures)])
+    try:
+        session = _load(graph, options, source, [_provider(device, captures)])
+    except InferenceError as error:
+        if not captures:
+            raise
+        session = _load(graph, options, source, [_provider(device, captures=False)])
+        warnings.warn(f"onnxruntime {ort.__version__} cannot capture CUDA graphs of the bundle, so its steps run as they are ({error})", stacklevel=4)
     _check_on_device(session, device)
     return session
+
+
+def _captures(session: ort.InferenceSession, device: Device) -> bool:
+    """Whether its provider was told to capture CUDA graphs; what is only called away captures nothing, and is told so."""
+    return device.kind != "cuda" or session.get_provider_options()["CUDAExecutionProvider"].get("enable_cuda_graph") == "1"
 
 
 def _provider(device: Device, captures: bool) -> Any:
@@ -278,7 +290,7 @@ def _provider(device: Device, captures: bool) -> Any:
 
 def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None, providers: Sequence[Any] = ()) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"])
+        return ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
 

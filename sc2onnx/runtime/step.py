@@ -95,6 +95,7 @@ class _Part:
         if NEXT_HIDDEN in graph.outputs:  # first, so that it is the first of the outputs
             self._binding.bind_output(NEXT_HIDDEN, graph.device.kind, graph.device.index)
         self._bind_cache()
+        self._wanted = ""
         self._resident = Resident(graph.new_value, graph.device)
 
     def _bind_cache(self) -> None:
@@ -108,6 +109,11 @@ class _Part:
             self._binding.bind_input(past_name(layer, kind), *device, *bound)
             self._binding.bind_output(present_name(layer, kind), *device, *bound)
 
+    @property
+    def away(self) -> bool:
+        """Whether it runs on a device with memory of its own."""
+        return self._graph.device.away
+
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], hidden: Any, result: npt.NDArray[Any] | None, wanted: str) -> Any:
         """Hidden states for the next part, or ``wanted`` of its outputs in ``result``."""
         graph, binding = self._graph, self._binding
@@ -116,6 +122,10 @@ class _Part:
         if hidden is not None:
             binding.bind_ortvalue_input(HIDDEN, hidden)
         place = None
+        if wanted != self._wanted:  # what was bound for the other would be computed into
+            binding.clear_binding_outputs()
+            self._bind_cache()
+            self._wanted = wanted
         if result is None:
             binding.bind_output(NEXT_HIDDEN, graph.device.kind, graph.device.index)
         elif home is None or result.shape[0] * result.shape[1] > _RESIDENT:
@@ -177,6 +187,8 @@ class Step:
         """
         inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        if num_logits == 0 and self._parts[-1].away:  # kernels of a GPU need not take nothing
+            return self.run(tokens, past, 1, ids=ids)[:, :0]
         shape = (tokens.shape[0], num_logits)
         result = np.empty(shape, dtype=np.int64) if ids else np.empty((*shape, self._vocab), dtype=np.float32)
         hidden: Any = None

@@ -13,7 +13,7 @@ import pytest
 
 import sc2onnx
 from sc2onnx.doctor import diagnose
-from sc2onnx.errors import DeviceError, RequestError
+from sc2onnx.errors import DeviceError, InferenceError, RequestError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime import device as device_room
 from sc2onnx.runtime import session
@@ -110,6 +110,48 @@ def test_a_provider_that_does_not_start_is_an_error(gpu_bundle: Path, monkeypatc
     monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
     with pytest.raises(DeviceError, match=r"onnxruntime could not start its CUDA provider on cuda:0: `sc2onnx doctor` says"):
         sc2onnx.load(gpu_bundle, device="cuda")
+
+
+class Loaded:
+    """Stands in for a session on a GPU."""
+
+    def __init__(self, how: dict[str, str]) -> None:
+        self.how = how
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return {"CUDAExecutionProvider": self.how}
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return []
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_where_graphs_cannot_be_captured_steps_run_as_they_are(gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+
+    def load(graph: Path, options: Any, instead: bytes | None, providers: list[Any]) -> Loaded:
+        ((name, how),) = providers
+        assert (name, how["device_id"]) == ("CUDAExecutionProvider", "1")
+        if how["enable_cuda_graph"] == "1":
+            raise InferenceError("not all nodes are on the device")
+        return Loaded(how)
+
+    monkeypatch.setattr(session, "_load", load)
+    graph, device = gpu_bundle / "model.onnx", Device("cuda", 1)
+    with pytest.warns(UserWarning, match=r"cannot capture CUDA graphs of the bundle, so its steps run as they are \(not all nodes"):
+        found = session._opened(graph, ort.SessionOptions(), device, True, None)
+    assert not session._captures(found, device)
+    assert session._captures(Loaded({"enable_cuda_graph": "1"}), device)
+
+    def refuse(*arguments: Any) -> Loaded:
+        raise InferenceError("broken")
+
+    monkeypatch.setattr(session, "_load", refuse)
+    with pytest.raises(InferenceError, match="broken"):
+        session._opened(graph, ort.SessionOptions(), device, False, None)
 
 
 def test_auto(gpu_bundle: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
