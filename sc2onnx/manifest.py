@@ -19,7 +19,7 @@ from typing import Any, Final, Self, TypeVar, get_args, get_origin, get_type_hin
 
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 """Raised whenever an older runtime would misread the bundle."""
 
 MANIFEST_FILE: Final = "sc2onnx.json"
@@ -29,6 +29,7 @@ CARD_FILE: Final = "README.md"
 TOKENIZER_FILE: Final = "tokenizer.json"
 
 INPUT_IDS: Final = "input_ids"  # int64 (batch, step)
+ATTENTION_MASK: Final = "attention_mask"  # int64 (batch, past + step): 1 for tokens, 0 for padding; of caches that grow, instead of the next one
 PAST_LENGTHS: Final = "past_lengths"  # int64 (batch,): tokens already in the cache, per row
 NUM_LOGITS: Final = "num_logits"  # int64 (1,): how many last positions get logits; optional, 1 by default
 LOGITS: Final = "logits"  # float32 (batch, num_logits, vocab)
@@ -37,12 +38,12 @@ HIDDEN: Final = "hidden_states"  # (batch * step, hidden), the type of the cache
 NEXT_HIDDEN: Final = "next_hidden_states"  # the same, what a stage hands on
 
 
-def past_name(layer: int, kind: str) -> str:
+def past_name(layer: int | str, kind: str) -> str:
     """Name of a cache input; ``kind`` is ``"key"`` or ``"value"``, shapes as :class:`CacheLayout` says."""
     return f"past_key_values.{layer}.{kind}"
 
 
-def present_name(layer: int, kind: str) -> str:
+def present_name(layer: int | str, kind: str) -> str:
     """Name of the cache output that belongs to :func:`past_name`, of the same shape."""
     return f"present.{layer}.{kind}"
 
@@ -98,6 +99,10 @@ _WIDTHS: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 RING: Final = "ring-transposed-values"
 LINEAR: Final = "linear"
+GROWING: Final = "growing"
+
+OTHER_TARGETS: Final = ("genai", "optimum")
+"""Of bundles that other runtimes run: they take an ``attention_mask``, and the longest of what a row sees is their own business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,8 @@ class CacheLayout:
 
     ``ring-transposed-values``: per layer keys of (batch, kv_heads, capacity, head_dim) and values of (batch, kv_heads, head_dim, capacity);
     position p in slot p mod capacity (docs/decisions/0001-ring-attention.md). ``linear``: both of (batch, kv_heads, capacity, head_dim);
-    position p in slot p, so that the capacity bounds the tokens (docs/decisions/0013-cuda.md).
+    position p in slot p, so that the capacity bounds the tokens (docs/decisions/0013-cuda.md). For other
+    runtimes (docs/decisions/0014-other-runtimes.md): ``growing``, both of (batch, kv_heads, length, head_dim), given back with the step behind it.
     """
 
     kind: str
@@ -117,7 +123,7 @@ class CacheLayout:
             raise BundleError(f"cache.dtype is {self.dtype!r}, expected one of {', '.join(_WIDTHS)}: export the bundle again")
 
     def window(self, facts: ModelFacts) -> int:
-        """Tokens that it must keep: those that one position can see; ``linear``, all that there can be."""
+        """Tokens that it must keep: those that one position can see, in a ring; else all that there can be."""
         return facts.window if self.kind == RING else facts.context_length
 
     def bytes_per_token(self, facts: ModelFacts) -> int:
@@ -213,6 +219,11 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.stages and (min(self.stages) < 1 or sum(self.stages) != self.model.num_layers):
             raise BundleError(f"stages are {list(self.stages)}, expected layers that add up to {self.model.num_layers}: export the bundle again")
+
+    @property
+    def for_others(self) -> bool:
+        """Whether other runtimes run it, which bring their own cache."""
+        return self.target in OTHER_TARGETS
 
     @property
     def graphs(self) -> tuple[str, ...]:

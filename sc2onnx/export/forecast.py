@@ -16,7 +16,7 @@ from sc2onnx.errors import RequestError
 from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.plan import Calibration, WeightPlan, planned
-from sc2onnx.export.precision import PRECISIONS, TARGETS, Variant
+from sc2onnx.export.precision import OWN_TARGETS, PRECISIONS, Variant
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import corpus
 from sc2onnx.export.quantize.recipe import Recipe
@@ -71,10 +71,10 @@ def facts(config: Starcoder2Config) -> ModelFacts:
 
 
 def variants() -> list[Variant]:
-    """Every precision for every target that it can be exported for."""
+    """Every precision for every target of our own that it can be exported for; for other runtimes the weights are those for the CPU."""
     found = []
     for precision in PRECISIONS:
-        for target in TARGETS:
+        for target in OWN_TARGETS:
             try:
                 found.append(Variant(precision, target))
             except RequestError:  # these two do not go together

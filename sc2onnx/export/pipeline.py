@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config, token_ids
+from sc2onnx.export.genai import GENAI_FILE, genai_config
 from sc2onnx.export.graph.activations import Activations
-from sc2onnx.export.graph.attention import ring_attention
-from sc2onnx.export.graph.grouped_query import grouped_query_attention
+from sc2onnx.export.graph.attention import ring_attention, scatter_elements
+from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
+from sc2onnx.export.graph.growing import growing_attention
 from sc2onnx.export.graph.layers import Products
-from sc2onnx.export.graph.model import Form, build
-from sc2onnx.export.graph.ops import CUDA_OPSET, OPSET
+from sc2onnx.export.graph.model import Form, attention_mask, build
+from sc2onnx.export.graph.ops import CUDA_OPSET, PORTABLE_OPSET
 from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
@@ -61,7 +64,7 @@ def export(
         source = hub.resolve(checkpoint, revision)
         opened = Checkpoint.open(source.directory)
         config = Starcoder2Config.from_dict(opened.config)
-        check_stages(stages, config)
+        check_stages(stages, config, variant.target)
         weights.check_complete(opened, config)
         if not (source.directory / manifest.TOKENIZER_FILE).is_file():
             warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
@@ -92,11 +95,19 @@ class _Subject:
 
 
 def _form(variant: Variant, products: Products) -> Form:
-    """What the target has kernels for: grouped-query attention as one operator over a cache of every position, or a ring of standard ones."""
+    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows."""
     activations = Activations(variant.dtype)
+    if variant.target == "genai":
+        attention = partial(masked_grouped_query_attention, activations=activations)
+        return Form(attention, products, activations, CUDA_OPSET, where=attention_mask, asks=False)
+    if variant.target == "optimum":
+        attention = partial(growing_attention, activations=activations)
+        return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
     if variant.cache.kind == manifest.LINEAR:
         return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
-    return Form(partial(ring_attention, activations=activations), products, activations, OPSET)
+    if variant.target == "portable":
+        return Form(partial(ring_attention, activations=activations, writing=scatter_elements), products, activations, PORTABLE_OPSET)
+    return Form(partial(ring_attention, activations=activations), products, activations)
 
 
 def _write(
@@ -113,8 +124,11 @@ def _write(
     for path in opened.copied_files():
         bundle.file(path.name, path.read_bytes())
     eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
+    facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos)
+    if variant.target == "genai":
+        bundle.file(GENAI_FILE, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
     written = manifest.Manifest(
-        model=config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos),
+        model=facts,
         precision=variant.name,
         target=variant.target,
         opset=form.opset,

@@ -26,11 +26,17 @@ from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
-from sc2onnx.manifest import LINEAR, Quantization
+from sc2onnx.manifest import Quantization
 
 Weights = Mapping[str, LazyWeight]
 
-_PRODUCTS: Final[Mapping[str, Callable[[Schemes], Products]]] = {"cpu": nbits_products, "portable": standard_products, "cuda": cuda_products}
+_PRODUCTS: Final[Mapping[str, Callable[[Schemes], Products]]] = {
+    "cpu": nbits_products,
+    "portable": standard_products,
+    "cuda": cuda_products,
+    "genai": nbits_products,
+    "optimum": nbits_products,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ def planned(
 
     ``bundle``: room that calibration has to leave. Raises :class:`RequestError` for a shape that the variant does not take.
     """
-    if variant.cache.kind == LINEAR:
+    if variant.target in ("cuda", "genai"):
         check_head_size(config)
     recipe = variant.recipe()
     calibrated = calibration.applies(recipe)

@@ -11,10 +11,18 @@ import numpy as np
 
 from sc2onnx.errors import RequestError
 from sc2onnx.export.quantize.recipe import CUDA_PRESETS, PRESETS, Recipe, recipe
-from sc2onnx.manifest import LINEAR, RING, CacheLayout
+from sc2onnx.manifest import GROWING, LINEAR, OTHER_TARGETS, RING, CacheLayout
 
-TARGETS: Final = ("cpu", "portable", "cuda")
+OWN_TARGETS: Final = ("cpu", "portable", "cuda")
 """``cpu``: ONNX Runtime on a CPU, with its own operators; ``portable``: standard operators only; ``cuda``: ONNX Runtime on a GPU."""
+
+TARGETS: Final = (*OWN_TARGETS, *OTHER_TARGETS)
+"""And other runtimes over ONNX Runtime: ``genai``, onnxruntime-genai, in half precision on a GPU; ``optimum``, and what else follows transformers."""
+
+_KINDS: Final[Mapping[str, str]] = {"cpu": RING, "portable": RING, "cuda": LINEAR, "genai": LINEAR, "optimum": GROWING}
+
+_ON_A_GPU: Final = ("cuda", "genai")
+"""Targets that half precision is for."""
 
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "fp32": np.dtype(np.float32),
@@ -48,7 +56,7 @@ class Variant:
             raise RequestError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}, or a recipe in a .json file")
         if self.target not in TARGETS:
             raise RequestError(f"target is {self.target!r}, expected one of {', '.join(TARGETS)}")
-        if self.target != "cuda" and (reason := _SLOW.get(self.precision)):
+        if self.target not in _ON_A_GPU and (reason := _SLOW.get(self.precision)):
             raise RequestError(
                 f"precision is {self.precision!r} for target {self.target!r}, where it would be slow ({reason}): "
                 "choose fp32, int8 or int4, or a GPU (--target cuda)"
@@ -92,4 +100,4 @@ class Variant:
     @property
     def cache(self) -> CacheLayout:
         """How the graph keeps keys and values: as the attention that its target has kernels for."""
-        return CacheLayout(RING if self.dtype == np.float32 else LINEAR, self.dtype.name)
+        return CacheLayout(_KINDS[self.target], self.dtype.name)

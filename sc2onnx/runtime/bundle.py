@@ -29,6 +29,8 @@ SUPPORTED: Final = (
 )
 """Target, cache kind and cache type of what this runtime implements; rings for cuda, which earlier exporters wrote, on the CPU."""
 
+_OTHERS: Final = {"genai": "onnxruntime-genai", "optimum": "optimum's ORTModelForCausalLM"}
+
 _LARGE: Final = 256_000_000
 
 
@@ -40,13 +42,14 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, directory: str | Path, check: Check = "auto") -> Bundle:
-        """Raises :class:`BundleError` and its subclasses."""
+    def open(cls, directory: str | Path, check: Check = "auto", *, others: bool = False) -> Bundle:
+        """Raises :class:`BundleError` and its subclasses. ``others``: also what other runtimes run."""
         if check not in ("auto", "full", "size"):
             raise RequestError(f"check is {check!r}, expected 'auto', 'full' or 'size'")
         path = Path(directory)
         manifest = Manifest.read(path)
-        _check_supported(manifest)
+        if not (others and manifest.for_others):
+            _check_supported(manifest)
         for name in (*manifest.graphs, WEIGHTS_FILE):
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
@@ -86,6 +89,11 @@ def open_named(paths: Sequence[str | Path]) -> dict[str, Bundle]:
 
 
 def _check_supported(manifest: Manifest) -> None:
+    if manifest.for_others:
+        raise BundleError(
+            f"the bundle is for target {manifest.target!r}, which {_OTHERS[manifest.target]} runs: give it to that, or export the checkpoint "
+            "for target 'cpu' to use it here"
+        )
     found = (manifest.target, manifest.cache.kind, manifest.cache.dtype)
     if found not in SUPPORTED:
         known = "; ".join(", ".join(map(repr, supported)) for supported in SUPPORTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,16 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx import card
-from sc2onnx.errors import InferenceError, OutputError
+from sc2onnx.errors import InferenceError
 from sc2onnx.evaluate.measure import Difference, Floats, compare, part, pool
 from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Verification, replace_text
 from sc2onnx.runtime.arguments import whole_number
-from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.model import Model, open_model
 from sc2onnx.verify.criterion import ACTIVATIONS, criterion
-from sc2onnx.verify.emulate import emulated
 from sc2onnx.verify.plan import Append, Case, cases, lengths
 from sc2onnx.verify.reference import Reference
+from sc2onnx.verify.subject import Subject, open_subject, recorded
 from sc2onnx.verify.text import sample
 
 _ROWS: Final = 256
@@ -56,6 +53,8 @@ def verify(
 ) -> Report:
     """Compare a bundle with torch in float32, teacher-forced on real code, and write the summary into the bundle.
 
+    ``bundle`` may also be what ``optimum-cli export onnx`` wrote, which has nowhere to keep a summary.
+
     What passes depends on the precision (:mod:`sc2onnx.verify.criterion`); half precisions are computed as
     :mod:`sc2onnx.verify.emulate` says. Where weights are integers, torch computes with what these stand for: whether the bundle
     does what it should is asked here, what rounding cost in quality is a question for :mod:`sc2onnx.evaluate`.
@@ -66,9 +65,7 @@ def verify(
     """
     directory = Path(bundle)
     greedy_tokens = whole_number("greedy_tokens", greedy_tokens, 0)
-    model = open_bundle(directory)
-    if not os.access(directory, os.W_OK):
-        raise OutputError(f"{directory} cannot be written, and the outcome is recorded there: copy the bundle to a place of your own")
+    model, kept = open_subject(directory), recorded(directory)
     facts, origin, quantization = model.manifest.model, model.manifest.provenance, model.manifest.quantization
     limit = None if max_length is None else whole_number("max_length", max_length, 1)
     chosen = lengths(facts.sliding_window, facts.context_length, limit)
@@ -85,7 +82,7 @@ def verify(
         expected, chosen_by = torch_model.greedy(prompt, greedy_tokens)
         described = torch_model.description
 
-    model = open_bundle(directory)
+    model = open_subject(directory)
     results = []
     for case in cases(chosen, rewindable=min(64, model.rewindable)):
         results.append(CaseResult(case, run_case(model, case, tokens.tokens, reference)))
@@ -104,18 +101,12 @@ def verify(
         greedy_match=len(expected) if parting is None else parting.after,
         **total.figures(),
     )
-    _write(directory, model, summary)
+    if kept:
+        _write(directory, model, summary)
     return Report(tuple(results), summary)
 
 
-def open_bundle(directory: Path) -> Model:
-    """The bundle on the CPU, also where the runtime refuses it: in half precision, its roundings are emulated."""
-    opened = Bundle.open(directory)
-    halves = opened.manifest.cache.dtype != "float32"
-    return open_model(opened, [emulated(graph) for graph in opened.graphs] if halves else ())
-
-
-def run_case(model: Model, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:
+def run_case(model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:
     """Play one case and compare every position that it computes, also those that it rewinds later.
 
     tokens: (n,); reference: (m, vocab) logits of the first m of them.
@@ -123,7 +114,7 @@ def run_case(model: Model, case: Case, tokens: npt.NDArray[np.int64], reference:
     return pool(list(_differences(model, case, tokens, reference)))
 
 
-def _differences(model: Model, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Iterator[Difference]:
+def _differences(model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Iterator[Difference]:
     with model.sequence() as sequence:
         for action in case.actions:
             if not isinstance(action, Append):
@@ -137,14 +128,14 @@ def _differences(model: Model, case: Case, tokens: npt.NDArray[np.int64], refere
                 yield compare(ours[rows], reference[first:stop], tokens[first + 1 : stop + 1])
 
 
-def _greedy(model: Model, prompt: npt.NDArray[np.int64], count: int) -> Iterator[int]:
+def _greedy(model: Subject, prompt: npt.NDArray[np.int64], count: int) -> Iterator[int]:
     """Up to ``count`` greedy tokens; none after logits that are not numbers."""
     if count:
         with suppress(InferenceError):
             yield from (token.id for token in model.generate_tokens(prompt, max_new_tokens=count, stop_tokens=()))
 
 
-def _write(directory: Path, model: Model, summary: Verification) -> None:
+def _write(directory: Path, model: Subject, summary: Verification) -> None:
     manifest = model.manifest.verified(summary)
     replace_text(directory / CARD_FILE, card.render(manifest))
     replace_text(directory / MANIFEST_FILE, manifest.to_json())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sc2onnx.errors import RequestError
 from sc2onnx.manifest import TOKENIZER_FILE
-from sc2onnx.runtime.model import Model
+from sc2onnx.verify.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Sample:
     description: str
 
 
-def sample(model: Model, count: int, text: Path | None) -> Sample:
+def sample(model: Subject, count: int, text: Path | None) -> Sample:
     """``count`` tokens: of ``text`` if given, else of this Python's ``argparse.py`` (real code that every Python brings).
 
     Random token ids where the bundle has no tokenizer. Raises :class:`RequestError` if the text is too short.

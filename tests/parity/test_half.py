@@ -24,7 +24,7 @@ from sc2onnx.verify import TOLERANCE, verify
 from sc2onnx.verify.criterion import Criterion, criterion, half_tolerance
 from sc2onnx.verify.emulate import emulated
 from sc2onnx.verify.reference import Reference
-from sc2onnx.verify.run import open_bundle
+from sc2onnx.verify.subject import Played, open_subject
 from tests.parity.mistakes import GQA_MISTAKES
 from tests.parity.shapes import SHAPES, Shape, make
 
@@ -92,7 +92,7 @@ def test_the_roundings_are_those_of_torch_in_the_same_precision(shape: Shape, pr
     model = transformers.Starcoder2ForCausalLM.from_pretrained(checkpoint, dtype=DTYPES[precision], attn_implementation="eager")
     with torch.inference_mode():
         theirs = model(torch.from_numpy(tokens)[None], use_cache=False).logits.float().numpy()[0]
-    with open_bundle(bundle).sequence() as sequence:
+    with open_subject(bundle).sequence() as sequence:
         ours = np.concatenate([appended(sequence, tokens[:90]), *(appended(sequence, tokens[i : i + 1]) for i in range(90, 200))])
     found, torchs = (compare(logits, expected, tokens[1:]) for logits in (ours, theirs))
     assert 0.6 * torchs.kl_divergence < found.kl_divergence < 1.5 * torchs.kl_divergence
@@ -100,7 +100,7 @@ def test_the_roundings_are_those_of_torch_in_the_same_precision(shape: Shape, pr
     assert max(found.max_rel_diff, torchs.max_rel_diff) <= half_tolerance(precision, len(model.model.layers))
 
 
-def appended(sequence: sc2onnx.TokenSequence, tokens: npt.NDArray[np.int64]) -> Floats:
+def appended(sequence: Played, tokens: npt.NDArray[np.int64]) -> Floats:
     logits = sequence.append(tokens)
     assert logits is not None
     return logits

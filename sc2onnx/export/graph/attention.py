@@ -1,4 +1,4 @@
-"""Grouped-query attention over a ring of key and value slots, from standard operators (opset 24).
+"""Grouped-query attention over a ring of key and value slots, from standard operators.
 
 Position p lives in slot ``p mod C``. After a step that ends at position ``last``, slot j holds position
 ``last - ((last - j) mod C)``, or nothing if that is negative, and the query at position q sees it iff
@@ -30,7 +30,8 @@ Attention = Callable[[int, ir.Value], ir.Value]
 class RingStep:
     """What all layers share in one step: where to write, what is visible, how far to turn."""
 
-    write_slots: ir.Value  # (batch,): first slot to write
+    past: ir.Value  # (batch,)
+    positions: ir.Value  # (batch, step)
     bias: ir.Value  # (batch, 1, 1, step, capacity), float32: 0 where visible, -inf where not
     cos: ir.Value  # (batch, step, head_dim / 2)
     sin: ir.Value  # (batch, step, head_dim / 2)
@@ -56,11 +57,37 @@ def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past:
         visible = op.And(visible, op.Less(distance, op.scalar(config.sliding_window, np.int64)))
     bias = op.Where(visible, op.scalar(0.0, np.float32), op.scalar(-np.inf, np.float32))
     cos, sin = rotary_rows(op, positions)
-    return RingStep(op.Mod(past, capacity), op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids), step, capacity)
+    return RingStep(past, positions, op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids), step, capacity)
+
+
+Write = Callable[[ir.Value, ir.Value, int], ir.Value]
+"""(cache, what is new of it, axis of the positions) -> the cache with the step in its slots."""
+
+Writing = Callable[[Recorder, RingStep], Write]
+
+
+def scatter(op: Recorder, ring: RingStep) -> Write:
+    """By TensorScatter (opset 24), which ONNX Runtime does in place."""
+    first = op.Mod(ring.past, ring.capacity)  # (batch,)
+    return lambda cache, new, axis: op.TensorScatter(cache, new, first, axis=axis - 4, mode="circular")
+
+
+def scatter_elements(op: Recorder, ring: RingStep) -> Write:
+    """By an operator that every runtime has; slots by element: written out along the other axes."""
+    slots = op.Mod(ring.positions, ring.capacity)  # (batch, step)
+    along = {2: op.Unsqueeze(slots, op.ints(1, 3)), 3: op.Unsqueeze(slots, op.ints(1, 2))}
+    return lambda cache, new, axis: op.ScatterElements(cache, op.Expand(along[axis], op.Shape(new)), new, axis=axis)
 
 
 def ring_attention(
-    op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, layers: range, *, activations: Activations
+    op: Recorder,
+    config: Starcoder2Config,
+    input_ids: ir.Value,
+    past: ir.Value,
+    layers: range,
+    *,
+    activations: Activations,
+    writing: Writing = scatter,
 ) -> Attention:
     """Declare the cache inputs of these layers and return the attention of one layer.
 
@@ -76,6 +103,7 @@ def ring_attention(
     }
     caches = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind, shape in shapes.items()) for layer in layers}
     ring = ring_step(op, config, input_ids, past, caches[layers[0]][0])
+    write = writing(op, ring)
     heads = config.num_attention_heads
     split_shape = op.Concat(ring.tokens, op.ints(heads + 2 * kv_heads, head_dim), axis=0)
     grouped_shape = op.ints(0, kv_heads, -1, head_dim)
@@ -89,8 +117,8 @@ def ring_attention(
         qk, v = op.split(packed, (heads + kv_heads, kv_heads), axis=1)
         q, k = op.split(rotary(op, qk, ring.cos, ring.sin), (heads, kv_heads), axis=1)
         past_keys, past_values = caches[layer]
-        keys = op.TensorScatter(past_keys, k, ring.write_slots, axis=-2, mode="circular")  # (batch, kv, capacity, head_dim)
-        values = op.TensorScatter(past_values, op.Transpose(v, perm=[0, 1, 3, 2]), ring.write_slots, axis=-1, mode="circular")
+        keys = write(past_keys, k, 2)  # (batch, kv, capacity, head_dim)
+        values = write(past_values, op.Transpose(v, perm=[0, 1, 3, 2]), 3)  # (batch, kv, head_dim, capacity)
         for (kind, shape), present in zip(shapes.items(), (keys, values), strict=True):
             op.output(present, present_name(layer, kind), activations.onnx, shape)
         grouped = op.Reshape(q, grouped_shape)  # (batch, kv, group * step, head_dim)

@@ -7,6 +7,8 @@ current token, as transformers' do, since ONNX Runtime 1.24.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -30,6 +32,14 @@ def check_head_size(config: Starcoder2Config) -> None:
         raise RequestError(f"heads are {config.head_dim} wide, expected a multiple of {HEAD_SIZES} for a GPU in half precision: choose --target cpu")
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where the rows end after a step, as the operator wants it."""
+
+    last: ir.Value  # (batch,), int32: each row's last position
+    longest: ir.Value  # (), int32, on the CPU: tokens of the longest row, or more
+
+
 def grouped_query_attention(
     op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, layers: range, *, activations: Activations
 ) -> Attention:
@@ -40,13 +50,44 @@ def grouped_query_attention(
     an upper bound to the kernels, so the capacity does, which is a shape and the same in every step. That makes every step of several tokens
     one that follows others, for which the operator takes a single row; steps of one token may have any number.
     """
-    shape = ("batch", config.num_key_value_heads, "capacity", config.head_dim)
-    caches = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind in ("key", "value")) for layer in layers}
+    caches = _caches(op, config, layers, activations, ("capacity", "capacity"))
     ones = op.Cast(op.Add(op.Mul(input_ids, op.ints(0)), op.ints(1)), to=ir.DataType.INT32)  # (batch, step)
     step = op.ReduceSum(ones, op.ints(1), keepdims=0)  # (batch,)
     last = op.Sub(op.Add(op.Cast(past, to=ir.DataType.INT32), step), op.scalar(1, np.int32))  # (batch,)
-    capacity = op.Cast(op.Squeeze(op.Shape(caches[layers[0]][0], start=2, end=3)), to=ir.DataType.INT32)
+    capacity = op.Cast(op.Squeeze(op.Shape(caches.past[layers[0]][0], start=2, end=3)), to=ir.DataType.INT32)
+    return _attend(op, config, input_ids, Ends(last, capacity), caches, activations)
+
+
+def masked_grouped_query_attention(
+    op: Recorder, config: Starcoder2Config, input_ids: ir.Value, mask: ir.Value, layers: range, *, activations: Activations
+) -> Attention:
+    """The same with the mask that onnxruntime-genai gives. input_ids: (batch, step); mask: (batch, past + step); padding is on the right.
+
+    The cache may be as large as it will ever be, or grow with each step: the operator tells by the shapes.
+    """
+    caches = _caches(op, config, layers, activations, ("past", "total"))
+    last = op.Sub(op.Cast(op.ReduceSum(mask, op.ints(1), keepdims=0), to=ir.DataType.INT32), op.scalar(1, np.int32))
+    total = op.Cast(op.Squeeze(op.Shape(mask, start=1, end=2)), to=ir.DataType.INT32)
+    return _attend(op, config, input_ids, Ends(last, total), caches, activations)
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Keys and values by layer, (batch, kv_heads, length, head_dim) each, and the shape that they come back in."""
+
+    past: Mapping[int, tuple[ir.Value, ...]]
+    present: tuple[int | str, ...]
+
+
+def _caches(op: Recorder, config: Starcoder2Config, layers: range, activations: Activations, lengths: tuple[str, str]) -> Caches:
+    given, result = (("batch", config.num_key_value_heads, length, config.head_dim) for length in lengths)
+    past = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, given) for kind in ("key", "value")) for layer in layers}
+    return Caches(past, result)
+
+
+def _attend(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, ends: Ends, caches: Caches, activations: Activations) -> Attention:
     by_row = op.Concat(op.Shape(input_ids), op.ints(-1), axis=0)  # (3,): batch, step, channels
+
     attributes = {
         "num_heads": config.num_attention_heads,
         "kv_num_heads": config.num_key_value_heads,
@@ -56,12 +97,12 @@ def grouped_query_attention(
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
         turns = (op.weight(COS_CACHE), op.weight(SIN_CACHE))
-        inputs = (op.Reshape(qkv, by_row), None, None, *caches[layer], last, capacity, *turns)
+        inputs = (op.Reshape(qkv, by_row), None, None, *caches.past[layer], ends.last, ends.longest, *turns)
         mixed, *present = op.contrib_outputs("GroupQueryAttention", 3, *inputs, **attributes)
         # ONNX's own inference knows nothing of the operator.
         mixed.type, mixed.shape = ir.TensorType(activations.onnx), ir.Shape(("batch", "step", config.query_size))
         for kind, value in zip(("key", "value"), present, strict=True):
-            op.output(value, present_name(layer, kind), activations.onnx, shape)
+            op.output(value, present_name(layer, kind), activations.onnx, caches.present)
         return op.Reshape(mixed, op.ints(-1, config.query_size))
 
     return attend

@@ -16,22 +16,41 @@ from sc2onnx.export.graph.layers import Linear, Lookup, Products, layer_norm, ml
 from sc2onnx.export.graph.ops import IR_VERSION, OPSET, Recorder
 
 MakeAttention = Callable[[Recorder, Starcoder2Config, ir.Value, ir.Value, range], Attention]
-"""(recorder, config, input_ids (batch, step), past_lengths (batch,), layers) -> the attention of one of these layers."""
+"""(recorder, config, input_ids (batch, step), what says where the step is, layers) -> the attention of one of these layers."""
+
+Where = Callable[[Recorder], ir.Value]
+"""Declares the input that says where the step is in the sequence."""
+
+
+def past_lengths(op: Recorder) -> ir.Value:
+    """(batch,): tokens already in the cache."""
+    return op.input(manifest.PAST_LENGTHS, ir.DataType.INT64, ("batch",))
+
+
+def attention_mask(op: Recorder) -> ir.Value:
+    """(batch, past + step), as transformers gives it."""
+    return op.input(manifest.ATTENTION_MASK, ir.DataType.INT64, ("batch", "total"))
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """With what a model is built. ``chooses``: it also gives the most likely tokens, so that a device need not hand out logits."""
+    """With what a model is built.
+
+    ``chooses``: it also gives the most likely tokens, so that a device need not hand out logits. ``asks``: for how many last positions to give
+    logits, by an input; otherwise all of them get some.
+    """
 
     attention: MakeAttention
     products: Products
     activations: Activations
     opset: int = OPSET
     chooses: bool = False
+    where: Where = past_lengths
+    asks: bool = True
 
 
 def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], form: Form, layers: range | None = None) -> ir.Model:
-    """The graph of one step: ``step`` new tokens per row after ``past_lengths`` cached ones, logits for the last ``num_logits``.
+    """The graph of one step: ``step`` new tokens per row after those that are cached, logits for the last ``num_logits``.
 
     ``num_logits`` is an input with a default of 1, so that other runtimes need not know it; 0 skips the head. Logits are float32
     whatever the activations are, which is the type that the weights come in. ``layers``: a stage of these alone, by default all. One that
@@ -40,19 +59,19 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
     layers = range(config.num_hidden_layers) if layers is None else layers
     op = Recorder("starcoder2", weights, form.opset)
     input_ids = op.input(manifest.INPUT_IDS, ir.DataType.INT64, ("batch", "step"))
-    past = op.input(manifest.PAST_LENGTHS, ir.DataType.INT64, ("batch",))
+    where = form.where(op)
     x = _entry(op, input_ids, config, form, begins=layers.start == 0)  # (batch * step, hidden)
     ends = layers.stop == config.num_hidden_layers
-    num_logits = _num_logits(op) if ends else None
-    attention = form.attention(op, config, input_ids, past, layers)
+    num_logits = _num_logits(op) if ends and form.asks else None
+    attention = form.attention(op, config, input_ids, where, layers)
     for layer in layers:
         x = _layer(op, x, layer, config, attention, form.products.linear)
     before = len(op.graph.outputs)
-    if num_logits is None:
+    if not ends:
         op.output(x, manifest.NEXT_HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
     else:
         logits = form.activations.widen(op, _head(op, x, input_ids, num_logits, config, form.products.head))
-        op.output(logits, manifest.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits", config.vocab_size))
+        op.output(logits, manifest.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits" if form.asks else "step", config.vocab_size))
         if form.chooses:
             op.output(_greedy(op, logits), manifest.GREEDY_IDS, ir.DataType.INT64, ("batch", "num_logits"))
     # The contract lists these first, the caches after.
@@ -83,8 +102,11 @@ def _layer(op: Recorder, x: ir.Value, layer: int, config: Starcoder2Config, atte
     return op.Add(x, mlp(op, normed, f"{name}.mlp", config, product))
 
 
-def _head(op: Recorder, x: ir.Value, input_ids: ir.Value, num_logits: ir.Value, config: Starcoder2Config, head: Lookup) -> ir.Value:
-    """Logits (batch, num_logits, vocab) of the last ``num_logits`` positions of each row."""
+def _head(op: Recorder, x: ir.Value, input_ids: ir.Value, num_logits: ir.Value | None, config: Starcoder2Config, head: Lookup) -> ir.Value:
+    """Logits (batch, num_logits, vocab) of the last ``num_logits`` positions of each row; None: of all."""
+    if num_logits is None:
+        logits = head(op, layer_norm(op, x, "model.norm", config.norm_epsilon))
+        return op.Reshape(logits, op.Concat(op.Shape(input_ids), op.ints(config.vocab_size), axis=0))
     rows = op.Reshape(x, op.Concat(op.Shape(input_ids), op.ints(config.hidden_size), axis=0))  # (batch, step, hidden)
     step = op.Shape(input_ids, start=1, end=2)
     wanted = op.Slice(rows, op.Sub(step, num_logits), step, op.ints(1))  # (batch, num_logits, hidden)

@@ -13,6 +13,9 @@ from onnx_ir import tape
 OPSET: Final = 24
 """The first opset with TensorScatter."""
 
+PORTABLE_OPSET: Final = 23
+"""The first opset with RotaryEmbedding; what runtimes other than ONNX Runtime read."""
+
 CUDA_OPSET: Final = 21
 """Grouped-query attention is one contrib operator; the rest is older, and ONNX Runtime's CUDA provider has kernels for all of it."""
 

@@ -67,8 +67,11 @@ def standard_products(schemes: Schemes) -> Products:
         return op.Add(y, op.weight(f"{name}.bias")) if op.has_weight(f"{name}.bias") else y
 
     def embed(op: Recorder, ids: ir.Value) -> ir.Value:
-        columns = [op.Gather(part, ids, axis=1) for part in _weights(op, EMBEDDING_PRODUCT)]
-        return op.Transpose(op.DequantizeLinear(*columns, axis=0, block_size=schemes[EMBEDDING_PRODUCT].block_size), perm=[1, 0])
+        """What DequantizeLinear does, written out: OpenVINO has it for constants only."""
+        codes, scales = (op.Gather(part, ids, axis=1) for part in _weights(op, EMBEDDING_PRODUCT))  # (hidden, tokens), (blocks, tokens)
+        blocks = op.Reshape(op.Cast(codes, to=ir.DataType.FLOAT), op.Concat(op.Shape(scales, end=1), op.ints(-1), op.Shape(ids), axis=0))
+        floats = op.Mul(blocks, op.Unsqueeze(scales, op.ints(1)))  # (blocks, block_size, tokens)
+        return op.Transpose(op.Reshape(floats, op.Shape(codes)), perm=[1, 0])
 
     return Products(linear, embed, head=lambda op, x: linear(op, x, HEAD_PRODUCT))
 

@@ -47,14 +47,14 @@ def matrices(bundle: Path) -> dict[str, Matrix]:
     """Every quantised matrix of a bundle, by the name of its codes; where two nodes read one, both see the same."""
     graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {output: node for node in graph.node for output in node.output}
     found: dict[str, Matrix] = {}
     for node in graph.node:
-        if node.op_type not in ("MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"):
+        gathers = node.op_type == "Gather" and node.input[0].endswith(".codes")  # columns, of which floats are made
+        if node.op_type not in ("MatMulNBits", "GatherBlockQuantized", "DequantizeLinear") and not gathers:
             continue
         codes, scales = (node.input[1], node.input[2]) if node.op_type == "MatMulNBits" else (node.input[0], node.input[-1])
-        if node.op_type == "DequantizeLinear" and codes not in stored:  # of gathered columns
-            codes, scales = makers[codes].input[0], makers[scales].input[0]
+        if gathers:
+            scales = codes.replace(".codes", ".scales")
         matrix = _matrix(node, stored[codes], stored[scales], bundle)
         name = codes.removesuffix(".weight.codes")
         if name in found:
@@ -65,9 +65,13 @@ def matrices(bundle: Path) -> dict[str, Matrix]:
 
 def _matrix(node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorProto, bundle: Path) -> Matrix:
     says: Mapping[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
-    size, factors = says["block_size"], np.frombuffer(_bytes(scales, bundle), dtype="<f4").reshape(scales.dims)
+    factors = np.frombuffer(_bytes(scales, bundle), dtype="<f4").reshape(scales.dims)
     assert scales.data_type == onnx.TensorProto.FLOAT
-    if node.op_type == "DequantizeLinear":
+    if node.op_type == "Gather":
+        assert says["axis"] == 1
+        says = {"axis": 0, "block_size": codes.dims[0] // scales.dims[0]}
+    size = says["block_size"]
+    if node.op_type in ("DequantizeLinear", "Gather"):
         bits = 4 if codes.data_type == onnx.TensorProto.INT4 else 8
         assert codes.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.INT8)
         assert says["axis"] == 0

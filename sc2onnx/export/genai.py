@@ -1,0 +1,79 @@
+"""``genai_config.json``: what onnxruntime-genai must know of a bundle.
+
+Source: onnxruntime-genai's configuration reference, version 0.18, whose generic ``decoder`` is a model that says everything of itself here;
+it has no ``starcoder2``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sc2onnx import manifest
+from sc2onnx.export.config import token_ids
+from sc2onnx.manifest import ModelFacts
+
+GENAI_FILE: Final = "genai_config.json"
+
+_CHUNK: Final = 256
+"""Tokens of a prompt computed at once: genai asks for the logits of all of them (50 MB for the 3B model, 805 MB for 4,096)."""
+
+
+def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bool) -> str:
+    """Text of the file. ``settings``: the checkpoint's config.json, for the token that begins a text. ``on_a_gpu``: run it on CUDA.
+
+    The window is the attention's own, so the cache and the inputs must not slide as well, which is what genai does unless told not to.
+    Threads are left to ONNX Runtime (0: a thread for each core); genai's own default is half of them.
+    """
+    eos = list(facts.eos_token_ids)
+    begins = token_ids(settings.get("bos_token_id")) or facts.eos_token_ids
+    decoder: dict[str, Any] = {
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "intra_op_num_threads": 0,
+            "provider_options": [{"cuda": {}}] if on_a_gpu else [],
+        },
+        "filename": manifest.GRAPH_FILE,
+        "head_size": facts.head_dim,
+        "hidden_size": facts.hidden_size,
+        "num_attention_heads": facts.num_heads,
+        "num_hidden_layers": facts.num_layers,
+        "num_key_value_heads": facts.num_kv_heads,
+        "inputs": {
+            "input_ids": manifest.INPUT_IDS,
+            "attention_mask": manifest.ATTENTION_MASK,
+            "past_key_names": manifest.past_name("%d", "key"),
+            "past_value_names": manifest.past_name("%d", "value"),
+        },
+        "outputs": {
+            "logits": manifest.LOGITS,
+            "present_key_names": manifest.present_name("%d", "key"),
+            "present_value_names": manifest.present_name("%d", "value"),
+        },
+    }
+    if facts.sliding_window is not None:
+        decoder["sliding_window"] = {
+            "window_size": facts.sliding_window,
+            "slide_key_value_cache": False,
+            "slide_inputs": False,
+            "cache_slack": facts.context_length - facts.sliding_window,
+        }
+    model = {
+        "type": "decoder",
+        "bos_token_id": begins[0] if begins else 0,
+        "eos_token_id": eos or [0],
+        "pad_token_id": eos[0] if eos else 0,
+        "context_length": facts.context_length,
+        "vocab_size": facts.vocab_size,
+        "decoder": decoder,
+    }
+    search = {
+        "max_length": facts.context_length,
+        "past_present_share_buffer": True,
+        "chunk_size": _CHUNK,
+        "do_sample": False,
+        "num_beams": 1,
+        "top_k": 1,
+    }
+    return json.dumps({"model": model, "search": search}, indent=2) + "\n"

@@ -1,0 +1,154 @@
+"""A graph that other runtimes drive, driven here as they do it: an ``attention_mask``, and a cache that is given back longer each time.
+
+Bundles for ``genai`` and ``optimum``, and directories that ``optimum-cli export onnx`` wrote.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import BundleError
+from sc2onnx.evaluate.measure import Floats
+from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.weights import checkpoint_shapes, total_parameters
+from sc2onnx.manifest import (
+    ATTENTION_MASK,
+    GRAPH_FILE,
+    GROWING,
+    INPUT_IDS,
+    LOGITS,
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    CacheLayout,
+    FileEntry,
+    Manifest,
+    Provenance,
+    past_name,
+    present_name,
+)
+from sc2onnx.runtime.generate import Token
+from sc2onnx.runtime.session import open_graph, tensor
+from sc2onnx.runtime.text import Codec, open_codec
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+POSITION_IDS: Final = "position_ids"  # int64 (batch, step), where the graph does not count them itself
+
+_CHUNK: Final = 256
+"""Tokens computed at once: such graphs give the logits of all of them."""
+
+_TYPES: Final = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
+_ELEMENTS: Final = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+
+class Foreign:
+    """Such a graph, its tokenizer and what is known of the model. Rewinds any number of tokens."""
+
+    def __init__(self, directory: Path, manifest: Manifest, graph: bytes | None = None, threads: int | None = None) -> None:
+        """``graph``: in the place of the directory's own. Raises :class:`~sc2onnx.errors.InferenceError`."""
+        self.manifest = manifest
+        self.rewindable = manifest.model.context_length
+        self.session = open_graph(directory / GRAPH_FILE, threads, quantised=manifest.quantization is not None, instead=graph)
+        self._tokenizer = directory / TOKENIZER_FILE if TOKENIZER_FILE in manifest.files else None
+
+    @property
+    def codec(self) -> Codec:
+        """The tokenizer. Raises :class:`~sc2onnx.errors.TokenizerError` if there is none that works."""
+        return open_codec(self._tokenizer)
+
+    def sequence(self) -> ForeignSequence:
+        """An empty sequence."""
+        return ForeignSequence(self.session, self.manifest)
+
+    def generate_tokens(self, prompt: npt.NDArray[np.int64], *, max_new_tokens: int, stop_tokens: Iterable[int] | None = None) -> Iterator[Token]:
+        """Greedy tokens after prompt (n,), up to a token of ``stop_tokens``."""
+        with self.sequence() as sequence:
+            logits = sequence.append(prompt)
+            for _ in range(max_new_tokens):
+                token = int(logits[-1].argmax())
+                if not np.isfinite(logits[-1]).all() or token in (stop_tokens or ()):
+                    return
+                yield Token(token)
+                logits = sequence.append(np.array([token], dtype=np.int64))
+
+
+class ForeignSequence:
+    """Tokens and their cache."""
+
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest) -> None:
+        self._session, self._facts = session, manifest.model
+        self._inputs = {value.name for value in session.get_inputs()}
+        layers = range(self._facts.num_layers)
+        self._names = {past_name(layer, kind): present_name(layer, kind) for layer in layers for kind in ("key", "value")}
+        self._element, shape = np.dtype(_ELEMENTS[manifest.cache.dtype]), (1, self._facts.num_kv_heads, 0, self._facts.head_dim)
+        self._cache: dict[str, Any] = {name: tensor(np.empty(shape, dtype=self._element)) for name in self._names}
+        self.length = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cache.clear()
+
+    def append(self, tokens: npt.NDArray[np.int64]) -> Floats:
+        """tokens (n,) -> logits (n, vocab)."""
+        parts = [self._step(tokens[first : first + _CHUNK]) for first in range(0, len(tokens), _CHUNK)]
+        return np.concatenate(parts)
+
+    def rewind(self, count: int) -> None:
+        """Drop the last ``count`` tokens."""
+        self.length -= count
+        for name, value in self._cache.items():
+            self._cache[name] = tensor(_contents(value, self._element)[:, :, : self.length])
+
+    def _step(self, tokens: npt.NDArray[np.int64]) -> Floats:
+        total = self.length + len(tokens)
+        feeds = {INPUT_IDS: tokens[None], ATTENTION_MASK: np.ones((1, total), dtype=np.int64)}
+        if POSITION_IDS in self._inputs:
+            feeds[POSITION_IDS] = np.arange(self.length, total, dtype=np.int64)[None]
+        values = {name: tensor(array) for name, array in feeds.items()}
+        logits, *present = self._session.run_with_ort_values([LOGITS, *self._names.values()], {**values, **self._cache})
+        self._cache = dict(zip(self._names, present, strict=True))
+        self.length = total
+        return np.asarray(logits.numpy()[0], dtype=np.float32)
+
+
+def _contents(value: ort.OrtValue, element: np.dtype[Any]) -> npt.NDArray[Any]:
+    """What lies in an OrtValue, not copied: its own ``numpy()`` refuses bfloat16."""
+    size = int(np.prod(value.shape())) * element.itemsize
+    memory = memoryview((ctypes.c_char * size).from_address(value.data_ptr()))
+    return np.frombuffer(memory, dtype=element).reshape(value.shape())
+
+
+def is_export(directory: Path) -> bool:
+    """Whether this is a graph with its configuration, as ``optimum-cli`` leaves it, and no bundle."""
+    return not (directory / MANIFEST_FILE).exists() and (directory / GRAPH_FILE).is_file() and (directory / "config.json").is_file()
+
+
+def described(directory: Path) -> Manifest:
+    """What a manifest would say of such a directory. Raises :class:`BundleError`, and :class:`~sc2onnx.errors.UnsupportedModelError`."""
+    try:
+        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{directory / 'config.json'} is not JSON ({error}): export the model again") from error
+    config = Starcoder2Config.from_dict(settings)
+    inputs = {value.name: value.type for value in open_graph(directory / GRAPH_FILE).get_inputs()}
+    missing = {INPUT_IDS, ATTENTION_MASK, past_name(0, "key")} - set(inputs)
+    if missing:
+        raise BundleError(
+            f"{directory / GRAPH_FILE} has no input {', '.join(sorted(missing))}, expected a decoder with a cache: export it with "
+            "`optimum-cli export onnx --task text-generation-with-past`"
+        )
+    dtype = _TYPES.get(inputs[past_name(0, "key")], inputs[past_name(0, "key")])
+    facts = config.facts(total_parameters(checkpoint_shapes(config)), config.eos_token_ids)
+    files = {TOKENIZER_FILE: FileEntry(0, "")} if (directory / TOKENIZER_FILE).is_file() else {}
+    origin = Provenance(str(directory), None, None, "optimum")
+    return Manifest(facts, dtype, "optimum", 0, CacheLayout(GROWING, dtype), 0, files, origin)

@@ -1,0 +1,85 @@
+"""What is verified: a bundle of our own runtime, or a graph that others drive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import OutputError
+from sc2onnx.evaluate.measure import Floats
+from sc2onnx.manifest import MANIFEST_FILE, Manifest
+from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.generate import Token
+from sc2onnx.runtime.model import open_model
+from sc2onnx.runtime.text import Codec
+from sc2onnx.verify.emulate import emulated
+from sc2onnx.verify.foreign import Foreign, described, is_export
+
+
+class Played(Protocol):
+    """A sequence that cases are played on."""
+
+    def append(self, tokens: npt.NDArray[np.int64]) -> Floats | None:
+        """tokens (n,) -> logits (n, vocab)."""
+        ...
+
+    def rewind(self, count: int) -> None:
+        """Drop the last tokens."""
+        ...
+
+
+class Subject(Protocol):
+    """What a comparison needs of a model."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is known of it."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """Its tokenizer."""
+        ...
+
+    @property
+    def rewindable(self) -> int:
+        """Tokens that can be rewound at any depth."""
+        ...
+
+    def sequence(self) -> AbstractContextManager[Played]:
+        """An empty sequence."""
+        ...
+
+    def generate_tokens(self, prompt: npt.NDArray[np.int64], *, max_new_tokens: int, stop_tokens: Iterable[int] | None) -> Iterator[Token]:
+        """Greedy tokens after prompt (n,)."""
+        ...
+
+
+def open_subject(directory: Path) -> Subject:
+    """What is in a directory, on the CPU, also where the runtime refuses it: in half precision, its roundings are emulated.
+
+    Raises :class:`~sc2onnx.errors.BundleError` and its subclasses.
+    """
+    if is_export(directory):
+        return Foreign(directory, described(directory))
+    opened = Bundle.open(directory, others=True)
+    halves = opened.manifest.cache.dtype != "float32"
+    graphs = [emulated(graph) for graph in opened.graphs] if halves else []
+    if opened.manifest.for_others:
+        return Foreign(directory, opened.manifest, graphs[0] if graphs else None)
+    return open_model(opened, graphs)
+
+
+def recorded(directory: Path) -> bool:
+    """Whether the outcome is kept there: where there is a manifest. Raises :class:`OutputError` where it cannot be written."""
+    if not (directory / MANIFEST_FILE).exists():
+        return False
+    if not os.access(directory, os.W_OK):
+        raise OutputError(f"{directory} cannot be written, and the outcome is recorded there: copy the bundle to a place of your own")
+    return True
