@@ -107,7 +107,7 @@ class ForeignSequence:
         """Drop the last ``count`` tokens."""
         self.length -= count
         for name, value in self._cache.items():
-            self._cache[name] = tensor(_contents(value, self._element)[:, :, : self.length])
+            self._cache[name] = tensor(_contents(value, self._element)[:, :, : self.length].copy())
 
     def _step(self, tokens: npt.NDArray[np.int64]) -> Floats:
         total = self.length + len(tokens)
