@@ -1,0 +1,227 @@
+// Greedy decoding of a StarCoder2 bundle with ONNX Runtime's C++ API: token ids in, token ids out.
+//
+// The cache is a ring of key and value slots (docs/bundle.md): position p lies in slot p mod capacity. Outputs are bound to the memory of
+// the inputs, so that ONNX Runtime updates it in place, and dropping the latest tokens copies nothing.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include <onnxruntime_cxx_api.h>
+
+namespace {
+
+constexpr int64_t kChunk = 256;  // tokens of a prompt computed at once
+constexpr int64_t kFirst = 512;  // slots of a fresh cache, where the window is larger
+
+struct Facts {
+  int64_t layers, heads, size, vocab, context, window;
+  std::vector<int64_t> eos;
+  bool standard;  // products are written with standard operators
+};
+
+Facts read_facts(const std::string& bundle) {
+  std::ifstream file(bundle + "/sc2onnx.json");
+  if (!file) throw std::runtime_error(bundle + " is not a bundle (it has no sc2onnx.json): make one with `sc2onnx export CHECKPOINT OUT`");
+  const auto manifest = nlohmann::json::parse(file);
+  const auto &model = manifest.at("model"), &cache = manifest.at("cache");
+  if (cache.at("kind") != "ring-transposed-values" || cache.at("dtype") != "float32")
+    throw std::runtime_error("the bundle has a cache of kind " + cache.at("kind").get<std::string>() + ", expected a ring in float32: export it with --target cpu");
+  const int64_t context = model.at("context_length");
+  const int64_t window = model.at("sliding_window").is_null() ? context : model.at("sliding_window").get<int64_t>();
+  return {model.at("num_layers"), model.at("num_kv_heads"), model.at("head_dim"), model.at("vocab_size"), context, std::min(window, context),
+          model.at("eos_token_ids"), manifest.at("target") == "portable"};
+}
+
+// One buffer of the cache: keys are rows of channels, (heads, capacity, size); values are columns, (heads, size, capacity).
+struct Buffer {
+  std::string past, present;
+  std::vector<int64_t> shape;
+  std::vector<float> data;
+};
+
+class Sequence {
+ public:
+  Sequence(const std::string& bundle, int threads)
+      : facts_(read_facts(bundle)),
+        full_(std::min(facts_.window + 2 * kChunk - 1, facts_.context)),  // room for a chunk, and to rewind as much
+        session_(env_, (bundle + "/model.onnx").c_str(), options(threads, facts_.standard)),
+        memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
+        logits_(facts_.vocab) {
+    capacity_ = std::min(kFirst, full_);
+    buffers_ = made(capacity_);
+  }
+
+  const Facts& facts() const { return facts_; }
+  int64_t length() const { return length_; }
+
+  // Computes these tokens and gives the most likely next one.
+  int64_t append(const std::vector<int64_t>& tokens) {
+    check(tokens);
+    for (size_t first = 0; first < tokens.size();) {
+      int64_t step = std::min<int64_t>(kChunk, tokens.size() - first);
+      if (length_ + step > capacity_ && capacity_ < full_) grow(length_ + step);
+      while (step > 1 && !exact(length_, step)) --step;
+      run({tokens.begin() + first, tokens.begin() + first + step});
+      first += step;
+    }
+    return greedy();
+  }
+
+  // Drops the last tokens.
+  void rewind(int64_t count) {
+    if (count > length_ || !exact(length_ - count, 1)) throw std::runtime_error("cannot rewind " + std::to_string(count) + " tokens: their slots were written over");
+    length_ -= count;
+  }
+
+ private:
+  static Ort::SessionOptions options(int threads, bool standard) {
+    Ort::SessionOptions found;
+    found.SetIntraOpNumThreads(threads);
+    found.SetInterOpNumThreads(1);
+    found.SetLogSeverityLevel(3);
+    if (standard) found.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", "4");
+    return found;
+  }
+
+  void check(const std::vector<int64_t>& tokens) const {
+    if (tokens.empty()) throw std::runtime_error("no tokens are given, expected one at least");
+    if (length_ + static_cast<int64_t>(tokens.size()) > facts_.context)
+      throw std::runtime_error(std::to_string(length_ + tokens.size()) + " tokens, the context has " + std::to_string(facts_.context));
+    for (int64_t id : tokens)
+      if (id < 0 || id >= facts_.vocab) throw std::runtime_error("token id " + std::to_string(id) + ", expected 0 to " + std::to_string(facts_.vocab - 1));
+  }
+
+  std::vector<Buffer> made(int64_t capacity) const {
+    std::vector<Buffer> found;
+    for (int64_t layer = 0; layer < facts_.layers; ++layer)
+      for (const bool keys : {true, false}) {
+        const std::string name = std::to_string(layer) + (keys ? ".key" : ".value");
+        std::vector<int64_t> shape = keys ? std::vector<int64_t>{1, facts_.heads, capacity, facts_.size} : std::vector<int64_t>{1, facts_.heads, facts_.size, capacity};
+        found.push_back({std::string("past_key_values.") + name, std::string("present.") + name, std::move(shape), std::vector<float>(facts_.heads * capacity * facts_.size)});
+      }
+    return found;
+  }
+
+  // A larger cache: as long as nothing has wrapped, a slot keeps its number.
+  void grow(int64_t slots) {
+    const int64_t capacity = std::min(std::max(slots, 2 * capacity_), full_);
+    auto larger = made(capacity);
+    for (size_t i = 0; i < larger.size(); ++i) {
+      const bool keys = i % 2 == 0;
+      const int64_t rows = keys ? facts_.heads : facts_.heads * facts_.size, width = keys ? facts_.size : 1;
+      for (int64_t row = 0; row < rows; ++row)
+        std::copy_n(buffers_[i].data.begin() + row * capacity_ * width, capacity_ * width, larger[i].data.begin() + row * capacity * width);
+    }
+    buffers_ = std::move(larger);
+    capacity_ = capacity;
+  }
+
+  // Whether a step of so many tokens after `length` shows every one of them exactly its window.
+  bool exact(int64_t length, int64_t step) const {
+    return std::max<int64_t>(0, length - facts_.window + 1) + capacity_ >= std::max(written_, length + step);
+  }
+
+  void run(std::vector<int64_t> tokens) {
+    int64_t past = length_;
+    const std::vector<int64_t> shape{1, static_cast<int64_t>(tokens.size())}, one{1}, result{1, 1, facts_.vocab};
+    Ort::IoBinding binding(session_);
+    binding.BindInput("input_ids", Ort::Value::CreateTensor<int64_t>(memory_, tokens.data(), tokens.size(), shape.data(), 2));
+    binding.BindInput("past_lengths", Ort::Value::CreateTensor<int64_t>(memory_, &past, 1, one.data(), 1));
+    binding.BindOutput("logits", Ort::Value::CreateTensor<float>(memory_, logits_.data(), logits_.size(), result.data(), 3));
+    for (auto& buffer : buffers_) {
+      auto value = Ort::Value::CreateTensor<float>(memory_, buffer.data.data(), buffer.data.size(), buffer.shape.data(), 4);
+      binding.BindInput(buffer.past.c_str(), value);
+      binding.BindOutput(buffer.present.c_str(), value);
+    }
+    session_.Run(Ort::RunOptions{nullptr}, binding);
+    length_ += tokens.size();
+    written_ = std::max(written_, length_);
+  }
+
+  int64_t greedy() const {
+    if (!std::all_of(logits_.begin(), logits_.end(), [](float value) { return std::isfinite(value); }))
+      throw std::runtime_error("logits are not numbers: the weights are damaged");
+    return std::max_element(logits_.begin(), logits_.end()) - logits_.begin();
+  }
+
+  Facts facts_;
+  int64_t full_;
+  Ort::Env env_{ORT_LOGGING_LEVEL_ERROR, "starcoder2"};
+  Ort::Session session_;
+  Ort::MemoryInfo memory_;
+  std::vector<float> logits_;
+  std::vector<Buffer> buffers_;
+  int64_t capacity_ = 0, length_ = 0, written_ = 0;  // written: one past the highest position that was ever written
+};
+
+struct Arguments {
+  std::string bundle;
+  std::vector<int64_t> ids;
+  int64_t most = 64;
+  int threads = std::max(1u, std::thread::hardware_concurrency());
+  bool ignore_eos = false, json = false;
+};
+
+const char* const kUsage = "usage: starcoder2 BUNDLE --ids 1,2,3 [--max-new-tokens N] [--threads N] [--ignore-eos] [--json]";
+
+Arguments parse(int count, char** words) {
+  Arguments found;
+  for (int i = 1; i < count; ++i) {
+    const std::string word = words[i];
+    const auto next = [&]() -> std::string { return i + 1 < count ? words[++i] : throw std::runtime_error(kUsage); };
+    if (word == "--ids") {
+      std::istringstream list(next());
+      for (std::string id; std::getline(list, id, ',');) found.ids.push_back(std::stoll(id));
+    } else if (word == "--max-new-tokens") found.most = std::stoll(next());
+    else if (word == "--threads") found.threads = std::stoi(next());
+    else if (word == "--ignore-eos") found.ignore_eos = true;
+    else if (word == "--json") found.json = true;
+    else if (found.bundle.empty() && word[0] != '-') found.bundle = word;
+    else throw std::runtime_error(kUsage);
+  }
+  if (found.bundle.empty() || found.ids.empty()) throw std::runtime_error(kUsage);
+  return found;
+}
+
+void complete(const Arguments& arguments) {
+  Sequence sequence(arguments.bundle, arguments.threads);
+  const auto& eos = sequence.facts().eos;
+  std::vector<int64_t> tokens, next = arguments.ids;
+  std::vector<double> seconds;
+  while (static_cast<int64_t>(tokens.size()) < arguments.most && sequence.length() + static_cast<int64_t>(next.size()) <= sequence.facts().context) {
+    const auto began = std::chrono::steady_clock::now();
+    const int64_t token = sequence.append(next);
+    if (!tokens.empty()) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+    if (!arguments.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) break;
+    tokens.push_back(token);
+    next = {token};
+    if (!arguments.json) std::cout << token << ' ' << std::flush;
+  }
+  if (!arguments.json) {
+    std::cout << '\n';
+    return;
+  }
+  std::sort(seconds.begin(), seconds.end());
+  std::cout << nlohmann::json{{"tokens", tokens}, {"seconds_per_token", seconds.empty() ? 0.0 : seconds[seconds.size() / 2]},
+                              {"runtime", "onnxruntime, C++"}, {"version", Ort::GetVersionString()}}.dump() << '\n';
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  try {
+    complete(parse(count, words));
+    return 0;
+  } catch (const std::exception& error) {  // also what ONNX Runtime and the JSON library throw
+    std::cerr << error.what() << '\n';
+    return 2;
+  }
+}
