@@ -52,7 +52,12 @@ def main() -> None:
         if stream and not args.json:
             print(stream.decode(tokens[-1]), end="", flush=True)
     if args.json:
-        found = {"tokens": tokens, "seconds_per_token": statistics.median(seconds[1:]), "runtime": "onnxruntime-genai", "version": version("onnxruntime-genai")}
+        found = {
+            "tokens": tokens,
+            "seconds_per_token": statistics.median(seconds[1:]),
+            "runtime": "onnxruntime-genai",
+            "version": version("onnxruntime-genai"),
+        }
         print(json.dumps(found))
     elif tokenizer is None:
         print(*tokens)

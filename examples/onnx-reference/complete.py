@@ -1,8 +1,8 @@
 """Greedy completion with the reference evaluator of the ``onnx`` package: numpy only, slow, and no kernel in common with ONNX Runtime.
 
-    sc2onnx export CHECKPOINT mini-portable --target portable
-    pip install onnx
-    python complete.py mini-portable --ids 1,2,3
+sc2onnx export CHECKPOINT mini-portable --target portable
+pip install onnx
+python complete.py mini-portable --ids 1,2,3
 """
 
 from __future__ import annotations
@@ -67,7 +67,16 @@ def main() -> None:
         tokens.append(completer.append(tokens[-1:]))
         seconds.append(time.perf_counter() - began)
     if args.json:
-        print(json.dumps({"tokens": tokens, "seconds_per_token": statistics.median(seconds), "runtime": "ONNX reference evaluator", "version": onnx.__version__}))
+        print(
+            json.dumps(
+                {
+                    "tokens": tokens,
+                    "seconds_per_token": statistics.median(seconds),
+                    "runtime": "ONNX reference evaluator",
+                    "version": onnx.__version__,
+                }
+            )
+        )
     else:
         print(*tokens)
 

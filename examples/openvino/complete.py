@@ -1,8 +1,8 @@
 """Greedy completion with OpenVINO, the ring cache (docs/bundle.md) kept here.
 
-    sc2onnx export CHECKPOINT mini-portable --target portable --precision int8
-    pip install openvino tokenizers
-    python complete.py mini-portable "def fib(n):"
+sc2onnx export CHECKPOINT mini-portable --target portable --precision int8
+pip install openvino tokenizers
+python complete.py mini-portable "def fib(n):"
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ def main() -> None:
         tokens.append(completer.append(tokens[-1:]))
         seconds.append(time.perf_counter() - began)
     if args.json:
-        print(json.dumps({"tokens": tokens, "seconds_per_token": statistics.median(seconds), "runtime": "OpenVINO", "version": ov.__version__.split("-")[0]}))
+        print(
+            json.dumps(
+                {"tokens": tokens, "seconds_per_token": statistics.median(seconds), "runtime": "OpenVINO", "version": ov.__version__.split("-")[0]}
+            )
+        )
     else:
         print(tokenizer.decode(tokens) if tokenizer else " ".join(map(str, tokens)))
 

@@ -73,7 +73,9 @@ def main() -> None:
         print(*tokens)
         return
     steps = [after - before for before, after in zip(clock.times, clock.times[1:])]
-    print(json.dumps({"tokens": tokens, "seconds_per_token": statistics.median(steps), "runtime": "optimum-onnx", "version": version("optimum-onnx")}))
+    print(
+        json.dumps({"tokens": tokens, "seconds_per_token": statistics.median(steps), "runtime": "optimum-onnx", "version": version("optimum-onnx")})
+    )
 
 
 if __name__ == "__main__":

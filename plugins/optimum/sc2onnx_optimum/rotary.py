@@ -9,7 +9,7 @@ from transformers import Starcoder2Config
 
 
 def reads_rope_parameters() -> None:
-    """Let its configuration take ``rope_parameters.rope_theta`` where there is no ``rope_theta``. Does nothing the second time, or in transformers 5."""
+    """Let its configuration take ``rope_parameters.rope_theta`` where there is no ``rope_theta``. Once; transformers 5 does it itself."""
     made = Starcoder2Config.__init__
     if getattr(made, "reads_rope_parameters", False) or "rope_theta" not in Starcoder2Config().to_dict():
         return

@@ -1,0 +1,79 @@
+"""Each other runtime gives the greedy tokens of ours, before the window and past it, by the example that its users copy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra")
+
+import sc2onnx
+from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, optimum_cli, play
+from sc2onnx.export import Calibration, export
+from sc2onnx.verify import verify
+
+COUNT, THREADS = 64, 2
+CASES = [(runtime, precision) for runtime in RUNTIMES for precision in runtime.exact]
+
+
+class Ours:
+    """Bundles by target and precision, made once, and what our runtime makes of them."""
+
+    def __init__(self, checkpoint: Path, directory: Path) -> None:
+        self.checkpoint, self.directory = checkpoint, directory
+        self._greedy: dict[tuple[str, int], list[int]] = {}
+
+    def bundle(self, target: str, precision: str) -> Path:
+        out = self.directory / f"{target}-{precision}"
+        if not out.exists():
+            export(self.checkpoint, out, target=target, precision=precision, calibration=None if precision == "fp32" else Calibration(wanted=False))
+        return out
+
+    def expected(self, precision: str, length: int) -> tuple[list[int], list[int]]:
+        """The prompt and its greedy tokens."""
+        model = sc2onnx.load(self.bundle("cpu", precision), threads=THREADS, speculate=False)
+        prompt = model.codec.encode(Path(argparse.__file__).read_text(encoding="utf-8"), special=False)[:length]
+        if (precision, length) not in self._greedy:
+            self._greedy[precision, length] = [token.id for token in model.generate_tokens(prompt, max_new_tokens=COUNT, stop_tokens=())]
+        return prompt, self._greedy[precision, length]
+
+
+@pytest.fixture(scope="module")
+def ours(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ours:
+    return Ours(checkpoint, tmp_path_factory.mktemp("interop"))
+
+
+def prepared(runtime: Runtime) -> list[str]:
+    try:
+        return runtime.prepare()
+    except MissingError as reason:
+        pytest.skip(f"{runtime}: {reason}")
+
+
+@pytest.mark.parametrize(("runtime", "precision"), CASES, ids=str)
+def test_the_same_greedy_tokens(runtime: Runtime, precision: str, ours: Ours, tmp_path: Path) -> None:
+    command = prepared(runtime)
+    bundle = ours.bundle(runtime.target, precision) if runtime.convert is None else runtime.convert(ours.checkpoint, tmp_path / "converted")
+    for length in (40, 700):  # the window is 256
+        prompt, expected = ours.expected(precision, length)
+        found = play(command, bundle, prompt, COUNT, THREADS)
+        assert found.tokens == expected, length
+        assert found.seconds_per_token > 0
+        assert found.version
+
+
+def test_what_optimum_cli_exports_is_verified(checkpoint: Path, tmp_path: Path) -> None:
+    """With its window, and the base of its rotary embedding, which transformers 4 does not read where transformers 5 writes it."""
+    try:
+        exported = optimum_cli(checkpoint, tmp_path / "exported")
+    except MissingError as reason:
+        pytest.skip(str(reason))
+    summary = verify(exported, checkpoint, greedy_tokens=64).summary
+    assert summary.passed
+    assert (summary.greedy_match, summary.longest) == (64, 515)
+
+
+def test_the_page_has_the_file_of_the_node_example() -> None:
+    assert (EXAMPLES / "web" / "starcoder2.mjs").read_bytes() == (EXAMPLES / "node" / "starcoder2.mjs").read_bytes()
