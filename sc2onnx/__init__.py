@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sc2onnx.errors import Sc2onnxError
 
 if TYPE_CHECKING:
+    from sc2onnx.runtime.bundle import push
     from sc2onnx.runtime.generate import Completion, Piece, Stream, Token
     from sc2onnx.runtime.memory import MemoryFootprint
     from sc2onnx.runtime.model import Model, load
@@ -31,6 +32,7 @@ __all__ = [
     "TokenSequence",
     "__version__",
     "load",
+    "push",
 ]
 
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "MemoryFootprint": "sc2onnx.runtime.memory",
     "Model": "sc2onnx.runtime.model",
     "load": "sc2onnx.runtime.model",
+    "push": "sc2onnx.runtime.bundle",
     "SamplingParameters": "sc2onnx.runtime.sampling",
     "Token": "sc2onnx.runtime.generate",
     "TokenSequence": "sc2onnx.runtime.sequence",

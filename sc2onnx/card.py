@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sc2onnx.manifest import TOKENIZER_FILE, Manifest, Provenance, Verification
 
-_TEXT_USE = r"""print(model.generate("def fib(n):\n", max_new_tokens=64).text)
+PLACE: Final = "PATH/OF/THIS/DIRECTORY"
+"""Stands in the card for where the bundle is, which is known when it is pushed."""
+
+_TEXT_USE: Final = r"""print(model.generate("def fib(n):\n", max_new_tokens=64).text)
 print(model.infill(prefix="def add(a, b):\n    ", suffix="\n\nprint(add(1, 2))\n").text)"""
-_IDS_USE = "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this bundle has no tokenizer"
+_IDS_USE: Final = "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this bundle has no tokenizer"
+
+_GENAI_USE: Final = f"""```
+pip install {{package}}
+```
+
+```python
+import onnxruntime_genai as og
+
+model = og.Model("{PLACE}")
+tokenizer = og.Tokenizer(model)
+parameters = og.GeneratorParams(model)
+parameters.set_search_options(max_length=128)
+generator = og.Generator(model, parameters)
+generator.append_tokens(tokenizer.encode("def fib(n):\\n"))
+while not generator.is_done():
+    generator.generate_next_token()
+print(tokenizer.decode(generator.get_sequence(0)))
+```
+"""
+
+_OPTIMUM_USE: Final = f"""```
+pip install "optimum-onnx[onnxruntime]"
+```
+
+```python
+from optimum.onnxruntime import ORTModelForCausalLM
+from transformers import AutoTokenizer, pipeline
+
+model = ORTModelForCausalLM.from_pretrained("{PLACE}")
+tokenizer = AutoTokenizer.from_pretrained("{PLACE}")
+print(pipeline("text-generation", model=model, tokenizer=tokenizer)("def fib(n):\\n", max_new_tokens=64)[0]["generated_text"])
+```
+"""
 
 
 def render(manifest: Manifest) -> str:
@@ -39,16 +77,7 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 
 ## Use
 
-```
-pip install "sc2onnx[cpu]"
-```
-
-```python
-import sc2onnx
-
-model = sc2onnx.load("PATH/OF/THIS/DIRECTORY")
-{_TEXT_USE if TOKENIZER_FILE in manifest.files else _IDS_USE}
-```
+{_use(manifest)}
 
 ## Verification
 
@@ -57,6 +86,27 @@ model = sc2onnx.load("PATH/OF/THIS/DIRECTORY")
 
 {_license(origin)}
 """
+
+
+def _use(manifest: Manifest) -> str:
+    """How to install what runs it, and a program."""
+    if manifest.target == "genai":
+        package = "onnxruntime-genai" + ("" if manifest.cache.dtype == "float32" else "-cuda")
+        return _GENAI_USE.format(package=package)
+    if manifest.target == "optimum":
+        return _OPTIMUM_USE
+    device = ', device="cuda"' if manifest.target == "cuda" else ""
+    calls = _TEXT_USE if TOKENIZER_FILE in manifest.files else _IDS_USE
+    extra = "gpu" if manifest.target == "cuda" else "cpu"
+    return (
+        _fenced("", f'pip install "sc2onnx[{extra}]"')
+        + "\n"
+        + _fenced("python", f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}')
+    )
+
+
+def _fenced(language: str, code: str) -> str:
+    return f"```{language}\n{code}\n```\n"
 
 
 def _front_matter(origin: Provenance) -> str:

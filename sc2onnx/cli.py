@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another, it does not end the program
     try:
         with _quiet_warnings(), _terminated_is_exit():
+            if args.command in RUN_BUNDLES:
+                args.bundle = _located(args.bundle, getattr(args, "revision", None))
+                args.also = [_located(bundle) for bundle in getattr(args, "also", [])]
             status = COMMANDS[args.command](args)
             sys.stdout.flush()
             return status
@@ -225,7 +228,7 @@ def _info(args: argparse.Namespace) -> int:
     from sc2onnx.runtime.bundle import Bundle
     from sc2onnx.runtime.summary import memory_need, rows
 
-    manifest = Bundle.open(_bundle(args), check="size").manifest
+    manifest = Bundle.open(_bundle(args), check="size", others=True).manifest
     need = memory_need(manifest, args.context)
     if args.json:
         _print_json({**asdict(manifest), "memory": asdict(need)})
@@ -241,14 +244,14 @@ def _bundle(args: argparse.Namespace) -> Path:
     """The bundle that ``info`` is asked about. Raises :class:`RequestError` for what only ``--plan`` takes."""
     from sc2onnx.manifest import MANIFEST_FILE
 
-    if args.shape is not None or args.revision is not None:
-        raise RequestError(f"{'--shape' if args.shape is not None else '--revision'} is for a checkpoint: add --plan")
+    if args.shape is not None:
+        raise RequestError("--shape is for a checkpoint: add --plan")
     if args.bundle is None:
         raise RequestError("no bundle: give its directory, or --plan for what exporting a checkpoint would take")
     path = Path(args.bundle)
     if (path / "config.json").is_file() and not (path / MANIFEST_FILE).exists():
         raise RequestError(f"{path} is a checkpoint, not a bundle: add --plan for what exporting it would take, or export it first")
-    return path
+    return _located(args.bundle, args.revision)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -274,6 +277,24 @@ def _warm(args: argparse.Namespace) -> int:
     else:
         print(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")
     return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    from sc2onnx.runtime.bundle import push
+
+    address = push(args.bundle, args.repo, private=args.private, revision=args.revision, message=args.message)
+    if args.json:
+        _print_json({"bundle": str(args.bundle), "repo": args.repo, "commit": address})
+    else:
+        print(address)
+    return 0
+
+
+def _located(bundle: str | Path, revision: str | None = None) -> Path:
+    """A bundle's directory, also of one on the hub."""
+    from sc2onnx.hub import located
+
+    return located(bundle, revision)
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -423,6 +444,9 @@ def _terminated_is_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "warm")
+"""Commands whose bundles may be on the hub."""
+
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "export": _export,
     "verify": _verify,
@@ -432,5 +456,6 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "infill": _infill,
     "info": _info,
     "warm": _warm,
+    "push": _push,
     "doctor": _doctor,
 }

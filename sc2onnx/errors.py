@@ -15,6 +15,7 @@
     |   |-- BundleNotFoundError (FileNotFoundError)
     |   |-- BundleVersionError                written by a newer sc2onnx
     |   `-- BundleIntegrityError              missing file, wrong size, wrong digest, unsafe path
+    |-- HubError (OSError)                    the hub refused, or cannot be reached
     |-- RequestError (ValueError)             an option or input that cannot be honoured
     |   |-- EmptyPromptError
     |   |-- TokenIdError
@@ -86,6 +87,10 @@ class BundleVersionError(BundleError):
 
 class BundleIntegrityError(BundleError):
     """A file is missing, or its size, digest or path is not what it must be."""
+
+
+class HubError(Sc2onnxError, OSError):
+    """The Hugging Face hub refused, or cannot be reached."""
 
 
 class RequestError(Sc2onnxError, ValueError):

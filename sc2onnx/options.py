@@ -53,10 +53,12 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--greedy", type=int, default=256, metavar="N", help="greedy tokens to compare (default: 256)")
 
     evaluate = commands.add_parser("evaluate", help="how well bundles predict and infill code, and how far they are from a reference")
-    evaluate.add_argument("bundle", type=Path)
+    evaluate.add_argument("bundle", type=_bundle)
     evaluate.add_argument("files", type=Path, nargs="+", metavar="FILE", help="code to evaluate on, best what the model was not trained on")
     evaluate.add_argument("--against", metavar="REFERENCE", help="a bundle, or a checkpoint in torch (directory or hub id)")
-    evaluate.add_argument("--also", type=Path, action="append", default=[], metavar="BUNDLE", help="another bundle on the same tokens (repeatable)")
+    evaluate.add_argument(
+        "--also", type=_bundle, action="append", default=[], metavar="BUNDLE", help="another bundle on the same tokens (repeatable)"
+    )
     evaluate.add_argument("--length", type=int, metavar="N", help="tokens of a window (default: 1024, or the context if that is less)")
     evaluate.add_argument("--max-tokens", type=int, default=16_384, metavar="N", help="score no more than N, shared by the files (default: 16384)")
     evaluate.add_argument("--infill", type=int, default=0, metavar="N", help="fill in N spans of the files as well (default: 0)")
@@ -67,20 +69,20 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--threads", type=int)
 
     bench = commands.add_parser("bench", help="how fast bundles are: load, first token, prefill, decode over context, memory")
-    bench.add_argument("bundle", type=Path)
-    bench.add_argument("--also", type=Path, action="append", default=[], metavar="BUNDLE", help="another bundle, in turns with it (repeatable)")
+    bench.add_argument("bundle", type=_bundle)
+    bench.add_argument("--also", type=_bundle, action="append", default=[], metavar="BUNDLE", help="another bundle, in turns with it (repeatable)")
     bench_options(bench)
     bench.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1, the second GPU (default: cpu)")
 
     generate = commands.add_parser("generate", help="continue a prompt")
-    generate.add_argument("bundle", type=Path)
+    generate.add_argument("bundle", type=_bundle, help="directory or hub id")
     generate.add_argument("prompt", nargs="?", help="the prompt; '-' or nothing reads standard input")
     generate.add_argument("--file", type=Path, help="read the prompt from a file")
     generate.add_argument("--echo", action="store_true", help="print the prompt first")
     _generation_options(generate)
 
     infill = commands.add_parser("infill", help="complete at a cursor in a file")
-    infill.add_argument("bundle", type=Path)
+    infill.add_argument("bundle", type=_bundle, help="directory or hub id")
     infill.add_argument("file", type=Path)
     infill.add_argument("--line", type=int, required=True, help="line of the cursor, from 1")
     infill.add_argument("--column", type=int, required=True, help="column of the cursor, from 1: 1 is before the first character")
@@ -92,15 +94,24 @@ def parser() -> argparse.ArgumentParser:
     _generation_options(infill)
 
     info = commands.add_parser("info", help="what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take")
-    info.add_argument("bundle", nargs="?", help="a bundle; with --plan a checkpoint, directory or hub id")
+    info.add_argument("bundle", nargs="?", help="a bundle, or with --plan a checkpoint: directory or hub id")
     info.add_argument("--plan", action="store_true", help="before any work: size, memory and disk of every precision")
     info.add_argument("--shape", choices=SHAPES, help="with --plan: a published StarCoder2 instead of a checkpoint")
-    info.add_argument("--revision", help="with --plan: branch, tag or commit on the hub")
+    info.add_argument("--revision", help="of a hub id: branch, tag or commit")
     info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context; with --plan: 1k, 4k, 16k)")
     info.add_argument("--json", action="store_true")
 
     warm = commands.add_parser("warm", help="keep a quantised bundle's weights as this machine wants them packed, so that it starts fast")
-    warm.add_argument("bundle", type=Path)
+    warm.add_argument("bundle", type=_bundle, help="directory or hub id")
+    warm.add_argument("--revision", help="of a hub id: branch, tag or commit")
+
+    push = commands.add_parser("push", help="put a bundle on the Hugging Face hub, with its model card")
+    push.add_argument("bundle", type=Path)
+    push.add_argument("repo", help="OWNER/NAME, made if there is none")
+    push.add_argument("--private", action="store_true", default=None, help="where the repository is made, for its owner only")
+    push.add_argument("--revision", help="another branch than main, made if there is none")
+    push.add_argument("--message", help="of the commit")
+    push.add_argument("--json", action="store_true")
 
     doctor = commands.add_parser("doctor", help="what works on this machine, and what is missing")
     doctor.add_argument("--json", action="store_true")
@@ -119,7 +130,14 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int)
 
 
+def _bundle(text: str) -> str | Path:
+    """A directory, or what may be a hub id as it was written: ``./owner/name`` is a path."""
+    path = Path(text)
+    return path if path.exists() or text.startswith(".") else text
+
+
 def _generation_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", help="of a hub id: branch, tag or commit")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (the default)")
     parser.add_argument("--top-k", type=int, default=0)

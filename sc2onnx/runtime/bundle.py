@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from sc2onnx import hub
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.manifest import LINEAR, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
@@ -73,6 +75,18 @@ class Bundle:
     def weights(self) -> Path:
         """The file that the graph's weights lie in."""
         return self.directory / WEIGHTS_FILE
+
+
+def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision: str | None = None, message: str | None = None) -> str:
+    """Put a bundle on the hub, in the repository ``owner/name``, after checking all of it; the commit's address. See :func:`sc2onnx.hub.push`.
+
+    Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
+    not say its licence.
+    """
+    opened = Bundle.open(bundle, "full", others=True)
+    if opened.manifest.provenance.license is None:
+        warnings.warn("the checkpoint did not say its licence, so neither does the card: write it there before others use it", stacklevel=2)
+    return hub.push(opened.directory, opened.manifest, repo, private=private, revision=revision, message=message)
 
 
 def open_named(paths: Sequence[str | Path]) -> dict[str, Bundle]:

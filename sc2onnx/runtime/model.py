@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, InferenceError, RequestError
+from sc2onnx.hub import located
 from sc2onnx.manifest import RING, Manifest
 from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
 from sc2onnx.runtime.bundle import Bundle, Check
@@ -36,6 +37,7 @@ from sc2onnx.runtime.text import Codec, FimOrder, fim_prompt, open_codec
 def load(
     bundle: str | Path,
     *,
+    revision: str | None = None,
     device: str = "cpu",
     device_map: Sequence[str] | None = None,
     threads: int | None = None,
@@ -49,7 +51,7 @@ def load(
     packed: Packed = "auto",
     cuda_graphs: bool = True,
 ) -> Model:
-    """Load a bundle directory.
+    """Load a bundle: a directory, or a hub id ``owner/name``, of which ``revision`` is a branch, tag or commit.
 
     ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``: instead, one for each stage of a bundle that is cut.
     ``threads``: for one step; by default one per processor this process may use. ``spin``: seconds that they look for work after a step
@@ -65,7 +67,7 @@ def load(
     weights of a quantised bundle are kept in the user's cache directory, for memory that processes share and a faster start, see
     :data:`sc2onnx.runtime.packing.Packed`. ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
 
-    Raises :class:`~sc2onnx.errors.BundleError`,
+    Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.HubError`,
     :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
     sizes, with ``packed="now"`` also :class:`~sc2onnx.errors.OutputError`. Warns (:class:`UserWarning`) if the bundle was made for another
     device and is slow on this one.
@@ -78,7 +80,7 @@ def load(
         whole_number("prefix_memory", prefix_memory, 0)
     if not isinstance(spin, (int, float)) or not 0 <= spin <= 1:
         raise RequestError(f"spin is {spin!r}, expected 0 to 1 second")
-    opened = Bundle.open(bundle, check)
+    opened = Bundle.open(located(bundle, revision), check)
     devices = chosen_devices(device, device_map, opened.manifest)
     check_suits(opened.manifest, devices)
     settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)

@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import DeviceError, InferenceError, MissingDependencyError
-from sc2onnx.manifest import GREEDY_IDS, LINEAR, Manifest
+from sc2onnx.manifest import GREEDY_IDS, LINEAR, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import InMemory, Storage
 from sc2onnx.runtime.device import Device, cuda_libraries, driver, missing_libraries, unsuitable
 from sc2onnx.runtime.step import BFLOAT16, Graph, Step
+from sc2onnx.runtime.wire import with_places
 
 try:
     import onnxruntime as ort
@@ -272,6 +273,8 @@ def _options(threads: int, quantised: bool, spin: float = SPIN) -> ort.SessionOp
 def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: bool, instead: Substitute | None) -> ort.InferenceSession:
     if instead is not None and instead.optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    else:
+        instead = _followed(graph, instead)
     folder = graph.parent if instead is None else instead.folder
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     source = None if instead is None else instead.graph
@@ -288,6 +291,16 @@ def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: 
         warnings.warn(f"onnxruntime {ort.__version__} cannot capture CUDA graphs of the bundle, so its steps run as they are ({error})", stacklevel=4)
     _check_on_device(session, device)
     return session
+
+
+def _followed(graph: Path, instead: Substitute | None) -> Substitute | None:
+    """The same over the file that the weights are a link to, as in the hub's cache: onnxruntime follows none that leads out of the directory."""
+    weights = (graph.parent if instead is None else instead.folder) / WEIGHTS_FILE
+    if not weights.is_symlink():
+        return instead
+    real = weights.resolve()
+    source = graph.read_bytes() if instead is None else instead.graph
+    return Substitute(with_places(source, lambda _, place: {**place, "location": real.name}), real.parent)
 
 
 def _captures(session: ort.InferenceSession, device: Device) -> bool:

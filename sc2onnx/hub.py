@@ -1,0 +1,127 @@
+"""Bundles on the Hugging Face hub: pushed with their model card, fetched by their id.
+
+The runtime comes here for an id only, and huggingface_hub is imported no sooner: tokenizers brings it along.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sc2onnx.card import PLACE
+from sc2onnx.errors import BundleNotFoundError, HubError, RequestError, Sc2onnxError
+from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""``owner/name``, with one slash; a path that looks like that can be written ``./owner/name``."""
+
+
+def located(bundle: str | Path, revision: str | None = None) -> Path:
+    """The directory of a bundle: what exists wins, otherwise ``owner/name`` is a hub id, of which the manifest's files are downloaded.
+
+    ``revision``: branch, tag or commit. ``HF_HOME``, ``HF_HUB_OFFLINE`` and the login of huggingface_hub are honoured.
+    Raises :class:`BundleNotFoundError`, :class:`~sc2onnx.errors.BundleError` for a manifest that is none, and :class:`HubError`.
+    """
+    path = Path(bundle)
+    if path.exists() or not _ID.fullmatch(str(bundle)):
+        if revision is not None:
+            raise RequestError(f"{bundle} is no hub id, so it has no revision {revision!r}: leave the revision out")
+        return path
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    repo = str(bundle)
+    with _explained(repo, revision, f"no directory {repo}, and "):
+        manifest = Path(hf_hub_download(repo, MANIFEST_FILE, revision=revision))
+        wanted = [MANIFEST_FILE, CARD_FILE, *Manifest.read(manifest.parent).files]
+        return Path(snapshot_download(repo, revision=manifest.parent.name, allow_patterns=wanted))
+
+
+def push(
+    directory: Path, manifest: Manifest, repo: str, *, private: bool | None = None, revision: str | None = None, message: str | None = None
+) -> str:
+    """Make the repository ``owner/name`` hold this bundle, in one commit whose address is returned.
+
+    What goes there are the manifest, the files that it lists and the card, which has the licence and what it asks of whoever passes the
+    weights on; what an earlier bundle had and this one has not is deleted, other files stay. The repository is created if there is none,
+    ``private`` if wanted, and the branch ``revision`` too. Raises :class:`HubError`.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+
+    if not _ID.fullmatch(repo):
+        raise RequestError(f"the repository is {repo!r}, expected OWNER/NAME")
+    with _explained(repo, revision, ""):
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        card = (directory / CARD_FILE).read_text(encoding="utf-8").replace(PLACE, repo)
+        names = [*manifest.files, MANIFEST_FILE]
+        added = [CommitOperationAdd(name, directory / name) for name in names]
+        there = {entry.path for entry in api.list_repo_tree(repo, revision=revision)}
+        gone = (_listed(api, repo, revision) if MANIFEST_FILE in there else set()) & there - set(names)
+        removed = [CommitOperationDelete(name) for name in sorted(gone)]
+        operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
+            *added,
+            CommitOperationAdd(CARD_FILE, card.encode()),
+            *removed,
+        ]
+        what = message or f"{manifest.provenance.source}, {manifest.precision} for {manifest.target}, by {manifest.provenance.exporter}"
+        return str(api.create_commit(repo, operations, commit_message=what, revision=revision).commit_url)
+
+
+def _listed(api: HfApi, repo: str, revision: str | None) -> set[str]:
+    """Files of the bundle that is there."""
+    path = Path(api.hf_hub_download(repo, MANIFEST_FILE, revision=revision))
+    return set(Manifest.read(path.parent).files)
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None, before: str) -> Iterator[None]:
+    """huggingface_hub's errors as ours, each with what to do. ``before``: what was looked for first."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.LocalTokenNotFoundError as error:
+        raise HubError(f"there is no login for the hub, which {repo} needs: log in with `hf auth login`, or set HF_TOKEN") from error
+    except errors.GatedRepoError as error:
+        raise HubError(f"{repo} is gated: accept its licence on the hub, then log in with `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise BundleNotFoundError(f"{repo} has no revision {revision!r} on the hub: give a branch, tag or commit that exists") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BundleNotFoundError(f"{before}no hub repository {repo}: correct the name, or log in if it is private") from error
+    except errors.LocalEntryNotFoundError as error:  # before the next one, which it is a kind of
+        raise BundleNotFoundError(
+            f"{before}the hub cannot be reached nor does its local cache hold {repo}: connect, unset HF_HUB_OFFLINE, or give a local directory"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise BundleNotFoundError(f"{repo} on the hub is no bundle (it has no {MANIFEST_FILE}): make one with `sc2onnx export {repo} OUT`") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise HubError(f"HF_HUB_OFFLINE is set, and {repo} is on the hub: unset it") from error
+    except errors.HfHubHTTPError as error:
+        raise HubError(f"{repo}: the hub refused ({_status(error)}): {_STATUS.get(_code(error), 'try again')}") from error
+    except Sc2onnxError:
+        raise
+    except Exception as error:  # the HTTP library below, and so its exceptions, differ between versions of huggingface_hub
+        raise HubError(f"{repo} on the hub could not be used ({error}): correct the name, or try again when the hub can be reached") from error
+
+
+_STATUS: Final = {
+    401: "log in with `hf auth login`, or set HF_TOKEN",
+    403: "use a token that may write to it, of an account that it belongs to",
+    404: "correct the name, or log in if it is private",
+}
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
+
+
+def _status(error: Exception) -> str:
+    return str(_code(error) or str(error).strip().splitlines()[0])
