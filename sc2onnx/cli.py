@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
     except Sc2onnxError as error:
         return _fail(args.command, str(error))
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("sc2onnx."):
+            raise
+        return _fail(args.command, "this is the runtime alone, which cannot do that: pip install sc2onnx instead of sc2onnx-runtime")
     except BrokenPipeError:  # the reader of our output has gone: so may we
         _discard_output()
         return 0

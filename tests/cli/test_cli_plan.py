@@ -146,7 +146,7 @@ def test_rows_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("CHECKPOINT",), "is a checkpoint, not a bundle: add --plan"),
         (("--shape", "3b"), "--shape is for a checkpoint: add --plan"),
-        (("CHECKPOINT", "--revision", "main"), "--revision is for a checkpoint: add --plan"),
+        (("CHECKPOINT", "--revision", "main"), "is a checkpoint, not a bundle: add --plan"),
         ((), "no bundle: give its directory, or --plan"),
         (("--plan",), "no checkpoint: give a directory, a hub id, or --shape 3b|7b|15b"),
         (("--plan", "--shape", "3b", "CHECKPOINT"), "--shape 3b is itself a checkpoint's: leave out"),
