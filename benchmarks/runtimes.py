@@ -165,6 +165,22 @@ def _cpp() -> list[str]:
     return [str(_once("cpp", make) / "starcoder2")]
 
 
+def cargo(*arguments: str) -> Path:
+    """Cargo on the Rust example, with ONNX Runtime's headers and library; where it builds."""
+    out = BUILD / "rust"
+    os.environ.update(ONNXRUNTIME_INCLUDE=str(headers()), ONNXRUNTIME_LIB=library())
+    if shutil.which("bindgen") is None:
+        raise MissingError("bindgen is not installed (Debian: apt-get install bindgen libclang1)")
+    with FileLock(BUILD / "rust.lock"):
+        where = ["--manifest-path", str(EXAMPLES / "rust" / "Cargo.toml"), "--target-dir", str(out)]
+        _run(f"cargo {arguments[0]}", "cargo", arguments[0], "--release", "--offline", *where, *arguments[1:])
+    return out / "release"
+
+
+def _rust() -> list[str]:
+    return [str(cargo("build") / "starcoder2")]
+
+
 def _genai() -> list[str]:
     return [str(python("genai", ["onnxruntime-genai>=0.18"])), str(EXAMPLES / "genai" / "complete.py")]
 
@@ -196,6 +212,7 @@ def _reference() -> list[str]:
 
 RUNTIMES = (
     Runtime("onnxruntime in C++", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _cpp),
+    Runtime("onnxruntime in Rust", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _rust),
     Runtime("onnxruntime-node", "cpu", ("fp32", "int8", "int4"), ("fp32",), _node),
     Runtime("onnxruntime-web in Chromium", "cpu", ("fp32", "int4"), ("fp32",), _web),
     Runtime("onnxruntime-genai", "genai", ("fp32", "int8", "int4"), ("fp32",), _genai),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra")
 
 import sc2onnx
-from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, optimum_cli, play
+from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, cargo, optimum_cli, play
 from sc2onnx.export import Calibration, export
 from sc2onnx.verify import verify
 
@@ -73,6 +74,32 @@ def test_what_optimum_cli_exports_is_verified(checkpoint: Path, tmp_path: Path) 
     summary = verify(exported, checkpoint, greedy_tokens=64).summary
     assert summary.passed
     assert (summary.greedy_match, summary.longest) == (64, 515)
+
+
+NATIVE = [runtime for runtime in RUNTIMES if runtime.name in ("onnxruntime in C++", "onnxruntime in Rust")]
+
+
+@pytest.mark.parametrize("runtime", NATIVE, ids=str)
+def test_native_programs_say_what_is_wrong(runtime: Runtime, ours: Ours, tmp_path: Path) -> None:
+    command = prepared(runtime)
+    bundle = ours.bundle("cpu", "fp32")
+    for arguments, said in (
+        ([], "usage: starcoder2 BUNDLE --ids 1,2,3"),
+        ([tmp_path, "--ids", "1"], "is not a bundle"),
+        ([ours.bundle("optimum", "fp32"), "--ids", "1"], "a cache of kind growing, expected a ring in float32: export it with --target cpu"),
+        ([bundle, "--ids", "4096"], "token id 4096, expected 0 to 4095"),
+    ):
+        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert said in done.stderr
+
+
+def test_the_rust_examples_own_tests() -> None:
+    try:
+        cargo("test")
+    except MissingError as reason:
+        assert "failed" not in str(reason), reason
+        pytest.skip(str(reason))
 
 
 def test_the_page_has_the_file_of_the_node_example() -> None:
