@@ -83,6 +83,17 @@ def _run(what: str, *command: str | Path, cwd: Path | None = None) -> str:
         raise MissingError(f"{what} failed: {said[-1] if said else error.returncode}") from error
 
 
+def _build(what: str, *command: str | Path) -> None:
+    """A step that compiles an example: where it fails, the example is wrong, or a part of the compiler is not there."""
+    try:
+        _run(what, *command)
+    except MissingError as error:
+        said = str(error.__cause__.stderr if isinstance(error.__cause__, subprocess.CalledProcessError) else "")
+        if not said or "libclang" in said:
+            raise
+        raise RuntimeError(f"{what} failed:\n{said[-4000:]}") from error
+
+
 def _once(name: str, make: Callable[[Path], None]) -> Path:
     """The directory of this name, made by the first who asks; several processes may."""
     directory = BUILD / name
@@ -160,7 +171,7 @@ def _cpp() -> list[str]:
     def make(directory: Path) -> None:
         where = [f"-DONNXRUNTIME_INCLUDE={headers()}", f"-DONNXRUNTIME_LIB={library()}"]
         _run("cmake", "cmake", "-S", EXAMPLES / "cpp", "-B", directory, *where)
-        _run("cmake --build", "cmake", "--build", directory)
+        _build("cmake --build", "cmake", "--build", directory)
 
     return [str(_once("cpp", make) / "starcoder2")]
 
@@ -173,7 +184,7 @@ def cargo(*arguments: str) -> Path:
         raise MissingError("bindgen is not installed (Debian: apt-get install bindgen libclang1)")
     with FileLock(BUILD / "rust.lock"):
         where = ["--manifest-path", str(EXAMPLES / "rust" / "Cargo.toml"), "--target-dir", str(out)]
-        _run(f"cargo {arguments[0]}", "cargo", arguments[0], "--release", "--offline", *where, *arguments[1:])
+        _build(f"cargo {arguments[0]}", "cargo", arguments[0], "--release", "--offline", *where, *arguments[1:])
     return out / "release"
 
 
