@@ -20,7 +20,7 @@ PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
 BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
-.PHONY: demo test lint types unit lean bench format clean
+.PHONY: demo test lint types unit lean bench interop format clean
 
 demo: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
@@ -46,7 +46,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev $(FIXTURE)/reference.npz
-	SC2ONNX_FIXTURE=$(FIXTURE) $(BIN)/pytest -n $(JOBS)
+	SC2ONNX_FIXTURE=$(FIXTURE) TORCH="$(TORCH)" $(BIN)/pytest -n $(JOBS)
 
 # What the runtime's tests need where nothing can export: a bundle, and torch's answers.
 $(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model.safetensors $(shell find sc2onnx/export sc2onnx/manifest.py -name '*.py') | $(VENV)/.dev
@@ -74,6 +74,10 @@ $(BENCH)/%/sc2onnx.json: $(BENCH)/checkpoint/tokenizer.json
 $(BENCH)/checkpoint/tokenizer.json: | $(VENV)/.ready # what is written last
 	rm -rf $(@D)
 	$(BIN)/python benchmarks/make_checkpoint.py $(SHAPE) $(@D)
+
+# The table of other runtimes in the README: installs them under build/interop, runs the examples, compares tokens and times.
+interop: $(VENV)/.dev
+	TORCH="$(TORCH)" $(BIN)/python benchmarks/interop.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

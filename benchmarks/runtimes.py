@@ -171,9 +171,11 @@ def _cpp() -> list[str]:
     def make(directory: Path) -> None:
         where = [f"-DONNXRUNTIME_INCLUDE={headers()}", f"-DONNXRUNTIME_LIB={library()}"]
         _run("cmake", "cmake", "-S", EXAMPLES / "cpp", "-B", directory, *where)
-        _build("cmake --build", "cmake", "--build", directory)
 
-    return [str(_once("cpp", make) / "starcoder2")]
+    directory = _once("cpp", make)
+    with FileLock(BUILD / "cpp.lock"):  # what has changed since is built again
+        _build("cmake --build", "cmake", "--build", directory)
+    return [str(directory / "starcoder2")]
 
 
 def cargo(*arguments: str) -> Path:
@@ -202,8 +204,11 @@ def _openvino() -> list[str]:
 
 def optimum() -> Path:
     """The interpreter of an environment with optimum-onnx, what it needs of transformers, and our plug-in."""
-    torch = os.environ.get("TORCH", "torch").split()
-    return python("optimum", torch, ["optimum-onnx[onnxruntime]>=0.1,<0.2"], ["--no-deps", str(ROOT / "plugins" / "optimum")])
+    rest = (["optimum-onnx[onnxruntime]>=0.1,<0.2"], ["--no-deps", str(ROOT / "plugins" / "optimum")])
+    try:
+        return python("optimum", os.environ.get("TORCH", "torch").split(), *rest)
+    except MissingError:  # that build of torch is not for everywhere
+        return python("optimum", ["torch"], *rest)
 
 
 def _optimum() -> list[str]:
