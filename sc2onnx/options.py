@@ -29,7 +29,11 @@ def parser() -> argparse.ArgumentParser:
         default="fp32",
         help="fp32 (the default), int8, int4, int4-fast or a recipe in a .json file; for cuda fp16, bf16, int8 or int4",
     )
-    export.add_argument("--target", default="cpu", help="what it is to run on: cpu, portable (standard operators only) or cuda (default: cpu)")
+    export.add_argument(
+        "--target",
+        default="cpu",
+        help="what it is to run on: cpu, portable (standard operators only), cuda, genai (onnxruntime-genai) or optimum (default: cpu)",
+    )
     export.add_argument(
         "--calibration", type=Path, nargs="+", metavar="FILE", help="texts to round with the statistics of (default: code that sc2onnx ships)"
     )
