@@ -42,7 +42,7 @@ from transformers import AutoTokenizer, pipeline
 
 model = ORTModelForCausalLM.from_pretrained("{PLACE}")
 tokenizer = AutoTokenizer.from_pretrained("{PLACE}")
-print(pipeline("text-generation", model=model, tokenizer=tokenizer)("def fib(n):\\n", max_new_tokens=64)[0]["generated_text"])
+print(pipeline("text-generation", model=model, tokenizer=tokenizer)("def fib(n):\\n", max_new_tokens=64, do_sample=False)[0]["generated_text"])
 ```
 """
 
@@ -78,7 +78,6 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 ## Use
 
 {_use(manifest)}
-
 ## Verification
 
 {_verification(manifest.verification)}

@@ -55,7 +55,11 @@ def main() -> None:
     model = ORTModelForCausalLM.from_pretrained(args.bundle, session_options=options)
     if not args.ids:
         tokenizer = AutoTokenizer.from_pretrained(args.bundle)
-        print(pipeline("text-generation", model=model, tokenizer=tokenizer)(args.prompt, max_new_tokens=args.max_new_tokens)[0]["generated_text"])
+        print(
+            pipeline("text-generation", model=model, tokenizer=tokenizer)(args.prompt, max_new_tokens=args.max_new_tokens, do_sample=False)[0][
+                "generated_text"
+            ]
+        )
         return
     prompt = torch.tensor([[int(id) for id in args.ids.split(",")]])
     clock = Clock()

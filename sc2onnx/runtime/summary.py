@@ -47,6 +47,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
     verified = "not yet"
     if checked is not None:
         verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.shown('max_rel_diff', '.1e')} against {checked.reference}"
+    kept = f"at most {size(SEQUENCES * memory_need(manifest).cache)} of caches, or prefix_memory= of load"
     return {
         "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
         "licence": origin.license or "not stated by the source",
@@ -60,7 +61,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
         "verified": verified,
         f"memory at {need.context:,} tokens": f"{size(need.total)} = weights {size(need.weights)} + cache {size(need.cache)} "
         f"({need.cache_slots:,} slots)",
-        "kept between requests": f"at most {size(SEQUENCES * memory_need(manifest).cache)} of caches, or prefix_memory= of load",
+        **({} if manifest.for_others else {"kept between requests": kept}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,9 @@ pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra
 
 import sc2onnx
 from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, cargo, optimum_cli, play
+from sc2onnx.card import PLACE
 from sc2onnx.export import Calibration, export
+from sc2onnx.manifest import CARD_FILE
 from sc2onnx.verify import verify
 
 COUNT, THREADS = 64, 2
@@ -74,6 +77,20 @@ def test_what_optimum_cli_exports_is_verified(checkpoint: Path, tmp_path: Path) 
     summary = verify(exported, checkpoint, greedy_tokens=64).summary
     assert summary.passed
     assert (summary.greedy_match, summary.longest) == (64, 515)
+
+
+@pytest.mark.parametrize("target", ["genai", "optimum"])
+def test_the_program_on_the_card_runs(target: str, ours: Ours) -> None:
+    """As it stands there, where its runtime is installed, and writes what ours does."""
+    runtime = next(runtime for runtime in RUNTIMES if runtime.target == target)
+    interpreter, *_ = prepared(runtime)
+    bundle = ours.bundle(target, "fp32")
+    (program,) = re.findall(r"```python\n(.*?)```", (bundle / CARD_FILE).read_text(encoding="utf-8"), re.DOTALL)
+    assert PLACE in program
+    done = subprocess.run([interpreter, "-c", program.replace(PLACE, str(bundle))], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = sc2onnx.load(ours.bundle("cpu", "fp32"), speculate=False).generate("def fib(n):\n", max_new_tokens=24).text
+    assert f"def fib(n):\n{expected}" in done.stdout
 
 
 NATIVE = [runtime for runtime in RUNTIMES if runtime.name in ("onnxruntime in C++", "onnxruntime in Rust")]
