@@ -1,8 +1,9 @@
 """Bundles in other runtimes beside ours: the same greedy tokens? how fast? Writes the table into the README.
 
     make interop
+    python benchmarks/interop.py --checkpoint CHECKPOINT --precisions int4 --lengths 64 --only C++ genai OpenVINO
 
-On the mini checkpoint: the times are what a runtime takes around its kernels, not what a large model's weights take.
+On the mini checkpoint the times are what a runtime takes around its kernels, not what a large model's weights take; the second command is for these.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import sc2onnx
 from runtimes import BUILD, EXAMPLES, ROOT, RUNTIMES, MissingError, Outcome, Runtime, play
 from sc2onnx.export import Calibration, export
 
-CHECKPOINT = EXAMPLES / "starcoder2-mini"
+MINI = EXAMPLES / "starcoder2-mini"
 COUNT = 64
-SHORT, LONG = 40, 700
-"""Tokens of the prompts: the window is 256."""
+LENGTHS = (40, 700)
+"""Tokens of the prompts: the window of the mini checkpoint is 256."""
 
 BEGIN, END = "<!-- make interop -->", "<!-- end of make interop -->"
 HEAD = ("runtime", "version", "precision", "same 64 greedy tokens", "and past the window", "ms per token", "times as fast as ours")
 ELSEWHERE = {
     "onnxruntime-genai on CUDA, fp16 and bf16": "there is no GPU here; the graph is verified on the CPU",
+    "onnxruntime-web on WebGPU": "there is no GPU here",
     "onnxruntime in Java and C#": "Maven and NuGet cannot be reached here",
 }
 
@@ -38,10 +40,11 @@ ELSEWHERE = {
 class Ours:
     """Our runtime on a bundle for the CPU, and its greedy tokens."""
 
-    def __init__(self, bundle: Path, threads: int) -> None:
+    def __init__(self, bundle: Path, args: Namespace) -> None:
+        threads = args.threads
         self.model = sc2onnx.load(bundle, threads=threads, speculate=False)
         ids = self.model.codec.encode(Path(argparse.__file__).read_text(encoding="utf-8"), special=False)
-        self.prompts = (ids[:SHORT], ids[:LONG])
+        self.prompts = [ids[:length] for length in args.lengths]
         self.greedy = [self.tokens(prompt)[0] for prompt in self.prompts]
 
     def tokens(self, prompt: Sequence[int]) -> tuple[list[int], float]:
@@ -54,21 +57,20 @@ class Ours:
         return found, statistics.median(after - before for before, after in pairwise(times))
 
 
-def bundle_for(target: str, precision: str) -> Path:
-    """The mini checkpoint for this target in this precision, exported anew."""
+def bundle_for(checkpoint: Path, target: str, precision: str) -> Path:
+    """The checkpoint for this target in this precision, exported anew."""
     out = BUILD / "bundles" / f"{target}-{precision}"
     out.parent.mkdir(parents=True, exist_ok=True)
     calibration = Calibration(wanted=False) if precision.startswith("int4") else None
-    export(CHECKPOINT, out, target=target, precision=precision, calibration=calibration, overwrite=True)
+    export(checkpoint, out, target=target, precision=precision, calibration=calibration, overwrite=True)
     return out
 
 
-def loaded_by(runtime: Runtime, precision: str) -> Path:
+def loaded_by(runtime: Runtime, checkpoint: Path, precision: str) -> Path:
     """What it is to load."""
     if runtime.convert is None:
-        return bundle_for(runtime.target, precision)
-    out = BUILD / "bundles" / "converted"
-    return runtime.convert(CHECKPOINT, out)
+        return bundle_for(checkpoint, runtime.target, precision)
+    return runtime.convert(checkpoint, BUILD / "bundles" / "converted")
 
 
 def same(found: Sequence[int], expected: Sequence[int]) -> str:
@@ -77,28 +79,28 @@ def same(found: Sequence[int], expected: Sequence[int]) -> str:
     return "yes" if alike is None else f"the first {alike}"
 
 
-def rows_of(runtime: Runtime, ours: dict[str, Ours], threads: int, rounds: int) -> list[list[str]]:
+def rows_of(runtime: Runtime, ours: dict[str, Ours], args: Namespace) -> list[list[str]]:
     """A row for each precision; a single one that says why, where it cannot be had."""
     try:
         command = runtime.prepare()
-        return [_row(runtime, command, precision, ours[precision], threads, rounds) for precision in runtime.precisions]
+        return [_row(runtime, command, precision, ours[precision], args) for precision in runtime.precisions if precision in ours]
     except MissingError as reason:
         return [[runtime.name, "", "", f"not run: {reason}", "", "", ""]]
 
 
-def _row(runtime: Runtime, command: list[str], precision: str, ours: Ours, threads: int, rounds: int) -> list[str]:
-    bundle = loaded_by(runtime, precision)
-    short, long = ours.prompts
+def _row(runtime: Runtime, command: list[str], precision: str, ours: Ours, args: Namespace) -> list[str]:
+    bundle = loaded_by(runtime, args.checkpoint, precision)
+    first, *others = ours.prompts
+    outcomes: list[Outcome] = []
     ratios: list[float] = []
-    outcome: Outcome | None = None
-    for _ in range(rounds):  # in turns
-        seconds = ours.tokens(short)[1]
-        outcome = play(command, bundle, short, COUNT, threads)
-        ratios.append(seconds / outcome.seconds_per_token)
-    assert outcome is not None
-    past = play(command, bundle, long, COUNT, threads)
-    alike = [same(tokens, expected) for tokens, expected in zip((outcome.tokens, past.tokens), ours.greedy, strict=True)]
-    return [runtime.name, outcome.version, precision, *alike, f"{outcome.seconds_per_token * 1e3:.2f}", f"{statistics.median(ratios):.2f}"]
+    for _ in range(args.rounds):  # in turns
+        seconds = ours.tokens(first)[1]
+        outcomes.append(play(command, bundle, first, COUNT, args.threads))
+        ratios.append(seconds / outcomes[-1].seconds_per_token)
+    found = [outcomes[-1].tokens, *(play(command, bundle, prompt, COUNT, args.threads).tokens for prompt in others)]
+    alike = [same(tokens, expected) for tokens, expected in zip(found, ours.greedy, strict=True)]
+    each = statistics.median(outcome.seconds_per_token for outcome in outcomes)
+    return [runtime.name, outcomes[-1].version, precision, *alike, *[""] * (2 - len(alike)), f"{each * 1e3:.2f}", f"{statistics.median(ratios):.2f}"]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -121,26 +123,31 @@ def parsed() -> Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="times that each is timed, in turns with ours (default: 5)")
     parser.add_argument("--only", nargs="*", default=[], help="runtimes whose name has one of these words")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--checkpoint", type=Path, default=MINI, help="another than the mini checkpoint; the table is then printed only")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "int8", "int4"])
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="N", help="tokens of one prompt or two; the first is timed")
     return parser.parse_args()
 
 
 def main() -> None:
     """Run every runtime and write the table."""
     args = parsed()
-    ours = {precision: Ours(bundle_for("cpu", precision), args.threads) for precision in ("fp32", "int8", "int4")}
+    ours = {precision: Ours(bundle_for(args.checkpoint, "cpu", precision), args) for precision in args.precisions}
     rows = [
         ["sc2onnx (Python, onnxruntime)", onnxruntime.__version__, name, "", "", f"{it.tokens(it.prompts[0])[1] * 1e3:.2f}", "1"]
         for name, it in ours.items()
     ]
     for runtime in RUNTIMES:
         if not args.only or any(word in runtime.name for word in args.only):
-            rows += rows_of(runtime, ours, args.threads, args.rounds)
-            print(markdown(rows[-len(runtime.precisions) :]).split("\n", 2)[2], flush=True)
+            found = rows_of(runtime, ours, args)
+            rows += found
+            print(*(f"| {' | '.join(row)} |" for row in found), sep="\n", flush=True)
+    if args.only or args.checkpoint != MINI:
+        print(markdown(rows))
+        return
     rows += [[name, "", "", f"not run: {why}", "", "", ""] for name, why in ELSEWHERE.items()]
     (BUILD / "interop.json").write_text(json.dumps(rows, indent=2))
-    if not args.only:
-        write(args.readme, markdown(rows))
+    write(ROOT / "README.md", markdown(rows))
 
 
 if __name__ == "__main__":
