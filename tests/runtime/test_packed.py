@@ -176,7 +176,9 @@ def test_the_second_start_after_a_first_that_did_not_wait(int8: Path, monkeypatc
         assert time.monotonic() < deadline, names()
         time.sleep(0.2)
     assert logits(model).tobytes() == expected.tobytes()
-    assert names() == {find_form(int8).directory.name}
+    while names() != {find_form(int8).directory.name}:  # the process takes its note away after the form is in place
+        assert time.monotonic() < deadline, names()
+        time.sleep(0.2)
 
 
 def find_form(bundle: Path) -> PackedForm:
