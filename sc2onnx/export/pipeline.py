@@ -103,7 +103,7 @@ def _form(variant: Variant, products: Products) -> Form:
     if variant.target == "optimum":
         attention = partial(growing_attention, activations=activations)
         return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
-    if variant.cache.kind == manifest.LINEAR:
+    if variant.target == "cuda":
         return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
     if variant.target == "portable":
         return Form(partial(ring_attention, activations=activations, writing=scatter_elements), products, activations, PORTABLE_OPSET)

@@ -26,7 +26,7 @@ from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
-from sc2onnx.manifest import Quantization
+from sc2onnx.manifest import LINEAR, Quantization
 
 Weights = Mapping[str, LazyWeight]
 
@@ -119,7 +119,7 @@ def planned(
 
     ``bundle``: room that calibration has to leave. Raises :class:`RequestError` for a shape that the variant does not take.
     """
-    if variant.target in ("cuda", "genai"):
+    if variant.cache.kind == LINEAR:
         check_head_size(config)
     recipe = variant.recipe()
     calibrated = calibration.applies(recipe)

@@ -18,6 +18,7 @@ import sc2onnx
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import export
 from sc2onnx.export.graph import growing
+from sc2onnx.export.graph.attention import Step
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.manifest import Manifest
 from sc2onnx.verify import verify
@@ -60,7 +61,7 @@ def test_genai_in_half_precision(precision: str, tmp_path: Path) -> None:
 def test_the_window_of_what_grows_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = growing.masked_step
 
-    def wrong(op: Recorder, config: Any, *arguments: Any) -> growing.MaskedStep:
+    def wrong(op: Recorder, config: Any, *arguments: Any) -> Step:
         return real(op, dataclasses.replace(config, sliding_window=config.sliding_window + 1), *arguments)
 
     monkeypatch.setattr(growing, "masked_step", wrong)

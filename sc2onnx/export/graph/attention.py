@@ -27,17 +27,64 @@ Attention = Callable[[int, ir.Value], ir.Value]
 
 
 @dataclass(frozen=True, slots=True)
-class RingStep:
-    """What all layers share in one step: where to write, what is visible, how far to turn."""
+class Step:
+    """What all layers share in one step: what is visible, how far to turn."""
 
-    past: ir.Value  # (batch,)
-    positions: ir.Value  # (batch, step)
-    bias: ir.Value  # (batch, 1, 1, step, capacity), float32: 0 where visible, -inf where not
+    bias: ir.Value  # (batch, 1, 1, step, length), float32: 0 where visible
     cos: ir.Value  # (batch, step, head_dim / 2)
     sin: ir.Value  # (batch, step, head_dim / 2)
     tokens: ir.Value  # (2,): batch, step
     step: ir.Value  # (1,)
-    capacity: ir.Value  # (1,)
+    length: ir.Value  # (1,): places that keys have, the step's among them
+
+
+@dataclass(frozen=True, slots=True)
+class RingStep(Step):
+    """And where to write. ``length`` is the capacity of the ring; ``bias`` is -inf where nothing is visible."""
+
+    past: ir.Value  # (batch,)
+    positions: ir.Value  # (batch, step)
+
+
+class Heads:
+    """Queries, keys and values by head, the query heads of one key-value head together. The shapes are made once, for all layers.
+
+    The softmax is in float32 whatever the activations are, and queries are scaled before they meet the keys: in float16 the product itself
+    must not overflow.
+    """
+
+    def __init__(self, op: Recorder, config: Starcoder2Config, step: Step, activations: Activations) -> None:
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self._op, self._step, self._activations = op, step, activations
+        self._counts, self._query_size = (heads, kv_heads), config.query_size
+        self._split = op.Concat(step.tokens, op.ints(heads + 2 * kv_heads, head_dim), axis=0)
+        self._grouped = op.ints(0, kv_heads, -1, head_dim)
+        self._scores = op.Concat(op.ints(0, kv_heads, config.group_size), step.step, op.ints(-1), axis=0)
+        self._stacked = op.Concat(op.ints(0, kv_heads, -1), step.length, axis=0)
+        self._by_head = op.Concat(op.ints(0, heads), step.step, op.ints(head_dim), axis=0)
+        self._scale = op.scalar(head_dim**-0.5, activations.numpy)
+
+    def split(self, qkv: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """(batch * step, (heads + 2 kv) * head_dim) -> turned queries and keys, and values, (batch, heads or kv, step, head_dim) each."""
+        op, (heads, kv_heads) = self._op, self._counts
+        packed = op.Transpose(op.Reshape(qkv, self._split), perm=[0, 2, 1, 3])  # (batch, heads + 2 kv, step, head_dim)
+        qk, v = op.split(packed, (heads + kv_heads, kv_heads), axis=1)
+        q, k = op.split(rotary(op, qk, self._step.cos, self._step.sin), (heads, kv_heads), axis=1)
+        return q, k, v
+
+    def weights(self, q: ir.Value, keys: ir.Value) -> ir.Value:
+        """q (batch, heads, step, head_dim), keys (batch, kv, length, head_dim) -> softmax of their scores, (batch, kv, group * step, length)."""
+        op, activations = self._op, self._activations
+        grouped = op.Reshape(q, self._grouped)  # (batch, kv, group * step, head_dim)
+        scores = op.MatMul(op.Mul(grouped, self._scale), op.Transpose(keys, perm=[0, 1, 3, 2]))  # (batch, kv, group * step, length)
+        masked = op.Add(activations.widen(op, op.Reshape(scores, self._scores)), self._step.bias)  # (batch, kv, group, step, length)
+        return op.Reshape(activations.narrow(op, op.Softmax(masked, axis=-1)), self._stacked)
+
+    def join(self, mixed: ir.Value) -> ir.Value:
+        """(batch, kv, group * step, head_dim) -> (batch * step, heads * head_dim)."""
+        op = self._op
+        by_head = op.Reshape(mixed, self._by_head)  # (batch, heads, step, head_dim)
+        return op.Reshape(op.Transpose(by_head, perm=[0, 2, 1, 3]), op.ints(-1, self._query_size))
 
 
 def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, cache: ir.Value) -> RingStep:
@@ -57,7 +104,7 @@ def ring_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past:
         visible = op.And(visible, op.Less(distance, op.scalar(config.sliding_window, np.int64)))
     bias = op.Where(visible, op.scalar(0.0, np.float32), op.scalar(-np.inf, np.float32))
     cos, sin = rotary_rows(op, positions)
-    return RingStep(past, positions, op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids), step, capacity)
+    return RingStep(op.Unsqueeze(bias, op.ints(1, 2)), cos, sin, op.Shape(input_ids), step, capacity, past, positions)
 
 
 Write = Callable[[ir.Value, ir.Value, int], ir.Value]
@@ -68,13 +115,13 @@ Writing = Callable[[Recorder, RingStep], Write]
 
 def scatter(op: Recorder, ring: RingStep) -> Write:
     """By TensorScatter (opset 24), which ONNX Runtime does in place."""
-    first = op.Mod(ring.past, ring.capacity)  # (batch,)
+    first = op.Mod(ring.past, ring.length)  # (batch,)
     return lambda cache, new, axis: op.TensorScatter(cache, new, first, axis=axis - 4, mode="circular")
 
 
 def scatter_elements(op: Recorder, ring: RingStep) -> Write:
     """By an operator that every runtime has; slots by element: written out along the other axes."""
-    slots = op.Mod(ring.positions, ring.capacity)  # (batch, step)
+    slots = op.Mod(ring.positions, ring.length)  # (batch, step)
     along = {2: op.Unsqueeze(slots, op.ints(1, 3)), 3: op.Unsqueeze(slots, op.ints(1, 2))}
     return lambda cache, new, axis: op.ScatterElements(cache, op.Expand(along[axis], op.Shape(new)), new, axis=axis)
 
@@ -93,41 +140,26 @@ def ring_attention(
 
     The query heads of one key-value head share a single matrix product, so each cached row is read once per step
     instead of once per query head, and values are kept transposed, so that ONNX Runtime's product reads them as they lie
-    (measured: docs/decisions/0001-ring-attention.md). The softmax is in float32 whatever
-    the activations are, and queries are scaled before they meet the keys: in float16 the product itself must not overflow.
+    (measured: docs/decisions/0001-ring-attention.md).
     """
-    kv_heads, group, head_dim = config.num_key_value_heads, config.group_size, config.head_dim
+    kv_heads, head_dim = config.num_key_value_heads, config.head_dim
     shapes: dict[str, tuple[int | str, ...]] = {
         "key": ("batch", kv_heads, "capacity", head_dim),
         "value": ("batch", kv_heads, head_dim, "capacity"),
     }
     caches = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind, shape in shapes.items()) for layer in layers}
     ring = ring_step(op, config, input_ids, past, caches[layers[0]][0])
-    write = writing(op, ring)
-    heads = config.num_attention_heads
-    split_shape = op.Concat(ring.tokens, op.ints(heads + 2 * kv_heads, head_dim), axis=0)
-    grouped_shape = op.ints(0, kv_heads, -1, head_dim)
-    scores_shape = op.Concat(op.ints(0, kv_heads, group), ring.step, op.ints(-1), axis=0)
-    stacked_shape = op.Concat(op.ints(0, kv_heads, -1), ring.capacity, axis=0)
-    heads_shape = op.Concat(op.ints(0, heads), ring.step, op.ints(head_dim), axis=0)
-    scale = op.scalar(head_dim**-0.5, activations.numpy)
+    write, heads = writing(op, ring), Heads(op, config, ring, activations)
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
-        packed = op.Transpose(op.Reshape(qkv, split_shape), perm=[0, 2, 1, 3])  # (batch, heads + 2 kv, step, head_dim)
-        qk, v = op.split(packed, (heads + kv_heads, kv_heads), axis=1)
-        q, k = op.split(rotary(op, qk, ring.cos, ring.sin), (heads, kv_heads), axis=1)
+        q, k, v = heads.split(qkv)
         past_keys, past_values = caches[layer]
         keys = write(past_keys, k, 2)  # (batch, kv, capacity, head_dim)
         values = write(past_values, op.Transpose(v, perm=[0, 1, 3, 2]), 3)  # (batch, kv, head_dim, capacity)
         for (kind, shape), present in zip(shapes.items(), (keys, values), strict=True):
             op.output(present, present_name(layer, kind), activations.onnx, shape)
-        grouped = op.Reshape(q, grouped_shape)  # (batch, kv, group * step, head_dim)
-        scores = op.MatMul(op.Mul(grouped, scale), op.Transpose(keys, perm=[0, 1, 3, 2]))  # (batch, kv, group * step, capacity)
-        masked = op.Add(activations.widen(op, op.Reshape(scores, scores_shape)), ring.bias)  # (batch, kv, group, step, capacity)
-        weights = op.Reshape(activations.narrow(op, op.Softmax(masked, axis=-1)), stacked_shape)
-        mixed = op.MatMul(values, op.Transpose(weights, perm=[0, 1, 3, 2]))  # (batch, kv, head_dim, group * step)
+        mixed = op.MatMul(values, op.Transpose(heads.weights(q, keys), perm=[0, 1, 3, 2]))  # (batch, kv, head_dim, group * step)
         # Turned in two simple steps: one transposition of all five axes takes ten times as long.
-        by_head = op.Reshape(op.Transpose(mixed, perm=[0, 1, 3, 2]), heads_shape)  # (batch, heads, step, head_dim)
-        return op.Reshape(op.Transpose(by_head, perm=[0, 2, 1, 3]), op.ints(-1, config.query_size))
+        return heads.join(op.Transpose(mixed, perm=[0, 1, 3, 2]))
 
     return attend

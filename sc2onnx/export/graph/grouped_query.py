@@ -87,7 +87,6 @@ def _caches(op: Recorder, config: Starcoder2Config, layers: range, activations: 
 
 def _attend(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, ends: Ends, caches: Caches, activations: Activations) -> Attention:
     by_row = op.Concat(op.Shape(input_ids), op.ints(-1), axis=0)  # (3,): batch, step, channels
-
     attributes = {
         "num_heads": config.num_attention_heads,
         "kv_num_heads": config.num_key_value_heads,
