@@ -13,12 +13,7 @@ _TEXT_USE: Final = r"""print(model.generate("def fib(n):\n", max_new_tokens=64).
 print(model.infill(prefix="def add(a, b):\n    ", suffix="\n\nprint(add(1, 2))\n").text)"""
 _IDS_USE: Final = "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this bundle has no tokenizer"
 
-_GENAI_USE: Final = f"""```
-pip install {{package}}
-```
-
-```python
-import onnxruntime_genai as og
+_GENAI_USE: Final = f"""import onnxruntime_genai as og
 
 model = og.Model("{PLACE}")
 tokenizer = og.Tokenizer(model)
@@ -28,23 +23,14 @@ generator = og.Generator(model, parameters)
 generator.append_tokens(tokenizer.encode("def fib(n):\\n"))
 while not generator.is_done():
     generator.generate_next_token()
-print(tokenizer.decode(generator.get_sequence(0)))
-```
-"""
+print(tokenizer.decode(generator.get_sequence(0)))"""
 
-_OPTIMUM_USE: Final = f"""```
-pip install "optimum-onnx[onnxruntime]"
-```
-
-```python
-from optimum.onnxruntime import ORTModelForCausalLM
+_OPTIMUM_USE: Final = f"""from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoTokenizer, pipeline
 
 model = ORTModelForCausalLM.from_pretrained("{PLACE}")
 tokenizer = AutoTokenizer.from_pretrained("{PLACE}")
-print(pipeline("text-generation", model=model, tokenizer=tokenizer)("def fib(n):\\n", max_new_tokens=64, do_sample=False)[0]["generated_text"])
-```
-"""
+print(pipeline("text-generation", model=model, tokenizer=tokenizer)("def fib(n):\\n", max_new_tokens=64, do_sample=False)[0]["generated_text"])"""
 
 
 def render(manifest: Manifest) -> str:
@@ -89,23 +75,19 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 
 def _use(manifest: Manifest) -> str:
     """How to install what runs it, and a program."""
+    package, program = _program(manifest)
+    return f"```\npip install {package}\n```\n\n```python\n{program}\n```\n"
+
+
+def _program(manifest: Manifest) -> tuple[str, str]:
+    """The package that runs it, and what to write."""
     if manifest.target == "genai":
-        package = "onnxruntime-genai" + ("" if manifest.cache.dtype == "float32" else "-cuda")
-        return _GENAI_USE.format(package=package)
+        return "onnxruntime-genai" + ("" if manifest.cache.dtype == "float32" else "-cuda"), _GENAI_USE
     if manifest.target == "optimum":
-        return _OPTIMUM_USE
-    device = ', device="cuda"' if manifest.target == "cuda" else ""
+        return '"optimum-onnx[onnxruntime]"', _OPTIMUM_USE
     calls = _TEXT_USE if TOKENIZER_FILE in manifest.files else _IDS_USE
-    extra = "gpu" if manifest.target == "cuda" else "cpu"
-    return (
-        _fenced("", f'pip install "sc2onnx[{extra}]"')
-        + "\n"
-        + _fenced("python", f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}')
-    )
-
-
-def _fenced(language: str, code: str) -> str:
-    return f"```{language}\n{code}\n```\n"
+    extra, device = ("gpu", ', device="cuda"') if manifest.target == "cuda" else ("cpu", "")
+    return f'"sc2onnx[{extra}]"', f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}'
 
 
 def _front_matter(origin: Provenance) -> str:

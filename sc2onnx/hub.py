@@ -22,6 +22,11 @@ _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """``owner/name``, with one slash; a path that looks like that can be written ``./owner/name``."""
 
 
+def is_id(text: str) -> bool:
+    """Whether this may be a repository of the hub."""
+    return _ID.fullmatch(text) is not None
+
+
 def located(bundle: str | Path, revision: str | None = None) -> Path:
     """The directory of a bundle: what exists wins, otherwise ``owner/name`` is a hub id, of which the manifest's files are downloaded.
 
@@ -29,7 +34,7 @@ def located(bundle: str | Path, revision: str | None = None) -> Path:
     Raises :class:`BundleNotFoundError`, :class:`~sc2onnx.errors.BundleError` for a manifest that is none, and :class:`HubError`.
     """
     path = Path(bundle)
-    if path.exists() or not _ID.fullmatch(str(bundle)):
+    if path.exists() or not is_id(str(bundle)):
         if revision is not None:
             raise RequestError(f"{bundle} is no hub id, so it has no revision {revision!r}: leave the revision out")
         return path
@@ -53,7 +58,7 @@ def push(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 
-    if not _ID.fullmatch(repo):
+    if not is_id(repo):
         raise RequestError(f"the repository is {repo!r}, expected OWNER/NAME")
     with _explained(repo, revision, ""):
         api = HfApi()

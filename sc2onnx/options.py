@@ -57,12 +57,10 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--greedy", type=int, default=256, metavar="N", help="greedy tokens to compare (default: 256)")
 
     evaluate = commands.add_parser("evaluate", help="how well bundles predict and infill code, and how far they are from a reference")
-    evaluate.add_argument("bundle", type=_bundle)
+    evaluate.add_argument("bundle")
     evaluate.add_argument("files", type=Path, nargs="+", metavar="FILE", help="code to evaluate on, best what the model was not trained on")
     evaluate.add_argument("--against", metavar="REFERENCE", help="a bundle, or a checkpoint in torch (directory or hub id)")
-    evaluate.add_argument(
-        "--also", type=_bundle, action="append", default=[], metavar="BUNDLE", help="another bundle on the same tokens (repeatable)"
-    )
+    evaluate.add_argument("--also", action="append", default=[], metavar="BUNDLE", help="another bundle on the same tokens (repeatable)")
     evaluate.add_argument("--length", type=int, metavar="N", help="tokens of a window (default: 1024, or the context if that is less)")
     evaluate.add_argument("--max-tokens", type=int, default=16_384, metavar="N", help="score no more than N, shared by the files (default: 16384)")
     evaluate.add_argument("--infill", type=int, default=0, metavar="N", help="fill in N spans of the files as well (default: 0)")
@@ -73,20 +71,20 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--threads", type=int)
 
     bench = commands.add_parser("bench", help="how fast bundles are: load, first token, prefill, decode over context, memory")
-    bench.add_argument("bundle", type=_bundle)
-    bench.add_argument("--also", type=_bundle, action="append", default=[], metavar="BUNDLE", help="another bundle, in turns with it (repeatable)")
+    bench.add_argument("bundle")
+    bench.add_argument("--also", action="append", default=[], metavar="BUNDLE", help="another bundle, in turns with it (repeatable)")
     bench_options(bench)
     bench.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1, the second GPU (default: cpu)")
 
     generate = commands.add_parser("generate", help="continue a prompt")
-    generate.add_argument("bundle", type=_bundle, help="directory or hub id")
+    generate.add_argument("bundle", help="directory or hub id")
     generate.add_argument("prompt", nargs="?", help="the prompt; '-' or nothing reads standard input")
     generate.add_argument("--file", type=Path, help="read the prompt from a file")
     generate.add_argument("--echo", action="store_true", help="print the prompt first")
     _generation_options(generate)
 
     infill = commands.add_parser("infill", help="complete at a cursor in a file")
-    infill.add_argument("bundle", type=_bundle, help="directory or hub id")
+    infill.add_argument("bundle", help="directory or hub id")
     infill.add_argument("file", type=Path)
     infill.add_argument("--line", type=int, required=True, help="line of the cursor, from 1")
     infill.add_argument("--column", type=int, required=True, help="column of the cursor, from 1: 1 is before the first character")
@@ -106,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true")
 
     warm = commands.add_parser("warm", help="keep a quantised bundle's weights as this machine wants them packed, so that it starts fast")
-    warm.add_argument("bundle", type=_bundle, help="directory or hub id")
+    warm.add_argument("bundle", help="directory or hub id")
     warm.add_argument("--revision", help="of a hub id: branch, tag or commit")
 
     push = commands.add_parser("push", help="put a bundle on the Hugging Face hub, with its model card")
@@ -132,12 +130,6 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to a file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw decoding over context: .png, .svg or .pdf")
     parser.add_argument("--threads", type=int)
-
-
-def _bundle(text: str) -> str | Path:
-    """A directory, or what may be a hub id as it was written: ``./owner/name`` is a path."""
-    path = Path(text)
-    return path if path.exists() or text.startswith(".") else text
 
 
 def _generation_options(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from huggingface_hub.errors import (
 
 from sc2onnx.errors import CheckpointNotFoundError
 from sc2onnx.export.checkpoint import COPIED_FILES
+from sc2onnx.hub import is_id
 
 _PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*"]
 
@@ -43,7 +43,7 @@ def resolve(checkpoint: str | Path, revision: str | None = None, patterns: Seque
         return Source(path, path.resolve().name, None)
     if path.exists():
         raise CheckpointNotFoundError(f"{path} is a file, expected the checkpoint directory that it lies in")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(checkpoint)):
+    if not is_id(str(checkpoint)):
         raise CheckpointNotFoundError(f"no directory {checkpoint}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
     try:
         snapshot = Path(snapshot_download(str(checkpoint), revision=revision, allow_patterns=list(patterns)))

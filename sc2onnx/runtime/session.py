@@ -239,18 +239,17 @@ def save_packed(graph: Path, optimised: Path, data: str) -> None:
     _load(graph, options)
 
 
-def open_graph(graph: Path, threads: int | None = None, *, quantised: bool = False, instead: bytes | None = None) -> ort.InferenceSession:
+def open_graph(graph: Path, *, quantised: bool = False, instead: bytes | None = None) -> ort.InferenceSession:
     """A graph by itself, on the CPU, for callers that drive it on their own. Raises :class:`InferenceError`."""
-    options = _options(threads or default_threads(), quantised)
+    options = _options(default_threads(), quantised)
     return _opened(graph, options, Device(), False, None if instead is None else Substitute(instead, graph.parent))
 
 
 def tensor(array: npt.NDArray[Any]) -> ort.OrtValue:
     """An array as onnxruntime holds it; uint16 is bfloat16."""
-    array = np.ascontiguousarray(array)
     if array.dtype == np.uint16:
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
-    return ort.OrtValue.ortvalue_from_numpy(array)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), BFLOAT16)
+    return _value(array, Device())
 
 
 def _options(threads: int, quantised: bool, spin: float = SPIN) -> ort.SessionOptions:

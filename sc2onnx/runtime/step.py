@@ -122,10 +122,10 @@ class _Part:
         if hidden is not None:
             binding.bind_ortvalue_input(HIDDEN, hidden)
         place = None
-        if wanted != self._wanted:  # what was bound for the other would be computed into
+        if self._wanted not in ("", wanted):  # what was bound for the other would be computed into
             binding.clear_binding_outputs()
             self._bind_cache()
-            self._wanted = wanted
+        self._wanted = wanted
         if result is None:
             binding.bind_output(NEXT_HIDDEN, graph.device.kind, graph.device.index)
         elif home is None or result.shape[0] * result.shape[1] > _RESIDENT:
@@ -185,10 +185,10 @@ class Step:
         ``ids``: instead the most likely tokens, int64 (batch, num_logits), -1 where logits are no numbers; for graphs that choose.
         Raises :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
         """
-        inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
-        feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         if num_logits == 0 and self._parts[-1].away:  # kernels of a GPU need not take nothing
             return self.run(tokens, past, 1, ids=ids)[:, :0]
+        inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
+        feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         shape = (tokens.shape[0], num_logits)
         result = np.empty(shape, dtype=np.int64) if ids else np.empty((*shape, self._vocab), dtype=np.float32)
         hidden: Any = None

@@ -52,12 +52,22 @@ _ELEMENTS: Final = {"float32": np.float32, "float16": np.float16, "bfloat16": np
 class Foreign:
     """Such a graph, its tokenizer and what is known of the model. Rewinds any number of tokens."""
 
-    def __init__(self, directory: Path, manifest: Manifest, graph: bytes | None = None, threads: int | None = None) -> None:
-        """``graph``: in the place of the directory's own. Raises :class:`~sc2onnx.errors.InferenceError`."""
+    def __init__(self, directory: Path, manifest: Manifest, session: ort.InferenceSession) -> None:
         self.manifest = manifest
         self.rewindable = manifest.model.context_length
-        self.session = open_graph(directory / GRAPH_FILE, threads, quantised=manifest.quantization is not None, instead=graph)
+        self._session = session
         self._tokenizer = directory / TOKENIZER_FILE if TOKENIZER_FILE in manifest.files else None
+
+    @classmethod
+    def of_bundle(cls, directory: Path, manifest: Manifest, graph: bytes | None = None) -> Foreign:
+        """A bundle for others; ``graph``: in the place of its own. Raises :class:`~sc2onnx.errors.InferenceError`."""
+        return cls(directory, manifest, open_graph(directory / GRAPH_FILE, quantised=manifest.quantization is not None, instead=graph))
+
+    @classmethod
+    def of_export(cls, directory: Path) -> Foreign:
+        """What ``optimum-cli`` wrote. Raises as :func:`described` and :meth:`of_bundle` do."""
+        session = open_graph(directory / GRAPH_FILE)
+        return cls(directory, described(directory, session), session)
 
     @property
     def codec(self) -> Codec:
@@ -66,18 +76,18 @@ class Foreign:
 
     def sequence(self) -> ForeignSequence:
         """An empty sequence."""
-        return ForeignSequence(self.session, self.manifest)
+        return ForeignSequence(self._session, self.manifest)
 
     def generate_tokens(self, prompt: npt.NDArray[np.int64], *, max_new_tokens: int, stop_tokens: Iterable[int] | None = None) -> Iterator[Token]:
         """Greedy tokens after prompt (n,), up to a token of ``stop_tokens``."""
         with self.sequence() as sequence:
-            logits = sequence.append(prompt)
             for _ in range(max_new_tokens):
-                token = int(logits[-1].argmax())
-                if not np.isfinite(logits[-1]).all() or token in (stop_tokens or ()):
+                logits = sequence.append(prompt)[-1]
+                token = int(logits.argmax())
+                if not np.isfinite(logits).all() or token in (stop_tokens or ()):
                     return
                 yield Token(token)
-                logits = sequence.append(np.array([token], dtype=np.int64))
+                prompt = np.array([token], dtype=np.int64)
 
 
 class ForeignSequence:
@@ -133,14 +143,14 @@ def is_export(directory: Path) -> bool:
     return not (directory / MANIFEST_FILE).exists() and (directory / GRAPH_FILE).is_file() and (directory / "config.json").is_file()
 
 
-def described(directory: Path) -> Manifest:
+def described(directory: Path, session: ort.InferenceSession) -> Manifest:
     """What a manifest would say of such a directory. Raises :class:`BundleError`, and :class:`~sc2onnx.errors.UnsupportedModelError`."""
     try:
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise BundleError(f"{directory / 'config.json'} is not JSON ({error}): export the model again") from error
     config = Starcoder2Config.from_dict(settings)
-    inputs = {value.name: value.type for value in open_graph(directory / GRAPH_FILE).get_inputs()}
+    inputs = {value.name: value.type for value in session.get_inputs()}
     missing = {INPUT_IDS, ATTENTION_MASK, past_name(0, "key")} - set(inputs)
     if missing:
         raise BundleError(

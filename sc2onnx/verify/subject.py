@@ -19,7 +19,7 @@ from sc2onnx.runtime.generate import Token
 from sc2onnx.runtime.model import open_model
 from sc2onnx.runtime.text import Codec
 from sc2onnx.verify.emulate import emulated
-from sc2onnx.verify.foreign import Foreign, described, is_export
+from sc2onnx.verify.foreign import Foreign, is_export
 
 
 class Played(Protocol):
@@ -67,12 +67,12 @@ def open_subject(directory: Path) -> Subject:
     Raises :class:`~sc2onnx.errors.BundleError` and its subclasses.
     """
     if is_export(directory):
-        return Foreign(directory, described(directory))
+        return Foreign.of_export(directory)
     opened = Bundle.open(directory, others=True)
     halves = opened.manifest.cache.dtype != "float32"
     graphs = [emulated(graph) for graph in opened.graphs] if halves else []
     if opened.manifest.for_others:
-        return Foreign(directory, opened.manifest, graphs[0] if graphs else None)
+        return Foreign.of_bundle(directory, opened.manifest, *graphs)
     return open_model(opened, graphs)
 
 
