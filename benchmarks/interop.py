@@ -38,13 +38,12 @@ ELSEWHERE = {
 
 
 class Ours:
-    """Our runtime on a bundle for the CPU, and its greedy tokens."""
+    """Our runtime on a bundle for the CPU, and its greedy tokens after prompts of these lengths."""
 
-    def __init__(self, bundle: Path, args: Namespace) -> None:
-        threads = args.threads
+    def __init__(self, bundle: Path, lengths: Sequence[int], threads: int) -> None:
         self.model = sc2onnx.load(bundle, threads=threads, speculate=False)
         ids = self.model.codec.encode(Path(argparse.__file__).read_text(encoding="utf-8"), special=False)
-        self.prompts = [ids[:length] for length in args.lengths]
+        self.prompts = [ids[:length] for length in lengths]
         self.greedy = [self.tokens(prompt)[0] for prompt in self.prompts]
 
     def tokens(self, prompt: Sequence[int]) -> tuple[list[int], float]:
@@ -57,9 +56,9 @@ class Ours:
         return found, statistics.median(after - before for before, after in pairwise(times))
 
 
-def bundle_for(checkpoint: Path, target: str, precision: str) -> Path:
-    """The checkpoint for this target in this precision, exported anew."""
-    out = BUILD / "bundles" / f"{target}-{precision}"
+def bundle_for(checkpoint: Path, target: str, precision: str, directory: Path = BUILD / "bundles") -> Path:
+    """The checkpoint for this target in this precision, exported anew; integers are not calibrated."""
+    out = directory / f"{target}-{precision}"
     out.parent.mkdir(parents=True, exist_ok=True)
     calibration = Calibration(wanted=False) if precision.startswith("int4") else None
     export(checkpoint, out, target=target, precision=precision, calibration=calibration, overwrite=True)
@@ -132,7 +131,7 @@ def parsed() -> Namespace:
 def main() -> None:
     """Run every runtime and write the table."""
     args = parsed()
-    ours = {precision: Ours(bundle_for(args.checkpoint, "cpu", precision), args) for precision in args.precisions}
+    ours = {precision: Ours(bundle_for(args.checkpoint, "cpu", precision), args.lengths, args.threads) for precision in args.precisions}
     rows = [
         ["sc2onnx (Python, onnxruntime)", onnxruntime.__version__, name, "", "", f"{it.tokens(it.prompts[0])[1] * 1e3:.2f}", "1"]
         for name, it in ours.items()

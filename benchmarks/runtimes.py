@@ -71,27 +71,19 @@ def play(command: Sequence[str], bundle: Path, ids: Sequence[int], count: int, t
     return Outcome(found["tokens"], found["seconds_per_token"], found["runtime"], found["version"])
 
 
-def _run(what: str, *command: str | Path, cwd: Path | None = None) -> str:
+def _run(what: str, *command: str | Path, cwd: Path | None = None, compiles: bool = False) -> None:
+    """``compiles``: an example, which is wrong where that fails, unless a part of the compiler is not there."""
     try:
-        return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=900).stdout
+        subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=900)
     except FileNotFoundError as error:
         raise MissingError(f"{Path(command[0]).name} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise MissingError(f"{what} took too long") from error
     except subprocess.CalledProcessError as error:
+        if compiles and "libclang" not in error.stderr:
+            raise RuntimeError(f"{what} failed:\n{error.stderr[-4000:]}") from error
         said = (error.stderr or error.stdout).strip().splitlines()
         raise MissingError(f"{what} failed: {said[-1] if said else error.returncode}") from error
-
-
-def _build(what: str, *command: str | Path) -> None:
-    """A step that compiles an example: where it fails, the example is wrong, or a part of the compiler is not there."""
-    try:
-        _run(what, *command)
-    except MissingError as error:
-        said = str(error.__cause__.stderr if isinstance(error.__cause__, subprocess.CalledProcessError) else "")
-        if not said or "libclang" in said:
-            raise
-        raise RuntimeError(f"{what} failed:\n{said[-4000:]}") from error
 
 
 def _once(name: str, make: Callable[[Path], None]) -> Path:
@@ -158,11 +150,13 @@ def chromium() -> str:
     raise MissingError("there is no Chromium (Debian: apt-get install chromium)")
 
 
-def _node() -> list[str]:
+def node() -> list[str]:
+    """The Node.js example."""
     return ["node", str(npm("node") / "complete.mjs")]
 
 
-def _web() -> list[str]:
+def web() -> list[str]:
+    """The script that drives the page in a browser."""
     os.environ["CHROMIUM"] = chromium()
     return ["node", str(npm("web") / "check.mjs")]
 
@@ -174,11 +168,11 @@ def _cpp() -> list[str]:
 
     directory = _once("cpp", make)
     with FileLock(BUILD / "cpp.lock"):  # what has changed since is built again
-        _build("cmake --build", "cmake", "--build", directory)
+        _run("cmake --build", "cmake", "--build", directory, compiles=True)
     return [str(directory / "starcoder2")]
 
 
-def cargo(*arguments: str) -> Path:
+def cargo(command: str) -> Path:
     """Cargo on the Rust example, with ONNX Runtime's headers and library; where it builds."""
     out = BUILD / "rust"
     os.environ.update(ONNXRUNTIME_INCLUDE=str(headers()), ONNXRUNTIME_LIB=library())
@@ -186,7 +180,7 @@ def cargo(*arguments: str) -> Path:
         raise MissingError("bindgen is not installed (Debian: apt-get install bindgen libclang1)")
     with FileLock(BUILD / "rust.lock"):
         where = ["--manifest-path", str(EXAMPLES / "rust" / "Cargo.toml"), "--target-dir", str(out)]
-        _build(f"cargo {arguments[0]}", "cargo", arguments[0], "--release", "--offline", *where, *arguments[1:])
+        _run(f"cargo {command}", "cargo", command, "--release", "--offline", *where, compiles=True)
     return out / "release"
 
 
@@ -229,8 +223,8 @@ def _reference() -> list[str]:
 RUNTIMES = (
     Runtime("onnxruntime in C++", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _cpp),
     Runtime("onnxruntime in Rust", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _rust),
-    Runtime("onnxruntime-node", "cpu", ("fp32", "int8", "int4"), ("fp32",), _node),
-    Runtime("onnxruntime-web in Chromium", "cpu", ("fp32", "int4"), ("fp32",), _web),
+    Runtime("onnxruntime-node", "cpu", ("fp32", "int8", "int4"), ("fp32",), node),
+    Runtime("onnxruntime-web in Chromium", "cpu", ("fp32", "int4"), ("fp32",), web),
     Runtime("onnxruntime-genai", "genai", ("fp32", "int8", "int4"), ("fp32",), _genai),
     Runtime("optimum-onnx", "optimum", ("fp32", "int8", "int4"), ("fp32",), _optimum),
     Runtime("optimum-onnx, exported by optimum-cli", "optimum", ("fp32",), ("fp32",), _optimum, optimum_cli),

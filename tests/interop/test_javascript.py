@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +13,36 @@ import pytest
 
 pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra")
 
+import runtimes
 import sc2onnx
-from runtimes import ROOT, MissingError, chromium, npm
-from sc2onnx.export import Calibration, export
+from interop import bundle_for
+from runtimes import ROOT, MissingError
 
 PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
 
 
 @pytest.fixture(scope="module")
 def int4(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("int4") / "bundle"
-    export(checkpoint, out, precision="int4", calibration=Calibration(wanted=False))
-    return out
+    return bundle_for(checkpoint, "cpu", "int4", tmp_path_factory.mktemp("int4"))
 
 
-def example(name: str) -> Path:
+def run(prepare: Callable[[], list[str]], *arguments: object, code: int = 0, stdin: str | None = None) -> str:
+    """What an example prints, or says where it fails; skipped where it cannot be had."""
     try:
-        return npm(name)
+        command = prepare()
     except MissingError as reason:
         pytest.skip(str(reason))
-
-
-def node(*arguments: object, code: int = 0, stdin: str | None = None) -> str:
-    """What the example prints, or says where it fails."""
-    command = ["node", str(example("node") / "complete.mjs"), *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 
 
+node = partial(run, runtimes.node)
+
+
 def page(*arguments: object) -> Any:
     """What the page did, driven by its own script."""
-    try:
-        browser = chromium()
-    except MissingError as reason:
-        pytest.skip(str(reason))
-    command = ["node", str(example("web") / "check.mjs"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "CHROMIUM": browser})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(run(runtimes.web, *arguments))
 
 
 @pytest.fixture(scope="module")

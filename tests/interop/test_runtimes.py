@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 from pathlib import Path
@@ -11,42 +10,38 @@ import pytest
 
 pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra")
 
-import sc2onnx
+from interop import COUNT, LENGTHS, Ours, bundle_for
 from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, cargo, optimum_cli, play
 from sc2onnx.card import PLACE
-from sc2onnx.export import Calibration, export
 from sc2onnx.manifest import CARD_FILE
 from sc2onnx.verify import verify
 
-COUNT, THREADS = 64, 2
+THREADS = 2
 CASES = [(runtime, precision) for runtime in RUNTIMES for precision in runtime.exact]
 
 
-class Ours:
+class Bundles:
     """Bundles by target and precision, made once, and what our runtime makes of them."""
 
     def __init__(self, checkpoint: Path, directory: Path) -> None:
-        self.checkpoint, self.directory = checkpoint, directory
-        self._greedy: dict[tuple[str, int], list[int]] = {}
+        self.checkpoint, self._directory = checkpoint, directory
+        self._made: dict[tuple[str, str], Path] = {}
+        self._ours: dict[str, Ours] = {}
 
-    def bundle(self, target: str, precision: str) -> Path:
-        out = self.directory / f"{target}-{precision}"
-        if not out.exists():
-            export(self.checkpoint, out, target=target, precision=precision, calibration=None if precision == "fp32" else Calibration(wanted=False))
-        return out
+    def get(self, target: str, precision: str) -> Path:
+        if (target, precision) not in self._made:
+            self._made[target, precision] = bundle_for(self.checkpoint, target, precision, self._directory)
+        return self._made[target, precision]
 
-    def expected(self, precision: str, length: int) -> tuple[list[int], list[int]]:
-        """The prompt and its greedy tokens."""
-        model = sc2onnx.load(self.bundle("cpu", precision), threads=THREADS, speculate=False)
-        prompt = model.codec.encode(Path(argparse.__file__).read_text(encoding="utf-8"), special=False)[:length]
-        if (precision, length) not in self._greedy:
-            self._greedy[precision, length] = [token.id for token in model.generate_tokens(prompt, max_new_tokens=COUNT, stop_tokens=())]
-        return prompt, self._greedy[precision, length]
+    def ours(self, precision: str) -> Ours:
+        if precision not in self._ours:
+            self._ours[precision] = Ours(self.get("cpu", precision), LENGTHS, THREADS)
+        return self._ours[precision]
 
 
 @pytest.fixture(scope="module")
-def ours(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ours:
-    return Ours(checkpoint, tmp_path_factory.mktemp("interop"))
+def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    return Bundles(checkpoint, tmp_path_factory.mktemp("interop"))
 
 
 def prepared(runtime: Runtime) -> list[str]:
@@ -57,13 +52,13 @@ def prepared(runtime: Runtime) -> list[str]:
 
 
 @pytest.mark.parametrize(("runtime", "precision"), CASES, ids=str)
-def test_the_same_greedy_tokens(runtime: Runtime, precision: str, ours: Ours, tmp_path: Path) -> None:
+def test_the_same_greedy_tokens(runtime: Runtime, precision: str, bundles: Bundles, tmp_path: Path) -> None:
     command = prepared(runtime)
-    bundle = ours.bundle(runtime.target, precision) if runtime.convert is None else runtime.convert(ours.checkpoint, tmp_path / "converted")
-    for length in (40, 700):  # the window is 256
-        prompt, expected = ours.expected(precision, length)
+    bundle = bundles.get(runtime.target, precision) if runtime.convert is None else runtime.convert(bundles.checkpoint, tmp_path / "converted")
+    ours = bundles.ours(precision)
+    for prompt, expected in zip(ours.prompts, ours.greedy, strict=True):
         found = play(command, bundle, prompt, COUNT, THREADS)
-        assert found.tokens == expected, length
+        assert found.tokens == expected, len(prompt)
         assert found.seconds_per_token > 0
         assert found.version
 
@@ -80,16 +75,16 @@ def test_what_optimum_cli_exports_is_verified(checkpoint: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("target", ["genai", "optimum"])
-def test_the_program_on_the_card_runs(target: str, ours: Ours) -> None:
+def test_the_program_on_the_card_runs(target: str, bundles: Bundles) -> None:
     """As it stands there, where its runtime is installed, and writes what ours does."""
     runtime = next(runtime for runtime in RUNTIMES if runtime.target == target)
     interpreter, *_ = prepared(runtime)
-    bundle = ours.bundle(target, "fp32")
+    bundle = bundles.get(target, "fp32")
     (program,) = re.findall(r"```python\n(.*?)```", (bundle / CARD_FILE).read_text(encoding="utf-8"), re.DOTALL)
     assert PLACE in program
     done = subprocess.run([interpreter, "-c", program.replace(PLACE, str(bundle))], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    expected = sc2onnx.load(ours.bundle("cpu", "fp32"), speculate=False).generate("def fib(n):\n", max_new_tokens=24).text
+    expected = bundles.ours("fp32").model.generate("def fib(n):\n", max_new_tokens=24).text
     assert f"def fib(n):\n{expected}" in done.stdout
 
 
@@ -97,13 +92,13 @@ NATIVE = [runtime for runtime in RUNTIMES if runtime.name in ("onnxruntime in C+
 
 
 @pytest.mark.parametrize("runtime", NATIVE, ids=str)
-def test_native_programs_say_what_is_wrong(runtime: Runtime, ours: Ours, tmp_path: Path) -> None:
+def test_native_programs_say_what_is_wrong(runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
     command = prepared(runtime)
-    bundle = ours.bundle("cpu", "fp32")
+    bundle = bundles.get("cpu", "fp32")
     for arguments, said in (
         ([], "usage: starcoder2 BUNDLE --ids 1,2,3"),
         ([tmp_path, "--ids", "1"], "is not a bundle"),
-        ([ours.bundle("optimum", "fp32"), "--ids", "1"], "a cache of kind growing, expected a ring in float32: export it with --target cpu"),
+        ([bundles.get("optimum", "fp32"), "--ids", "1"], "a cache of kind growing, expected a ring in float32: export it with --target cpu"),
         ([bundle, "--ids", "4096"], "token id 4096, expected 0 to 4095"),
     ):
         done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60)
