@@ -165,7 +165,7 @@ class PackedCache:
     def due(self, name: str) -> bool:
         """Whether to try to make this one now; then nobody else is told so within the hour. Needs no lock.
 
-        A failure, whatever it was, would be one at every load otherwise. Raises :class:`OSError` for a directory that cannot be written.
+        It may have come into place since the caller looked for it: then there is nothing to make. A failure, whatever it was, would be one at every load otherwise. Raises :class:`OSError` for a directory that cannot be written.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         note = self._note(name)
@@ -177,7 +177,10 @@ class PackedCache:
             note.open("x").close()
         except FileExistsError:  # another process was quicker
             return False
-        return True
+        if self.find(name) is None:
+            return True
+        note.unlink(missing_ok=True)
+        return False
 
     @contextmanager
     def locked(self, *, wait: bool) -> Iterator[None]:

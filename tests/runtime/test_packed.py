@@ -181,6 +181,14 @@ def test_the_second_start_after_a_first_that_did_not_wait(int8: Path, monkeypatc
         time.sleep(0.2)
 
 
+def test_what_came_into_place_meanwhile_is_not_made_again(int4: Path) -> None:
+    """A load that looked before it was there, and asks after its maker took the note away."""
+    form = made(int4)
+    before = names()
+    assert not PackedCache.open().due(form.directory.name)
+    assert names() == before
+
+
 def find_form(bundle: Path) -> PackedForm:
     form = find(Bundle.open(bundle))
     assert form is not None
