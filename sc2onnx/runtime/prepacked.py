@@ -165,7 +165,8 @@ class PackedCache:
     def due(self, name: str) -> bool:
         """Whether to try to make this one now; then nobody else is told so within the hour. Needs no lock.
 
-        It may have come into place since the caller looked for it: then there is nothing to make. A failure, whatever it was, would be one at every load otherwise. Raises :class:`OSError` for a directory that cannot be written.
+        It may have come into place since the caller looked for it: then there is nothing to make. A failure, whatever it was, would be one at
+        every load otherwise. Raises :class:`OSError` for a directory that cannot be written.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         note = self._note(name)
