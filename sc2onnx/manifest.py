@@ -12,11 +12,11 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Final, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Final, Self
 
+from sc2onnx.bundle.records import record
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
 FORMAT_VERSION: Final = 4
@@ -290,32 +290,6 @@ class Manifest:
     def verified(self, result: Verification) -> Manifest:
         """The same manifest with the outcome of a verification."""
         return replace(self, verification=result)
-
-
-_Record = TypeVar("_Record")
-
-
-def record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
-    """``cls(**raw)``, refusing unknown and missing fields by name."""
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(set(raw) - known):
-        raise TypeError(f"{cls.__name__} has unknown fields {unknown}")
-    for name, hint in get_type_hints(cls).items():
-        if name in raw and not _fits(raw[name], hint):
-            raise TypeError(f"{cls.__name__}.{name} is {raw[name]!r}, expected {getattr(hint, '__name__', hint)}")
-    return cls(**raw)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of a field's type. A float may be written as an integer; true is no number."""
-    options = get_args(hint)
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, option) for option in options)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, options[0]) for item in value)
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, get_origin(hint) or hint)
 
 
 def replace_text(path: Path, text: str) -> None:

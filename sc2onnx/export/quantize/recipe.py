@@ -10,9 +10,9 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle.records import record
 from sc2onnx.errors import RequestError
 from sc2onnx.export.quantize.codec import Scheme
-from sc2onnx.manifest import record
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The contract between exporter and runtime: what both must say. Standard library only."""
