@@ -96,7 +96,7 @@ def make_in_background(bundle: Bundle) -> None:
         return
     cache.sweep_if_idle()
     with suppress(OSError):
-        made_from = _established(bundle) or [bundle.manifest.files[name].sha256 for name in _PACKED_FILES]
+        made_from = _established(bundle) or ["unread", bundle.manifest.files[WEIGHTS_FILE].sha256]
         if cache.due(key(made_from, _made_for())):
             process = _start([sys.executable, "-P", "-m", __name__, str(bundle.directory.resolve())])
             threading.Thread(target=process.wait, name="sc2onnx-packing", daemon=True).start()  # else it stays behind as a zombie

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -277,14 +277,15 @@ class PackedCache:
 
         ``made_from``, ``made_for``: see :class:`Entry`. Raises :class:`OutputError` and :class:`OSError`.
         """
-        files = {name: [(draft / name).stat().st_size, Memo(draft).digest(name)] for name in (GRAPH, DATA)}
+        for file in (draft / GRAPH, draft / DATA):
+            _settle(file)
+        memo = Memo(draft)
+        files = {name: [(draft / name).stat().st_size, memo.digest(name)] for name in (GRAPH, DATA)}
         entry = Entry(FORMAT, list(made_from), list(made_for), files)
         form = PackedForm(self.directory / entry.key)
         (draft / ENTRY).write_text(json.dumps(asdict(entry), indent=2) + "\n", encoding="utf-8")
-        for file in (GRAPH, DATA, ENTRY):
-            (draft / file).chmod((draft / file).stat().st_mode & 0o755)  # whatever the umask says of groups
-            _sync(draft / file)
-        draft.chmod(self.directory.stat().st_mode & 0o755)  # temporary directories are their owner's alone
+        _settle(draft / ENTRY)
+        draft.chmod(self.directory.stat().st_mode & 0o755)  # as a temporary one it is its owner's alone
         _sync(draft)
         self.make_room(PackedForm(draft).nbytes)
         if os.path.lexists(form.directory):
@@ -292,6 +293,7 @@ class PackedCache:
         os.rename(draft, form.directory)
         _sync(self.directory)
         self._note(form.directory.name).unlink(missing_ok=True)
+        replace(memo, directory=form.directory).save()
         return form
 
     def make_room(self, nbytes: int) -> None:
@@ -338,6 +340,12 @@ def _remove(entry: Path) -> None:
     """Remove whatever it is; of a link, the link. Never fails."""
     with suppress(OSError):
         entry.unlink() if is_link(entry) or not entry.is_dir() else shutil.rmtree(entry, ignore_errors=True)
+
+
+def _settle(file: Path) -> None:
+    """Let nobody else write to a file, whatever the umask says of groups, and wait until it is on the disk."""
+    file.chmod(file.stat().st_mode & 0o755)
+    _sync(file)
 
 
 def _sync(path: Path) -> None:
