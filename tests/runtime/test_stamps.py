@@ -63,7 +63,8 @@ def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() == 0:
         os.chown(path, 12345, -1, follow_symlinks=False)
     else:
-        monkeypatch.setattr(os, "geteuid", lambda uid=os.geteuid(): uid + 1)
+        other = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
 
 
 def altered(path: Path, to: Path) -> Path:
