@@ -21,7 +21,7 @@ def cache_directory() -> Path:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory of the cache, and those above it that are missing, for nobody else to write to.
+    """Make a directory of the cache, and what is missing above it, that nobody else can write to.
 
     Whatever the umask says of groups: what others could write is not believed later. Raises
     :class:`OSError`.

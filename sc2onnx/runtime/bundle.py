@@ -15,7 +15,7 @@ from sc2onnx.runtime.stamps import Memo
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
-(same size, times, inode and device, :mod:`sc2onnx.runtime.stamps`); ``size`` compares sizes only."""
+(:mod:`sc2onnx.runtime.stamps`); ``size`` compares sizes only."""
 
 SUPPORTED: Final = (
     ("cpu", RING, "float32"),
@@ -35,7 +35,7 @@ _OTHERS: Final = {"genai": "onnxruntime-genai", "optimum": "optimum's ORTModelFo
 class Bundle:
     """A bundle on disk whose files are what the manifest says.
 
-    ``digests``: the SHA-256 of its files, by name, as they were checked; none where only sizes were.
+    ``digests``: the SHA-256 of its files, by name, as checked; empty where only sizes were.
     """
 
     directory: Path
@@ -56,8 +56,9 @@ class Bundle:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
         for name, entry in manifest.files.items():
             _check_size(path / name, entry)
-        digests = {} if check == "size" else _check_digests(path, manifest, remember=check == "auto")
-        return cls(path, manifest, digests)
+        if check == "size":
+            return cls(path, manifest)
+        return cls(path, manifest, _check_digests(path, manifest, remember=check == "auto"))
 
     @property
     def graphs(self) -> list[Path]:
@@ -123,7 +124,10 @@ def _check_size(path: Path, entry: FileEntry) -> None:
 
 
 def _check_digests(directory: Path, manifest: Manifest, remember: bool) -> dict[str, str]:
-    """The digests of all files, which are those of the manifest. ``remember``: large ones, from an earlier load."""
+    """The digests of all files, which are those of the manifest.
+
+    ``remember``: large files that an earlier load has read, and that are unchanged, are not read.
+    """
     memo = Memo.open(directory)
     for name, entry in manifest.files.items():
         path = directory / name
@@ -133,8 +137,8 @@ def _check_digests(directory: Path, manifest: Manifest, remember: bool) -> dict[
             raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
         if digest != entry.sha256:
             raise BundleIntegrityError(
-                f"{path} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...: it was altered or damaged, "
-                "copy or export the bundle again"
+                f"{path} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...: "
+                "it was altered or damaged, copy or export the bundle again"
             )
     memo.save()
     return {name: entry.sha256 for name, entry in manifest.files.items()}

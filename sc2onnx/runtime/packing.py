@@ -4,8 +4,8 @@ onnxruntime saves an optimised graph with its weights and, between them, what it
 bundle already, so only the rest is kept, and the graph says where each lies. At load onnxruntime packs every weight once
 more, looks the result up by its digest among all that the graph lists, compares the bytes, and takes the mapped ones in its
 place: what another processor or version packed is not found, what was damaged is refused, and neither is computed with.
-That comparison does not cover what is copied beside them, nor the graph. So a packed form is named by the bytes that were
-read when it was made, and used only for a bundle known to have those (:func:`_established`).
+That comparison does not cover what is copied beside them, nor the graph. So a packed form is named
+by the bytes that were read when it was made, and used only for a bundle that is known to have those.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_packed(packed: str) -> None:
 def find(bundle: Bundle) -> PackedForm | None:
     """The packed form of a bundle's weights, if it is kept and whole. Never fails for what the cache is like.
 
-    None also for a bundle that was opened with ``check="size"``, unless it is known what is in its files.
+    None also for a bundle opened with ``check="size"``, unless it is known what is in its files.
     """
     cache = _cache(bundle)
     made_from = _established(bundle) if cache else None
@@ -61,7 +61,7 @@ def find(bundle: Bundle) -> PackedForm | None:
 def make(bundle: Bundle, *, wait: bool = True) -> PackedForm | None:
     """The same, made if need be; None for float weights, which run as they are. Returns when it is on the disk.
 
-    Of a bundle that was opened with ``check="size"`` the files are read first, and the form is for what is in them.
+    Of a bundle opened with ``check="size"`` the files are read: the form is for what is in them.
     ``wait``: for another process that is making one. Raises :class:`OutputError`, :class:`DiskSpaceError` and
     :class:`~sc2onnx.errors.InferenceError`.
     """
@@ -130,9 +130,9 @@ def _made_for() -> list[str]:
 
 
 def _established(bundle: Bundle) -> list[str] | None:
-    """The digests of a bundle's graph and weights as opening it found them; None where nobody has read them.
+    """The digests of a bundle's graph and weights as opening it found them; None if they are not known.
 
-    ``check="size"`` reads nothing: then they are known where a large file was hashed before and has not changed since.
+    ``check="size"`` reads nothing: then they are if large files were hashed before and are unchanged.
     """
     if bundle.digests:
         return [bundle.digests[name] for name in _PACKED_FILES]
@@ -161,7 +161,7 @@ class _Source:
 
 
 def _write(bundle: Bundle, cache: PackedCache, expected: Sequence[str]) -> PackedForm:
-    """``expected``: the digests of what is to be packed. Files that are others, or change meanwhile, are not packed."""
+    """``expected``: digests of what is to be packed. Other files, and those that change, are not."""
     weights = bundle.weights.stat().st_size
     cache.make_room(weights)  # about what it will be: better known before than after
     _check_room(cache.directory, weights)
@@ -177,7 +177,7 @@ def _write(bundle: Bundle, cache: PackedCache, expected: Sequence[str]) -> Packe
         source = PackedForm(draft).graph(bundle.weights)
         Session(bundle, 1, instead=[Substitute(*source, optimised=True)])  # whole, or it raises
         if _Source.read(bundle) != before:
-            raise OutputError(f"{bundle.directory} changed while its weights were packed: load it again")
+            raise OutputError(f"{bundle.directory} changed while it was packed: load it again")
         return cache.keep(draft, before.digests, _made_for())
 
 

@@ -1,9 +1,9 @@
 """The local cache of packed weights: where a packed form lies, whether it is whole, which ones are kept.
 
-A packed form is a directory named by its key, which says for which bytes, onnxruntime and processor it was made:
+A packed form is a directory named by its key: for which bytes, onnxruntime and processor it is:
 ``graph.onnx`` (the graph as onnxruntime optimised it, its weights in ``weights``, the bundle's own file, or ``packed``),
-``packed.data`` (what onnxruntime made of the weights, page-aligned) and ``entry.json`` (what the key was made of, and the
-digests of the other two). Every byte is checked before use. Writers
+``packed.data`` (what onnxruntime made of the weights, page-aligned) and ``entry.json`` (what the key
+was made of, and the digests of the other two). Every byte is checked before use. Writers
 hold the one lock, make it under a name that begins with a dot, and rename it when it is whole; readers need no lock.
 Making one is :mod:`sc2onnx.runtime.packing`'s.
 """
@@ -67,9 +67,9 @@ def limit() -> int:
 class Entry:
     """What ``entry.json`` says of a packed form.
 
-    ``made_from``: the digests of the bundle's graph and weights, as they were read when they were packed. ``made_for``:
-    onnxruntime's build, and the processor. ``files``: bytes and SHA-256 of the form's own files, by name.
-    Threads are not in it: they change neither the graph nor the packing.
+    ``made_from``: the digests of the bundle's graph and weights, as they were read to be packed.
+    ``made_for``: onnxruntime's build, and the processor. ``files``: bytes and SHA-256 of the form's
+    own files, by name. Threads are not in it: they change neither the graph nor the packing.
     """
 
     format: int
@@ -79,12 +79,12 @@ class Entry:
 
     @classmethod
     def read(cls, directory: Path) -> Entry:
-        """Raises :class:`OSError`, and :class:`ValueError` or :class:`TypeError` for what is not one."""
+        """Raises :class:`OSError`, or :class:`ValueError` or :class:`TypeError` for no entry."""
         return records.record(cls, records.read(directory / ENTRY, _MOST_BYTES))
 
     @property
     def key(self) -> str:
-        """The name of a packed form made from and for this. Raises :class:`ValueError` for another format."""
+        """The name of a form made from and for this. Raises :class:`ValueError` for other formats."""
         if self.format != FORMAT:
             raise ValueError(f"a packed form of format {self.format}, expected {FORMAT}")
         return key(self.made_from, self.made_for)
@@ -174,11 +174,14 @@ class PackedCache:
         return cls(cache_directory() / "packed", limit())
 
     def find(self, name: str) -> PackedForm | None:
-        """The packed form of this key if it is whole. What is not goes away, a link or a file in its place too. Needs no lock."""
+        """The packed form of this key if it is whole; whatever else is in its place goes away.
+
+        Needs no lock. In a cache that somebody else could write to nothing is found or removed.
+        """
         form = PackedForm(self.directory / name)
         try:
             self.check()
-        except OSError:  # it is not there, or what is in it is not to be believed, and not to be removed
+        except OSError:
             return None
         if not os.path.lexists(form.directory):
             return None
@@ -190,11 +193,11 @@ class PackedCache:
         return form
 
     def check(self) -> None:
-        """Raise :class:`OSError` where the cache is missing, or somebody else could write to it (:mod:`sc2onnx.runtime.trust`)."""
+        """Raise :class:`OSError` where the cache is missing, or somebody else could write to it."""
         check_directories(self.directory.parent, self.directory.name)
 
     def prepare(self) -> None:
-        """Make its directory if need be. Raises :class:`OSError` where that cannot be, or as :meth:`check`."""
+        """Make its directory if need be. Raises :class:`OSError`, also as :meth:`check`."""
         make_directory(self.directory)
         self.check()
 
@@ -212,7 +215,8 @@ class PackedCache:
         """Whether to try to make this one now; then nobody else is told so within the hour. Needs no lock.
 
         It may have come into place since the caller looked for it: then there is nothing to make. A failure, whatever it was, would be one at
-        every load otherwise. Raises :class:`OSError` for a directory that cannot be written, or that somebody else could write to.
+        every load otherwise. Raises :class:`OSError` for a directory that cannot be written, or as
+        :meth:`check`.
         """
         self.prepare()
         note = self._note(name)
@@ -233,8 +237,8 @@ class PackedCache:
     def locked(self, *, wait: bool) -> Iterator[None]:
         """Be the only writer. The operating system opens the lock when its holder dies.
 
-        Raises :class:`OutputError` if there is another one and ``wait`` is false, and :class:`OSError`, also where somebody else could write
-        to the cache.
+        Raises :class:`OutputError` if there is another one and ``wait`` is false, and :class:`OSError`,
+        also as :meth:`check`.
         """
         self.prepare()
         path = self.directory / ".lock"
@@ -253,7 +257,8 @@ class PackedCache:
     def sweep(self) -> None:
         """Remove what dead writers left, and what is in the place of a packed form but is none."""
         for entry in self.directory.iterdir():
-            if entry.name.startswith((_DRAFT, _DEAD)) or (_NAME.fullmatch(entry.name) and not _is_form(entry)):
+            no_form = _NAME.fullmatch(entry.name) and not _is_form(entry)
+            if no_form or entry.name.startswith((_DRAFT, _DEAD)):
                 _remove(entry)
 
     def sweep_if_idle(self) -> None:
@@ -273,9 +278,10 @@ class PackedCache:
             shutil.rmtree(directory, ignore_errors=True)
 
     def keep(self, draft: Path, made_from: Sequence[str], made_for: Sequence[str]) -> PackedForm:
-        """Make a packed form of a draft that has its graph and data, and remove others, the least recently used first, to stay within the limit.
+        """Make a packed form of a draft that has its graph and data.
 
-        ``made_from``, ``made_for``: see :class:`Entry`. Raises :class:`OutputError` and :class:`OSError`.
+        Others are removed, the least recently used first, to stay within the limit. ``made_from``,
+        ``made_for``: as in :class:`Entry`. Raises :class:`OutputError` and :class:`OSError`.
         """
         for file in (draft / GRAPH, draft / DATA):
             _settle(file)
@@ -285,7 +291,7 @@ class PackedCache:
         form = PackedForm(self.directory / entry.key)
         (draft / ENTRY).write_text(json.dumps(asdict(entry), indent=2) + "\n", encoding="utf-8")
         _settle(draft / ENTRY)
-        draft.chmod(self.directory.stat().st_mode & 0o755)  # as a temporary one it is its owner's alone
+        draft.chmod(self.directory.stat().st_mode & 0o755)  # temporary ones are their owner's alone
         _sync(draft)
         self.make_room(PackedForm(draft).nbytes)
         if os.path.lexists(form.directory):
@@ -315,7 +321,7 @@ class PackedCache:
 
 
 def _whole(cache: Path, name: str) -> bool:
-    """Whether the files are those that were written, for this key, and nobody else could have written them."""
+    """Whether the files are those that were written for this key, by nobody else."""
     directory = cache / name
     try:
         check_directories(cache.parent, cache.name, name)
@@ -339,11 +345,14 @@ def _is_form(entry: Path) -> bool:
 def _remove(entry: Path) -> None:
     """Remove whatever it is; of a link, the link. Never fails."""
     with suppress(OSError):
-        entry.unlink() if is_link(entry) or not entry.is_dir() else shutil.rmtree(entry, ignore_errors=True)
+        if is_link(entry) or not entry.is_dir():
+            entry.unlink()
+        else:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _settle(file: Path) -> None:
-    """Let nobody else write to a file, whatever the umask says of groups, and wait until it is on the disk."""
+    """Let nobody else write to a file, whatever the umask, and wait until it is on the disk."""
     file.chmod(file.stat().st_mode & 0o755)
     _sync(file)
 

@@ -25,7 +25,7 @@ from sc2onnx.manifest import replace_text
 from sc2onnx.runtime.trust import check_directories, check_file
 
 LARGE: Final = 256_000_000
-"""Bytes from which the digest of a file is remembered; smaller ones are hashed in a tenth of a second."""
+"""Bytes from which the digest of a file is remembered; smaller ones take a tenth of a second."""
 
 _FOLDER: Final = "checked"
 _MOST_BYTES: Final = 1 << 20
@@ -38,7 +38,7 @@ ticks every few milliseconds, and of file systems that keep whole seconds, or ev
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells a file from itself after a change: bytes, nanoseconds since the epoch, and where it lies."""
+    """What shows that a file changed: its bytes, its times in nanoseconds, and where it lies."""
 
     size: int
     modified: int
@@ -49,21 +49,22 @@ class Stamp:
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
         """The stamp of a file with this status."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return cls(status.st_size, *times, status.st_ino, status.st_dev)
 
     @property
     def tells(self) -> bool:
-        """Whether it shows every change: not without an inode or a time of change, which Windows has not."""
+        """Whether it shows every change: not without an inode or a time of change (Windows)."""
         return sys.platform != "win32" and self.changed != 0 and self.inode != 0
 
     def settled(self, now: int) -> bool:
-        """Whether any change from ``now`` on, in nanoseconds since the epoch, would give another stamp."""
+        """Whether any change from ``now`` on (nanoseconds) would give another stamp."""
         return now - self.changed > (_TICK if self.changed % 1_000_000_000 else _COARSE_TICK)
 
 
 @dataclass(slots=True)
 class Memo:
-    """The digests of the large files of one directory. :meth:`open` reads it, :meth:`save` writes it."""
+    """The digests of a directory's large files. :meth:`open` reads it, :meth:`save` writes it."""
 
     directory: Path
     _kept: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class Memo:
 
     @classmethod
     def open(cls, directory: Path) -> Memo:
-        """What was noted of a directory; nothing where that is damaged or not to be believed. Never fails."""
+        """What was noted of a directory; nothing where it is not to be believed. Never fails."""
         with suppress(OSError, ValueError):
             file = _file(directory)
             check_directories(cache_directory(), _FOLDER)
@@ -82,7 +83,7 @@ class Memo:
     def digest(self, name: str, expected: str = "") -> str:
         """The SHA-256 of a file, in hexadecimal digits.
 
-        It is read, unless it was before, had the digest that is ``expected``, and is unchanged since.
+        It is read, unless it was before, had the digest ``expected``, and is unchanged since.
         Raises :class:`OSError`.
         """
         with (self.directory / name).open("rb") as file:
@@ -96,7 +97,7 @@ class Memo:
         return digest
 
     def known(self, name: str) -> str | None:
-        """The SHA-256 of a file where it takes no reading of a large one, else None. Raises :class:`OSError`."""
+        """The SHA-256 of a file, None if a large one must be read. Raises :class:`OSError`."""
         stamp = Stamp.of((self.directory / name).stat())
         return self.digest(name) if stamp.size < LARGE else self._remembered(name, stamp)
 

@@ -1,5 +1,6 @@
-"""Whether what lies in the user's cache may be believed: nobody else can have written it, and no link leads elsewhere.
+"""Whether what lies in the user's cache may be believed.
 
+Nobody else can have written it, and no link leads elsewhere.
 What somebody else could write is as if it were not there. Root counts as the user: it could replace
 the program as well, and it makes the images of containers that others run. A directory or file that
 a group or everybody may write to is not believed, whoever is in the group; access-control lists of
@@ -20,7 +21,7 @@ _REPARSE_POINT: Final = 0x400
 
 
 def check_directories(root: Path, *inside: str) -> None:
-    """Raise :class:`OSError` unless the cache's directory, and those named below it, may be believed.
+    """Raise :class:`OSError` unless the cache's directory and those below it may be believed.
 
     ``root`` is the user's choice: it may be a link, and one of those directories in which everybody
     has files but nobody moves those of others (as ``/tmp``). ``inside`` are one below the other.
@@ -32,7 +33,7 @@ def check_directories(root: Path, *inside: str) -> None:
 
 
 def check_file(file: Path) -> os.stat_result:
-    """Raise :class:`OSError` unless a file may be believed, in a directory that may be; its status."""
+    """The status of a file. Raises :class:`OSError` unless it may be believed."""
     status = file.lstat()
     _check(file, status, stat.S_IFREG)
     return status
@@ -64,4 +65,5 @@ def _check(path: Path, status: os.stat_result, kind: int, *, shared: bool = Fals
 
 
 def _links(status: os.stat_result) -> bool:
-    return stat.S_ISLNK(status.st_mode) or bool(getattr(status, "st_file_attributes", 0) & _REPARSE_POINT)
+    attributes = getattr(status, "st_file_attributes", 0)  # of Windows
+    return stat.S_ISLNK(status.st_mode) or bool(attributes & _REPARSE_POINT)

@@ -1,17 +1,20 @@
-"""A packed form is used for the bytes it was made from, whole, and only where nobody else could have written it."""
+"""A packed form is used for the bytes it was made from, if nobody else could have written it."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
 import shutil
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ import pytest
 import sc2onnx
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import OutputError, Sc2onnxError
-from sc2onnx.runtime import packing, prepacked, stamps
+from sc2onnx.runtime import packing, prepacked, session, stamps
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.packing import find, make
 from sc2onnx.runtime.prepacked import DATA, ENTRY, GRAPH, PackedCache, PackedForm
@@ -33,7 +36,7 @@ WEIGHTS = "model.onnx.data"
 
 @pytest.fixture(scope="module")
 def int8(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For target portable, whose transposed weights are kept beside the packed ones. Not to be written to."""
+    """For target portable: transposed weights are copied beside packed ones. Not to be written to."""
     return quantised(checkpoint, tmp_path_factory.mktemp("trust") / "int8", "int8", "portable")
 
 
@@ -63,15 +66,16 @@ def copy(int8: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(int8, tmp_path / "copy"))
 
 
-def answer(bundle: Path, **options: str) -> Logits:
-    with sc2onnx.load(bundle, threads=1, **options).sequence() as sequence:  # type: ignore[arg-type]
+def answer(bundle: Path, **options: Any) -> Logits:
+    with sc2onnx.load(bundle, threads=1, **options).sequence() as sequence:
         return np.ascontiguousarray(sequence.append(TOKENS[:40])).tobytes()
 
 
 def with_other_epsilon(bundle: Path) -> None:
     """A graph of the same size that computes something else, under the old manifest."""
     graph = (bundle / "model.onnx").read_bytes()
-    (bundle / "model.onnx").write_bytes(graph.replace(struct.pack("<f", 1e-5), struct.pack("<f", 1.0)))
+    epsilons = struct.pack("<f", 1e-5), struct.pack("<f", 1.0)
+    (bundle / "model.onnx").write_bytes(graph.replace(*epsilons))
     assert (bundle / "model.onnx").read_bytes() != graph
 
 
@@ -86,15 +90,23 @@ def flip(path: Path, at: int) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.mark.parametrize("alter", [with_other_epsilon, lambda copy: flip(copy / WEIGHTS, (copy / WEIGHTS).stat().st_size // 2)])
-def test_a_form_of_altered_bytes_is_for_those_alone(int8: Path, copy: Path, expected: Logits, alter: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "alter",
+    [with_other_epsilon, lambda copy: flip(copy / WEIGHTS, (copy / WEIGHTS).stat().st_size // 2)],
+)
+def test_a_form_of_altered_bytes_is_for_those_alone(
+    int8: Path,
+    copy: Path,
+    expected: Logits,
+    alter: Callable[[Path], None],
+) -> None:
     """Where ``check="size"`` let them through."""
     alter(copy)
     its_own = answer(copy, check="size", packed="off")
     assert answer(copy, check="size", packed="now") == its_own != expected
     assert find(Bundle.open(copy, "size")) is not None
     for check in ("size", "auto", "full"):
-        assert find(Bundle.open(int8, check)) is None  # type: ignore[arg-type]
+        assert find(Bundle.open(int8, check)) is None
     assert answer(int8, packed="now") == expected
     assert answer(copy, check="size") == its_own
     assert len(PackedCache.open().forms()) == 2
@@ -106,9 +118,11 @@ def test_a_claim_of_the_manifest_finds_no_form(int8: Path, copy: Path) -> None:
     assert find(Bundle.open(copy, "size")) is None
 
 
-def test_sizes_alone_use_a_form_where_the_bytes_are_known(copy: Path, expected: Logits, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr(packing, "make_in_background", lambda bundle: commands.append([str(bundle.directory)]))
+def test_sizes_alone_use_a_form_where_the_bytes_are_known(
+    copy: Path,
+    expected: Logits,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made(copy)
     shutil.rmtree(cache_directory() / "checked", ignore_errors=True)
     time.sleep(SETTLED)
@@ -122,11 +136,19 @@ def test_sizes_alone_use_a_form_where_the_bytes_are_known(copy: Path, expected: 
     assert find(Bundle.open(copy, "size")) is None
 
 
-def test_sizes_alone_have_the_background_read_the_bytes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_alone_have_the_background_read_the_bytes(
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(packing, "WORTHWHILE", 0)
     monkeypatch.setattr(stamps, "LARGE", 1 << 20)
-    monkeypatch.setattr(packing, "_start", lambda command: started.append(command) or _nothing())
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        started.append(command)
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(packing, "_start", start)
     made(copy)
     shutil.rmtree(cache_directory() / "checked")
     for _ in range(2):
@@ -134,11 +156,6 @@ def test_sizes_alone_have_the_background_read_the_bytes(copy: Path, monkeypatch:
     assert len(started) == 1
     packing.main(started[0][-1])
     assert sc2onnx.load(copy, check="size").packed
-
-
-class _nothing:
-    def wait(self) -> int:
-        return 0
 
 
 def test_the_background_packs_nothing_that_is_not_the_manifests(copy: Path) -> None:
@@ -158,9 +175,14 @@ def test_files_that_change_after_they_were_checked_are_not_packed(copy: Path, na
 
 @pytest.mark.parametrize("back", [False, True])
 @pytest.mark.parametrize("name", ["model.onnx", WEIGHTS])
-def test_files_that_change_while_they_are_packed_are_not_kept(copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, back: bool) -> None:
+def test_files_that_change_while_they_are_packed_are_not_kept(
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    back: bool,
+) -> None:
     """Also where they are again what they were."""
-    save, at = packing.save_packed, (copy / name).stat().st_size - 200
+    save, at = session.save_packed, (copy / name).stat().st_size - 200
 
     def between(graph: Path, *rest: object) -> None:
         save(graph, *rest)  # type: ignore[arg-type]
@@ -171,14 +193,20 @@ def test_files_that_change_while_they_are_packed_are_not_kept(copy: Path, monkey
     opened = Bundle.open(copy)
     time.sleep(SETTLED)
     monkeypatch.setattr(packing, "save_packed", between)
-    with pytest.raises(Sc2onnxError, match=r"changed while its weights were packed|could not load"):
+    with pytest.raises(Sc2onnxError, match=r"changed while it was packed|could not load"):
         make(opened)
     assert names() == set()
 
 
 @pytest.mark.parametrize("file", [GRAPH, DATA, ENTRY])
-def test_no_changed_byte_is_computed_with(int8: Path, form: PackedForm, tmp_path: Path, expected: Logits, file: str) -> None:
-    """Size and time are those that were. Where nothing that counts has changed, the form may stay."""
+def test_no_changed_byte_is_computed_with(
+    int8: Path,
+    form: PackedForm,
+    tmp_path: Path,
+    expected: Logits,
+    file: str,
+) -> None:
+    """Size and time are those that were. If nothing that counts has changed, the form may stay."""
     rng = random.Random(7)
     whole, path = shutil.copytree(form.directory, tmp_path / "whole"), form.directory / file
     size = path.stat().st_size
@@ -190,7 +218,11 @@ def test_no_changed_byte_is_computed_with(int8: Path, form: PackedForm, tmp_path
         shutil.copytree(whole, form.directory)
 
 
-def test_what_is_copied_beside_the_packed_weights_is_checked(int8: Path, form: PackedForm, expected: Logits) -> None:
+def test_what_is_copied_beside_the_packed_weights_is_checked(
+    int8: Path,
+    form: PackedForm,
+    expected: Logits,
+) -> None:
     """onnxruntime compares only what it packs itself."""
     data = np.fromfile(form.data, np.uint8)
     status = form.data.stat()
@@ -218,7 +250,12 @@ SPOILS = [linked_away, for_all, for_the_group, give_away]
 @pytest.mark.parametrize("spoil", [*SPOILS, fifo, directory])
 @pytest.mark.parametrize("file", [GRAPH, DATA, ENTRY])
 def test_a_file_that_is_not_to_be_believed(
-    int8: Path, form: PackedForm, expected: Logits, file: str, spoil: Callable[[Path, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    int8: Path,
+    form: PackedForm,
+    expected: Logits,
+    file: str,
+    spoil: Callable[[Path, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         spoil(form.directory / file, patch)
@@ -235,7 +272,10 @@ def a_file_in_its_place(path: Path, _: pytest.MonkeyPatch) -> None:
 @posix
 @pytest.mark.parametrize("spoil", [*SPOILS, a_file_in_its_place])
 def test_a_form_that_is_not_to_be_believed(
-    int8: Path, form: PackedForm, spoil: Callable[[Path, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    int8: Path,
+    form: PackedForm,
+    spoil: Callable[[Path, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         spoil(form.directory, patch)
@@ -259,7 +299,12 @@ def test_what_a_link_leads_to_stays(int8: Path, form: PackedForm, tmp_path: Path
 @pytest.mark.parametrize("spoil", SPOILS)
 @pytest.mark.parametrize("place", ["packed", "cache"])
 def test_a_cache_that_is_not_to_be_believed(
-    int8: Path, form: PackedForm, expected: Logits, place: str, spoil: Callable[[Path, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    int8: Path,
+    form: PackedForm,
+    expected: Logits,
+    place: str,
+    spoil: Callable[[Path, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is neither used nor changed, and what is asked for by name says why."""
     if spoil is linked_away and place == "cache":
@@ -267,13 +312,20 @@ def test_a_cache_that_is_not_to_be_believed(
     spoil(cache_directory() / "packed" if place == "packed" else cache_directory(), monkeypatch)
     assert answer(int8) == expected
     assert find(Bundle.open(int8)) is None
-    with pytest.raises(OutputError, match=r"packed weights cannot be kept in .* \(.*(link|others can write|another user).*\): set SC2ONNX_CACHE"):
+    with pytest.raises(
+        OutputError,
+        match=r"cannot be kept in .* \(.*(link|others can write|another user).*\): set SC2ONNX_CACHE",
+    ):
         sc2onnx.load(int8, packed="now")
     assert (form.directory / ENTRY).is_file()
 
 
 @posix
-def test_no_link_of_the_lock_or_the_note_is_followed(int8: Path, form: PackedForm, tmp_path: Path) -> None:
+def test_no_link_of_the_lock_or_the_note_is_followed(
+    int8: Path,
+    form: PackedForm,
+    tmp_path: Path,
+) -> None:
     cache, precious = PackedCache.open(), tmp_path / "precious"
     precious.write_text("precious")
     cache.prepare()
@@ -314,7 +366,7 @@ HOSTILE = [
     " " * (1 << 20),
     json.dumps({"format": "2", "made_from": [], "made_for": [], "files": {}}),
     json.dumps({"format": 2, "made_from": [1], "made_for": [None], "files": {GRAPH: [], DATA: {}}}),
-    json.dumps({"format": 2, "made_from": ["a"], "made_for": ["b"], "files": {GRAPH: 5, DATA: "x"}}),
+    json.dumps({"format": 2, "made_from": ["a"], "made_for": [], "files": {GRAPH: 5, DATA: "x"}}),
 ]
 
 
@@ -340,7 +392,12 @@ def test_a_hostile_entry(int8: Path, form: PackedForm, text: str) -> None:
         lambda entry: entry.update(more=1),
     ],
 )
-def test_an_entry_that_says_something_else(int8: Path, form: PackedForm, expected: Logits, change: Callable[[dict[str, object]], None]) -> None:
+def test_an_entry_that_says_something_else(
+    int8: Path,
+    form: PackedForm,
+    expected: Logits,
+    change: Callable[[dict[str, object]], None],
+) -> None:
     entry = json.loads((form.directory / ENTRY).read_text())
     change(entry)
     (form.directory / ENTRY).write_text(json.dumps(entry))
@@ -360,9 +417,14 @@ def test_a_form_under_another_forms_name(int8: Path, checkpoint: Path, tmp_path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read for their digest, all of them being large enough to be remembered."""
     paths: list[Path] = []
-    digest = stamps.hashlib.file_digest
+    digest = hashlib.file_digest
+
+    def counting(file: Any, name: str) -> Any:
+        paths.append(Path(file.name))
+        return digest(file, name)
+
     monkeypatch.setattr(stamps, "LARGE", 0)
-    monkeypatch.setattr(stamps.hashlib, "file_digest", lambda file, name: paths.append(Path(file.name)) or digest(file, name))
+    monkeypatch.setattr(hashlib, "file_digest", counting)
     return paths
 
 
@@ -382,7 +444,12 @@ def test_a_form_is_hashed_once(int8: Path, expected: Logits, hashed: list[Path])
 
 
 @posix
-def test_a_form_in_an_image_is_hashed_once_more(int8: Path, tmp_path: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_in_an_image_is_hashed_once_more(
+    int8: Path,
+    tmp_path: Path,
+    hashed: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made(int8)
     copied = Path(shutil.copytree(cache_directory(), tmp_path / "image"))
     monkeypatch.setenv("SC2ONNX_CACHE", str(copied))
@@ -393,7 +460,15 @@ def test_a_form_in_an_image_is_hashed_once_more(int8: Path, tmp_path: Path, hash
 
 
 @posix
-@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o755), (0o022, 0o755), (0o077, 0o700), (0o000, 0o755)])
+@pytest.mark.parametrize(
+    ("umask", "mode"),
+    [
+        (0o002, 0o755),
+        (0o022, 0o755),
+        (0o077, 0o700),
+        (0o000, 0o755),
+    ],
+)
 def test_under_any_umask_a_form_is_believed(int8: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
@@ -422,8 +497,20 @@ def test_a_disk_that_is_full_at_any_moment(int8: Path, most: int) -> None:
     assert made(int8)
 
 
-@pytest.mark.parametrize("call", [("os", "fsync"), ("os", "rename"), ("Path", "write_text"), ("Path", "chmod")])
-def test_a_disk_that_is_full_while_a_form_is_kept(int8: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("os", "fsync"),
+        ("os", "rename"),
+        ("Path", "write_text"),
+        ("Path", "chmod"),
+    ],
+)
+def test_a_disk_that_is_full_while_a_form_is_kept(
+    int8: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: tuple[str, str],
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -435,7 +522,12 @@ def test_a_disk_that_is_full_while_a_form_is_kept(int8: Path, monkeypatch: pytes
     assert names() == set()
 
 
-def test_a_form_that_cannot_be_removed_is_not_used(int8: Path, form: PackedForm, expected: Logits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_that_cannot_be_removed_is_not_used(
+    int8: Path,
+    form: PackedForm,
+    expected: Logits,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     flip(form.data, 10)
 
     def refused(*_: object, **__: object) -> None:
@@ -447,7 +539,10 @@ def test_a_form_that_cannot_be_removed_is_not_used(int8: Path, form: PackedForm,
     assert not sc2onnx.load(int8).packed
 
 
-def test_forms_of_earlier_versions_are_left_to_the_bound(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forms_of_earlier_versions_are_left_to_the_bound(
+    int8: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(prepacked, "FORMAT", prepacked.FORMAT - 1)
         older = made(int8)

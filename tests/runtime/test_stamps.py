@@ -1,4 +1,4 @@
-"""The memo of digests saves time, and never vouches for what changed or for what others could write."""
+"""The memo of digests saves time; it vouches for nothing that changed or others could write."""
 
 from __future__ import annotations
 
@@ -131,7 +131,11 @@ def test_an_unchanged_file_is_not_read_again(copy: Path, hashed: list[str]) -> N
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_other_bytes_under_the_old_time_are_noticed(copy: Path, tmp_path: Path, change: Callable[[Path, Path], None]) -> None:
+def test_other_bytes_under_the_old_time_are_noticed(
+    copy: Path,
+    tmp_path: Path,
+    change: Callable[[Path, Path], None],
+) -> None:
     before = (copy / DATA).stat()
     change(copy / DATA, tmp_path / "aside")
     after = (copy / DATA).stat()
@@ -148,7 +152,11 @@ def test_a_file_that_was_only_touched_is_read_once_more(copy: Path, hashed: list
     assert hashed.count(DATA) == 1
 
 
-def test_a_file_that_changed_a_moment_ago_is_not_remembered(copy: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changed_a_moment_ago_is_not_remembered(
+    copy: Path,
+    hashed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A change in the same tick of the clock would have the same time."""
     os.utime(copy / DATA)
     now = (copy / DATA).stat().st_ctime_ns + 1_000_000
@@ -158,7 +166,8 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(copy: Path, hashed: 
     assert hashed.count(DATA) == 2
 
 
-STAMP = Stamp(size=5, modified=1_700_000_000_000_000_001, changed=1_700_000_000_000_000_001, inode=7, device=8)
+NOW = 1_700_000_000_000_000_001
+STAMP = Stamp(size=5, modified=NOW, changed=NOW, inode=7, device=8)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +186,11 @@ def test_when_every_change_would_show(changed: int, later: int, settled: bool) -
 
 
 @posix
-def test_nothing_is_remembered_without_an_inode_or_a_time_of_change(copy: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_remembered_without_an_inode_or_a_time_of_change(
+    copy: Path,
+    hashed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert STAMP.tells
     assert not replace(STAMP, inode=0).tells
     assert not replace(STAMP, changed=0).tells
@@ -240,7 +253,11 @@ def for_the_group(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("spoil", [linked_away, for_all, for_the_group, give_away])
 @pytest.mark.parametrize("place", ["file", "directory"])
 def test_a_memo_that_others_could_write_vouches_for_nothing(
-    copy: Path, hashed: list[str], place: str, spoil: Callable[[Path, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    copy: Path,
+    hashed: list[str],
+    place: str,
+    spoil: Callable[[Path, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spoil(memo() if place == "file" else memo().parent, monkeypatch)
     Bundle.open(copy)
@@ -248,8 +265,23 @@ def test_a_memo_that_others_could_write_vouches_for_nothing(
 
 
 @posix
-@pytest.mark.parametrize(("mode", "believed"), [(0o755, True), (0o700, True), (0o775, False), (0o757, False), (0o777, False), (0o1777, True)])
-def test_the_cache_directory_itself(copy: Path, hashed: list[str], mode: int, believed: bool) -> None:
+@pytest.mark.parametrize(
+    ("mode", "believed"),
+    [
+        (0o755, True),
+        (0o700, True),
+        (0o775, False),
+        (0o757, False),
+        (0o777, False),
+        (0o1777, True),
+    ],
+)
+def test_the_cache_directory_itself(
+    copy: Path,
+    hashed: list[str],
+    mode: int,
+    believed: bool,
+) -> None:
     """It may be one as /tmp, where everybody has files and nobody moves those of others."""
     cache_directory().chmod(mode)
     Bundle.open(copy)
@@ -257,7 +289,12 @@ def test_the_cache_directory_itself(copy: Path, hashed: list[str], mode: int, be
 
 
 @posix
-def test_the_cache_directory_may_be_a_link(copy: Path, hashed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_directory_may_be_a_link(
+    copy: Path,
+    hashed: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (tmp_path / "link").symlink_to(cache_directory())
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "link"))
     Bundle.open(copy)
@@ -273,7 +310,12 @@ def group_umask() -> Iterator[None]:
 
 
 @posix
-def test_under_any_umask_nobody_else_can_write(tmp_path: Path, group_umask: None, copy: Path, hashed: list[str]) -> None:
+def test_under_any_umask_nobody_else_can_write(
+    tmp_path: Path,
+    group_umask: None,
+    copy: Path,
+    hashed: list[str],
+) -> None:
     make_directory(tmp_path / "home" / ".cache" / "sc2onnx" / "checked")
     for directory in (tmp_path / "home").rglob("*"):
         assert directory.stat().st_mode & 0o022 == 0
@@ -283,7 +325,10 @@ def test_under_any_umask_nobody_else_can_write(tmp_path: Path, group_umask: None
     assert DATA not in hashed
 
 
-def test_without_owners_only_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_owners_only_links_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As on Windows."""
     monkeypatch.delattr(os, "geteuid", raising=False)
     (tmp_path / "directory").mkdir()
