@@ -19,7 +19,7 @@ from typing import Final, Self
 from sc2onnx.bundle.records import record
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 """Raised whenever an older runtime would misread the bundle."""
 
 MANIFEST_FILE: Final = "sc2onnx.json"
@@ -201,7 +201,10 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph."""
+    """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph.
+
+    ``steps_agree``: the integers and the graph are such that a step of several tokens gives, to the last bit, what as many steps of one give.
+    """
 
     model: ModelFacts
     precision: str
@@ -214,6 +217,7 @@ class Manifest:
     quantization: Quantization | None = None
     verification: Verification | None = None
     stages: tuple[int, ...] = ()
+    steps_agree: bool = False
     format_version: int = field(default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:

@@ -14,17 +14,19 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
+from sc2onnx.bundle.agreement import steps_can_agree
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config, token_ids
 from sc2onnx.export.genai import GENAI_FILE, genai_config
 from sc2onnx.export.graph.activations import Activations
-from sc2onnx.export.graph.attention import ring_attention, scatter_elements
+from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
 from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
 from sc2onnx.export.graph.growing import growing_attention
 from sc2onnx.export.graph.layers import Products
 from sc2onnx.export.graph.model import Form, attention_mask, build
 from sc2onnx.export.graph.ops import CUDA_OPSET, PORTABLE_OPSET
+from sc2onnx.export.graph.tokenwise import tokenwise
 from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
@@ -94,8 +96,19 @@ class _Subject:
     stages: tuple[int, ...]
 
 
-def _form(variant: Variant, products: Products) -> Form:
-    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows."""
+def _agrees(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> bool:
+    """Whether the graph is written so that a step of several tokens agrees with steps of one, to the last bit."""
+    if plan.quantization is None or variant.cache.kind != manifest.RING:
+        return False
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+    return steps_can_agree(plan.quantization.schemes.values(), *heads)
+
+
+def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
+    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows.
+
+    ``agrees``: over a ring, sums do not depend on how many tokens a step has.
+    """
     activations = Activations(variant.dtype)
     if variant.target == "genai":
         attention = partial(masked_grouped_query_attention, activations=activations)
@@ -105,9 +118,10 @@ def _form(variant: Variant, products: Products) -> Form:
         return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
     if variant.target == "cuda":
         return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
+    ring = partial(ring_attention, activations=activations, mixing=tokenwise if agrees else together)
     if variant.target == "portable":
-        return Form(partial(ring_attention, activations=activations, writing=scatter_elements), products, activations, PORTABLE_OPSET)
-    return Form(partial(ring_attention, activations=activations), products, activations)
+        return Form(partial(ring, writing=scatter_elements), products, activations, PORTABLE_OPSET)
+    return Form(ring, products, activations)
 
 
 def _write(
@@ -118,7 +132,8 @@ def _write(
     weight_bytes = weights.total_bytes(plan.weights.values())
     report.stage("writing the weights", weight_bytes)
     bundle.weights(plan.weights, placed, report.advance)
-    form = _form(variant, plan.products)
+    agrees = _agrees(config, variant, plan)
+    form = _form(variant, plan.products, agrees=agrees)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
     for path in opened.copied_files():
@@ -138,6 +153,7 @@ def _write(
         provenance=manifest.Provenance(subject.source.name, subject.source.revision, opened.license(), f"sc2onnx {__version__}"),
         quantization=plan.quantization,
         stages=subject.stages,
+        steps_agree=agrees,
     )
     bundle.file(manifest.CARD_FILE, card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())

@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.agreement import steps_can_agree
 from sc2onnx.errors import DeviceError, InferenceError, MissingDependencyError
 from sc2onnx.manifest import GREEDY_IDS, LINEAR, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.bundle import Bundle
@@ -82,20 +83,19 @@ def check_suits(manifest: Manifest, devices: Sequence[Device]) -> None:
     )
 
 
-_SAME_FOR_ANY_STEP: Final = frozenset({"int4 in blocks of 32", "int8 in blocks of 32", "int8 in blocks of 64"})
-"""Schemes whose products are the same to the last bit for one row of activations and for several (ONNX Runtime 1.32, x86-64 with AVX-512)."""
-
-
 def steps_agree(manifest: Manifest) -> bool:
-    """Whether a step of several tokens gives the logits of as many steps of one, on the CPU, but for rounding in float32.
+    """Whether a step of several tokens gives the tokens of as many steps of one, on the CPU.
 
-    ``MatMulNBits`` sums the products of longer blocks in another order for one row than for several. That is the last bit of a float32, but
-    activations are then rounded to int8: what comes out differs by half a percent, as it would by any other rounding, and near ties
-    may go the other way (docs/decisions/0009-speculation.md). In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
+    In float32 the logits differ by rounding alone, 1e-5 of the largest; in integers they are the same to the last bit, or the last bit
+    decides how the next activations are rounded to int8, and they differ by up to a per cent (:mod:`sc2onnx.bundle.agreement`). Bundles of
+    earlier versions are not written for it. In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
     """
     if manifest.cache.dtype != "float32":
         return False
-    return manifest.quantization is None or set(manifest.quantization.schemes.values()) <= _SAME_FOR_ANY_STEP
+    quantization, facts = manifest.quantization, manifest.model
+    if quantization is None:
+        return True
+    return manifest.steps_agree and steps_can_agree(quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim)
 
 
 @dataclass(frozen=True, slots=True)
