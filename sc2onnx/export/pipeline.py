@@ -31,6 +31,7 @@ from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize.store import Need
 from sc2onnx.export.settings import check_allowed
 from sc2onnx.export.stages import check_stages, ranges, stages_of
+from sc2onnx.export.tying import UNTIED, settle
 
 
 def export(
@@ -69,7 +70,11 @@ def export(
         config = Starcoder2Config.from_dict(opened.config, allow_settings)
         allowed = check_allowed(opened.config, allow_settings)
         check_stages(stages, config, variant.target)
+        tied = config.tie_word_embeddings
+        opened, config = settle(opened, config)
         weights.check_complete(opened, config)
+        if tied and not config.tie_word_embeddings:
+            warnings.warn(UNTIED, stacklevel=2)
         if not (source.directory / manifest.TOKENIZER_FILE).is_file():
             warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
         floats = weights.graph_weights(opened, config, variant.read_as)
@@ -128,6 +133,7 @@ def _write(
     form = _form(variant, plan.products)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
+    opened.check_unchanged()
     for path in opened.copied_files():
         bundle.file(path.name, path.read_bytes())
     eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
