@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from sc2onnx.manifest import TOKENIZER_FILE, Manifest, Provenance, Verification
@@ -60,7 +61,7 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 | sliding window | {window} |
 | cache | {manifest.cache.kind}, {manifest.cache.dtype}, {manifest.cache.bytes_per_token(facts):,} bytes per token |
 | ONNX opset | {manifest.opset} |
-
+{_allowed(origin)}
 ## Use
 
 {_use(manifest)}
@@ -99,6 +100,14 @@ def _front_matter(origin: Provenance) -> str:
 
 def _quantization(manifest: Manifest) -> str:
     return "" if manifest.quantization is None else f"| quantised | {manifest.quantization} |\n"
+
+
+def _allowed(origin: Provenance) -> str:
+    """A row that names the settings that were vouched for, if there are any."""
+    if not origin.allowed_settings:
+        return ""
+    names = ", ".join(json.dumps(name).strip('"').replace("|", "\\|") for name in origin.allowed_settings)
+    return f"| unknown settings of the checkpoint, vouched for at export | {names} |\n"
 
 
 def _source(origin: Provenance) -> str:

@@ -83,6 +83,7 @@ def _export(args: argparse.Namespace) -> int:
     files = None if args.calibration is None else tuple(args.calibration)
     calibration = Calibration(False if args.no_calibration else None, files, args.calibration_tokens)
     choices = {"calibration": calibration, "precision": args.precision, "target": args.target, "revision": args.revision, "overwrite": args.overwrite}
+    choices["allow_settings"] = tuple(args.allow_setting)
     manifest = export(args.checkpoint, args.out, **choices, stages=args.stages, progress=for_stream())
     if args.json:
         _print_json({"bundle": str(args.out), "seconds": time.perf_counter() - began, "manifest": asdict(manifest)})
@@ -250,6 +251,8 @@ def _bundle(args: argparse.Namespace) -> Path:
 
     if args.shape is not None:
         raise RequestError("--shape is for a checkpoint: add --plan")
+    if args.allow_setting:
+        raise RequestError("--allow-setting is for a checkpoint: add --plan")
     if args.bundle is None:
         raise RequestError("no bundle: give its directory, or --plan for what exporting a checkpoint would take")
     path = Path(args.bundle)
@@ -263,7 +266,8 @@ def _plan(args: argparse.Namespace) -> int:
         raise RequestError(f"--shape {args.shape} is itself a checkpoint's: leave out {args.bundle or '--revision'}, or leave out --shape")
     from sc2onnx.outlook import lines, outlook
 
-    ahead = outlook(args.bundle, args.shape, args.revision, args.context)
+    allowed = tuple(args.allow_setting)
+    ahead = outlook(args.bundle, args.shape, args.revision, args.context, allow_settings=allowed)
     if args.json:
         _print_json(ahead.figures())
     else:

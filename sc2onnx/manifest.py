@@ -141,12 +141,17 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the weights come from. ``revision`` is a hub commit; None for a local directory."""
+    """Where the weights come from. ``revision`` is a hub commit; None for a local directory.
+
+    ``allowed_settings``: settings of ``config.json`` that the exporter does not know, and of which
+    whoever exported vouched that they change nothing.
+    """
 
     source: str
     revision: str | None
     license: str | None
     exporter: str
+    allowed_settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +260,15 @@ class Manifest:
         try:
             files = {name: record(FileEntry, entry) for name, entry in raw["files"].items()}
             facts = dict(raw["model"], eos_token_ids=tuple(raw["model"]["eos_token_ids"]))
+            origin = dict(raw["provenance"])
+            origin["allowed_settings"] = tuple(origin.get("allowed_settings", ()))
             verification, quantization = raw.get("verification"), raw.get("quantization")
             parsed = dict(
                 raw,
                 model=record(ModelFacts, facts),
                 cache=record(CacheLayout, raw["cache"]),
                 files=files,
-                provenance=record(Provenance, raw["provenance"]),
+                provenance=record(Provenance, origin),
                 quantization=quantization and record(Quantization, quantization),
                 verification=verification and record(Verification, verification),
                 stages=tuple(raw.get("stages", ())),

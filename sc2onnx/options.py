@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--calibration-tokens", type=int, metavar="N", help="how much of the text to use; time is in proportion")
     export.add_argument("--stages", type=int, default=1, metavar="N", help="cut the layers into N graphs, for several devices (default: 1)")
     export.add_argument("--revision", help="branch, tag or commit on the hub")
+    _allow_setting(export)
     export.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     export.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--plan", action="store_true", help="before any work: size, memory and disk of every precision")
     info.add_argument("--shape", choices=SHAPES, help="with --plan: a published StarCoder2 instead of a checkpoint")
     info.add_argument("--revision", help="of a hub id: branch, tag or commit")
+    _allow_setting(info)
     info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context; with --plan: 1k, 4k, 16k)")
     info.add_argument("--json", action="store_true")
 
@@ -118,6 +120,16 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what works on this machine, and what is missing")
     doctor.add_argument("--json", action="store_true")
     return top
+
+
+def _allow_setting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-setting",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="vouch that a setting of config.json that is unknown here changes nothing (repeatable)",
+    )
 
 
 def bench_options(parser: argparse.ArgumentParser) -> None:

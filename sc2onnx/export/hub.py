@@ -16,10 +16,11 @@ from huggingface_hub.errors import (
 )
 
 from sc2onnx.errors import CheckpointNotFoundError
+from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.checkpoint import COPIED_FILES
 from sc2onnx.hub import is_id
 
-_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*"]
+_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*", ADAPTER_CONFIG]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,9 @@ from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize.store import Need
+from sc2onnx.export.settings import check_allowed
 from sc2onnx.export.stages import check_stages, ranges, stages_of
+from sc2onnx.export.tying import UNTIED, settle
 
 
 def export(
@@ -41,6 +43,7 @@ def export(
     precision: str = "fp32",
     target: str = "cpu",
     revision: str | None = None,
+    allow_settings: Collection[str] = (),
     calibration: Calibration | None = None,
     stages: int = 1,
     overwrite: bool = False,
@@ -52,6 +55,7 @@ def export(
     :data:`~sc2onnx.export.precision.TARGETS`. ``calibration``: on what text, if not as the recipe says. Without calibration, peak
     memory is a few hundred megabytes, whatever the model's size; what it takes otherwise: ``sc2onnx info CHECKPOINT --plan``.
     ``stages``: cut the layers into so many graphs, balanced by bytes, for several devices (``device_map`` of :func:`sc2onnx.load`).
+    ``allow_settings``: settings of ``config.json`` that are unknown here, and of which the caller vouches that they change nothing.
     Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
     :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the target cannot run; ``out`` is then as it was before.
     Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``, or weights to be quantised that are zeros in whole blocks.
@@ -65,9 +69,14 @@ def export(
         report.stage(f"reading {checkpoint}")
         source = hub.resolve(checkpoint, revision)
         opened = Checkpoint.open(source.directory)
-        config = Starcoder2Config.from_dict(opened.config)
+        config = Starcoder2Config.from_dict(opened.config, allow_settings)
+        allowed = check_allowed(opened.config, allow_settings)
         check_stages(stages, config, variant.target)
+        tied = config.tie_word_embeddings
+        opened, config = settle(opened, config)
         weights.check_complete(opened, config)
+        if tied and not config.tie_word_embeddings:
+            warnings.warn(UNTIED, stacklevel=2)
         if not (source.directory / manifest.TOKENIZER_FILE).is_file():
             warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
         floats = weights.graph_weights(opened, config, variant.read_as)
@@ -77,7 +86,9 @@ def export(
             placed, size = writer.place(plan.weights.values())
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
-                written = _write(bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages)), report)
+                written = _write(
+                    bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages), allowed), report
+                )
                 if doubts := plan.doubts():
                     report.stage("looking at what was written")  # a bar ends before the line
                     warnings.warn(doubts, stacklevel=2)  # where warnings are errors, nothing is in place yet
@@ -94,6 +105,7 @@ class _Subject:
     config: Starcoder2Config
     variant: Variant
     stages: tuple[int, ...]
+    allowed_settings: tuple[str, ...]
 
 
 def _agrees(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> bool:
@@ -136,6 +148,7 @@ def _write(
     form = _form(variant, plan.products, agrees=agrees)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
+    opened.check_unchanged()
     for path in opened.copied_files():
         bundle.file(path.name, path.read_bytes())
     eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
@@ -150,7 +163,13 @@ def _write(
         cache=variant.cache,
         weight_bytes=weight_bytes,
         files=bundle.files,
-        provenance=manifest.Provenance(subject.source.name, subject.source.revision, opened.license(), f"sc2onnx {__version__}"),
+        provenance=manifest.Provenance(
+            source=subject.source.name,
+            revision=subject.source.revision,
+            license=opened.license(),
+            exporter=f"sc2onnx {__version__}",
+            allowed_settings=subject.allowed_settings,
+        ),
         quantization=plan.quantization,
         stages=subject.stages,
         steps_agree=agrees,
