@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -83,6 +84,8 @@ def _packed() -> Finding:
 
     try:
         cache = PackedCache.open()
+        with suppress(FileNotFoundError):  # made when it is needed
+            cache.check()
         sizes = [form.nbytes for form in cache.forms()]
     except (Sc2onnxError, OSError) as error:
         return Finding("packed weights", None, "none can be kept", str(error))
