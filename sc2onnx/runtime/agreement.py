@@ -151,7 +151,7 @@ def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
         nodes = [node for node in graph.nodes if node.operator == GROUPED_QUERY]
         _same(name, "the number of attentions", len(nodes), len(part.layers))
         window = -1 if facts.sliding_window is None else facts.sliding_window
-        promised = {"local_window_size": window, "num_heads": facts.num_heads, "kv_num_heads": facts.num_kv_heads}
+        promised = {"local_window_size": window, "num_heads": facts.num_heads, "kv_num_heads": facts.num_kv_heads, "do_rotary": 1}
         for node in nodes:
             for attribute, said in promised.items():
                 _same(name, f"{attribute} of the attention", node.attributes.get(attribute), (said,))
