@@ -10,8 +10,11 @@ from typing import Final, Literal
 
 from sc2onnx import hub
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
-from sc2onnx.manifest import LINEAR, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
+from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
+from sc2onnx.runtime.agreement import check_agreement
+from sc2onnx.runtime.links import check_links
 from sc2onnx.runtime.stamps import Memo
+from sc2onnx.runtime.stops import check_stops
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
@@ -48,17 +51,21 @@ class Bundle:
         if check not in ("auto", "full", "size"):
             raise RequestError(f"check is {check!r}, expected 'auto', 'full' or 'size'")
         path = Path(directory)
+        check_links(path, [MANIFEST_FILE])
         manifest = Manifest.read(path)
         if not (others and manifest.for_others):
             _check_supported(manifest)
         for name in (*manifest.graphs, WEIGHTS_FILE):
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
+        check_links(path, [*manifest.files, CARD_FILE])
         for name, entry in manifest.files.items():
             _check_size(path / name, entry)
-        if check == "size":
-            return cls(path, manifest)
-        return cls(path, manifest, _check_digests(path, manifest, remember=check == "auto"))
+        remember = check == "auto"
+        digests = {} if check == "size" else _check_digests(path, manifest, remember=remember)
+        check_agreement(path, manifest)
+        check_stops(path, manifest)
+        return cls(path, manifest, digests)
 
     @property
     def graphs(self) -> list[Path]:
