@@ -15,6 +15,7 @@ from sc2onnx import hub
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.manifest import LINEAR, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
+from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
@@ -83,7 +84,12 @@ def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision
     Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
     not say its licence.
     """
-    opened = Bundle.open(bundle, "full", others=True)
+    text("repo", repo)
+    for name, value in (("revision", revision), ("message", message)):
+        optional_text(name, value)
+    if private is not None:
+        flag("private", private)
+    opened = Bundle.open(place_of("bundle", bundle), "full", others=True)
     if opened.manifest.provenance.license is None:
         warnings.warn("the checkpoint did not say its licence, so neither does the card: write it there before others use it", stacklevel=2)
     return hub.push(opened.directory, opened.manifest, repo, private=private, revision=revision, message=message)

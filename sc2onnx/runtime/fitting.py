@@ -59,7 +59,7 @@ def fitted(codec: Codec, code: Surroundings, budget: int, order: FimOrder = "psm
     """
     if code.characters <= budget * _CHARACTERS and len(whole := code.prompt(codec, order)) <= budget:
         return whole, code
-    fixed = len(fim_prompt(codec, " ", " ", code.path, code.repo, order=order))
+    fixed = len(fim_prompt(codec, "x", "", code.path, code.repo, order=order)) - 1
     room = budget - fixed
     while room >= LEAST:
         kept = _cut(codec, code, room)

@@ -13,7 +13,14 @@ from typing import Final, Unpack, get_args, overload
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, InferenceError, RequestError
+from sc2onnx.errors import (
+    BundleNotFoundError,
+    ContextLengthError,
+    EmptyPromptError,
+    InferenceError,
+    RequestError,
+    Sc2onnxError,
+)
 from sc2onnx.hub import located
 from sc2onnx.manifest import RING, Manifest
 from sc2onnx.runtime.arguments import (
@@ -113,7 +120,7 @@ def load(
     if device_map is not None and not isinstance(device_map, (list, tuple)):
         raise RequestError(f"device_map is {shown(device_map)}, expected a list of devices, one for each stage")
     optional_text("revision", revision)
-    opened = Bundle.open(located(place_of("bundle", bundle), revision), check)
+    opened = Bundle.open(_located(bundle, revision), check)
     devices = chosen_devices(device, device_map, opened.manifest)
     check_suits(opened.manifest, devices)
     settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)
@@ -125,6 +132,17 @@ def load(
     if packed == "auto" and not model.packed:
         make_in_background(opened)
     return model
+
+
+def _located(bundle: str | Path, revision: str | None) -> Path:
+    """The directory of a bundle; what the system says of an impossible path is ours to say."""
+    place = place_of("bundle", bundle)
+    try:
+        return located(place, revision)
+    except Sc2onnxError:
+        raise
+    except OSError as error:
+        raise BundleNotFoundError(f"{shown(place)} cannot be looked up ({error.strerror}): correct the path") from error
 
 
 @dataclass(frozen=True, slots=True)
