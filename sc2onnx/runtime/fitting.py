@@ -16,13 +16,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sc2onnx.errors import ContextLengthError, RequestError
-from sc2onnx.runtime.text import Codec, FimOrder, around_cursor, fim_prompt, last_tokens
+from sc2onnx.runtime.text import Codec, FimOrder, cut_around, fim_prompt, last_tokens
 
 LEAST: Final = 16
 """Tokens of code around the cursor below which an answer means nothing."""
 
 _STEPS: Final = 16
 """Cuts move by the room over this."""
+
+_MERGED: Final = 8
+"""Tokens that a prompt may have less than its parts, which end where a token need not."""
 
 _CHARACTERS: Final = 32
 """Characters of a token that are looked at: tokens of code have 3 on average, and few have more than 16."""
@@ -57,12 +60,15 @@ def fitted(codec: Codec, code: Surroundings, budget: int, order: FimOrder = "psm
 
     Raises :class:`RequestError` where the budget does not take what must be in it, and :class:`EmptyPromptError`.
     """
-    if code.characters <= budget * _CHARACTERS and len(whole := code.prompt(codec, order)) <= budget:
-        return whole, code
+    sized = _Sized.of(codec, code, budget)
     fixed = len(fim_prompt(codec, "x", "", code.path, code.repo, order=order)) - 1
+    if sized.whole and sized.tokens + fixed <= budget + _MERGED:
+        prompt = code.prompt(codec, order)
+        if len(prompt) <= budget:
+            return prompt, code
     room = budget - fixed
     while room >= LEAST:
-        kept = _cut(codec, code, room)
+        kept = sized.cut(room)
         prompt = kept.prompt(codec, order)
         if len(prompt) <= budget:
             return prompt, kept
@@ -86,31 +92,75 @@ def budget_of(context: int, max_new_tokens: int, prompt_tokens: int | None) -> i
     return prompt_tokens
 
 
-def _cut(codec: Codec, code: Surroundings, room: int) -> Surroundings:
-    """What of the code takes about ``room`` tokens."""
-    step = max(1, room // _STEPS)
-    prefix, suffix = _end(code.prefix, room), code.suffix[: room * _CHARACTERS]
-    near = len(codec.encode(prefix, special=False)) + len(codec.encode(suffix, special=False))
-    others = max(room // 2, room - near)
-    files, used = _last_files(codec, code.files, others - others % step)
-    prefix, suffix = around_cursor(codec, prefix, suffix, room - used, step=step)
-    return replace(code, prefix=prefix, suffix=suffix, files=files, cut=True)
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file, what of its code is looked at, and the tokens of both."""
+
+    path: str
+    code: str
+    tokens: list[int]
+
+    @property
+    def size(self) -> int:
+        """Tokens that it takes, with the one that begins a file."""
+        return 1 + len(self.tokens)
 
 
-def _last_files(codec: Codec, files: Mapping[str, str], room: int) -> tuple[dict[str, str], int]:
-    """The files at the end that take at most ``room`` tokens, the first of them in part, and the tokens that they take."""
-    kept, used = dict[str, str](), 0
-    for path, code in reversed(list(files.items())):
-        looked_at = _end(code, room)
-        size = 1 + len(codec.encode(f"{path}\n{looked_at}", special=False))
-        if used + size > room or looked_at != code:
-            left = room - used - 1 - len(codec.encode(f"{path}\n", special=False))
-            if left >= LEAST:
-                kept[path] = last_tokens(codec, looked_at, left)
-                used += 1 + len(codec.encode(f"{path}\n{kept[path]}", special=False))
+@dataclass(frozen=True, slots=True)
+class _Sized:
+    """Code around a cursor, and the tokens of what may matter of it: the files nearest first. ``whole``: that is all of it."""
+
+    codec: Codec
+    code: Surroundings
+    near: tuple[str, str]
+    before: list[int]
+    after: list[int]
+    files: list[_File]
+    whole: bool
+
+    @classmethod
+    def of(cls, codec: Codec, code: Surroundings, budget: int) -> _Sized:
+        """Each text is tokenized once, no more of it than may matter to ``budget`` tokens."""
+        near = (_end(code.prefix, budget), code.suffix[: budget * _CHARACTERS])
+        before, after = (codec.encode(text, special=False) for text in near)
+        files, tokens = list[_File](), 0
+        for path, whole in reversed(list(code.files.items())):
+            looked_at = _end(whole, budget)
+            files.append(_File(path, looked_at, codec.encode(f"{path}\n{looked_at}", special=False)))
+            tokens += files[-1].size
+            if tokens > budget:
+                break
+        seen = sum(len(file.code) for file in files) + len(near[0]) + len(near[1])
+        complete = len(files) == len(code.files) and seen == code.characters
+        return cls(codec, code, near, before, after, files, complete)
+
+    @property
+    def tokens(self) -> int:
+        """Of all of it."""
+        return len(self.before) + len(self.after) + sum(file.size for file in self.files)
+
+    def cut(self, room: int) -> Surroundings:
+        """What of the code takes about ``room`` tokens."""
+        step = max(1, room // _STEPS)
+        others = max(room // 2, room - len(self.before) - len(self.after))
+        files, used = self._nearest_files(others - others % step)
+        prefix, suffix = cut_around(self.codec, self.near, (self.before, self.after), room - used, step)
+        return replace(self.code, prefix=prefix, suffix=suffix, files=files, cut=True)
+
+    def _nearest_files(self, room: int) -> tuple[dict[str, str], int]:
+        """The files that take at most ``room`` tokens, the farthest of them in part, and the tokens that they take."""
+        kept, used = dict[str, str](), 0
+        for file in self.files:
+            if used + file.size <= room and file.code == self.code.files[file.path]:
+                kept[file.path], used = file.code, used + file.size
+                continue
+            left = room - used - 1 - len(self.codec.encode(f"{file.path}\n", special=False))
+            end = last_tokens(self.codec, file.tokens, left) if left >= LEAST else ""
+            if end and file.code.endswith(end):  # else it would reach into the path
+                kept[file.path] = end
+                used += 1 + len(self.codec.encode(f"{file.path}\n{end}", special=False))
             break
-        kept[path], used = code, used + size
-    return dict(reversed(kept.items())), used
+        return dict(reversed(kept.items())), used
 
 
 def _end(text: str, tokens: int) -> str:

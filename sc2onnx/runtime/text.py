@@ -182,30 +182,29 @@ def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int, *, step: 
     ``step``: the prefix loses a multiple of so many tokens, and the suffix keeps one, so that both are cut where they
     were before while a few tokens are typed.
     """
-    before, after = codec.encode(prefix, special=False), codec.encode(suffix, special=False)
+    tokens = codec.encode(prefix, special=False), codec.encode(suffix, special=False)
+    return cut_around(codec, (prefix, suffix), tokens, budget, step)
+
+
+def cut_around(codec: Codec, texts: tuple[str, str], tokens: tuple[list[int], list[int]], budget: int, step: int) -> tuple[str, str]:
+    """The texts before and after a cursor, and their tokens -> what of both takes about ``budget``, as :func:`around_cursor` cuts."""
+    (prefix, suffix), (before, after) = texts, tokens
     if len(before) + len(after) <= budget:
         return prefix, suffix
     keep_after = min(len(after), max(budget // 4, budget - len(before)))
     keep_before = min(len(before), budget - keep_after)
+    if keep_before < len(before):
+        dropped = -(-(len(before) - keep_before) // step) * step
+        keep_before = max(min(keep_before, step), len(before) - dropped)
+        prefix = last_tokens(codec, before, keep_before)
     if keep_after < len(after):
         keep_after -= keep_after % step if keep_after > step else 0
-    if keep_before < len(before):
-        dropped = len(before) - keep_before
-        keep_before = max(min(keep_before, step), len(before) - -(-dropped // step) * step)
-        prefix = _last(codec, before, keep_before)
-    if keep_after < len(after):
         suffix = _text(codec, after[:keep_after])
         suffix = suffix[: suffix.rfind("\n") + 1] or suffix
     return prefix, suffix
 
 
-def last_tokens(codec: Codec, text: str, count: int) -> str:
-    """The end of a text that took ``count`` of its tokens, cut at a line break where it can be; all of it if it has no more."""
-    tokens = codec.encode(text, special=False)
-    return text if len(tokens) <= count else _last(codec, tokens, count)
-
-
-def _last(codec: Codec, tokens: Sequence[int], count: int) -> str:
+def last_tokens(codec: Codec, tokens: Sequence[int], count: int) -> str:
     """Text of the last ``count`` tokens, from the first line break on where there is one."""
     text = _text(codec, tokens[len(tokens) - count :])
     return text[text.find("\n") + 1 :] if "\n" in text[:-1] else text
