@@ -25,8 +25,10 @@ from sc2onnx.options import parser
 
 if TYPE_CHECKING:
     from sc2onnx.evaluate import Opener
-    from sc2onnx.runtime.generate import Piece, Stream
+    from sc2onnx.runtime.fitting import Surroundings
+    from sc2onnx.runtime.generate import Completion, Piece
     from sc2onnx.runtime.model import Model
+    from sc2onnx.runtime.stream import Stream
 
 
 def entry() -> NoReturn:
@@ -193,38 +195,45 @@ def _tell(line: str) -> None:
 
 def _generate(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
+    if args.n is not None and not args.json:
+        raise RequestError("--n is for --json, expected both or neither")
     model = _load(args)
-    stream = model.stream(prompt, **_rules(args))
-    return _print_stream(stream, model, args, echo=prompt if args.echo else "")
+    options = {**_rules(args), "special_tokens": args.special_tokens}
+    if args.n is not None:
+        began = time.perf_counter()
+        samples = model.generate(prompt, n=args.n, **options)
+        seconds = time.perf_counter() - began
+        _print_json([{**_answer(sample, args), "seconds": seconds} for sample in samples])
+        return 0
+    return _print_stream(model.stream(prompt, **options), model, args, echo=prompt if args.echo else "")
 
 
 def _infill(args: argparse.Namespace) -> int:
+    from sc2onnx.runtime.fitting import LEAST
+
     text = _read_text(args.file)
     offset = cursor_offset(text, args.line, args.column)
     files = {str(path): _read_text(path) for path in args.context}
     model = _load(args)
-    prefix, suffix = _fit(model, text[:offset], text[offset:], files, args)
-    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, order=args.order, **_rules(args))
+    if args.prompt_tokens is not None and args.prompt_tokens < LEAST:
+        raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least {LEAST}")
+    place = {"path": args.path, "repo": args.repo, "files": files, "order": args.order}
+    near, after = text[:offset], text[offset:]
+    stream = model.stream_infill(near, after, **place, prompt_tokens=args.prompt_tokens, **_rules(args))
+    if stream.used is not None and stream.used.cut:
+        print(_what_is_used(stream.used, files, stream.prompt_tokens), file=sys.stderr)
     return _print_stream(stream, model, args)
 
 
-def _fit(model: Model, prefix: str, suffix: str, files: Mapping[str, str], args: argparse.Namespace) -> tuple[str, str]:
-    """What of the file goes into the prompt: all of it if it fits, else what is nearest to the cursor, and a line that says so.
-
-    Room is kept for what else is in the prompt, and for the answer, of which ``--max-new-tokens`` is only the limit.
-    """
-    from sc2onnx.runtime.text import around_cursor, fim_prompt
-
-    if args.prompt_tokens is not None and args.prompt_tokens < 16:
-        raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least 16")
-    context = model.manifest.model.context_length
-    others = len(fim_prompt(model.codec, " ", " ", args.path, args.repo, files))
-    budget = args.prompt_tokens or max(16, context - others - min(args.max_new_tokens, context // 4))
-    near = around_cursor(model.codec, prefix, suffix, budget)
-    if near != (prefix, suffix):
-        lines = (near[0].count("\n") + 1, near[1].count("\n") + 1)
-        print(f"using {lines[0]} lines up to the cursor and {lines[1]} from it on (about {budget} tokens)", file=sys.stderr)
-    return near
+def _what_is_used(used: Surroundings, files: Mapping[str, str], tokens: int) -> str:
+    """What of the file and of other files is in a prompt that does not take all of them."""
+    lines = (used.prefix.count("\n") + 1, used.suffix.count("\n") + 1)
+    parts = [f"{lines[0]} lines up to the cursor", f"{lines[1]} from it on"]
+    for path, code in files.items():
+        kept = used.files.get(path, "")
+        if kept != code:
+            parts.append(f"{len(kept.splitlines())} of {len(code.splitlines())} lines of {path}")
+    return f"using {', '.join(parts[:-1])} and {parts[-1]} ({tokens} tokens)"
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -377,6 +386,12 @@ def _print_stream(stream: Stream, model: Model, args: argparse.Namespace, echo: 
         rate = (len(tokens) - 1) / max(ended - first, 1e-9)
         print(f"[{len(tokens)} tokens, first after {first - began:.3f} s, then {rate:.1f} per second]", file=sys.stderr)
     return 0
+
+
+def _answer(done: Completion, args: argparse.Namespace) -> dict[str, Any]:
+    """A completion as JSON has it."""
+    answer = {"text": done.text, "tokens": done.tokens, "finish_reason": done.finish_reason}
+    return {**answer, "logprobs": done.logprobs} if args.logprobs else answer
 
 
 def _prompt(args: argparse.Namespace) -> str:

@@ -82,6 +82,13 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", nargs="?", help="the prompt; '-' or nothing reads standard input")
     generate.add_argument("--file", type=Path, help="read the prompt from a file")
     generate.add_argument("--echo", action="store_true", help="print the prompt first")
+    generate.add_argument("--n", type=int, metavar="N", help="with --json: so many samples, as a list")
+    generate.add_argument(
+        "--special-tokens",
+        choices=("parse", "text"),
+        default="parse",
+        help="whether <fim_prefix> and its like in the prompt are special tokens, or text (default: parse)",
+    )
     _generation_options(generate)
 
     infill = commands.add_parser("infill", help="complete at a cursor in a file")
@@ -93,7 +100,9 @@ def parser() -> argparse.ArgumentParser:
     infill.add_argument("--repo", help="name of the repository, as context")
     infill.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="another file of the repository (repeatable)")
     infill.add_argument("--order", choices=ORDERS, default="psm", help="what comes first in the prompt, prefix or suffix (default: psm)")
-    infill.add_argument("--prompt-tokens", type=int, metavar="N", help="how much of the file to use (default: as much as the model's context takes)")
+    infill.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help="the most tokens of the prompt (default: as many as the model's context takes)"
+    )
     _generation_options(infill)
 
     info = commands.add_parser("info", help="what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take")

@@ -12,6 +12,7 @@ from sc2onnx import hub
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
 from sc2onnx.runtime.agreement import check_agreement
+from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
 from sc2onnx.runtime.links import check_links
 from sc2onnx.runtime.stamps import Memo
 from sc2onnx.runtime.stops import check_stops
@@ -89,7 +90,12 @@ def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision
     Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
     not say its licence.
     """
-    opened = Bundle.open(bundle, "full", others=True)
+    text("repo", repo)
+    for name, value in (("revision", revision), ("message", message)):
+        optional_text(name, value)
+    if private is not None:
+        flag("private", private)
+    opened = Bundle.open(place_of("bundle", bundle), "full", others=True)
     if opened.manifest.provenance.license is None:
         warnings.warn("the checkpoint did not say its licence, so neither does the card: write it there before others use it", stacklevel=2)
     return hub.push(opened.directory, opened.manifest, repo, private=private, revision=revision, message=message)
