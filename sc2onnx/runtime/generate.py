@@ -292,6 +292,7 @@ class Stream:
         return self
 
     def __next__(self) -> Piece:
+        self._decoder.check_process()
         if self._decoder.closed:
             raise StopIteration
         try:
