@@ -15,7 +15,12 @@ _TEXT_USE: Final = r"""print(model.generate("def fib(n):\n", max_new_tokens=64).
 print(model.infill(prefix="def add(a, b):\n    ", suffix="\n\nprint(add(1, 2))\n").text)"""
 _IDS_USE: Final = "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this bundle has no tokenizer"
 
-_GENAI_USE: Final = f"""import onnxruntime_genai as og
+_QUIET: Final = """import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the imports, else ONNX Runtime reports home
+"""
+
+_GENAI_USE: Final = f"""{_QUIET}import onnxruntime_genai as og
 
 model = og.Model("{PLACE}")
 tokenizer = og.Tokenizer(model)
@@ -27,7 +32,7 @@ while not generator.is_done():
     generator.generate_next_token()
 print(tokenizer.decode(generator.get_sequence(0)))"""
 
-_OPTIMUM_USE: Final = f"""from optimum.onnxruntime import ORTModelForCausalLM
+_OPTIMUM_USE: Final = f"""{_QUIET}from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoTokenizer, pipeline
 
 model = ORTModelForCausalLM.from_pretrained("{PLACE}")
@@ -78,7 +83,8 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 def _use(manifest: Manifest) -> str:
     """How to install what runs it, and a program."""
     package, program = _program(manifest)
-    return f"```\npip install {package}\n```\n\n```python\n{program}\n```\n"
+    where = "" if manifest.for_others else "In a clone of sc2onnx:\n\n"
+    return f"{where}```\npip install {package}\n```\n\n```python\n{program}\n```\n"
 
 
 def _program(manifest: Manifest) -> tuple[str, str]:
@@ -89,7 +95,7 @@ def _program(manifest: Manifest) -> tuple[str, str]:
         return '"optimum-onnx[onnxruntime]"', _OPTIMUM_USE
     calls = _TEXT_USE if TOKENIZER_FILE in manifest.files else _IDS_USE
     extra, device = ("gpu", ', device="cuda"') if manifest.target == "cuda" else ("cpu", "")
-    return f'"sc2onnx[{extra}]"', f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}'
+    return f'".[{extra}]"', f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}'
 
 
 def _front_matter(origin: Provenance) -> str:

@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("sc2onnx."):
             raise
-        return _fail(args.command, "this is the runtime alone, which cannot do that: pip install sc2onnx instead of sc2onnx-runtime")
+        return _fail(
+            args.command, "this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel, instead of sc2onnx-runtime"
+        )
     except BrokenPipeError:  # the reader of our output has gone: so may we
         _discard_output()
         return 0
@@ -452,7 +454,7 @@ def _quiet_warnings() -> Iterator[None]:
 
 @contextmanager
 def _terminated_is_exit() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that a half-written bundle is removed."""
+    """SIGTERM, and SIGHUP where it exists and is not ignored, unwind the stack, so that a half-written bundle is removed."""
 
     def leave(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -460,11 +462,15 @@ def _terminated_is_exit() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python lets only that one handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = {number: before for number in numbers if (before := signal.getsignal(number)) is not signal.SIG_IGN}  # nohup ignores one
+    for number in handled:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, before in handled.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
 RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "warm")

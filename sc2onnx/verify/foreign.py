@@ -38,7 +38,7 @@ from sc2onnx.runtime.session import open_graph, tensor
 from sc2onnx.runtime.text import Codec, open_codec
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
+    from sc2onnx.runtime.ort.library import ort
 
 POSITION_IDS: Final = "position_ids"  # int64 (batch, step), where the graph does not count them itself
 
