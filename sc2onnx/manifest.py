@@ -293,11 +293,20 @@ class Manifest:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a small text file whole or not at all (temporary sibling, fsync, rename)."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace a small text file whole or not at all (temporary sibling, fsync, rename). Raises :class:`OSError`."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Replace a small file whole or not at all; what is no file, such as a pipe, is written to. Raises :class:`OSError`."""
+    path = path.resolve()  # a link stays one
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sc2onnx-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -169,5 +170,5 @@ def _write_stamps(directory: Path, stamps: Mapping[str, object]) -> None:
 
 
 def _stamp_file(directory: Path) -> Path:
-    key = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()
+    key = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()
     return cache_directory() / "checked" / f"{key[:32]}.json"

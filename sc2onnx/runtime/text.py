@@ -36,7 +36,7 @@ class Codec:
     def __init__(self, path: Path) -> None:
         """Raises :class:`TokenizerError` if the file is not a byte-level tokenizer, or not one at all."""
         try:
-            self._special = Tokenizer.from_file(str(path))
+            self._special = Tokenizer.from_buffer(path.read_bytes())  # whose names of files are UTF-8
         except Exception as error:  # tokenizers raises bare Exception
             raise TokenizerError(f"{path} is not a tokenizer that tokenizers can read ({error}): export the bundle again") from error
         decoder = type(self._special.decoder).__name__

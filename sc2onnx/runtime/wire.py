@@ -55,7 +55,11 @@ def with_places(model: bytes, place: Callable[[str, Place], Place]) -> bytes:
 
     def tensor(payload: memoryview) -> bytes:
         parts = list(_fields(payload))
-        entries = [{field.number: bytes(field.payload).decode() for field in _fields(part.payload)} for part in parts if part.number == _EXTERNAL]
+        entries = [
+            {field.number: bytes(field.payload).decode("utf-8", "surrogateescape") for field in _fields(part.payload)}
+            for part in parts
+            if part.number == _EXTERNAL
+        ]
         if not entries:
             return bytes(payload)
         name = next((bytes(part.payload).decode() for part in parts if part.number == _NAME), "")
@@ -121,4 +125,4 @@ def _message(number: int, payload: bytes) -> bytes:
 
 
 def _text(number: int, text: str) -> bytes:
-    return _message(number, text.encode())
+    return _message(number, text.encode("utf-8", "surrogateescape"))  # names of files may be other bytes
