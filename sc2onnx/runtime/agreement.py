@@ -64,7 +64,9 @@ def _check_names(manifest: Manifest) -> None:
         raise BundleIntegrityError(f"cache.kind is {cache.kind[:80]!r} for target {manifest.target!r}: {_REMEDY}")
     oldest = 4 if manifest.for_others else 3 if manifest.stages else 2 if quantization else 1
     if manifest.format_version < oldest:
-        raise BundleIntegrityError(f"format_version is {manifest.format_version}, expected {oldest} at least by what else the manifest has: {_REMEDY}")
+        raise BundleIntegrityError(
+            f"format_version is {manifest.format_version}, expected {oldest} at least by what else the manifest has: {_REMEDY}"
+        )
 
 
 def _read(path: Path, manifest: Manifest) -> OnnxGraph:
@@ -131,7 +133,9 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
         product = codes.removesuffix(".weight.codes")
         chosen = expected.scheme(part.manifest, product)
         if product not in shapes or chosen is None or scales != f"{product}.weight.scales":
-            raise BundleIntegrityError(f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of nothing in the manifest: {_REMEDY}")
+            raise BundleIntegrityError(
+                f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of nothing in the manifest: {_REMEDY}"
+            )
         (bits, block), (rows, columns) = chosen, shapes[product]
         promised = {"bits": bits, "block_size": block, "N": rows, "K": columns}
         for attribute, value in promised.items():

@@ -235,7 +235,8 @@ def save_packed(graph: Path, optimised: Path, data: str) -> None:
     Takes the memory and the time of loading it, and the disk for both. Raises :class:`InferenceError`.
     """
     options = _options(1, quantised=True)
-    options.optimized_model_filepath = str(optimised)
+    options.optimized_model_filepath = native(optimised)
+    options.add_session_config_entry(_FOLDER, native(graph.parent))
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
@@ -278,7 +279,7 @@ def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: 
     else:
         instead = _followed(graph, instead)
     folder = graph.parent if instead is None else instead.folder
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry(_FOLDER, native(folder))
     source = None if instead is None else instead.graph
     if device.kind == "cpu":
         return _load(graph, options, source)
@@ -319,11 +320,25 @@ def _provider(device: Device, captures: bool) -> Any:
 
 def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None, providers: Sequence[Any] = ()) -> ort.InferenceSession:
     try:
+        if instead is None and isinstance(native(graph), bytes):  # as the name of a model, bytes would be the model
+            instead = graph.read_bytes()  # and the options say where its weights are
         session = ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
     outlive(session)
     return session
+
+
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+
+
+def native(path: Path) -> str | bytes:
+    """A path as onnxruntime's C++ takes it: text if it is UTF-8, else its bytes, where Python's text is not the name's."""
+    try:
+        str(path).encode()
+        return str(path)
+    except UnicodeEncodeError:
+        return os.fsencode(path)
 
 
 def _too_old() -> str:

@@ -42,15 +42,18 @@ _PARTS: Final = ("normalizers", "pretokenizers", "processors", "decoders")
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a file, which neither truncates nor pads. Raises :class:`TokenizerError`."""
     try:
-        raw = records.read(path, MOST_BYTES)
+        data = records.contents(path, MOST_BYTES)
+        raw = records.parse(data)
         _check(raw)
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read ({error.strerror}): correct its permissions, or export the bundle again") from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use token ids instead of text") from error
+        raise TokenizerError(
+            f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use token ids instead of text"
+        ) from error
     with guarded(f"{path} is not a tokenizer that tokenizers can read"):
         if raw.get("truncation") is None and raw.get("padding") is None:
-            return Tokenizer.from_file(str(path))
+            return Tokenizer.from_buffer(data)
         return Tokenizer.from_str(json.dumps({**raw, "truncation": None, "padding": None}))
 
 

@@ -152,4 +152,4 @@ def message(number: int, payload: bytes) -> bytes:
 
 
 def _text(number: int, text: str) -> bytes:
-    return message(number, text.encode())
+    return message(number, text.encode("utf-8", "surrogateescape"))  # names of files may be other bytes
