@@ -10,8 +10,12 @@ from typing import Final, Literal
 
 from sc2onnx import hub
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
-from sc2onnx.manifest import LINEAR, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
+from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
+from sc2onnx.runtime.agreement import check_agreement
+from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
+from sc2onnx.runtime.links import check_links
 from sc2onnx.runtime.stamps import Memo
+from sc2onnx.runtime.stops import check_stops
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
@@ -48,17 +52,21 @@ class Bundle:
         if check not in ("auto", "full", "size"):
             raise RequestError(f"check is {check!r}, expected 'auto', 'full' or 'size'")
         path = Path(directory)
+        check_links(path, [MANIFEST_FILE])
         manifest = Manifest.read(path)
         if not (others and manifest.for_others):
             _check_supported(manifest)
         for name in (*manifest.graphs, WEIGHTS_FILE):
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
+        check_links(path, [*manifest.files, CARD_FILE])
         for name, entry in manifest.files.items():
             _check_size(path / name, entry)
-        if check == "size":
-            return cls(path, manifest)
-        return cls(path, manifest, _check_digests(path, manifest, remember=check == "auto"))
+        remember = check == "auto"
+        digests = {} if check == "size" else _check_digests(path, manifest, remember=remember)
+        check_agreement(path, manifest)
+        check_stops(path, manifest)
+        return cls(path, manifest, digests)
 
     @property
     def graphs(self) -> list[Path]:
@@ -82,7 +90,12 @@ def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision
     Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
     not say its licence.
     """
-    opened = Bundle.open(bundle, "full", others=True)
+    text("repo", repo)
+    for name, value in (("revision", revision), ("message", message)):
+        optional_text(name, value)
+    if private is not None:
+        flag("private", private)
+    opened = Bundle.open(place_of("bundle", bundle), "full", others=True)
     if opened.manifest.provenance.license is None:
         warnings.warn("the checkpoint did not say its licence, so neither does the card: write it there before others use it", stacklevel=2)
     return hub.push(opened.directory, opened.manifest, repo, private=private, revision=revision, message=message)

@@ -82,6 +82,17 @@ class Decoder:
         """The most tokens that can be appended in one step, to all rows, by the chunk, the window and the context; 0 where it is full."""
         return min(self._chunk, self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
 
+    def cancel(self) -> None:
+        """Close it without waiting for a running step, which stops: its thread then frees the cache."""
+        self._closed = True
+        if (step := self._step) is not None:
+            step.cancel()
+        if self._worker != threading.get_ident() and self._busy.acquire(blocking=False):
+            try:
+                self._free()
+            finally:
+                self._busy.release()
+
     def rewind(self, count: int, row: int = 0) -> None:
         """See :meth:`RingCache.rewind`."""
         with self._use():
@@ -104,12 +115,18 @@ class Decoder:
     def close(self) -> None:
         """Stop a running step and free the cache, or leave it to the store; nothing can be appended afterwards. Closing twice is fine."""
         self._closed = True
+        if self._session.process.forked:  # another thread may have held the lock at the fork, and no thread is left to stop
+            return
         if (step := self._step) is not None:
             step.cancel()
         if self._worker == threading.get_ident():
             return  # called in the middle of our own work, by a signal handler: _use frees the cache on its way out
         with self._busy:
             self._free()
+
+    def check_process(self) -> None:
+        """Raise :class:`~sc2onnx.errors.ForkedError` in a child forked since the model was loaded."""
+        self._session.process.check()
 
     @property
     def closed(self) -> bool:
@@ -157,6 +174,7 @@ class Decoder:
 
     @contextmanager
     def _use(self) -> Iterator[None]:
+        self.check_process()
         if not self._busy.acquire(blocking=False):
             raise SequenceStateError("the sequence is in use by another thread: give each thread its own")
         if self._worker is not None:

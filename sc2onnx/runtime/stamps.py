@@ -119,5 +119,5 @@ class Memo:
 
 
 def _file(directory: Path) -> Path:
-    key = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()
+    key = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()
     return cache_directory() / _FOLDER / f"{key[:32]}.json"
