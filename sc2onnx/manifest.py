@@ -290,7 +290,9 @@ class Manifest:
     def __post_init__(self) -> None:
         _clean(self, "precision")
         if self.stages and (min(self.stages) < 1 or sum(self.stages) != self.model.num_layers):
-            raise BundleError(f"stages are {str(list(self.stages))[:80]}, expected layers that add up to {self.model.num_layers}: export the bundle again")
+            raise BundleError(
+                f"stages are {str(list(self.stages))[:80]}, expected layers that add up to {self.model.num_layers}: export the bundle again"
+            )
 
         if not 1 <= self.opset <= 1000:
             raise BundleError(f"opset is {self.opset}, expected 1 to 1000: export the bundle again")
@@ -383,7 +385,9 @@ def _files(raw: Any) -> dict[str, FileEntry]:
         raise BundleIntegrityError(f"{MANIFEST_FILE} lists {len(files):,} files, expected at most {MOST_FILES:,}: do not trust this bundle")
     for name, entry in files.items():
         if not plain_file_name(name):
-            raise BundleIntegrityError(f"{MANIFEST_FILE} lists {name[:300]!r}, expected a plain file name inside the bundle: do not trust this bundle")
+            raise BundleIntegrityError(
+                f"{MANIFEST_FILE} lists {name[:300]!r}, expected a plain file name inside the bundle: do not trust this bundle"
+            )
         if name in (MANIFEST_FILE, CARD_FILE):
             raise BundleIntegrityError(f"{MANIFEST_FILE} lists {name}, which is not of the files that it vouches for: export the bundle again")
         if not 0 <= entry.size <= _MOST_BYTES or not re.fullmatch("[0-9a-f]{64}", entry.sha256):

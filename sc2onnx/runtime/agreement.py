@@ -9,6 +9,8 @@ Nothing is run, and of the weights a row is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle import records
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.manifest import GROWING, LINEAR, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime import expected
@@ -43,11 +46,13 @@ def check_agreement(directory: Path, manifest: Manifest) -> None:
         _check_weights(name, graph, part)
         _check_products(name, graph, part)
         _check_attention(name, graph, part)
+    _check_epsilon(directory, graphs, manifest)
     stored = _check_layout(graphs, manifest)
     _check_totals(stored, graphs, manifest)
     _check_rotary(directory / WEIGHTS_FILE, stored, manifest)
 
 
+_CONFIG: Final = "config.json"
 _FLOATS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _KINDS: Final = {"genai": LINEAR, "optimum": GROWING}
 
@@ -64,7 +69,9 @@ def _check_names(manifest: Manifest) -> None:
         raise BundleIntegrityError(f"cache.kind is {cache.kind[:80]!r} for target {manifest.target!r}: {_REMEDY}")
     oldest = 4 if manifest.for_others else 3 if manifest.stages else 2 if quantization else 1
     if manifest.format_version < oldest:
-        raise BundleIntegrityError(f"format_version is {manifest.format_version}, expected {oldest} at least by what else the manifest has: {_REMEDY}")
+        raise BundleIntegrityError(
+            f"format_version is {manifest.format_version}, expected {oldest} at least by what else the manifest has: {_REMEDY}"
+        )
 
 
 def _read(path: Path, manifest: Manifest) -> OnnxGraph:
@@ -131,7 +138,9 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
         product = codes.removesuffix(".weight.codes")
         chosen = expected.scheme(part.manifest, product)
         if product not in shapes or chosen is None or scales != f"{product}.weight.scales":
-            raise BundleIntegrityError(f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of nothing in the manifest: {_REMEDY}")
+            raise BundleIntegrityError(
+                f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of nothing in the manifest: {_REMEDY}"
+            )
         (bits, block), (rows, columns) = chosen, shapes[product]
         promised = {"bits": bits, "block_size": block, "N": rows, "K": columns}
         for attribute, value in promised.items():
@@ -151,14 +160,34 @@ def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
         nodes = [node for node in graph.nodes if node.operator == GROUPED_QUERY]
         _same(name, "the number of attentions", len(nodes), len(part.layers))
         window = -1 if facts.sliding_window is None else facts.sliding_window
-        promised = {"local_window_size": window, "num_heads": facts.num_heads, "kv_num_heads": facts.num_kv_heads, "do_rotary": 1}
+        promised = {"local_window_size": window, "num_heads": facts.num_heads, "kv_num_heads": facts.num_kv_heads}
         for node in nodes:
             for attribute, said in promised.items():
                 _same(name, f"{attribute} of the attention", node.attributes.get(attribute), (said,))
         return
-    windows = [graph.tensors.get(node.inputs[1]) for node in graph.nodes if node.operator == "Less" and len(node.inputs) == 2]
-    found = [tensor.integers for tensor in windows if tensor is not None]
-    _same(name, "the sliding window", found, [] if facts.sliding_window is None else [(facts.sliding_window,)])
+    _same(name, "the sliding window", _masked(graph), facts.sliding_window)
+
+
+def _masked(graph: OnnxGraph) -> int | None | str:
+    """The number that distances are compared with in the mask; None where they are not."""
+    nodes = [node for node in graph.nodes if node.operator == "Less"]
+    if not nodes:
+        return None
+    tensor = graph.tensors.get(nodes[0].inputs[-1]) if nodes[0].inputs else None
+    values = tensor.integers if tensor is not None else None
+    return values[0] if values is not None and len(values) == len(nodes) == 1 else "unclear"
+
+
+def _check_epsilon(directory: Path, graphs: list[OnnxGraph], manifest: Manifest) -> None:
+    """One for all norms: that of config.json, where the bundle has one that says it."""
+    found = {node.attributes.get("epsilon") for graph in graphs for node in graph.nodes if node.operator == "LayerNormalization"}
+    said = None
+    if _CONFIG in manifest.files:
+        with suppress(OSError, ValueError):  # which is for other programs, and need not be strict JSON
+            said = records.read(directory / _CONFIG).get("norm_epsilon")
+    expected = {float(np.float32(said))} if isinstance(said, float) else found
+    if len(found) != 1 or found != expected:
+        raise BundleIntegrityError(f"the epsilon of the norms is {sorted(map(str, found))} in the graph, {_CONFIG} says {said}: {_REMEDY}")
 
 
 def _check_layout(graphs: list[OnnxGraph], manifest: Manifest) -> dict[str, Tensor]:
@@ -175,9 +204,9 @@ def _check_layout(graphs: list[OnnxGraph], manifest: Manifest) -> dict[str, Tens
                     f"expected one place within the {size} bytes of {WEIGHTS_FILE}: {_REMEDY}"
                 )
     placed = sorted((_place(tensor).start, _place(tensor).end, name) for name, tensor in stored.items())
-    for (start, end, one), (following, also, other) in zip(placed, placed[1:], strict=False):
-        tied = manifest.model.tied_embeddings and (start, end) == (following, also) and {_product(one), _product(other)} == {EMBEDDING, HEAD}
-        if following < end and not tied:
+    for (start, end, one), (following, also, other) in pairwise(placed):
+        tied = manifest.model.tied_embeddings and {_product(one), _product(other)} == {EMBEDDING, HEAD}
+        if following < end and not (tied and (start, end) == (following, also)):
             raise BundleIntegrityError(f"{one} and {other} share bytes of {WEIGHTS_FILE}, expected a place for each: {_REMEDY}")
     return stored
 

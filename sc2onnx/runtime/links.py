@@ -23,7 +23,9 @@ def check_links(directory: Path, names: list[str]) -> None:
     for name in names:
         path = directory / name
         if os.path.lexists(path) and not any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots):
-            raise BundleIntegrityError(f"{path} is a link that leads out of the bundle, expected a file in it: copy the bundle with its files (cp -L)")
+            raise BundleIntegrityError(
+                f"{path} is a link that leads out of the bundle, expected a file in it: copy the bundle with its files (cp -L)"
+            )
 
 
 def _roots(directory: Path) -> list[Path]:

@@ -47,7 +47,9 @@ def open_tokenizer(path: Path) -> Tokenizer:
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read ({error.strerror}): correct its permissions, or export the bundle again") from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use token ids instead of text") from error
+        raise TokenizerError(
+            f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use token ids instead of text"
+        ) from error
     with guarded(f"{path} is not a tokenizer that tokenizers can read"):
         if raw.get("truncation") is None and raw.get("padding") is None:
             return Tokenizer.from_file(str(path))
