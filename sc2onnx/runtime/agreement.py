@@ -24,7 +24,7 @@ from sc2onnx.manifest import GROWING, LINEAR, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime import expected
 from sc2onnx.runtime.expected import EMBEDDING, HEAD, Part, Ports
 from sc2onnx.runtime.graph_facts import BITS, FLOAT, FLOAT16, MOST_BYTES, OnnxGraph, Place, Port, Tensor, read_graph
-from sc2onnx.runtime.operators import CONTRIB, GATHER_NBITS, GROUPED_QUERY, MATMUL_NBITS, check_operators
+from sc2onnx.runtime.operators import CONTRIB, GATHER_NBITS, GROUPED_QUERY, MATMUL_NBITS, TOKENWISE, check_operators
 
 _REMEDY: Final = "it was altered or damaged, copy or export the bundle again"
 
@@ -166,9 +166,13 @@ def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
                 _same(name, f"{attribute} of the attention", node.attributes.get(attribute), (said,))
         return
     _same(name, "the sliding window", _masked(graph), facts.sliding_window)
+    said = getattr(part.manifest, "agreeing_steps", None)  # which manifests say that know of such graphs
+    if said is not None:
+        tokenwise = any(node.attributes.get("perm") == TOKENWISE for node in graph.nodes)
+        _same(name, "whether attention is computed token by token", tokenwise, said != "none")
 
 
-def _masked(graph: OnnxGraph) -> int | None | str:
+def _masked(graph: OnnxGraph) -> int | str | None:
     """The number that distances are compared with in the mask; None where they are not."""
     nodes = [node for node in graph.nodes if node.operator == "Less"]
     if not nodes:

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from sc2onnx.manifest import RING, Manifest
-from sc2onnx.runtime.graph_facts import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, OnnxGraph
+from sc2onnx.runtime.graph_facts import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
 
 CONTRIB: Final = "com.microsoft"
 MATMUL_NBITS: Final = f"{CONTRIB}.MatMulNBits"
 GATHER_NBITS: Final = f"{CONTRIB}.GatherBlockQuantized"
 GROUPED_QUERY: Final = f"{CONTRIB}.GroupQueryAttention"
+
+TOKENWISE: Final = (0, 1, 2, 4, 3)
+"""A transposition that only graphs have whose attention is computed token by token, so that steps of any length agree."""
 
 _Values = frozenset[tuple[int, ...] | bytes]
 
@@ -29,13 +32,14 @@ _COMPARED: Final = _Values()
 
 ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     "ArgMax": {"axis": _ints(-1), "keepdims": _ints(0)},
-    "Cast": {"to": _ints(FLOAT, INT32, BOOL, FLOAT16, BFLOAT16)},
+    "Cast": {"to": _ints(FLOAT, INT32, INT64, BOOL, FLOAT16, BFLOAT16)},
     "Concat": {"axis": _ints(0, 2)},
     "DequantizeLinear": {"axis": _ints(0), "block_size": _COMPARED},
     "Gather": {"axis": _ints(0, 1)},
     "Gelu": {"approximate": frozenset({b"none", b"tanh"})},
     "Gemm": {"transB": _ints(1)},
     "LayerNormalization": {"axis": _ints(-1), "epsilon": _COMPARED},
+    "ReduceMax": {"keepdims": _ints(1)},
     "ReduceSum": {"keepdims": _ints(0)},
     "Reshape": {"allowzero": _ints(1)},
     "ScatterElements": {"axis": _ints(2, 3)},
@@ -43,7 +47,7 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     "Softmax": {"axis": _ints(-1)},
     "Split": {"axis": _ints(1)},
     "TensorScatter": {"axis": _ints(-2, -1), "mode": frozenset({b"circular"})},
-    "Transpose": {"perm": frozenset({(1, 0), (0, 2, 1, 3), (0, 1, 3, 2)})},
+    "Transpose": {"perm": frozenset({(1, 0), (0, 2, 1, 3), (0, 1, 3, 2), (0, 1, 3, 2, 4), TOKENWISE})},
     MATMUL_NBITS: {"K": _COMPARED, "N": _COMPARED, "bits": _COMPARED, "block_size": _COMPARED, "accuracy_level": _ints(4)},
     GATHER_NBITS: {"bits": _COMPARED, "block_size": _COMPARED, "gather_axis": _ints(0), "quantize_axis": _ints(1)},
     GROUPED_QUERY: {"num_heads": _COMPARED, "kv_num_heads": _COMPARED, "local_window_size": _COMPARED, "do_rotary": _ints(1)},
@@ -57,8 +61,8 @@ _NBITS: Final = f"{MATMUL_NBITS} {GATHER_NBITS}"
 ALLOWED: Final[Mapping[str, frozenset[str]]] = {
     target: frozenset(names.split())
     for target, names in {
-        "cpu": f"{_MODEL} {_HEADS} {_NBITS} Mod TensorScatter",
-        "portable": f"{_MODEL} {_HEADS} DequantizeLinear Expand Mod ScatterElements TensorScatter",
+        "cpu": f"{_MODEL} {_HEADS} {_NBITS} Equal Mod ReduceMax TensorScatter",
+        "portable": f"{_MODEL} {_HEADS} DequantizeLinear Equal Expand Mod ReduceMax ScatterElements TensorScatter",
         "cuda": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ArgMax Equal ReduceSum Where",
         "genai": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ReduceSum",
         "optimum": f"{_MODEL} {_HEADS} {_NBITS} CumSum Max",
@@ -96,10 +100,17 @@ def _check_sizes(graph: OnnxGraph) -> None:
             node = made_by.get(node.inputs[0]) if node.inputs else None
         return node is not None and node.operator == "Shape"
 
+    def divides(name: str) -> bool:
+        tensor = graph.tensors.get(name)
+        return tensor is not None and bool(tensor.integers) and 0 not in (tensor.integers or ())
+
     sizes = {"Range": 1, "Expand": 1, "Mod": 1}  # which input
     for node in graph.nodes:
         number = sizes.get(node.operator)
-        if number is not None and not (len(node.inputs) > number and measured(node.inputs[number])):
+        if number is None:
+            continue
+        name = node.inputs[number] if len(node.inputs) > number else ""
+        if not measured(name) and not (node.operator == "Mod" and divides(name)):
             raise ValueError(f"its {node.operator} takes a size that is not a shape's, which the exporter never writes")
         if node.operator == "Range":
             first, step = (_scalar(graph, name) for name in (node.inputs[0], node.inputs[-1]))

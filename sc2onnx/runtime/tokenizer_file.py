@@ -42,7 +42,11 @@ _PARTS: Final = ("normalizers", "pretokenizers", "processors", "decoders")
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a file, which neither truncates nor pads. Raises :class:`TokenizerError`."""
     try:
-        raw = records.read(path, MOST_BYTES)
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        raw = records.parse(data)
         _check(raw)
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read ({error.strerror}): correct its permissions, or export the bundle again") from error
@@ -50,10 +54,10 @@ def open_tokenizer(path: Path) -> Tokenizer:
         raise TokenizerError(
             f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use token ids instead of text"
         ) from error
+    if raw.get("truncation") is not None or raw.get("padding") is not None:
+        data = json.dumps({**raw, "truncation": None, "padding": None}).encode()
     with guarded(f"{path} is not a tokenizer that tokenizers can read"):
-        if raw.get("truncation") is None and raw.get("padding") is None:
-            return Tokenizer.from_file(str(path))
-        return Tokenizer.from_str(json.dumps({**raw, "truncation": None, "padding": None}))
+        return Tokenizer.from_buffer(data)  # what was looked through, and from no path, which tokenizers takes for UTF-8
 
 
 @contextmanager
