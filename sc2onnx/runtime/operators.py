@@ -54,8 +54,8 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
 }
 """Attributes of the operators that have some, and the values that they may have."""
 
-_MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization MatMul Mul Reshape Shape Slice Squeeze Sub"
-_HEADS: Final = "And GreaterOrEqual Less Range RotaryEmbedding Softmax Split Transpose Unsqueeze Where"
+_MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization Reshape Shape Squeeze Sub"
+_HEADS: Final = "And GreaterOrEqual Less MatMul Mul Range RotaryEmbedding Slice Softmax Split Transpose Unsqueeze Where"
 _NBITS: Final = f"{MATMUL_NBITS} {GATHER_NBITS}"
 
 ALLOWED: Final[Mapping[str, frozenset[str]]] = {
@@ -63,7 +63,7 @@ ALLOWED: Final[Mapping[str, frozenset[str]]] = {
     for target, names in {
         "cpu": f"{_MODEL} {_HEADS} {_NBITS} Equal Mod ReduceMax TensorScatter",
         "portable": f"{_MODEL} {_HEADS} DequantizeLinear Equal Expand Mod ReduceMax ScatterElements TensorScatter",
-        "cuda": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ArgMax Equal ReduceSum Where",
+        "cuda": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ArgMax Equal Mul ReduceSum Slice Where",
         "genai": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ReduceSum",
         "optimum": f"{_MODEL} {_HEADS} {_NBITS} CumSum Max",
     }.items()

@@ -35,7 +35,10 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"model": None}, "its model is None, expected 'BPE'"),
     "a decoder in a sequence": ({"decoder": {"type": "Sequence", "decoders": []}}, "has the decoder Sequence, expected ByteLevel"),
     "characters of its choice": ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAP////8="}}, "has the normalizer Precompiled"),
-    "text that grows": ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "x" * 9999}]}}, "has the normalizer Prepend"),
+    "text that grows": (
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "x" * 9999}]}},
+        "has the normalizer Prepend",
+    ),
     "a sequence in a sequence": (
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Sequence", "pretokenizers": [{"type": "Metaspace"}]}]}},
         "has the pre-tokenizer Metaspace",
