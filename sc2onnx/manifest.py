@@ -303,8 +303,8 @@ class Manifest:
                 f"stages are {str(list(self.stages))[:80]}, expected layers that add up to {self.model.num_layers}: export the bundle again"
             )
 
-        if not 1 <= self.opset <= 1000:
-            raise BundleError(f"opset is {self.opset}, expected 1 to 1000: export the bundle again")
+        if not 0 <= self.opset <= 1000:
+            raise BundleError(f"opset is {self.opset}, expected at most 1000: export the bundle again")
         if not 0 <= self.weight_bytes <= _MOST_BYTES:
             raise BundleError(f"weight_bytes is {self.weight_bytes}, expected a size: export the bundle again")
 
