@@ -27,8 +27,6 @@ from sc2onnx.manifest import plain_file_name
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
-COPIED_FILES: Final = ("tokenizer.json", "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Small files that a bundle takes over as they are."""
 
 DTYPES: Final[Mapping[str, Any]] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 """Safetensors type name -> numpy type, for the types that StarCoder2 weights come in."""
@@ -92,11 +90,6 @@ class Checkpoint:
                 tensors[tensor.name] = tensor
         _check_against_index(directory, tensors)
         return cls(directory, config, _json(directory / "generation_config.json") or {}, tensors)
-
-    def copied_files(self) -> Iterator[Path]:
-        """The small files that belong into the bundle unchanged, as far as the checkpoint has them."""
-        paths = [self.directory / name for name in COPIED_FILES] + sorted(self.directory.glob("LICENSE*"))
-        yield from (path for path in paths if path.is_file() and plain_file_name(path.name))
 
     def license(self) -> str | None:
         """The licence named in the checkpoint's model card, if any."""

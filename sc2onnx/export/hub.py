@@ -16,10 +16,10 @@ from huggingface_hub.errors import (
 )
 
 from sc2onnx.errors import CheckpointNotFoundError
-from sc2onnx.export.checkpoint import COPIED_FILES
+from sc2onnx.export.small_files import PATTERNS
 from sc2onnx.hub import is_id
 
-_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*"]
+_PATTERNS: Final = [*PATTERNS, "*.safetensors", "*.safetensors.index.json", "README.md"]
 
 
 @dataclass(frozen=True, slots=True)
