@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
+from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.checkpoint import CONFIG_FILE, read_config
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.forecast import Forecast, facts, forecast, variants
@@ -160,7 +161,7 @@ def _configuration(checkpoint: str | None, shape: str | None, revision: str | No
         raise RequestError(f"no checkpoint: give a directory, a hub id, or --shape {'|'.join(SHAPES)}")
     if (Path(checkpoint) / MANIFEST_FILE).is_file():
         raise BundleError(f"{checkpoint} is a bundle, exported already: leave --plan out, or give the checkpoint it came from")
-    source = hub.resolve(checkpoint, revision, [CONFIG_FILE])
+    source = hub.resolve(checkpoint, revision, [CONFIG_FILE, ADAPTER_CONFIG])
     return source.name, Starcoder2Config.from_dict(read_config(source.directory), allowed)
 
 

@@ -16,10 +16,11 @@ from huggingface_hub.errors import (
 )
 
 from sc2onnx.errors import CheckpointNotFoundError
+from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.small_files import PATTERNS
 from sc2onnx.hub import is_id
 
-_PATTERNS: Final = [*PATTERNS, "*.safetensors", "*.safetensors.index.json", "README.md"]
+_PATTERNS: Final = [*PATTERNS, "*.safetensors", "*.safetensors.index.json", "README.md", ADAPTER_CONFIG]
 
 
 @dataclass(frozen=True, slots=True)

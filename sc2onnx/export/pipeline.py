@@ -32,6 +32,7 @@ from sc2onnx.export.quantize.store import Need
 from sc2onnx.export.settings import check_allowed
 from sc2onnx.export.stages import check_stages, ranges, stages_of
 from sc2onnx.export.text_files import TextFiles, text_files
+from sc2onnx.export.tying import UNTIED, settle
 
 
 def export(
@@ -70,7 +71,11 @@ def export(
         config = Starcoder2Config.from_dict(opened.config, allow_settings)
         allowed = check_allowed(opened.config, allow_settings)
         check_stages(stages, config, variant.target)
+        tied = config.tie_word_embeddings
+        opened, config = settle(opened, config)
         weights.check_complete(opened, config)
+        if tied and not config.tie_word_embeddings:
+            warnings.warn(UNTIED, stacklevel=2)
         text = text_files(source.directory, source.name, config, opened.generation_config, variant.target)
         for doubt in text.doubts:
             warnings.warn(doubt, stacklevel=2)
@@ -131,6 +136,7 @@ def _write(
     form = _form(variant, plan.products)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
+    opened.check_unchanged()
     for name, data in subject.text.files.items():
         bundle.file(name, data)
     facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), subject.text.eos_token_ids)

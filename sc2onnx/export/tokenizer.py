@@ -9,7 +9,7 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import Tokenizer
 
-from sc2onnx.errors import CorruptCheckpointError
+from sc2onnx.errors import CorruptCheckpointError, Sc2onnxError
 from sc2onnx.export.shown import brief
 from sc2onnx.export.small_files import (
     ADDED_TOKENS_FILE,
@@ -50,7 +50,7 @@ def tokenizers_errors(origin: str) -> Iterator[None]:
     """Whatever the library raises inside is a :class:`CorruptCheckpointError` about ``origin``."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, Sc2onnxError):
         raise
     except BaseException as error:  # a panic of its Rust code is no Exception
         reason = " ".join(str(error).split())[:300]
