@@ -18,11 +18,11 @@ from huggingface_hub.errors import (
 
 from sc2onnx.errors import CheckpointNotFoundError
 from sc2onnx.export.adapter import ADAPTER_CONFIG
-from sc2onnx.export.checkpoint import COPIED_FILES
 from sc2onnx.export.shown import name_of
+from sc2onnx.export.small_files import PATTERNS
 from sc2onnx.hub import answers, is_id, mistyped
 
-_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*", ADAPTER_CONFIG]
+_PATTERNS: Final = [*PATTERNS, "*.safetensors", "*.safetensors.index.json", "README.md", ADAPTER_CONFIG]
 
 
 @dataclass(frozen=True, slots=True)
