@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -106,6 +107,8 @@ def _packed() -> Finding:
 
     try:
         cache = PackedCache.open()
+        with suppress(FileNotFoundError):  # made when it is needed
+            cache.check()
         sizes = [form.nbytes for form in cache.forms()]
     except (Sc2onnxError, OSError) as error:
         return Finding("packed weights", None, "none can be kept", str(error))

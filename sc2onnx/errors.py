@@ -26,6 +26,7 @@
     |-- TokenizerError (RuntimeError)         text asked of a bundle without a usable tokenizer
     |-- DeviceError (RuntimeError)            the device asked for does not work here
     |-- InferenceError (RuntimeError)         ONNX Runtime failed
+    |   `-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
     |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
     |   |-- CancelledError                    closed while it was computing
     |   `-- ForkedError                       a model, or what belongs to it, in a child forked after it was loaded
@@ -132,6 +133,10 @@ class DeviceError(Sc2onnxError, RuntimeError):
 
 class InferenceError(Sc2onnxError, RuntimeError):
     """ONNX Runtime could not load or run the graph."""
+
+
+class OutOfMemoryError(InferenceError, MemoryError):
+    """There is no room for a cache or for logits."""
 
 
 class SequenceStateError(Sc2onnxError, RuntimeError):

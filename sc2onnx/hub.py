@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sc2onnx.card import PLACE
-from sc2onnx.errors import BundleNotFoundError, HubError, RequestError, Sc2onnxError
+from sc2onnx.errors import BundleIntegrityError, BundleNotFoundError, HubError, RequestError, Sc2onnxError
 from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_MOST_CARD_BYTES: Final = 4 << 20
 
 _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """``owner/name``, with one slash; a path that looks like that can be written ``./owner/name``."""
@@ -122,7 +124,8 @@ def push(
 ) -> str:
     """Make the repository ``owner/name`` hold this bundle, in one commit whose address is returned.
 
-    What goes there are the manifest, the files that it lists and the card, which has the licence and what it asks of whoever passes the
+    ``directory`` is a bundle that :class:`~sc2onnx.runtime.bundle.Bundle` has opened, and so holds no link that leads out of it.
+    What goes there are the manifest, the files that it lists, hashed once more as they are sent, and the card, which has the licence and what it asks of whoever passes the
     weights on; what an earlier bundle had and this one has not is deleted, other files stay. The repository is created if there is none,
     ``private`` if wanted, and the branch ``revision`` too. Raises :class:`HubError`.
     """
@@ -130,24 +133,47 @@ def push(
 
     if not is_id(repo):
         raise RequestError(f"the repository is {repo!r}, expected OWNER/NAME")
+    card = _card(directory).replace(PLACE, repo)
     with _explained(repo, revision, ""):
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        card = (directory / CARD_FILE).read_text(encoding="utf-8").replace(PLACE, repo)
         names = [*manifest.files, MANIFEST_FILE]
-        added = [CommitOperationAdd(name, directory / name) for name in names]
+        added = [CommitOperationAdd(name, directory / name) for name in manifest.files]
+        for operation in added:  # hashed as it will be sent, which the hub compares with what it gets
+            _check_sent(operation.path_in_repo, operation.upload_info.sha256.hex(), manifest)
         there = {entry.path for entry in api.list_repo_tree(repo, revision=revision)}
         gone = (_listed(api, repo, revision) if MANIFEST_FILE in there else set()) & there - set(names)
         removed = [CommitOperationDelete(name) for name in sorted(gone)]
         operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
             *added,
+            CommitOperationAdd(MANIFEST_FILE, manifest.to_json().encode()),
             CommitOperationAdd(CARD_FILE, card.encode()),
             *removed,
         ]
         what = message or f"{manifest.provenance.source}, {manifest.precision} for {manifest.target}, by {manifest.provenance.exporter}"
         return str(api.create_commit(repo, operations, commit_message=what, revision=revision).commit_url)
+
+
+def _card(directory: Path) -> str:
+    """Text of the bundle's card. Raises :class:`BundleIntegrityError` for one that is missing or no text of a reasonable size."""
+    path = directory / CARD_FILE
+    try:
+        if not path.is_file():
+            raise ValueError("it is missing")
+        with path.open("rb") as file:
+            data = file.read(_MOST_CARD_BYTES + 1)
+        if len(data) > _MOST_CARD_BYTES:
+            raise ValueError(f"it has more than {_MOST_CARD_BYTES:,} bytes")
+        return data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise BundleIntegrityError(f"the card {path} cannot be pushed ({error}): write one, or export the bundle again") from error
+
+
+def _check_sent(name: str, sha256: str, manifest: Manifest) -> None:
+    if sha256 != manifest.files[name].sha256:
+        raise BundleIntegrityError(f"{name} changed while it was pushed, so nothing was: push again when nobody writes to it")
 
 
 def _listed(api: HfApi, repo: str, revision: str | None) -> set[str]:

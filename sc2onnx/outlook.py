@@ -6,13 +6,14 @@ Composes the exporter's forecast with the runtime's arithmetic, as the command l
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
+from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.checkpoint import CONFIG_FILE, read_config
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.forecast import Forecast, calibration_seconds, facts, forecast, variants
@@ -133,12 +134,20 @@ class Outlook:
         }
 
 
-def outlook(checkpoint: str | None, shape: str | None = None, revision: str | None = None, context: int | None = None) -> Outlook:
+def outlook(
+    checkpoint: str | None,
+    shape: str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+    *,
+    allow_settings: Collection[str] = (),
+) -> Outlook:
     """Of a checkpoint (directory or hub id) or of a published shape (a key of ``SHAPES``), at :data:`CONTEXTS` or at one ``context``.
 
+    ``allow_settings``: unknown settings that the caller vouches for, as :func:`~sc2onnx.export.export` takes them.
     Of a hub id only ``config.json`` is fetched. Raises :class:`~sc2onnx.errors.CheckpointError` and :class:`RequestError`.
     """
-    name, config = _configuration(checkpoint, shape, revision)
+    name, config = _configuration(checkpoint, shape, revision, allow_settings)
     model, machine = facts(config), Machine.here()
     contexts = _contexts(model) if context is None else [context]
     grouped: dict[Any, list[str]] = {}
@@ -168,15 +177,15 @@ def lines(ahead: Outlook) -> list[str]:
     return shown
 
 
-def _configuration(checkpoint: str | None, shape: str | None, revision: str | None) -> tuple[str, Starcoder2Config]:
+def _configuration(checkpoint: str | None, shape: str | None, revision: str | None, allowed: Collection[str]) -> tuple[str, Starcoder2Config]:
     if shape is not None:
-        return f"starcoder2-{shape}", Starcoder2Config.from_dict(SHAPES[shape])
+        return f"starcoder2-{shape}", Starcoder2Config.from_dict(SHAPES[shape], allowed)
     if checkpoint is None:
         raise RequestError(f"no checkpoint: give a directory, a hub id, or --shape {'|'.join(SHAPES)}")
     if (Path(checkpoint) / MANIFEST_FILE).is_file():
         raise BundleError(f"{checkpoint} is a bundle, exported already: leave --plan out, or give the checkpoint it came from")
-    source = hub.resolve(checkpoint, revision, [CONFIG_FILE])
-    return source.name, Starcoder2Config.from_dict(read_config(source.directory))
+    source = hub.resolve(checkpoint, revision, [CONFIG_FILE, ADAPTER_CONFIG])
+    return source.name, Starcoder2Config.from_dict(read_config(source.directory), allowed)
 
 
 def _contexts(model: ModelFacts) -> Sequence[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sc2onnx.errors import RequestError
-from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
+from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.plan import Calibration, WeightPlan, planned
 from sc2onnx.export.precision import OWN_TARGETS, PRECISIONS, Variant
@@ -23,6 +23,7 @@ from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import corpus
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, codes_name, scales_name
+from sc2onnx.export.stored import StoredTensor
 from sc2onnx.export.weights import CHUNK_BYTES, LazyWeight, checkpoint_shapes, graph_weights, total_bytes, total_parameters
 from sc2onnx.export.writer import place, space_needed
 from sc2onnx.manifest import CacheLayout, ModelFacts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from huggingface_hub.errors import (
 )
 
 from sc2onnx.errors import CheckpointNotFoundError
+from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.checkpoint import COPIED_FILES
 from sc2onnx.hub import answers, is_id, mistyped
 
-_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*"]
+_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*", ADAPTER_CONFIG]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ def resolve(checkpoint: str | Path, revision: str | None = None, patterns: Seque
     if path.is_dir():
         if revision is not None:
             raise CheckpointNotFoundError(f"{path} is a local directory, it has no revision {revision!r}: leave the revision out")
-        return Source(path, path.resolve().name, None)
+        name = os.fsencode(path.resolve().name).decode("utf-8", "backslashreplace")  # files of text hold it
+        return Source(path, name, None)
     if path.exists():
         raise CheckpointNotFoundError(f"{path} is a file, expected the checkpoint directory that it lies in")
     if not is_id(str(checkpoint)):

@@ -82,6 +82,17 @@ class Decoder:
         """The most tokens that can be appended in one step, to all rows, by the chunk, the window and the context; 0 where it is full."""
         return min(self._chunk, self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
 
+    def cancel(self) -> None:
+        """Close it without waiting for a running step, which stops: its thread then frees the cache."""
+        self._closed = True
+        if (step := self._step) is not None:
+            step.cancel()
+        if self._worker != threading.get_ident() and self._busy.acquire(blocking=False):
+            try:
+                self._free()
+            finally:
+                self._busy.release()
+
     def rewind(self, count: int, row: int = 0) -> None:
         """See :meth:`RingCache.rewind`."""
         with self._use():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sc2onnx.errors import OutOfMemoryError
 from sc2onnx.runtime.limits import HERE, Groups, memory_left
 
 
@@ -24,6 +25,14 @@ class MemoryFootprint:
     resident_weights: int | None
     resident_private: int | None
     resident_total: int | None
+
+
+def not_enough(error: MemoryError) -> OutOfMemoryError:
+    """What to raise for an array that found no room; numpy says its size."""
+    return OutOfMemoryError(
+        f"there is not enough memory ({error or 'an array found no room'}): give a shorter prompt or fewer at once, "
+        "or load with a smaller cache_capacity, prefix_memory or prefill_chunk"
+    )
 
 
 def measure(weights: int, cache: int, weights_files: Sequence[Path]) -> MemoryFootprint:

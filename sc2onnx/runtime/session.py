@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.agreement import steps_can_agree
 from sc2onnx.errors import DeviceError, InferenceError
 from sc2onnx.hints import install
 from sc2onnx.manifest import GREEDY_IDS, LINEAR, WEIGHTS_FILE, Manifest
@@ -79,20 +80,19 @@ def check_suits(manifest: Manifest, devices: Sequence[Device]) -> None:
     )
 
 
-_SAME_FOR_ANY_STEP: Final = frozenset({"int4 in blocks of 32", "int8 in blocks of 32", "int8 in blocks of 64"})
-"""Schemes whose products are the same to the last bit for one row of activations and for several (ONNX Runtime 1.32, x86-64 with AVX-512)."""
-
-
 def steps_agree(manifest: Manifest) -> bool:
-    """Whether a step of several tokens gives the logits of as many steps of one, on the CPU, but for rounding in float32.
+    """Whether a step of several tokens gives the tokens of as many steps of one, on the CPU.
 
-    ``MatMulNBits`` sums the products of longer blocks in another order for one row than for several. That is the last bit of a float32, but
-    activations are then rounded to int8: what comes out differs by half a percent, as it would by any other rounding, and near ties
-    may go the other way (docs/decisions/0009-speculation.md). In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
+    In float32 the logits differ by rounding alone, 1e-5 of the largest; in integers they are the same to the last bit, or the last bit
+    decides how the next activations are rounded to int8, and they differ by up to a per cent (:mod:`sc2onnx.bundle.agreement`). Bundles of
+    earlier versions are not written for it. In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
     """
     if manifest.cache.dtype != "float32":
         return False
-    return manifest.quantization is None or set(manifest.quantization.schemes.values()) <= _SAME_FOR_ANY_STEP
+    quantization, facts = manifest.quantization, manifest.model
+    if quantization is None:
+        return True
+    return manifest.steps_agree and steps_can_agree(quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,8 @@ def save_packed(graph: Path, optimised: Path, data: str) -> None:
     Takes the memory and the time of loading it, and the disk for both. Raises :class:`InferenceError`.
     """
     options = _options(1, quantised=True)
-    options.optimized_model_filepath = str(optimised)
+    options.optimized_model_filepath = native(optimised)
+    options.add_session_config_entry(_FOLDER, native(graph.parent))
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
@@ -278,7 +279,7 @@ def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: 
     else:
         instead = _followed(graph, instead)
     folder = graph.parent if instead is None else instead.folder
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry(_FOLDER, native(folder))
     source = None if instead is None else instead.graph
     if device.kind == "cpu":
         return _load(graph, options, source)
@@ -319,11 +320,25 @@ def _provider(device: Device, captures: bool) -> Any:
 
 def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None, providers: Sequence[Any] = ()) -> ort.InferenceSession:
     try:
+        if instead is None and isinstance(native(graph), bytes):  # as the name of a model, bytes would be the model
+            instead = graph.read_bytes()  # and the options say where its weights are
         session = ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
     outlive(session)
     return session
+
+
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+
+
+def native(path: Path) -> str | bytes:
+    """A path as onnxruntime's C++ takes it: text if it is UTF-8, else its bytes, where Python's text is not the name's."""
+    try:
+        str(path).encode()
+        return str(path)
+    except UnicodeEncodeError:
+        return os.fsencode(path)
 
 
 def _too_old() -> str:

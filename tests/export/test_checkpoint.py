@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
-from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
+from sc2onnx.export.checkpoint import Checkpoint
+from sc2onnx.export.stored import StoredTensor
 
 Make = Callable[..., Path]
 INDEX = "model.safetensors.index.json"

@@ -94,7 +94,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _tokenizer(path: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())  # whose names of files are UTF-8
     except Exception as error:  # tokenizers raises no narrower class
         raise TokenizerError(f"{path} cannot be used ({error}): correct it, or pass --no-calibration") from error
     tokenizer.no_truncation()

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sc2onnx.directories import cache_directory
+from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding
@@ -154,7 +154,7 @@ def open_store(parts: Mapping[str, object], report: Progress | None = None) -> I
     root = cache_directory() / "calibration"
     lock = FileLock(root / f"{key}.lock")
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
         _acquire(lock, report or Silent())
     except OSError as error:
         raise _unwritable(root, error) from error
