@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 import io
+import os
 import sys
 import threading
 import time
