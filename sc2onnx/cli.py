@@ -468,6 +468,8 @@ def _terminated_is_exit() -> Iterator[None]:
     """SIGTERM, and SIGHUP where it exists and is not ignored, unwind the stack, so that a half-written bundle is removed."""
 
     def leave(number: int, frame: object) -> NoReturn:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)  # a session that ends sends several: the next must not stop the clearing up
         raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # Python lets only that one handle signals

@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--no-calibration",
         action="store_true",
-        help="round to the nearest, and lift nothing: a minute instead of hours, at two to three times the divergence",
+        help="round to the nearest, and lift nothing: a minute instead of hours, at 3.6 times the divergence (docs/quality.md)",
     )
     export.add_argument("--calibration-tokens", type=int, metavar="N", help="how much of the text to use; time is in proportion")
     export.add_argument("--stages", type=int, default=1, metavar="N", help="cut the layers into N graphs, for several devices (default: 1)")

@@ -84,7 +84,8 @@ def load(
     """Load a bundle: a directory, or a hub id ``owner/name``, of which ``revision`` is a branch, tag or commit.
 
     ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``: instead, one for each stage of a bundle that is cut.
-    ``threads``: for one step; by default one per processor this process may use. ``spin``: seconds that they look for work after a step
+    ``threads``: for one step; by default one per processor this process may use, quotas of its
+    control groups respected. ``spin``: seconds that they look for work after a step
     before they sleep; 0 lets them sleep at once. ``cache_capacity``: the most slots of a
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context, which a bundle
     for a GPU needs.
