@@ -297,14 +297,14 @@ class Model:
         samples = 1 if n is None else whole_number("n", n, 1, MOST_SAMPLES)
         begun = [self._begun(prompt, heal, special_tokens) for prompt in prompts]
         if alone and samples == 1:
-            done = [self._complete(self._row(*begun[0], rules))]
+            done = [self._complete(self._row(begun[0][0], rules, begun[0][1]))]
         else:
             rows = [
-                self._row(*start, rules, drafts=False, spawned=_spawned(number, sample))
-                for number, start in enumerate(begun)
+                self._row(ids, rules, healed, drafts=False, spawned=_spawned(number, sample))
+                for number, (ids, healed) in enumerate(begun)
                 for sample in range(samples)
             ]
-            done = self._complete_together(rows)
+            done = self._complete_together(rows, None if n is None else self._store)
         if alone:
             return done[0] if n is None else done
         return done if n is None else [done[i : i + samples] for i in range(0, len(done), samples)]
@@ -340,7 +340,8 @@ class Model:
             seed=seed,
         )
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._stream(self._row(*self._begun(text("prompt", prompt), heal, special_tokens), rules))
+        ids, healed = self._begun(text("prompt", prompt), heal, special_tokens)
+        return self._stream(self._row(ids, rules, healed))
 
     def infill(
         self,
@@ -445,7 +446,7 @@ class Model:
             raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
         stops = frozenset(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
         rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), stops, logprobs)
-        return TokenStream(self._decoder(self._store), self._row(prompt, "", rules, text=False))
+        return TokenStream(self._decoder(self._store), self._row(prompt, rules, text=False))
 
     def sequence(self) -> TokenSequence:
         """An empty sequence: append token ids, read logits, rewind."""
@@ -506,9 +507,9 @@ class Model:
         before, healed = self._cut(code.prefix, heal, special=False)
         code = replace(code, prefix=before)
         if budget is None:
-            return self._row(code.prompt(self.codec, order), healed, rules, used=code)
+            return self._row(code.prompt(self.codec, order), rules, healed, used=code)
         prompt, used = fitted(self.codec, code, budget, order)
-        return self._row(prompt, healed, rules, used=used)
+        return self._row(prompt, rules, healed, used=used)
 
     def _budget(self, fit: bool, prompt_tokens: int | None, rules: GenerationRules) -> int | None:
         """Tokens that an infilling prompt may have; None: it is not cut."""
@@ -534,8 +535,8 @@ class Model:
     def _row(
         self,
         prompt: Iterable[int] | npt.NDArray[np.integer],
-        healed: str,
         rules: GenerationRules,
+        healed: str = "",
         *,
         text: bool = True,
         drafts: bool = True,
@@ -580,9 +581,10 @@ class Model:
         finally:
             decoder.close()
 
-    def _complete_together(self, rows: Sequence[Row]) -> list[Completion]:
+    def _complete_together(self, rows: Sequence[Row], store: PrefixStore | None) -> list[Completion]:
+        """``store``: for prompts of several rows, as in :meth:`_decoder`."""
         try:
-            return complete_together(rows, self._decoder, self._settings.max_batch, lambda: self._decoder(self._store))
+            return complete_together(rows, self._decoder, self._settings.max_batch, lambda: self._decoder(store))
         except MemoryError as error:
             raise not_enough(error) from error
 
