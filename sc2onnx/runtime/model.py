@@ -266,18 +266,21 @@ class Model:
         heal: bool = False,
         special_tokens: SpecialTokens = "parse",
     ) -> Completion | list[Completion] | list[list[Completion]]:
-        """Continue a prompt, or several together (ragged, each ending on its own): a completion, or a list of one for each.
+        """Continue a prompt, or several together (ragged, each ending on its own): a completion, or
+        a list of one for each.
 
-        ``n``: how many samples of each prompt, which then gives a list, also for 1; the prompt is computed once for all.
-        Sampling parameters: :class:`SamplingParameters`; greedy by default. ``seed``: the same gives the same tokens; each
-        sample and each prompt of a list draws from a stream of its own, the first from that of a single prompt, and how
-        many there are changes none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
-        default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens. ``logprobs``: nats of
-        each token under the unfiltered model; nothing is computed ahead then. ``heal``: take the end of a prompt that
-        stops inside a word back, and choose its tokens again together with what follows
-        (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the prompt ends, ``tokens`` with those that were chosen
-        again. ``special_tokens``: whether ``<fim_prefix>`` and its like, spelt out in the prompt, are taken as the special
-        token (``"parse"``) or as their characters (``"text"``, for text that is data).
+        ``n``: how many samples of each prompt, which then gives a list, also for 1; the prompt is
+        computed once for all. Sampling parameters: :class:`SamplingParameters`; greedy by default.
+        ``seed``: the same gives the same tokens; each sample and each prompt of a list draws from a
+        stream of its own, the first from that of a single prompt, and how many there are changes
+        none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
+        default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
+        ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
+        ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens
+        again together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the
+        prompt ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether
+        ``<fim_prefix>`` and its like, spelt out in the prompt, are taken as the special token
+        (``"parse"``) or as their characters (``"text"``, for text that is data).
 
         Raises :class:`~sc2onnx.errors.RequestError` and its subclasses before any work,
         :class:`~sc2onnx.errors.TokenizerError` if the bundle has no tokenizer, and
@@ -326,7 +329,8 @@ class Model:
         heal: bool = False,
         special_tokens: SpecialTokens = "parse",
     ) -> Stream:
-        """Continue one prompt as :meth:`generate` does, as an iterator of pieces that can be closed.
+        """Continue one prompt as :meth:`generate` does, as an iterator of pieces that can be
+        closed.
 
         Checked now, computed while it is iterated. Raises what :meth:`generate` raises, and
         :class:`~sc2onnx.errors.InferenceError` while it is iterated.
@@ -366,16 +370,19 @@ class Model:
         logprobs: bool = False,
         heal: bool = False,
     ) -> Completion:
-        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; what is not explained here as in :meth:`generate`.
+        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; what is not
+        explained here as in :meth:`generate`.
 
-        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context, in the training format
-        (:func:`sc2onnx.runtime.text.fim_prompt`); all texts are data. ``order``: ``"psm"``, prefix first, or ``"spm"``,
-        suffix first, so that a later request after typing differs at its end only, and reuses the suffix as well.
+        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
+        in the training format (:func:`sc2onnx.runtime.text.fim_prompt`); all texts are data.
+        ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
+        after typing differs at its end only, and reuses the suffix as well.
 
-        A prompt that would be too long is cut to what is nearest to the cursor (:mod:`sc2onnx.runtime.fitting`), and
-        ``used`` of the result says what was left. ``prompt_tokens``: the most tokens of the prompt, all of it; by default
-        what the context leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is longer
-        than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.
+        A prompt that would be too long is cut to what is nearest to the cursor
+        (:mod:`sc2onnx.runtime.fitting`), and ``used`` of the result says what was left.
+        ``prompt_tokens``: the most tokens of the prompt, all of it; by default what the context
+        leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is
+        longer than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.
         """
         sampling = SamplingParameters(
             temperature=temperature,
@@ -439,8 +446,8 @@ class Model:
     ) -> TokenStream:
         """Continue token ids with token ids, as an iterator that can be closed; needs no tokenizer.
 
-        ``stop_tokens``: by default the checkpoint's end-of-text. Checked now, computed while it is iterated; closing it,
-        from any thread, frees the cache, or leaves it to later requests.
+        ``stop_tokens``: by default the checkpoint's end-of-text. Checked now, computed while it is
+        iterated; closing it, from any thread, frees the cache, or leaves it to later requests.
         """
         if not isinstance(sampling, SamplingParameters | None):
             raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
@@ -502,7 +509,9 @@ class Model:
         return self.codec.encode(before, special=special, framed=True), healed
 
     def _infilling(self, code: Surroundings, rules: GenerationRules, order: FimOrder, budget: int | None, heal: bool) -> Row:
-        """The row that fills in the middle. ``budget``: tokens that the prompt may have; None: it goes in whole."""
+        """The row that fills in the middle. ``budget``: tokens that the prompt may have; None: it
+        goes in whole.
+        """
         one_of("order", order, get_args(FimOrder))
         before, healed = self._cut(code.prefix, heal, special=False)
         code = replace(code, prefix=before)
@@ -545,8 +554,9 @@ class Model:
     ) -> Row:
         """A checked row: the prompt fits the context.
 
-        ``healed``: what it writes first. ``drafts``: it decodes alone, where they are of use; not for log probabilities,
-        which would then depend on how long a draft was, and so on time. ``spawned``: see :class:`Sampler`.
+        ``healed``: what it writes first. ``drafts``: it decodes alone, where they are of use; not
+        for log probabilities, which would then depend on how long a draft was, and so on time.
+        ``spawned``: see :class:`Sampler`.
         """
         context = self._facts.context_length
         try:
@@ -606,8 +616,8 @@ def _surroundings(prefix: str, suffix: str, path: str | None, repo: str | None, 
 def _spawned(number: int, sample: int) -> tuple[int, ...]:
     """Which of a seed's streams a sample of the ``number``-th prompt draws from.
 
-    The first sample of the first prompt has the seed's own, as a single one has; those of other prompts (1,), (2,) and so
-    on; further samples (0, 1), (0, 2), (1, 1).
+    The first sample of the first prompt has the seed's own, as a single one has; those of other
+    prompts (1,), (2,) and so on; further samples (0, 1), (0, 2), (1, 1).
     """
     if sample:
         return (number, sample)
