@@ -83,7 +83,9 @@ class Decoder:
         return min(self._chunk, self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
 
     def cancel(self) -> None:
-        """Close it without waiting for a running step, which stops: its thread then frees the cache."""
+        """Close it without waiting for a running step, which stops: its thread then frees the
+        cache.
+        """
         self._closed = True
         if (step := self._step) is not None:
             step.cancel()
