@@ -54,10 +54,12 @@ def test_int8_steps_of_any_length_are_steps_of_one(int8: sc2onnx.Model, ids: lis
     assert np.array_equal(logits(int8, ids[:LENGTH], step), one_by_one)
 
 
-def test_the_number_of_threads_changes_nothing(int8_bundle: Path, ids: list[int], one_by_one: npt.NDArray[np.float32]) -> None:
-    single = load(int8_bundle, threads=1)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_the_number_of_threads_changes_nothing(int8_bundle: Path, precision: str, ids: list[int]) -> None:
+    models = [load(int8_bundle.parent / precision, threads=threads) for threads in (1, 2, 5)]
     for step in (1, 90):
-        assert np.array_equal(logits(single, ids[:300], step), one_by_one[:300])
+        expected, *others = (logits(model, ids[:300], step) for model in models)
+        assert all(np.array_equal(found, expected) for found in others)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "seed": 3}], ids=["greedy", "sampled"])
