@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
-from sc2onnx.bundle.agreement import steps_can_agree
+from sc2onnx.bundle.agreement import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
@@ -111,12 +111,12 @@ class _Subject:
     text: TextFiles
 
 
-def _agrees(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> bool:
-    """Whether the graph is written so that a step of several tokens agrees with steps of one, to the last bit."""
+def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
+    """Which steps the graph can be written for to agree with each other."""
     if plan.quantization is None or variant.cache.kind != manifest.RING:
-        return False
+        return NONE
     heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-    return steps_can_agree(plan.quantization.schemes.values(), *heads)
+    return agreeing_steps(plan.quantization.schemes.values(), *heads)
 
 
 def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
@@ -147,8 +147,8 @@ def _write(
     weight_bytes = weights.total_bytes(plan.weights.values())
     report.stage("writing the weights", weight_bytes)
     bundle.weights(plan.weights, placed, report.advance)
-    agrees = _agrees(config, variant, plan)
-    form = _form(variant, plan.products, agrees=agrees)
+    agreeing = _agreeing_steps(config, variant, plan)
+    form = _form(variant, plan.products, agrees=agreeing != NONE)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
     opened.check_unchanged()
@@ -174,7 +174,7 @@ def _write(
         ),
         quantization=plan.quantization,
         stages=subject.stages,
-        steps_agree=agrees,
+        agreeing_steps=agreeing,
     )
     bundle.file(manifest.CARD_FILE, card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
