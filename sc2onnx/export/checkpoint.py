@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,6 @@ from sc2onnx.manifest import plain_file_name
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
-COPIED_FILES: Final = ("tokenizer.json", "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Small files that a bundle takes over as they are."""
 
 _CARD_READ: Final = 1 << 16
 """Characters of a model card that are looked at: its front matter comes first."""
@@ -76,11 +74,6 @@ class Checkpoint:
         for path, before in self.stamps.items():
             if stamp(path) != before:
                 raise CorruptCheckpointError(f"{path.name} changed while it was read: export again")
-
-    def copied_files(self) -> Iterator[Path]:
-        """The small files that belong into the bundle unchanged, as far as the checkpoint has them."""
-        paths = [self.directory / name for name in COPIED_FILES] + sorted(self.directory.glob("LICENSE*"))
-        yield from (path for path in paths if path.is_file() and plain_file_name(path.name))
 
     def license(self) -> str | None:
         """The licence named in the checkpoint's model card, if any."""
