@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from sc2onnx.bundle.agreement import NONE
 from sc2onnx.bundle.records import parse, record
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
@@ -279,7 +280,7 @@ class Verification:
 class Manifest:
     """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph.
 
-    ``steps_agree``: the integers and the graph are such that a step of several tokens gives, to the last bit, what as many steps of one give.
+    ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see :mod:`sc2onnx.bundle.agreement`.
     """
 
     model: ModelFacts
@@ -293,7 +294,7 @@ class Manifest:
     quantization: Quantization | None = None
     verification: Verification | None = None
     stages: tuple[int, ...] = ()
-    steps_agree: bool = False
+    agreeing_steps: str = NONE
     format_version: int = field(default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
@@ -303,8 +304,8 @@ class Manifest:
                 f"stages are {str(list(self.stages))[:80]}, expected layers that add up to {self.model.num_layers}: export the bundle again"
             )
 
-        if not 1 <= self.opset <= 1000:
-            raise BundleError(f"opset is {self.opset}, expected 1 to 1000: export the bundle again")
+        if not 0 <= self.opset <= 1000:
+            raise BundleError(f"opset is {self.opset}, expected at most 1000: export the bundle again")
         if not 0 <= self.weight_bytes <= _MOST_BYTES:
             raise BundleError(f"weight_bytes is {self.weight_bytes}, expected a size: export the bundle again")
 

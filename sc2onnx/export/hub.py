@@ -18,10 +18,11 @@ from huggingface_hub.errors import (
 
 from sc2onnx.errors import CheckpointNotFoundError
 from sc2onnx.export.adapter import ADAPTER_CONFIG
-from sc2onnx.export.checkpoint import COPIED_FILES
+from sc2onnx.export.shown import name_of
+from sc2onnx.export.small_files import PATTERNS
 from sc2onnx.hub import answers, is_id, mistyped
 
-_PATTERNS: Final = [*COPIED_FILES, "*.safetensors", "*.safetensors.index.json", "README.md", "LICENSE*", ADAPTER_CONFIG]
+_PATTERNS: Final = [*PATTERNS, "*.safetensors", "*.safetensors.index.json", "README.md", ADAPTER_CONFIG]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,20 @@ def resolve(checkpoint: str | Path, revision: str | None = None, patterns: Seque
     ``HF_HUB_OFFLINE``, ``HF_HOME`` and the login of huggingface_hub are honoured. Raises :class:`CheckpointNotFoundError`.
     """
     path = Path(checkpoint)
-    if path.is_dir():
+    shown = name_of(str(checkpoint))
+    try:
+        found, there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CheckpointNotFoundError(f"{shown} cannot be looked at ({error.strerror}): correct the path") from error
+    if found:
         if revision is not None:
             raise CheckpointNotFoundError(f"{path} is a local directory, it has no revision {revision!r}: leave the revision out")
         name = os.fsencode(path.resolve().name).decode("utf-8", "backslashreplace")  # files of text hold it
         return Source(path, name, None)
-    if path.exists():
+    if there:
         raise CheckpointNotFoundError(f"{path} is a file, expected the checkpoint directory that it lies in")
     if not is_id(str(checkpoint)):
-        raise CheckpointNotFoundError(f"no directory {checkpoint}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
+        raise CheckpointNotFoundError(f"no directory {shown}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
     if reason := mistyped(str(checkpoint), revision):
         raise CheckpointNotFoundError(f"no checkpoint at {checkpoint}: {reason}")
     try:

@@ -14,10 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
-from sc2onnx.bundle.agreement import steps_can_agree
+from sc2onnx.bundle.agreement import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
-from sc2onnx.export.config import Starcoder2Config, token_ids
+from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.genai import GENAI_FILE, genai_config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
@@ -33,6 +33,7 @@ from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize.store import Need
 from sc2onnx.export.settings import check_allowed
 from sc2onnx.export.stages import check_stages, ranges, stages_of
+from sc2onnx.export.text_files import TextFiles, text_files
 from sc2onnx.export.tying import UNTIED, settle
 
 
@@ -77,8 +78,9 @@ def export(
         weights.check_complete(opened, config)
         if tied and not config.tie_word_embeddings:
             warnings.warn(UNTIED, stacklevel=2)
-        if not (source.directory / manifest.TOKENIZER_FILE).is_file():
-            warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
+        text = text_files(source.directory, source.name, config, opened.generation_config, variant.target)
+        for doubt in text.doubts:
+            warnings.warn(doubt, stacklevel=2)
         floats = weights.graph_weights(opened, config, variant.read_as)
         limit = size_limit(config, floats, variant)
         writer.check_space(out, limit)  # calibration may take an hour
@@ -87,7 +89,7 @@ def export(
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
                 written = _write(
-                    bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages), allowed), report
+                    bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages), allowed, text), report
                 )
                 if doubts := plan.doubts():
                     report.stage("looking at what was written")  # a bar ends before the line
@@ -106,14 +108,15 @@ class _Subject:
     variant: Variant
     stages: tuple[int, ...]
     allowed_settings: tuple[str, ...]
+    text: TextFiles
 
 
-def _agrees(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> bool:
-    """Whether the graph is written so that a step of several tokens agrees with steps of one, to the last bit."""
+def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
+    """Which steps the graph can be written for to agree with each other."""
     if plan.quantization is None or variant.cache.kind != manifest.RING:
-        return False
+        return NONE
     heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-    return steps_can_agree(plan.quantization.schemes.values(), *heads)
+    return agreeing_steps(plan.quantization.schemes.values(), *heads)
 
 
 def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
@@ -144,15 +147,14 @@ def _write(
     weight_bytes = weights.total_bytes(plan.weights.values())
     report.stage("writing the weights", weight_bytes)
     bundle.weights(plan.weights, placed, report.advance)
-    agrees = _agrees(config, variant, plan)
-    form = _form(variant, plan.products, agrees=agrees)
+    agreeing = _agreeing_steps(config, variant, plan)
+    form = _form(variant, plan.products, agrees=agreeing != NONE)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
     opened.check_unchanged()
-    for path in opened.copied_files():
-        bundle.file(path.name, path.read_bytes())
-    eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
-    facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos)
+    for name, data in subject.text.files.items():
+        bundle.file(name, data)
+    facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), subject.text.eos_token_ids)
     if variant.target == "genai":
         bundle.file(GENAI_FILE, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
     written = manifest.Manifest(
@@ -172,7 +174,7 @@ def _write(
         ),
         quantization=plan.quantization,
         stages=subject.stages,
-        steps_agree=agrees,
+        agreeing_steps=agreeing,
     )
     bundle.file(manifest.CARD_FILE, card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())

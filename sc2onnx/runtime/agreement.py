@@ -9,6 +9,8 @@ Nothing is run, and of the weights a row is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +18,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle import records
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.manifest import GROWING, LINEAR, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime import expected
 from sc2onnx.runtime.expected import EMBEDDING, HEAD, Part, Ports
 from sc2onnx.runtime.graph_facts import BITS, FLOAT, FLOAT16, MOST_BYTES, OnnxGraph, Place, Port, Tensor, read_graph
-from sc2onnx.runtime.operators import CONTRIB, GATHER_NBITS, GROUPED_QUERY, MATMUL_NBITS, check_operators
+from sc2onnx.runtime.operators import CONTRIB, GATHER_NBITS, GROUPED_QUERY, MATMUL_NBITS, TOKENWISE, check_operators
 
 _REMEDY: Final = "it was altered or damaged, copy or export the bundle again"
 
@@ -43,11 +46,13 @@ def check_agreement(directory: Path, manifest: Manifest) -> None:
         _check_weights(name, graph, part)
         _check_products(name, graph, part)
         _check_attention(name, graph, part)
+    _check_epsilon(directory, graphs, manifest)
     stored = _check_layout(graphs, manifest)
     _check_totals(stored, graphs, manifest)
     _check_rotary(directory / WEIGHTS_FILE, stored, manifest)
 
 
+_CONFIG: Final = "config.json"
 _FLOATS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _KINDS: Final = {"genai": LINEAR, "optimum": GROWING}
 
@@ -155,14 +160,38 @@ def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
         nodes = [node for node in graph.nodes if node.operator == GROUPED_QUERY]
         _same(name, "the number of attentions", len(nodes), len(part.layers))
         window = -1 if facts.sliding_window is None else facts.sliding_window
-        promised = {"local_window_size": window, "num_heads": facts.num_heads, "kv_num_heads": facts.num_kv_heads, "do_rotary": 1}
+        promised = {"local_window_size": window, "num_heads": facts.num_heads, "kv_num_heads": facts.num_kv_heads}
         for node in nodes:
             for attribute, said in promised.items():
                 _same(name, f"{attribute} of the attention", node.attributes.get(attribute), (said,))
         return
-    windows = [graph.tensors.get(node.inputs[1]) for node in graph.nodes if node.operator == "Less" and len(node.inputs) == 2]
-    found = [tensor.integers for tensor in windows if tensor is not None]
-    _same(name, "the sliding window", found, [] if facts.sliding_window is None else [(facts.sliding_window,)])
+    _same(name, "the sliding window", _masked(graph), facts.sliding_window)
+    said = getattr(part.manifest, "agreeing_steps", None)  # which manifests say that know of such graphs
+    if said is not None:
+        tokenwise = any(node.attributes.get("perm") == TOKENWISE for node in graph.nodes)
+        _same(name, "whether attention is computed token by token", tokenwise, said != "none")
+
+
+def _masked(graph: OnnxGraph) -> int | str | None:
+    """The number that distances are compared with in the mask; None where they are not."""
+    nodes = [node for node in graph.nodes if node.operator == "Less"]
+    if not nodes:
+        return None
+    tensor = graph.tensors.get(nodes[0].inputs[-1]) if nodes[0].inputs else None
+    values = tensor.integers if tensor is not None else None
+    return values[0] if values is not None and len(values) == len(nodes) == 1 else "unclear"
+
+
+def _check_epsilon(directory: Path, graphs: list[OnnxGraph], manifest: Manifest) -> None:
+    """One for all norms: that of config.json, where the bundle has one that says it."""
+    found = {node.attributes.get("epsilon") for graph in graphs for node in graph.nodes if node.operator == "LayerNormalization"}
+    said = None
+    if _CONFIG in manifest.files:
+        with suppress(OSError, ValueError):  # which is for other programs, and need not be strict JSON
+            said = records.read(directory / _CONFIG).get("norm_epsilon")
+    expected = {float(np.float32(said))} if isinstance(said, float) else found
+    if len(found) != 1 or found != expected:
+        raise BundleIntegrityError(f"the epsilon of the norms is {sorted(map(str, found))} in the graph, {_CONFIG} says {said}: {_REMEDY}")
 
 
 def _check_layout(graphs: list[OnnxGraph], manifest: Manifest) -> dict[str, Tensor]:
@@ -179,9 +208,9 @@ def _check_layout(graphs: list[OnnxGraph], manifest: Manifest) -> dict[str, Tens
                     f"expected one place within the {size} bytes of {WEIGHTS_FILE}: {_REMEDY}"
                 )
     placed = sorted((_place(tensor).start, _place(tensor).end, name) for name, tensor in stored.items())
-    for (start, end, one), (following, also, other) in zip(placed, placed[1:], strict=False):
-        tied = manifest.model.tied_embeddings and (start, end) == (following, also) and {_product(one), _product(other)} == {EMBEDDING, HEAD}
-        if following < end and not tied:
+    for (start, end, one), (following, also, other) in pairwise(placed):
+        tied = manifest.model.tied_embeddings and {_product(one), _product(other)} == {EMBEDDING, HEAD}
+        if following < end and not (tied and (start, end) == (following, also)):
             raise BundleIntegrityError(f"{one} and {other} share bytes of {WEIGHTS_FILE}, expected a place for each: {_REMEDY}")
     return stored
 

@@ -18,7 +18,9 @@ _SHOWN: Final = 80
 
 
 def shown(value: object) -> str:
-    """A value in an error: its repr, cut, or its type where it has none (integers of thousands of digits have none)."""
+    """A value in an error: its repr, cut, or its type where it has none (integers of thousands of
+    digits have none).
+    """
     try:
         text = repr(value)
     except Exception:  # whatever a stranger's __repr__ raises
@@ -27,7 +29,9 @@ def shown(value: object) -> str:
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """``value`` as an int from ``least`` to ``most``; True and False are none. Raises :class:`RequestError` that names it."""
+    """``value`` as an int from ``least`` to ``most``; True and False are none. Raises
+    :class:`RequestError` that names it.
+    """
     expected = f"a whole number from {least}" + ("" if most is None else f" to {most}")
     try:
         number = _index(value)
@@ -39,7 +43,9 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
 
 
 def flag(name: str, value: Any) -> bool:
-    """``value`` as a bool. Raises :class:`RequestError` for anything else: most texts, "no" among them, would count as true."""
+    """``value`` as a bool. Raises :class:`RequestError` for anything else: most texts, "no" among
+    them, would count as true.
+    """
     if not isinstance(value, (bool, np.bool_)):
         raise RequestError(f"{name} is {shown(value)}, expected True or False")
     return bool(value)
@@ -53,7 +59,9 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
 
 
 def text(name: str, value: Any) -> str:
-    """``value``, a str of Unicode characters. Raises :class:`RequestError` that names what it is instead."""
+    """``value``, a str of Unicode characters. Raises :class:`RequestError` that names what it is
+    instead.
+    """
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise RequestError(f"{name} is {shown(value)}, expected a str: decode it first")
     if not isinstance(value, str):
@@ -74,7 +82,9 @@ def optional_text(name: str, value: Any) -> str | None:
 
 
 def texts(name: str, value: Any) -> list[str]:
-    """``value`` as a list of str, of which it is any collection with an order. Raises :class:`RequestError`."""
+    """``value`` as a list of str, of which it is any collection with an order. Raises
+    :class:`RequestError`.
+    """
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str: decode it first")
     if not isinstance(value, Collection) or isinstance(value, (Mapping, Set)):
@@ -83,7 +93,9 @@ def texts(name: str, value: Any) -> list[str]:
 
 
 def code_files(value: Any) -> dict[str, str]:
-    """``value``, path -> code, as a dict; None is none. Raises :class:`RequestError` that names the file."""
+    """``value``, path -> code, as a dict; None is none. Raises :class:`RequestError` that names the
+    file.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -115,7 +127,8 @@ def stop_strings(value: Any) -> tuple[str, ...]:
 def token_ids(
     tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, most: int | None = None, *, name: str = "token ids"
 ) -> npt.NDArray[np.int64]:
-    """Token ids (n,) as int64; n may be 0. Raises :class:`TokenIdError` for anything that is not an id below ``vocab``.
+    """Token ids (n,) as int64; n may be 0. Raises :class:`TokenIdError` for anything that is not an
+    id below ``vocab``.
 
     ``most``: of an iterator, which may never end, no more than one beyond so many are taken.
     """
@@ -138,7 +151,9 @@ def token_ids(
 
 
 def some_token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, most: int | None = None) -> npt.NDArray[np.int64]:
-    """Token ids as in :func:`token_ids`, at least one. Raises :class:`EmptyPromptError` if there is none."""
+    """Token ids as in :func:`token_ids`, at least one. Raises :class:`EmptyPromptError` if there is
+    none.
+    """
     ids = token_ids(tokens, vocab, most)
     if not ids.size:
         raise EmptyPromptError("there are no tokens, expected at least one: a model continues something")

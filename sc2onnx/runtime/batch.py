@@ -15,10 +15,12 @@ NewDecoder = Callable[[], Decoder]
 
 
 def complete_together(rows: Sequence[Row], new_decoder: NewDecoder, most: int, shared_decoder: NewDecoder | None = None) -> list[Completion]:
-    """Generate all rows to their end, up to ``most`` at a time decoding together. A row that ends makes room for one that waits.
+    """Generate all rows to their end, up to ``most`` at a time decoding together. A row that ends
+    makes room for one that waits.
 
-    ``shared_decoder``: makes those that compute a prompt for several rows, by default ``new_decoder``; where it
-    has a store, they begin with what an earlier request left there, and leave the prompt to later ones.
+    ``shared_decoder``: makes those that compute a prompt for several rows, by default
+    ``new_decoder``; where it has a store, they begin with what an earlier request left there, and
+    leave the prompt to later ones.
     """
     gathered = [Gathered(row) for row in rows]
     waiting, batch = deque(gathered), _Batch(_Prompts(rows, new_decoder, shared_decoder or new_decoder))
@@ -34,7 +36,9 @@ def complete_together(rows: Sequence[Row], new_decoder: NewDecoder, most: int, s
 
 @dataclass(slots=True)
 class _Computed:
-    """A prompt that several rows begin with: its cache, the scores (vocab,) of its last token, how many rows are yet to come."""
+    """A prompt that several rows begin with: its cache, the scores (vocab,) of its last token, how
+    many rows are yet to come.
+    """
 
     decoder: Decoder
     scores: Scores
@@ -42,7 +46,9 @@ class _Computed:
 
 
 class _Prompts:
-    """The prompts of the rows: computed when the first row with one enters, kept until the last has."""
+    """The prompts of the rows: computed when the first row with one enters, kept until the last
+    has.
+    """
 
     def __init__(self, rows: Sequence[Row], new_decoder: NewDecoder, shared_decoder: NewDecoder) -> None:
         self._new, self._new_shared = new_decoder, shared_decoder
@@ -51,7 +57,9 @@ class _Prompts:
         self._reused: dict[tuple[bytes, bool], int] = {}
 
     def enter(self, row: Row) -> tuple[Decoder, Scores]:
-        """A decoder of its own that holds the row's prompt, and the scores (vocab,) to draw its first token from."""
+        """A decoder of its own that holds the row's prompt, and the scores (vocab,) to draw its
+        first token from.
+        """
         key = _key(row)
         if self._count[key] == 1:
             decoder = self._new()
@@ -79,7 +87,9 @@ class _Prompts:
 
 
 def _key(row: Row) -> tuple[bytes, bool]:
-    """Rows with the same key can begin with the same computed prompt: their first scores are of the same kind, too."""
+    """Rows with the same key can begin with the same computed prompt: their first scores are of the
+    same kind, too.
+    """
     return row.prompt.tobytes(), row.greedy
 
 
@@ -111,7 +121,9 @@ class _Batch:
             self._decoder.join(joining)
 
     def step(self) -> None:
-        """Draw a token for each row, drop the rows that ended, and compute the next logits of the others."""
+        """Draw a token for each row, drop the rows that ended, and compute the next logits of the
+        others.
+        """
         going, following = list[int](), list[int]()
         for i, (entry, scores) in enumerate(zip(self.active, self._logits, strict=True)):
             token = entry.row.take(scores)

@@ -105,7 +105,8 @@ def weights(part: Part, *, biases: bool) -> dict[str, Weight]:
     if biases:
         of_layers = {name: shape for name, shape in products(part).items() if name not in (EMBEDDING, HEAD)}
         found |= {f"{name}.bias": (element, shape[:1]) for name, shape in of_layers.items()}
-    return found | dict.fromkeys((COS_CACHE, SIN_CACHE), (element, (facts.context_length, facts.head_dim // 2)))
+    table = element, (facts.context_length, facts.head_dim // 2)
+    return found | {COS_CACHE: table, SIN_CACHE: table}
 
 
 def _matrices(part: Part) -> Iterator[tuple[str, Weight]]:

@@ -1,12 +1,15 @@
-"""Fill-in-the-middle prompts of a size: what of the code around a cursor, and of other files, goes in.
+"""Fill-in-the-middle prompts of a size: what of the code around a cursor, and of other files, goes
+in.
 
-What is farthest from the cursor goes first. The file that is edited has at least half of the room; what it leaves, the
-other files take, and the other way round. Of the other files the last one is next to the cursor: the first ones are left
-out, and of the one that fits in part the end stays. Cuts fall on line breaks where they can, and in steps of a sixteenth
-of the room, so that they stay where they are while somebody types and the start of the prompt need not be computed again.
+What is farthest from the cursor goes first. The file that is edited has at least half of the room;
+what it leaves, the other files take, and the other way round. Of the other files the last one is
+next to the cursor: the first ones are left out, and of the one that fits in part the end stays.
+Cuts fall on line breaks where they can, and in steps of a sixteenth of the room, so that they stay
+where they are while somebody types and the start of the prompt need not be computed again.
 
-Worked example, room for 1000 tokens: a file of 300 and others of 200 and 600 before it. 300 and 600 fit, 100 are left for the
-end of the file of 200, less what its path takes. A file of 3000 instead has 500, and of the one of 600 about 500 stay.
+Worked example, room for 1000 tokens: a file of 300 and others of 200 and 600 before it. 300 and 600
+fit, 100 are left for the end of the file of 200, less what its path takes. A file of 3000 instead
+has 500, and of the one of 600 about 500 stay.
 """
 
 from __future__ import annotations
@@ -28,12 +31,15 @@ _MERGED: Final = 8
 """Tokens that a prompt may have less than its parts, which end where a token need not."""
 
 _CHARACTERS: Final = 32
-"""Characters of a token that are looked at: tokens of code have 3 on average, and few have more than 16."""
+"""Characters of a token that are looked at: tokens of code have 3 on average, and few have more
+than 16.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The code around a cursor: before it, after it, the file's path, the repository's name, and other files (path -> code).
+    """The code around a cursor: before it, after it, the file's path, the repository's name, and
+    other files (path -> code).
 
     ``cut``: whether this is less than was given, because it would not have fitted.
     """
@@ -56,9 +62,11 @@ class Surroundings:
 
 
 def fitted(codec: Codec, code: Surroundings, budget: int, order: FimOrder = "psm") -> tuple[list[int], Surroundings]:
-    """A prompt of at most ``budget`` tokens, and what of the code is in it: all of it, where that fits.
+    """A prompt of at most ``budget`` tokens, and what of the code is in it: all of it, where that
+    fits.
 
-    Raises :class:`RequestError` where the budget does not take what must be in it, and :class:`EmptyPromptError`.
+    Raises :class:`RequestError` where the budget does not take what must be in it, and
+    :class:`EmptyPromptError`.
     """
     sized = _Sized.of(codec, code, budget)
     fixed = len(fim_prompt(codec, "x", "", code.path, code.repo, order=order)) - 1
@@ -82,8 +90,8 @@ def fitted(codec: Codec, code: Surroundings, budget: int, order: FimOrder = "psm
 def budget_of(context: int, max_new_tokens: int, prompt_tokens: int | None) -> int:
     """Tokens that a prompt may have: so many as were asked for, or what the context leaves to it.
 
-    Room is kept for the answer, of which ``max_new_tokens`` is only the limit: a quarter of the context at most.
-    Raises :class:`ContextLengthError` for more than the context.
+    Room is kept for the answer, of which ``max_new_tokens`` is only the limit: a quarter of the
+    context at most. Raises :class:`ContextLengthError` for more than the context.
     """
     if prompt_tokens is None:
         return context - min(max_new_tokens, context // 4)
@@ -108,7 +116,9 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Sized:
-    """Code around a cursor, and the tokens of what may matter of it: the files nearest first. ``whole``: that is all of it."""
+    """Code around a cursor, and the tokens of what may matter of it: the files nearest first.
+    ``whole``: that is all of it.
+    """
 
     codec: Codec
     code: Surroundings
@@ -148,7 +158,9 @@ class _Sized:
         return replace(self.code, prefix=prefix, suffix=suffix, files=files, cut=True)
 
     def _nearest_files(self, room: int) -> tuple[dict[str, str], int]:
-        """The files that take at most ``room`` tokens, the farthest of them in part, and the tokens that they take."""
+        """The files that take at most ``room`` tokens, the farthest of them in part, and the tokens
+        that they take.
+        """
         kept, used = dict[str, str](), 0
         for file in self.files:
             if used + file.size <= room and file.code == self.code.files[file.path]:
@@ -164,7 +176,9 @@ class _Sized:
 
 
 def _end(text: str, tokens: int) -> str:
-    """The end of a text that may matter to so many tokens; where it begins moves in steps, while the text grows."""
+    """The end of a text that may matter to so many tokens; where it begins moves in steps, while
+    the text grows.
+    """
     most = tokens * _CHARACTERS
     step = max(1, most // _STEPS)
     return text[max(0, -(-(len(text) - most) // step) * step) :]

@@ -19,8 +19,9 @@ from sc2onnx.runtime.speculate import Drafter
 from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
 
 FinishReason = Literal["stop", "length", "cancelled"]
-"""``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is full.
-``cancelled``: closed before that; only a stream can be, and its text is whatever had come."""
+"""``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is
+full. ``cancelled``: closed before that; only a stream can be, and its text is whatever had come.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only.
+    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is
+    cut from ``text`` only.
 
-    ``drafted_tokens`` and ``accepted_tokens``: how many were computed ahead as guesses, and how many of those were right. ``reused_tokens``: how
-    many of ``prompt_tokens`` an earlier request had left computed. ``used``: what of the code around the cursor was in the
-    prompt, for infilling. These say how this was made, not what it is: completions that differ in nothing else are equal.
+    ``drafted_tokens`` and ``accepted_tokens``: how many were computed ahead as guesses, and how
+    many of those were right. ``reused_tokens``: how many of ``prompt_tokens`` an earlier request
+    had left computed. ``used``: what of the code around the cursor was in the prompt, for
+    infilling. These say how this was made, not what it is: completions that differ in nothing else
+    are equal.
     """
 
     text: str

@@ -21,7 +21,7 @@ MOST_BYTES: Final = 8 << 20
 _MOST_REPEATED: Final = 1 << 16
 """Nodes, initializers and the like that a message may have. The graph of the largest has 2,000 nodes."""
 
-FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, BFLOAT16, INT4 = 1, 2, 3, 6, 7, 10, 16, 22
+FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16, BFLOAT16, INT4 = 1, 2, 3, 6, 7, 9, 10, 16, 22
 """``TensorProto.DataType`` of what bundles hold."""
 
 BITS: Final[Mapping[int, int]] = {

@@ -267,18 +267,21 @@ class Model:
         heal: bool = False,
         special_tokens: SpecialTokens = "parse",
     ) -> Completion | list[Completion] | list[list[Completion]]:
-        """Continue a prompt, or several together (ragged, each ending on its own): a completion, or a list of one for each.
+        """Continue a prompt, or several together (ragged, each ending on its own): a completion, or
+        a list of one for each.
 
-        ``n``: how many samples of each prompt, which then gives a list, also for 1; the prompt is computed once for all.
-        Sampling parameters: :class:`SamplingParameters`; greedy by default. ``seed``: the same gives the same tokens; each
-        sample and each prompt of a list draws from a stream of its own, the first from that of a single prompt, and how
-        many there are changes none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
-        default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens. ``logprobs``: nats of
-        each token under the unfiltered model; nothing is computed ahead then. ``heal``: take the end of a prompt that
-        stops inside a word back, and choose its tokens again together with what follows
-        (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the prompt ends, ``tokens`` with those that were chosen
-        again. ``special_tokens``: whether ``<fim_prefix>`` and its like, spelt out in the prompt, are taken as the special
-        token (``"parse"``) or as their characters (``"text"``, for text that is data).
+        ``n``: how many samples of each prompt, which then gives a list, also for 1; the prompt is
+        computed once for all. Sampling parameters: :class:`SamplingParameters`; greedy by default.
+        ``seed``: the same gives the same tokens; each sample and each prompt of a list draws from a
+        stream of its own, the first from that of a single prompt, and how many there are changes
+        none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
+        default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
+        ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
+        ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens
+        again together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the
+        prompt ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether
+        ``<fim_prefix>`` and its like, spelt out in the prompt, are taken as the special token
+        (``"parse"``) or as their characters (``"text"``, for text that is data).
 
         Raises :class:`~sc2onnx.errors.RequestError` and its subclasses before any work,
         :class:`~sc2onnx.errors.TokenizerError` if the bundle has no tokenizer, and
@@ -298,14 +301,14 @@ class Model:
         samples = 1 if n is None else whole_number("n", n, 1, MOST_SAMPLES)
         begun = [self._begun(prompt, heal, special_tokens) for prompt in prompts]
         if alone and samples == 1:
-            done = [self._complete(self._row(*begun[0], rules))]
+            done = [self._complete(self._row(begun[0][0], rules, begun[0][1]))]
         else:
             rows = [
-                self._row(*start, rules, drafts=False, spawned=_spawned(number, sample))
-                for number, start in enumerate(begun)
+                self._row(ids, rules, healed, drafts=False, spawned=_spawned(number, sample))
+                for number, (ids, healed) in enumerate(begun)
                 for sample in range(samples)
             ]
-            done = self._complete_together(rows)
+            done = self._complete_together(rows, None if n is None else self._store)
         if alone:
             return done[0] if n is None else done
         return done if n is None else [done[i : i + samples] for i in range(0, len(done), samples)]
@@ -327,7 +330,8 @@ class Model:
         heal: bool = False,
         special_tokens: SpecialTokens = "parse",
     ) -> Stream:
-        """Continue one prompt as :meth:`generate` does, as an iterator of pieces that can be closed.
+        """Continue one prompt as :meth:`generate` does, as an iterator of pieces that can be
+        closed.
 
         Checked now, computed while it is iterated. Raises what :meth:`generate` raises, and
         :class:`~sc2onnx.errors.InferenceError` while it is iterated.
@@ -341,7 +345,8 @@ class Model:
             seed=seed,
         )
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._stream(self._row(*self._begun(text("prompt", prompt), heal, special_tokens), rules))
+        ids, healed = self._begun(text("prompt", prompt), heal, special_tokens)
+        return self._stream(self._row(ids, rules, healed))
 
     def infill(
         self,
@@ -366,16 +371,19 @@ class Model:
         logprobs: bool = False,
         heal: bool = False,
     ) -> Completion:
-        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; what is not explained here as in :meth:`generate`.
+        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; what is not
+        explained here as in :meth:`generate`.
 
-        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context, in the training format
-        (:func:`sc2onnx.runtime.text.fim_prompt`); all texts are data. ``order``: ``"psm"``, prefix first, or ``"spm"``,
-        suffix first, so that a later request after typing differs at its end only, and reuses the suffix as well.
+        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
+        in the training format (:func:`sc2onnx.runtime.text.fim_prompt`); all texts are data.
+        ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
+        after typing differs at its end only, and reuses the suffix as well.
 
-        A prompt that would be too long is cut to what is nearest to the cursor (:mod:`sc2onnx.runtime.fitting`), and
-        ``used`` of the result says what was left. ``prompt_tokens``: the most tokens of the prompt, all of it; by default
-        what the context leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is longer
-        than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.
+        A prompt that would be too long is cut to what is nearest to the cursor
+        (:mod:`sc2onnx.runtime.fitting`), and ``used`` of the result says what was left.
+        ``prompt_tokens``: the most tokens of the prompt, all of it; by default what the context
+        leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is
+        longer than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.
         """
         sampling = SamplingParameters(
             temperature=temperature,
@@ -439,14 +447,14 @@ class Model:
     ) -> TokenStream:
         """Continue token ids with token ids, as an iterator that can be closed; needs no tokenizer.
 
-        ``stop_tokens``: by default the checkpoint's end-of-text. Checked now, computed while it is iterated; closing it,
-        from any thread, frees the cache, or leaves it to later requests.
+        ``stop_tokens``: by default the checkpoint's end-of-text. Checked now, computed while it is
+        iterated; closing it, from any thread, frees the cache, or leaves it to later requests.
         """
         if not isinstance(sampling, SamplingParameters | None):
             raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
         stops = frozenset(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
         rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), stops, logprobs)
-        return TokenStream(self._decoder(self._store), self._row(prompt, "", rules, text=False))
+        return TokenStream(self._decoder(self._store), self._row(prompt, rules, text=False))
 
     def sequence(self) -> TokenSequence:
         """An empty sequence: append token ids, read logits, rewind."""
@@ -505,14 +513,16 @@ class Model:
         return self.codec.encode(before, special=special, framed=True), healed
 
     def _infilling(self, code: Surroundings, rules: GenerationRules, order: FimOrder, budget: int | None, heal: bool) -> Row:
-        """The row that fills in the middle. ``budget``: tokens that the prompt may have; None: it goes in whole."""
+        """The row that fills in the middle. ``budget``: tokens that the prompt may have; None: it
+        goes in whole.
+        """
         one_of("order", order, get_args(FimOrder))
         before, healed = self._cut(code.prefix, heal, special=False)
         code = replace(code, prefix=before)
         if budget is None:
-            return self._row(code.prompt(self.codec, order), healed, rules, used=code)
+            return self._row(code.prompt(self.codec, order), rules, healed, used=code)
         prompt, used = fitted(self.codec, code, budget, order)
-        return self._row(prompt, healed, rules, used=used)
+        return self._row(prompt, rules, healed, used=used)
 
     def _budget(self, fit: bool, prompt_tokens: int | None, rules: GenerationRules) -> int | None:
         """Tokens that an infilling prompt may have; None: it is not cut."""
@@ -538,8 +548,8 @@ class Model:
     def _row(
         self,
         prompt: Iterable[int] | npt.NDArray[np.integer],
-        healed: str,
         rules: GenerationRules,
+        healed: str = "",
         *,
         text: bool = True,
         drafts: bool = True,
@@ -548,8 +558,9 @@ class Model:
     ) -> Row:
         """A checked row: the prompt fits the context.
 
-        ``healed``: what it writes first. ``drafts``: it decodes alone, where they are of use; not for log probabilities,
-        which would then depend on how long a draft was, and so on time. ``spawned``: see :class:`Sampler`.
+        ``healed``: what it writes first. ``drafts``: it decodes alone, where they are of use; not
+        for log probabilities, which would then depend on how long a draft was, and so on time.
+        ``spawned``: see :class:`Sampler`.
         """
         context = self._facts.context_length
         try:
@@ -585,9 +596,10 @@ class Model:
         finally:
             decoder.close()
 
-    def _complete_together(self, rows: Sequence[Row]) -> list[Completion]:
+    def _complete_together(self, rows: Sequence[Row], store: PrefixStore | None) -> list[Completion]:
+        """``store``: for prompts of several rows, as in :meth:`_decoder`."""
         try:
-            return complete_together(rows, self._decoder, self._settings.max_batch, lambda: self._decoder(self._store))
+            return complete_together(rows, self._decoder, self._settings.max_batch, lambda: self._decoder(store))
         except MemoryError as error:
             raise not_enough(error) from error
 
@@ -609,8 +621,8 @@ def _surroundings(prefix: str, suffix: str, path: str | None, repo: str | None, 
 def _spawned(number: int, sample: int) -> tuple[int, ...]:
     """Which of a seed's streams a sample of the ``number``-th prompt draws from.
 
-    The first sample of the first prompt has the seed's own, as a single one has; those of other prompts (1,), (2,) and so
-    on; further samples (0, 1), (0, 2), (1, 1).
+    The first sample of the first prompt has the seed's own, as a single one has; those of other
+    prompts (1,), (2,) and so on; further samples (0, 1), (0, 2), (1, 1).
     """
     if sample:
         return (number, sample)

@@ -10,49 +10,60 @@ from collections.abc import Mapping
 from typing import Final
 
 from sc2onnx.manifest import RING, Manifest
-from sc2onnx.runtime.graph_facts import OnnxGraph
+from sc2onnx.runtime.graph_facts import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
 
 CONTRIB: Final = "com.microsoft"
 MATMUL_NBITS: Final = f"{CONTRIB}.MatMulNBits"
 GATHER_NBITS: Final = f"{CONTRIB}.GatherBlockQuantized"
 GROUPED_QUERY: Final = f"{CONTRIB}.GroupQueryAttention"
 
-ATTRIBUTES: Final[Mapping[str, frozenset[str]]] = {
-    operator: frozenset(names.split())
-    for operator, names in {
-        "ArgMax": "axis keepdims",
-        "Cast": "to",
-        "Concat": "axis",
-        "DequantizeLinear": "axis block_size",
-        "Gather": "axis",
-        "Gelu": "approximate",
-        "Gemm": "transB",
-        "LayerNormalization": "axis epsilon",
-        "ReduceSum": "keepdims",
-        "Reshape": "allowzero",
-        "ScatterElements": "axis",
-        "Shape": "end start",
-        "Softmax": "axis",
-        "Split": "axis",
-        "TensorScatter": "axis mode",
-        "Transpose": "perm",
-        MATMUL_NBITS: "K N accuracy_level bits block_size",
-        GATHER_NBITS: "bits block_size gather_axis quantize_axis",
-        GROUPED_QUERY: "do_rotary kv_num_heads local_window_size num_heads",
-    }.items()
-}
-"""Attributes of the operators that have some."""
+TOKENWISE: Final = (0, 1, 2, 4, 3)
+"""A transposition that only graphs have whose attention is computed token by token, so that steps of any length agree."""
 
-_MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization MatMul Mul Reshape Shape Slice Squeeze Sub"
-_HEADS: Final = "And GreaterOrEqual Less Range RotaryEmbedding Softmax Split Transpose Unsqueeze Where"
+_Values = frozenset[tuple[int, ...] | bytes]
+
+
+def _ints(*values: int) -> _Values:
+    return frozenset((value,) for value in values)
+
+
+_COMPARED: Final = _Values()
+"""Values that are compared with the manifest (:mod:`sc2onnx.runtime.agreement`)."""
+
+ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
+    "ArgMax": {"axis": _ints(-1), "keepdims": _ints(0)},
+    "Cast": {"to": _ints(FLOAT, INT32, INT64, BOOL, FLOAT16, BFLOAT16)},
+    "Concat": {"axis": _ints(0, 2)},
+    "DequantizeLinear": {"axis": _ints(0), "block_size": _COMPARED},
+    "Gather": {"axis": _ints(0, 1)},
+    "Gelu": {"approximate": frozenset({b"none", b"tanh"})},
+    "Gemm": {"transB": _ints(1)},
+    "LayerNormalization": {"axis": _ints(-1), "epsilon": _COMPARED},
+    "ReduceMax": {"keepdims": _ints(1)},
+    "ReduceSum": {"keepdims": _ints(0)},
+    "Reshape": {"allowzero": _ints(1)},
+    "ScatterElements": {"axis": _ints(2, 3)},
+    "Shape": {"start": _ints(0, 1, 2), "end": _ints(1, 2, 3)},
+    "Softmax": {"axis": _ints(-1)},
+    "Split": {"axis": _ints(1)},
+    "TensorScatter": {"axis": _ints(-2, -1), "mode": frozenset({b"circular"})},
+    "Transpose": {"perm": frozenset({(1, 0), (0, 2, 1, 3), (0, 1, 3, 2), (0, 1, 3, 2, 4), TOKENWISE})},
+    MATMUL_NBITS: {"K": _COMPARED, "N": _COMPARED, "bits": _COMPARED, "block_size": _COMPARED, "accuracy_level": _ints(4)},
+    GATHER_NBITS: {"bits": _COMPARED, "block_size": _COMPARED, "gather_axis": _ints(0), "quantize_axis": _ints(1)},
+    GROUPED_QUERY: {"num_heads": _COMPARED, "kv_num_heads": _COMPARED, "local_window_size": _COMPARED, "do_rotary": _ints(1)},
+}
+"""Attributes of the operators that have some, and the values that they may have."""
+
+_MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization Reshape Shape Squeeze Sub"
+_HEADS: Final = "And GreaterOrEqual Less MatMul Mul Range RotaryEmbedding Slice Softmax Split Transpose Unsqueeze Where"
 _NBITS: Final = f"{MATMUL_NBITS} {GATHER_NBITS}"
 
 ALLOWED: Final[Mapping[str, frozenset[str]]] = {
     target: frozenset(names.split())
     for target, names in {
-        "cpu": f"{_MODEL} {_HEADS} {_NBITS} Mod TensorScatter",
-        "portable": f"{_MODEL} {_HEADS} DequantizeLinear Expand Mod ScatterElements TensorScatter",
-        "cuda": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ArgMax Equal ReduceSum Where",
+        "cpu": f"{_MODEL} {_HEADS} {_NBITS} Equal Mod ReduceMax TensorScatter",
+        "portable": f"{_MODEL} {_HEADS} DequantizeLinear Equal Expand Mod ReduceMax ScatterElements TensorScatter",
+        "cuda": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ArgMax Equal Mul ReduceSum Slice Where",
         "genai": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ReduceSum",
         "optimum": f"{_MODEL} {_HEADS} {_NBITS} CumSum Max",
     }.items()
@@ -69,8 +80,10 @@ def check_operators(graph: OnnxGraph, manifest: Manifest) -> None:
     for node in graph.nodes:
         if node.operator not in allowed:
             raise ValueError(f"it has the operator {node.operator[:80]!r}, which the exporter never writes for {manifest.target}")
-        if unknown := set(node.attributes) - ATTRIBUTES.get(node.operator, frozenset()):
-            raise ValueError(f"its {node.operator} has the attribute {sorted(unknown)[0][:80]!r}, which the exporter never writes")
+        known = ATTRIBUTES.get(node.operator, {})
+        for name, value in node.attributes.items():
+            if name not in known or (known[name] and value not in known[name]):
+                raise ValueError(f"its {node.operator} has {name[:80]!r} = {str(value)[:80]}, which the exporter never writes")
     _check_sizes(graph)
 
 
@@ -87,10 +100,17 @@ def _check_sizes(graph: OnnxGraph) -> None:
             node = made_by.get(node.inputs[0]) if node.inputs else None
         return node is not None and node.operator == "Shape"
 
+    def divides(name: str) -> bool:
+        tensor = graph.tensors.get(name)
+        return tensor is not None and bool(tensor.integers) and 0 not in (tensor.integers or ())
+
     sizes = {"Range": 1, "Expand": 1, "Mod": 1}  # which input
     for node in graph.nodes:
         number = sizes.get(node.operator)
-        if number is not None and not (len(node.inputs) > number and measured(node.inputs[number])):
+        if number is None:
+            continue
+        name = node.inputs[number] if len(node.inputs) > number else ""
+        if not measured(name) and not (node.operator == "Mod" and divides(name)):
             raise ValueError(f"its {node.operator} takes a size that is not a shape's, which the exporter never writes")
         if node.operator == "Range":
             first, step = (_scalar(graph, name) for name in (node.inputs[0], node.inputs[-1]))

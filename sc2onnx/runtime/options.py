@@ -1,4 +1,6 @@
-"""What a request may ask for, as type checkers see it; :meth:`sc2onnx.Model.generate` explains each."""
+"""What a request may ask for, as type checkers see it; :meth:`sc2onnx.Model.generate` explains
+each.
+"""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from sc2onnx.bundle import records
 from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.errors import OutputError, RequestError
 from sc2onnx.runtime.stamps import Memo
-from sc2onnx.runtime.trust import check_directories, check_file, is_link
 from sc2onnx.runtime.wire import Place, with_places
+from sc2onnx.trust import check_directories, check_file, is_link
 
 FORMAT: Final = 2
 """Part of every key. Raised whenever what is written, or the session options it was written with, change."""

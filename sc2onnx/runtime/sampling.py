@@ -18,12 +18,13 @@ _HEAD: Final = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:
-    """How tokens are drawn, by keyword; the defaults are greedy. Raises :class:`SamplingError` on construction.
+    """How tokens are drawn, by keyword; the defaults are greedy. Raises :class:`SamplingError` on
+    construction.
 
-    ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 keep every candidate.
-    ``min_p`` keeps tokens at least so likely relative to the most likely one. ``repetition_penalty`` (CTRL, Keskar 2019)
-    divides positive and multiplies negative logits of every token already in the prompt or the output; 1 is none.
-    ``seed`` None draws fresh entropy.
+    ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 keep
+    every candidate. ``min_p`` keeps tokens at least so likely relative to the most likely one.
+    ``repetition_penalty`` (CTRL, Keskar 2019) divides positive and multiplies negative logits of
+    every token already in the prompt or the output; 1 is none. ``seed`` None draws fresh entropy.
     """
 
     temperature: float = 0.0
@@ -66,7 +67,9 @@ class Sampler:
         vocab: int,
         spawned: tuple[int, ...] = (),
     ) -> None:
-        """``spawned``: which of the seed's independent streams of random numbers; () is that of a single sample."""
+        """``spawned``: which of the seed's independent streams of random numbers; () is that of a
+        single sample.
+        """
         self._parameters = parameters
         self._random = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=spawned))
         self._seen: npt.NDArray[np.bool_] | None = None

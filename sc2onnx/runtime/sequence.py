@@ -26,10 +26,11 @@ class TokenSequence:
     def append(self, tokens: Iterable[int] | npt.NDArray[np.integer], logits: Logits = "all") -> npt.NDArray[np.float32] | None:
         """Append token ids and compute.
 
-        Returns float32 logits: (n, vocab) for ``"all"``, one row per appended token; (1, vocab) for ``"last"``; None for None,
-        which also skips the head. Raises :class:`TokenIdError`, :class:`EmptyPromptError` and :class:`ContextLengthError`
-        before any work, :class:`SequenceStateError` if closed or in use, :class:`CancelledError` if closed meanwhile,
-        :class:`InferenceError` and its subclass :class:`OutOfMemoryError`.
+        Returns float32 logits: (n, vocab) for ``"all"``, one row per appended token; (1, vocab) for
+        ``"last"``; None for None, which also skips the head. Raises :class:`TokenIdError`,
+        :class:`EmptyPromptError` and :class:`ContextLengthError` before any work,
+        :class:`SequenceStateError` if closed or in use, :class:`CancelledError` if closed
+        meanwhile, :class:`InferenceError` and its subclass :class:`OutOfMemoryError`.
         """
         if logits is not None and (not isinstance(logits, str) or logits not in ("all", "last")):
             raise RequestError(f"logits is {shown(logits)}, expected 'all', 'last' or None")

@@ -21,10 +21,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.agreement import steps_can_agree
+from sc2onnx.bundle.agreement import ANY, EVEN, NONE, agreeing_steps
 from sc2onnx.errors import DeviceError, InferenceError
 from sc2onnx.hints import install
-from sc2onnx.manifest import GREEDY_IDS, LINEAR, WEIGHTS_FILE, Manifest
+from sc2onnx.manifest import GREEDY_IDS, LINEAR, RING, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import InMemory, Storage
 from sc2onnx.runtime.device import Device, cuda_libraries, driver, missing_libraries, unsuitable
@@ -90,10 +90,16 @@ def steps_agree(manifest: Manifest) -> bool:
     """
     if manifest.cache.dtype != "float32":
         return False
+    return manifest.quantization is None or _agreeing(manifest) == ANY
+
+
+def _agreeing(manifest: Manifest) -> str:
+    """What a bundle of integers says of its steps, as far as its schemes allow it."""
     quantization, facts = manifest.quantization, manifest.model
-    if quantization is None:
-        return True
-    return manifest.steps_agree and steps_can_agree(quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim)
+    if quantization is None or manifest.cache.kind != RING:
+        return NONE
+    possible = agreeing_steps(quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim)
+    return possible if possible == manifest.agreeing_steps else NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,8 @@ class Session:
         """
         facts = bundle.manifest.model
         counts = bundle.manifest.stages or (facts.num_layers,)
+        self.even_steps = _agreeing(bundle.manifest) == EVEN
+        """Whether steps of an even number of tokens agree with each other, to the last bit, but not with steps of one."""
         self._vocab, self._storage = facts.vocab_size, Storages(devices, counts)
         self.process = Process.here()
         """Where its threads are: in a child forked later it cannot run."""

@@ -4,7 +4,7 @@ A file is known again by a stamp of its size, its times, its inode and its devic
 modification time (a backup, ``touch -r``, ``cp -p``, ``rsync -t``) cannot restore the time of
 change, which the system sets, nor a copy the inode. The memo lies in the user's cache directory,
 one file for each directory of hashed files, and counts for nothing where somebody else could have
-written it (:mod:`sc2onnx.runtime.trust`).
+written it (:mod:`sc2onnx.trust`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final
 from sc2onnx.bundle import records
 from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.manifest import replace_text
-from sc2onnx.runtime.trust import check_directories, check_file
+from sc2onnx.trust import check_directories, check_file
 
 LARGE: Final = 256_000_000
 """Bytes from which the digest of a file is remembered; smaller ones take a tenth of a second."""

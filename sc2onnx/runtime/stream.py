@@ -17,17 +17,21 @@ T = TypeVar("T")
 
 
 class Generation(Generic[T]):
-    """What a :class:`Stream` and a :class:`TokenStream` are: a generation that is computed while it is iterated.
+    """What a :class:`Stream` and a :class:`TokenStream` are: a generation that is computed while it
+    is iterated.
 
-    Iterate it with ``for``, or with ``async for``, where a thread of asyncio's own computes and the event loop goes on.
-    One thread or task at a time; :meth:`close` is for any thread, at any time. A running step then stops within about one
-    operator, the cache is freed, or kept for later requests, and the iteration ends, without an error:
-    :attr:`finish_reason` says ``"cancelled"``. A task that is cancelled in ``async for`` closes it as well. It is a
-    context manager, with ``with`` and ``async with``; leaving the block closes it.
+    Iterate it with ``for``, or with ``async for``, where a thread of asyncio's own computes and the
+    event loop goes on. One thread or task at a time; :meth:`close` is for any thread, at any time.
+    A running step then stops within about one operator, the cache is freed, or kept for later
+    requests, and the iteration ends, without an error: :attr:`finish_reason` says ``"cancelled"``.
+    A task that is cancelled in ``async for`` closes it as well. It is a context manager, with
+    ``with`` and ``async with``; leaving the block closes it.
     """
 
     def __init__(self, decoder: Decoder, row: Row, parts: Iterator[T]) -> None:
-        """``parts`` must not know this object: a cycle would keep the cache of one that was forgotten."""
+        """``parts`` must not know this object: a cycle would keep the cache of one that was
+        forgotten.
+        """
         self._decoder, self._row, self._parts = decoder, row, parts
         self._turn = threading.Lock()
         self._reason: FinishReason | None = None
@@ -94,7 +98,9 @@ class Generation(Generic[T]):
 
     @property
     def reused_tokens(self) -> int:
-        """How many tokens of the prompt an earlier request had left computed; known from the first part on, 0 before."""
+        """How many tokens of the prompt an earlier request had left computed; known from the first
+        part on, 0 before.
+        """
         return self._decoder.reused
 
     @property
@@ -108,7 +114,8 @@ class Generation(Generic[T]):
         return self._row.guesses[1]
 
     def close(self) -> None:
-        """Stop it and free the cache, or leave it to later requests. Closing twice, or after the end, is fine.
+        """Stop it and free the cache, or leave it to later requests. Closing twice, or after the
+        end, is fine.
 
         It returns when the step that runs has stopped.
         """
@@ -150,7 +157,9 @@ class Generation(Generic[T]):
         await self.aclose()
 
     def _cancel(self) -> None:
-        """Close it without waiting for the step that runs: its thread frees the cache on its way out."""
+        """Close it without waiting for the step that runs: its thread frees the cache on its way
+        out.
+        """
         self._closed = True
         self._decoder.cancel()
 
@@ -158,9 +167,10 @@ class Generation(Generic[T]):
 class Stream(Generation[Piece]):
     """Pieces of text as they are generated, of ``model.stream()`` and ``model.stream_infill()``.
 
-    Iterate it, with ``for`` or ``async for``. Closing it, from any thread, or leaving its ``with`` or ``async with`` block,
-    or cancelling the task that iterates, stops the work within about one operator and ends the iteration without an
-    error: look at :attr:`finish_reason` before you take :attr:`text` for whole.
+    Iterate it, with ``for`` or ``async for``. Closing it, from any thread, or leaving its ``with``
+    or ``async with`` block, or cancelling the task that iterates, stops the work within about one
+    operator and ends the iteration without an error: look at :attr:`finish_reason` before you take
+    :attr:`text` for whole.
     """
 
     def __init__(self, decoder: Decoder, row: Row) -> None:
@@ -169,7 +179,9 @@ class Stream(Generation[Piece]):
 
     @property
     def text(self) -> str:
-        """All text of the pieces so far: once :attr:`finish_reason` is ``"stop"`` or ``"length"``, what ``generate`` gives."""
+        """All text of the pieces so far: once :attr:`finish_reason` is ``"stop"`` or ``"length"``,
+        what ``generate`` gives.
+        """
         return "".join(self._text)
 
     @property
@@ -185,8 +197,9 @@ class Stream(Generation[Piece]):
 class TokenStream(Generation[Token]):
     """Tokens as they are generated, of ``model.generate_tokens()``.
 
-    Iterate it, with ``for`` or ``async for``. Closing it, from any thread, or leaving its ``with`` or ``async with`` block,
-    or cancelling the task that iterates, stops the work within about one operator and ends the iteration without an error.
+    Iterate it, with ``for`` or ``async for``. Closing it, from any thread, or leaving its ``with``
+    or ``async with`` block, or cancelling the task that iterates, stops the work within about one
+    operator and ends the iteration without an error.
     """
 
     def __init__(self, decoder: Decoder, row: Row) -> None:

@@ -52,10 +52,11 @@ class Codec:
         return tokenizer
 
     def encode(self, text: str, *, special: bool = True, framed: bool | None = None) -> list[int]:
-        """Token ids. ``special``: whether ``<fim_prefix>`` and its like in the text mean the special token, or their characters.
+        """Token ids. ``special``: whether ``<fim_prefix>`` and its like in the text mean the
+        special token, or their characters.
 
-        ``framed``: whether the tokenizer adds what it puts around every text, if it does that (StarCoder2's
-        does not); by default where special tokens are meant.
+        ``framed``: whether the tokenizer adds what it puts around every text, if it does that
+        (StarCoder2's does not); by default where special tokens are meant.
         """
         tokenizer = self._special if special else self._plain
         try:
@@ -176,18 +177,21 @@ def fim_prompt(
 
 
 def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int, *, step: int = 1) -> tuple[str, str]:
-    """The end of ``prefix`` and the beginning of ``suffix`` that together take about ``budget`` tokens, cut at line breaks where it can be.
+    """The end of ``prefix`` and the beginning of ``suffix`` that together take about ``budget``
+    tokens, cut at line breaks where it can be.
 
-    A quarter of the budget goes to the suffix; what one side leaves unused, the other takes. Texts that fit come back whole.
-    ``step``: the prefix loses a multiple of so many tokens, and the suffix keeps one, so that both are cut where they
-    were before while a few tokens are typed.
+    A quarter of the budget goes to the suffix; what one side leaves unused, the other takes. Texts
+    that fit come back whole. ``step``: the prefix loses a multiple of so many tokens, and the
+    suffix keeps one, so that both are cut where they were before while a few tokens are typed.
     """
     tokens = codec.encode(prefix, special=False), codec.encode(suffix, special=False)
     return cut_around(codec, (prefix, suffix), tokens, budget, step)
 
 
 def cut_around(codec: Codec, texts: tuple[str, str], tokens: tuple[list[int], list[int]], budget: int, step: int) -> tuple[str, str]:
-    """The texts before and after a cursor, and their tokens -> what of both takes about ``budget``, as :func:`around_cursor` cuts."""
+    """The texts before and after a cursor, and their tokens -> what of both takes about ``budget``,
+    as :func:`around_cursor` cuts.
+    """
     (prefix, suffix), (before, after) = texts, tokens
     if len(before) + len(after) <= budget:
         return prefix, suffix

@@ -51,10 +51,10 @@ def open_tokenizer(path: Path) -> Tokenizer:
         raise TokenizerError(
             f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use token ids instead of text"
         ) from error
+    if raw.get("truncation") is not None or raw.get("padding") is not None:
+        data = json.dumps({**raw, "truncation": None, "padding": None}).encode()
     with guarded(f"{path} is not a tokenizer that tokenizers can read"):
-        if raw.get("truncation") is None and raw.get("padding") is None:
-            return Tokenizer.from_buffer(data)
-        return Tokenizer.from_str(json.dumps({**raw, "truncation": None, "padding": None}))
+        return Tokenizer.from_buffer(data)  # what was looked through, and from no path, which tokenizers takes for UTF-8
 
 
 @contextmanager

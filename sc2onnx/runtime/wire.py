@@ -74,7 +74,7 @@ def with_places(model: bytes, place: Callable[[str, Place], Place]) -> bytes:
 
 def _entry(payload: bytes) -> tuple[str, str]:
     """Key and value of a ``StringStringEntryProto``."""
-    parts = {field.number: payload[field.start : field.end].decode() for field in fields(payload)}
+    parts = {field.number: payload[field.start : field.end].decode("utf-8", "surrogateescape") for field in fields(payload)}
     return parts.get(_KEY, ""), parts.get(_VALUE, "")
 
 

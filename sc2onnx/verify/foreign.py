@@ -148,7 +148,7 @@ class ForeignSequence:
 def _check(name: str, value: ort.OrtValue, types: Collection[str], shape: tuple[int, ...]) -> None:
     """Raise :class:`InferenceError` unless the value's memory is what it will be read as."""
     if not value.is_tensor() or value.data_type() not in types or tuple(value.shape()) != shape:
-        found = f"{value.data_type()} of shape {value.shape()}" if value.is_tensor() else "no tensor"
+        found = f"{value.data_type()} of shape {tuple(value.shape())}" if value.is_tensor() else "no tensor"
         raise InferenceError(f"the graph gave {name} as {found}, expected {' or '.join(sorted(types))} of shape {shape}: export the model again")
 
 
@@ -211,6 +211,9 @@ def described(directory: Path, session: ort.InferenceSession) -> Manifest:
             f"{directory / GRAPH_FILE} has no input {', '.join(sorted(missing))}, expected a decoder with a cache: export it with "
             "`optimum-cli export onnx --task text-generation-with-past`"
         )
+    layers = sum(name.startswith("past_key_values.") for name in inputs) // 2
+    if layers != config.num_hidden_layers:
+        raise BundleError(f"{directory / GRAPH_FILE} has a cache of {layers} layers, {path} says {config.num_hidden_layers}: export the model again")
     cached = inputs[past_name(0, "key")]
     if (dtype := _TYPES.get(cached)) is None:
         raise BundleError(f"{directory / GRAPH_FILE} has a cache of {cached}, expected one of {', '.join(_TYPES)}: export the model again")

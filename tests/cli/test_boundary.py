@@ -43,7 +43,7 @@ def test_what_a_command_raises_is_one_line_and_a_status(
     def failing(args: object) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", failing)  # type: ignore[arg-type]
+    monkeypatch.setitem(cli.COMMANDS, "doctor", failing)
     assert cli.main(["doctor"]) == status
     told = capsys.readouterr().err
     assert message in told

@@ -68,6 +68,10 @@ WRONG_TOKENS: list[tuple[Any, str]] = [
 """What are not token ids, and what an error says of it."""
 
 
+def some(*values: Any) -> tuple[Any, ...]:
+    return values
+
+
 def refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"(?s){message}") as caught:
         call()
@@ -214,7 +218,7 @@ def test_what_is_no_sampling(model: sc2onnx.Model, sampling: Any) -> None:
 
 def test_sampling_parameters_are_passed_by_keyword() -> None:
     with pytest.raises(TypeError, match="positional argument"):
-        sc2onnx.SamplingParameters(0.8, 40)  # type: ignore[misc]
+        sc2onnx.SamplingParameters(0.8, 40)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("logits", ["first", 1, True, [], np.array(["all", "last"])])
@@ -264,13 +268,13 @@ def test_a_bundle_that_is_not_there(bundle: Any) -> None:
         *(({"threads": value}, RequestError, "threads is .*to 1024") for value in (1025, HUGE)),
         *(({"prefix_memory": value}, RequestError, "prefix_memory is") for value in (-1, "1", 1.0, True)),
         *(({"spin": value}, RequestError, "spin is") for value in (None, "0", True, -1, 2, np.nan, HUGE)),
-        *(({"check": value}, RequestError, "check is") for value in (None, True, "some", [], np.array(["auto", "full"]))),
-        *(({"packed": value}, RequestError, "packed is") for value in (None, True, "yes", {})),
+        *(({"check": value}, RequestError, "check is") for value in some(None, True, "some", [], np.array(["auto", "full"]))),
+        *(({"packed": value}, RequestError, "packed is") for value in some(None, True, "yes", {})),
         *(({"device": value}, DeviceError, "device is") for value in (None, 1, b"cpu", "gpu", ["cpu"], "cuda:-1")),
         *(({"device_map": value}, RequestError, "device_map is") for value in (1, "cpu", {"cpu": 1}, {"cpu"})),
         *(({"device_map": value}, DeviceError, "device") for value in ([1], [None], [], ["cpu", "cpu"], [["cpu"]])),
         *(({"revision": value}, RequestError, "revision") for value in (1, b"main", ["main"])),
-        *(({name: value}, RequestError, f"{name} is") for name in ("speculate", "cuda_graphs") for value in ("yes", 1, [])),
+        *(({name: value}, RequestError, f"{name} is") for name in ("speculate", "cuda_graphs") for value in some("yes", 1, [])),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
@@ -285,6 +289,7 @@ def test_what_is_more_than_there_can_be_is_all_there_is(bundle: Path, options: d
 
 
 def test_unknown_names_are_the_signatures(model: sc2onnx.Model) -> None:
-    for call in (model.generate, model.stream):
+    options: dict[str, Any] = {"temprature": 1.0}
+    for call in (model.generate, model.stream, model.infill):
         with pytest.raises(TypeError, match="temprature"):
-            call("a", temprature=1.0)
+            call("a", **options)

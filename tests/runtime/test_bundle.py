@@ -89,8 +89,8 @@ def test_a_path_that_leaves_the_directory(copy: Path, name: str) -> None:
 
 
 def test_a_newer_manifest(copy: Path) -> None:
-    edit(copy, lambda raw: raw.update(format_version=5, something_new={}))
-    with pytest.raises(BundleVersionError, match="format_version 5, this sc2onnx reads 1 to 4: upgrade sc2onnx"):
+    edit(copy, lambda raw: raw.update(format_version=6, something_new={}))
+    with pytest.raises(BundleVersionError, match="format_version 6, this sc2onnx reads 1 to 5: upgrade sc2onnx"):
         sc2onnx.load(copy)
 
 

@@ -20,7 +20,7 @@ from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime import stamps
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.stamps import Memo, Stamp
-from sc2onnx.runtime.trust import check_directories, check_file, is_link
+from sc2onnx.trust import check_directories, check_file, is_link
 
 DATA = "model.onnx.data"
 SETTLED = 0.1

@@ -83,9 +83,9 @@ def test_closing_from_another_thread_is_never_taken_for_the_end(forgetful: sc2on
 
 def test_tokens_have_the_same_end(forgetful: sc2onnx.Model) -> None:
     with forgetful.generate_tokens([1, 2, 3], max_new_tokens=8, stop_tokens=()) as tokens:
-        assert tokens.finish_reason is None
+        reasons = [tokens.finish_reason]
         found = list(tokens)
-    assert tokens.finish_reason == "length"
+    assert [*reasons, tokens.finish_reason] == [None, "length"]
     assert tokens.generated_tokens == 8
     assert tokens.prompt_tokens == 3
     stopped = forgetful.generate_tokens([1, 2, 3], max_new_tokens=8, stop_tokens=[found[4].id])
