@@ -28,7 +28,8 @@
     |-- InferenceError (RuntimeError)         ONNX Runtime failed
     |   `-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
     |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
-    |   `-- CancelledError                    closed while it was computing
+    |   |-- CancelledError                    closed while it was computing
+    |   `-- ForkedError                       a model, or what belongs to it, in a child forked after it was loaded
     `-- MissingDependencyError (ImportError)  an optional package is not installed
 
 Each says what was found, what was expected and what to do.
@@ -144,6 +145,10 @@ class SequenceStateError(Sc2onnxError, RuntimeError):
 
 class CancelledError(SequenceStateError):
     """The sequence was closed while it was computing."""
+
+
+class ForkedError(SequenceStateError):
+    """A model, or a stream or sequence of it, was used in a child process that was forked after it was loaded."""
 
 
 class MissingDependencyError(Sc2onnxError, ImportError):

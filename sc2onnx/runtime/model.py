@@ -84,7 +84,8 @@ def load(
     """Load a bundle: a directory, or a hub id ``owner/name``, of which ``revision`` is a branch, tag or commit.
 
     ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``: instead, one for each stage of a bundle that is cut.
-    ``threads``: for one step; by default one per processor this process may use. ``spin``: seconds that they look for work after a step
+    ``threads``: for one step; by default one per processor this process may use, quotas of its
+    control groups respected. ``spin``: seconds that they look for work after a step
     before they sleep; 0 lets them sleep at once. ``cache_capacity``: the most slots of a
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context, which a bundle
     for a GPU needs.
@@ -462,6 +463,7 @@ class Model:
     @property
     def codec(self) -> Codec:
         """The tokenizer. Raises :class:`~sc2onnx.errors.TokenizerError` if the bundle has none that works."""
+        self._session.process.check()  # before a lock that another thread may have held at the fork
         with self._lock:
             if self._codec is None:
                 self._codec = open_codec(self._bundle.tokenizer)
@@ -474,10 +476,12 @@ class Model:
 
     def forget(self) -> None:
         """Free the caches that finished requests left for later ones. Requests that are under way keep theirs."""
+        self._session.process.check()
         self._store.forget()
 
     def memory_footprint(self) -> MemoryFootprint:
         """Bytes of weights and of caches, open and kept, by construction and as resident now."""
+        self._session.process.check()
         with self._lock:
             decoders = [decoder for reference in self._decoders if (decoder := reference()) is not None]
         caches = [*(decoder.cache for decoder in decoders), *self._store.caches]
@@ -575,6 +579,7 @@ class Model:
 
     def _decoder(self, store: PrefixStore | None = None) -> Decoder:
         """A fresh one. ``store``: where it looks for its prompt's beginning and leaves its cache; None: nowhere."""
+        self._session.process.check()
         cache = RingCache(self._cache_shape, rows=1, storage=self._session.storage)
         decoder = Decoder(self._session, self._facts, cache, self._settings.prefill_chunk, store if store and store.limit else None)
         with self._lock:

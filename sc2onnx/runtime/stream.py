@@ -41,6 +41,7 @@ class Generation(Generic[T]):
         return self
 
     def __next__(self) -> T:
+        self._decoder.check_process()  # before a lock that another thread may have held at the fork
         if not self._turn.acquire(blocking=False):
             raise SequenceStateError("the stream is in use, by another thread or further up in this one: only close it")
         try:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenizerError
 from sc2onnx.manifest import TOKENIZER_FILE
+from sc2onnx.runtime.tokenizer_file import guarded, open_tokenizer
 
 END_OF_TEXT: Final = "<|endoftext|>"
 FIM_PREFIX: Final = "<fim_prefix>"
@@ -35,10 +36,7 @@ class Codec:
 
     def __init__(self, path: Path) -> None:
         """Raises :class:`TokenizerError` if the file is not a byte-level tokenizer, or not one at all."""
-        try:
-            self._special = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise TokenizerError(f"{path} is not a tokenizer that tokenizers can read ({error}): export the bundle again") from error
+        self._special = open_tokenizer(path)
         decoder = type(self._special.decoder).__name__
         if decoder != "ByteLevel":
             raise TokenizerError(f"{path} has the decoder {decoder}, expected ByteLevel as in StarCoder2: use token ids instead of text")
@@ -62,7 +60,9 @@ class Codec:
         """
         tokenizer = self._special if special else self._plain
         try:
-            return list(tokenizer.encode(text, add_special_tokens=special if framed is None else framed).ids)
+            with guarded("the tokenizer could not encode the text"):
+                framed = special if framed is None else framed
+                return list(tokenizer.encode(text, add_special_tokens=framed).ids)
         except TypeError as error:
             found = "a str with lone surrogates" if isinstance(text, str) else f"a {type(text).__name__}"
             raise RequestError(f"the text is {found}, expected a str of Unicode characters") from error

@@ -282,7 +282,9 @@ def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
         ({"a": "int4 in blocks of 128", "b": "int8 in blocks of 32"}, False),
         ({"a": "int8 in blocks of 128"}, False),
     ):
-        assert steps_agree(replace(manifest, quantization=Quantization("r", schemes, 5.0, "nearest", None))) is expected
+        integers = replace(manifest, quantization=Quantization("r", schemes, 5.0, "nearest", None))
+        assert not steps_agree(integers)  # of an earlier version, whose attention is not made for it
+        assert steps_agree(replace(integers, agreeing_steps="any" if expected else "even")) is expected
     assert sc2onnx.load(bundle).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens > 0
     assert sc2onnx.load(bundle, speculate=False).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens == 0
 
