@@ -280,7 +280,8 @@ class Verification:
 class Manifest:
     """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph.
 
-    ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see :mod:`sc2onnx.bundle.agreement`.
+    ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see
+    :mod:`sc2onnx.bundle.agreement`.
     """
 
     model: ModelFacts
