@@ -268,3 +268,18 @@ def test_very_many_small_tensors_are_opened_soon(make_checkpoint: Make) -> None:
     many = {f"model.layers.{number}.x": np.zeros((), np.float32) for number in range(5_000)}
     save_file(many, directory / "model.safetensors")
     assert len(Checkpoint.open(directory).tensors) == 5_000
+
+
+def test_the_licence_is_not_read_out_of_the_directory(make_checkpoint: Make, tmp_path: Path) -> None:
+    directory = make_checkpoint()
+    (tmp_path / "card").write_text("---\nlicense: secret\n---\n")
+    (directory / "README.md").symlink_to(tmp_path / "card")
+    assert Checkpoint.open(directory).license() is None
+
+
+def test_a_card_is_read_from_its_beginning_only(make_checkpoint: Make) -> None:
+    directory = make_checkpoint()
+    with (directory / "README.md").open("wb") as file:
+        file.write(b"---\nlicense: mit\n---\n")
+        file.truncate(1 << 40)
+    assert Checkpoint.open(directory).license() == "mit"

@@ -127,8 +127,7 @@ def test_transformers_finds_the_chat_template(mini: Path, tmp_path: Path, target
         settings = json.loads((mini / "tokenizer_config.json").read_text())
         settings["chat_template"] = TEMPLATE
         (mini / "tokenizer_config.json").write_text(json.dumps(settings))
-    options = {"precision": "fp16"} if target == "cuda" else {}
-    export(mini, tmp_path / "bundle", target=target, **options)
+    export(mini, tmp_path / "bundle", target=target, precision="fp16" if target == "cuda" else "fp32")
     assert AutoTokenizer.from_pretrained(tmp_path / "bundle").chat_template == TEMPLATE
 
 

@@ -80,12 +80,12 @@ def halved(name: str) -> Change:
     """The output has one position, whatever it says."""
     shape = ("batch", "some", "thing", "else") if name.startswith("present") else ("batch", "some", "thing")
 
-    axis = "constant.ints_2" if name.startswith("present") else "constant.ints_1"
+    parts = {"from": 0, "to": 1, "axis": 2 if name.startswith("present") else 1}
 
     def change(graph: onnx.GraphProto) -> None:
-        for label, value in (("from", 0), ("to", 1)):
+        for label, value in parts.items():
             graph.initializer.append(helper.make_tensor(f"{name}.{label}", TensorProto.INT64, (1,), [value]))
-        through(name, "Slice", FLOAT, shape, f"{name}.from", f"{name}.to", axis)(graph)
+        through(name, "Slice", FLOAT, shape, f"{name}.from", f"{name}.to", f"{name}.axis")(graph)
 
     return change
 
