@@ -420,6 +420,10 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
+TEMPORARY: Final = ".sc2onnx-"
+"""What names of files in the making begin with."""
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replace a small text file whole or not at all (temporary sibling, fsync, rename). Raises :class:`OSError`."""
     replace_bytes(path, text.encode())
@@ -431,7 +435,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sc2onnx-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
