@@ -1,12 +1,11 @@
 """The command line: parse, call, print. Each subcommand imports only its own side.
 
-Exit status: 0 done; 1 the answer is no (verification failed, nothing works here); 2 a mistake of the user, in one line.
+Exit status: :data:`sc2onnx.boundary.STATUSES`.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import signal
@@ -15,64 +14,48 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sc2onnx.errors import CursorError, RequestError, Sc2onnxError
+from sc2onnx.boundary import guarded
+from sc2onnx.errors import CursorError, RequestError
+from sc2onnx.messages import TerminalText, occupy_standard_descriptors, say, standard_streams, tell
 from sc2onnx.options import parser
 
 if TYPE_CHECKING:
     from sc2onnx.evaluate import Opener
-    from sc2onnx.runtime.generate import Piece, Stream
+    from sc2onnx.manifest import Verification
+    from sc2onnx.runtime.fitting import Surroundings
+    from sc2onnx.runtime.generate import Completion, Piece
     from sc2onnx.runtime.model import Model
+    from sc2onnx.runtime.stream import Stream
 
 
 def entry() -> NoReturn:
     """The ``sc2onnx`` command."""
+    occupy_standard_descriptors()
     raise SystemExit(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
-    args = parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another, it does not end the program
-    try:
-        with _quiet_warnings(), _terminated_is_exit():
-            if args.command in RUN_BUNDLES:
-                args.bundle = _located(args.bundle, getattr(args, "revision", None))
-                args.also = [_located(bundle) for bundle in getattr(args, "also", [])]
-            status = COMMANDS[args.command](args)
-            sys.stdout.flush()
-            return status
-    except Sc2onnxError as error:
-        return _fail(args.command, str(error))
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("sc2onnx."):
-            raise
-        return _fail(args.command, "this is the runtime alone, which cannot do that: pip install sc2onnx instead of sc2onnx-runtime")
-    except BrokenPipeError:  # the reader of our output has gone: so may we
-        _discard_output()
-        return 0
-    except OSError as error:
-        _discard_output()
-        return _fail(args.command, f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        print(f"sc2onnx {args.command}: interrupted", file=sys.stderr)
-        return 130
+    """Run one command; returns its exit status. Raises :class:`SystemExit` for signals only."""
+    with standard_streams():
+        try:
+            args = parser().parse_args(arguments)
+        except SystemExit as ended:  # help, or a mistake that was told of
+            status = int(ended.code or 0)
+            return guarded("", lambda: status)
+        return guarded(args.command, lambda: _run(args))
 
 
-def _fail(command: str, message: str) -> int:
-    print(f"sc2onnx {command}: {message}", file=sys.stderr)
-    return 2
-
-
-def _discard_output() -> None:
-    """Send what is still buffered nowhere: Python would try to write it again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run(args: argparse.Namespace) -> int:
+    with _quiet_warnings(), _terminated_is_exit():
+        if args.command in RUN_BUNDLES:
+            args.bundle = _located(args.bundle, getattr(args, "revision", None))
+            args.also = [_located(bundle) for bundle in getattr(args, "also", [])]
+        return COMMANDS[args.command](args)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -89,40 +72,56 @@ def _export(args: argparse.Namespace) -> int:
         _print_json({"bundle": str(args.out), "seconds": time.perf_counter() - began, "manifest": asdict(manifest)})
         return 0
     seconds, parameters = time.perf_counter() - began, manifest.model.parameters
-    print(f"{args.out}: {parameters:,} parameters, {manifest.precision} for {manifest.target}, {manifest.weight_bytes / 1e9:.3f} GB, {seconds:.1f} s")
+    say(f"{args.out}: {parameters:,} parameters, {manifest.precision} for {manifest.target}, {manifest.weight_bytes / 1e9:.3f} GB, {seconds:.1f} s")
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
     from sc2onnx.verify import verify
-    from sc2onnx.verify.run import CaseResult
+    from sc2onnx.verify.run import CaseResult, record
 
     _check_writable(args.json)
     row = "{:>7}  {:<15}  {:>9}  {:>9}  {:>9}  {:>8}"
     headings = [row.format("length", "split", "max diff", "relative", "KL", "top-1")]
 
-    def tell(result: CaseResult) -> None:
+    def tell_case(result: CaseResult) -> None:
         found = result.difference
         figures = (f"{found.max_abs_diff:.2e}", f"{found.max_rel_diff:.2e}", f"{found.kl_divergence:.2e}", f"{found.top1_agreement:.2%}")
         while headings:
-            print(headings.pop(), file=sys.stderr)
-        print(row.format(result.case.length, result.case.split, *figures), file=sys.stderr, flush=True)
+            tell(headings.pop())
+        tell(row.format(result.case.length, result.case.split, *figures))
 
-    report = verify(args.bundle, args.checkpoint, text=args.text, max_length=args.max_length, greedy_tokens=args.greedy, tell=tell)
-    summary = report.summary
-    if args.json is not None:
-        listed = [{"length": result.case.length, "split": result.case.split, **result.difference.figures()} for result in report.cases]
-        _write_figures(args.json, {"summary": asdict(summary), "cases": listed})
-    print(f"against {summary.reference}\non {summary.text}")
-    print(
-        f"logits: {summary.shown('max_rel_diff', '.2e')} of the largest logit at most (tolerance {summary.tolerance:.2g}), "
-        f"{summary.shown('max_abs_diff', '.2e')} absolute\n"
-        f"KL divergence {summary.shown('kl_divergence', '.2e')} nats, same top token {summary.shown('top1_agreement', '.2%')}, "
-        f"NLL {summary.shown('nll', '.4f')} (torch {summary.shown('nll_reference', '.4f')}), {summary.positions:,} positions\n"
-        f"greedy: {summary.greedy_match} of {summary.greedy_tokens} tokens equal"
+    report = verify(
+        args.bundle,
+        args.checkpoint,
+        text=args.text,
+        max_length=args.max_length,
+        greedy_tokens=args.greedy,
+        tell=tell_case,
+        keep=False,
     )
-    print("passed" if summary.passed else "FAILED")
-    return 0 if summary.passed else 1
+    try:
+        _say_all(_verdict(report.summary))
+    finally:  # a disk that is full, here or below, costs no figure that another place can take
+        record(args.bundle, report)
+        if args.json is not None:
+            listed = [{"length": result.case.length, "split": result.case.split, **result.difference.figures()} for result in report.cases]
+            _write_figures(args.json, {"summary": asdict(report.summary), "cases": listed})
+    return 0 if report.summary.passed else 1
+
+
+def _verdict(summary: Verification) -> list[str]:
+    """What a comparison found, in lines for a person."""
+    return [
+        f"against {summary.reference}",
+        f"on {summary.text}",
+        f"logits: {summary.shown('max_rel_diff', '.2e')} of the largest logit at most (tolerance {summary.tolerance:.2g}), "
+        f"{summary.shown('max_abs_diff', '.2e')} absolute",
+        f"KL divergence {summary.shown('kl_divergence', '.2e')} nats, same top token {summary.shown('top1_agreement', '.2%')}, "
+        f"NLL {summary.shown('nll', '.4f')} (torch {summary.shown('nll_reference', '.4f')}), {summary.positions:,} positions",
+        f"greedy: {summary.greedy_match} of {summary.greedy_tokens} tokens equal",
+        "passed" if summary.passed else "FAILED",
+    ]
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -132,12 +131,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads, args.order)
     _check_outputs(args)
-    report = evaluate(args.bundle, args.files, also=args.also, against=_reference(args), settings=settings, tell=_tell)
-    if args.json is not None:
-        _write_figures(args.json, report.figures())
-    print("\n".join(lines(report)))
-    if args.plot is not None:
-        plot(report, args.plot)
+    report = evaluate(args.bundle, args.files, also=args.also, against=_reference(args), settings=settings, tell=tell)
+    _publish(args, lines(report), report.figures, lambda path: plot(report, path))
     return 0
 
 
@@ -164,13 +159,24 @@ def _bench(args: argparse.Namespace) -> int:
     contexts, prefill = (None if given is None else tuple(given) for given in (args.contexts, args.prefill))
     settings = Settings(contexts, tuple(args.steps), prefill, args.repeat, args.threads, args.real_prefill, args.device)
     _check_outputs(args)
-    report = bench(args.bundle, also=args.also, settings=settings, tell=_tell)
-    if args.json is not None:
-        _write_figures(args.json, report.figures())
-    print("\n".join(lines(report)))
-    if args.plot is not None:
-        plot(report, args.plot)
+    report = bench(args.bundle, also=args.also, settings=settings, tell=tell)
+    _publish(args, lines(report), report.figures, lambda path: plot(report, path))
     return 0
+
+
+def _publish(
+    args: argparse.Namespace,
+    table: Sequence[str],
+    figures: Callable[[], Mapping[str, Any]],
+    plot: Callable[[Path], None],
+) -> None:
+    """Print a table, and write what ``--json`` and ``--plot`` ask for: each also where another cannot be written."""
+    with ExitStack() as outputs:  # the last one that is entered comes first
+        if args.plot is not None:
+            outputs.callback(plot, args.plot)
+        if args.json is not None:
+            outputs.callback(lambda: _write_figures(args.json, figures()))
+        outputs.callback(_say_all, table)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -183,48 +189,56 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_plot(args.plot)
 
 
+def _say_all(lines: Sequence[str]) -> None:
+    for line in lines:
+        say(line)
+
+
 def _write_figures(path: Path, figures: Mapping[str, Any]) -> None:
     _write_text(path, json.dumps(figures, indent=2, allow_nan=False) + "\n")
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _generate(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
+    if args.n is not None and not args.json:
+        raise RequestError("--n is for --json, expected both or neither")
     model = _load(args)
-    stream = model.stream(prompt, **_rules(args))
-    return _print_stream(stream, model, args, echo=prompt if args.echo else "")
+    options = {**_rules(args), "special_tokens": args.special_tokens}
+    if args.n is not None:
+        began = time.perf_counter()
+        samples = model.generate(prompt, n=args.n, **options)
+        seconds = time.perf_counter() - began
+        _print_json([{**_answer(sample, args), "seconds": seconds} for sample in samples])
+        return 0
+    return _print_stream(model.stream(prompt, **options), model, args, echo=prompt if args.echo else "")
 
 
 def _infill(args: argparse.Namespace) -> int:
+    from sc2onnx.runtime.fitting import LEAST
+
     text = _read_text(args.file)
     offset = cursor_offset(text, args.line, args.column)
     files = {str(path): _read_text(path) for path in args.context}
     model = _load(args)
-    prefix, suffix = _fit(model, text[:offset], text[offset:], files, args)
-    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, order=args.order, **_rules(args))
+    if args.prompt_tokens is not None and args.prompt_tokens < LEAST:
+        raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least {LEAST}")
+    place = {"path": args.path, "repo": args.repo, "files": files, "order": args.order}
+    near, after = text[:offset], text[offset:]
+    stream = model.stream_infill(near, after, **place, prompt_tokens=args.prompt_tokens, **_rules(args))
+    if stream.used is not None and stream.used.cut:
+        tell(_what_is_used(stream.used, files, stream.prompt_tokens))
     return _print_stream(stream, model, args)
 
 
-def _fit(model: Model, prefix: str, suffix: str, files: Mapping[str, str], args: argparse.Namespace) -> tuple[str, str]:
-    """What of the file goes into the prompt: all of it if it fits, else what is nearest to the cursor, and a line that says so.
-
-    Room is kept for what else is in the prompt, and for the answer, of which ``--max-new-tokens`` is only the limit.
-    """
-    from sc2onnx.runtime.text import around_cursor, fim_prompt
-
-    if args.prompt_tokens is not None and args.prompt_tokens < 16:
-        raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least 16")
-    context = model.manifest.model.context_length
-    others = len(fim_prompt(model.codec, " ", " ", args.path, args.repo, files))
-    budget = args.prompt_tokens or max(16, context - others - min(args.max_new_tokens, context // 4))
-    near = around_cursor(model.codec, prefix, suffix, budget)
-    if near != (prefix, suffix):
-        lines = (near[0].count("\n") + 1, near[1].count("\n") + 1)
-        print(f"using {lines[0]} lines up to the cursor and {lines[1]} from it on (about {budget} tokens)", file=sys.stderr)
-    return near
+def _what_is_used(used: Surroundings, files: Mapping[str, str], tokens: int) -> str:
+    """What of the file and of other files is in a prompt that does not take all of them."""
+    lines = (used.prefix.count("\n") + 1, used.suffix.count("\n") + 1)
+    parts = [f"{lines[0]} lines up to the cursor", f"{lines[1]} from it on"]
+    for path, code in files.items():
+        kept = used.files.get(path, "")
+        if kept != code:
+            parts.append(f"{len(kept.splitlines())} of {len(code.splitlines())} lines of {path}")
+    return f"using {', '.join(parts[:-1])} and {parts[-1]} ({tokens} tokens)"
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -241,7 +255,7 @@ def _info(args: argparse.Namespace) -> int:
     shown = {"bundle": str(args.bundle), **rows(manifest, need)}
     width = max(map(len, shown))
     for name, value in shown.items():
-        print(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
     return 0
 
 
@@ -271,7 +285,7 @@ def _plan(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(ahead.figures())
     else:
-        print("\n".join(lines(ahead)))
+        _say_all(lines(ahead))
     return 0
 
 
@@ -281,9 +295,9 @@ def _warm(args: argparse.Namespace) -> int:
 
     form = make(Bundle.open(args.bundle))
     if form is None:
-        print(f"{args.bundle}: its weights are not quantised, they run from the bundle's own file: there is nothing to pack")
+        say(f"{args.bundle}: its weights are not quantised, they run from the bundle's own file: there is nothing to pack")
     else:
-        print(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")
+        say(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")
     return 0
 
 
@@ -294,7 +308,7 @@ def _push(args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"bundle": str(args.bundle), "repo": args.repo, "commit": address})
     else:
-        print(address)
+        say(address)
     return 0
 
 
@@ -315,9 +329,9 @@ def _doctor(args: argparse.Namespace) -> int:
         marks = {True: "ok", False: "MISSING", None: "-"}
         width = max(len(finding.subject) for finding in findings)
         for finding in findings:
-            print(f"{marks[finding.ok]:<7}  {finding.subject:<{width}}  {finding.detail}")
+            say(f"{marks[finding.ok]:<7}  {finding.subject:<{width}}  {finding.detail}")
             if finding.advice:
-                print(f"{'':<7}  {'':<{width}}  {finding.advice}")
+                say(f"{'':<7}  {'':<{width}}  {finding.advice}")
     return 0 if healthy(findings) else 1
 
 
@@ -355,14 +369,15 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
 def _print_stream(stream: Stream, model: Model, args: argparse.Namespace, echo: str = "") -> int:
     began, pieces = time.perf_counter(), list["Piece"]()
     first = None
+    screen = TerminalText() if sys.stdout.isatty() else None
     with stream:
         if echo and not args.json:
-            print(echo, end="", flush=True)
+            _write(echo, screen)
         for piece in stream:
             first = time.perf_counter() if first is None else first
             pieces.append(piece)
             if not args.json:
-                print(piece.text, end="", flush=True)
+                _write(piece.text, screen)
     ended = time.perf_counter()
     tokens = [token for piece in pieces for token in piece.tokens]
     if args.json:
@@ -371,12 +386,23 @@ def _print_stream(stream: Stream, model: Model, args: argparse.Namespace, echo: 
         answer: dict[str, Any] = {"text": text, "tokens": tokens, "finish_reason": pieces[-1].finish_reason}
         _print_json({**answer, **({"logprobs": logprobs} if args.logprobs else {}), "seconds": ended - began})
         return 0
-    if sys.stdout.isatty():
-        print()
+    if screen is not None:
+        print(screen.flush())
     if sys.stderr.isatty() and first is not None and len(tokens) > 1:
         rate = (len(tokens) - 1) / max(ended - first, 1e-9)
-        print(f"[{len(tokens)} tokens, first after {first - began:.3f} s, then {rate:.1f} per second]", file=sys.stderr)
+        tell(f"[{len(tokens)} tokens, first after {first - began:.3f} s, then {rate:.1f} per second]")
     return 0
+
+
+def _answer(done: Completion, args: argparse.Namespace) -> dict[str, Any]:
+    """A completion as JSON has it."""
+    answer = {"text": done.text, "tokens": done.tokens, "finish_reason": done.finish_reason}
+    return {**answer, "logprobs": done.logprobs} if args.logprobs else answer
+
+
+def _write(text: str, screen: TerminalText | None) -> None:
+    """Write generated text: as it is, or what of it may reach a terminal."""
+    print(text if screen is None else screen.push(text), end="", flush=True)
 
 
 def _prompt(args: argparse.Namespace) -> str:
@@ -412,8 +438,10 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
+    from sc2onnx.manifest import replace_bytes
+
     try:
-        path.write_text(text, encoding="utf-8")
+        replace_bytes(path, text.encode())
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -428,7 +456,7 @@ def _quiet_warnings() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
         if Path(filename).is_relative_to(Path(__file__).parent):
-            print(f"warning: {message}", file=sys.stderr)
+            tell(f"warning: {message}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -437,19 +465,25 @@ def _quiet_warnings() -> Iterator[None]:
 
 @contextmanager
 def _terminated_is_exit() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that a half-written bundle is removed."""
+    """SIGTERM, and SIGHUP where it exists and is not ignored, unwind the stack, so that a half-written bundle is removed."""
 
     def leave(number: int, frame: object) -> NoReturn:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)  # a session that ends sends several: the next must not stop the clearing up
         raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # Python lets only that one handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = {number: before for number in numbers if (before := signal.getsignal(number)) is not signal.SIG_IGN}  # nohup ignores one
+    for number in handled:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, before in handled.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
 RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "warm")

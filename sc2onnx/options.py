@@ -1,12 +1,16 @@
-"""What the command line accepts. Imports nothing but the standard library."""
+"""What the command line accepts. Imports no package but this one."""
 
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from sc2onnx import __version__
+from sc2onnx.boundary import STATUSES
+from sc2onnx.messages import printable
 
 ORDERS: Final = ("psm", "spm")
 """``sc2onnx.runtime.text.FimOrder``, whose room needs tokenizers."""
@@ -15,11 +19,61 @@ SHAPES: Final = ("3b", "7b", "15b")
 """Keys of ``sc2onnx.export.shapes.SHAPES``, which only the exporter's packages let us import."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages are printable."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and one line, and exit with status 2."""
+        super().error(printable(message))
+
+
+class _Command(_Parser):
+    """A command, which takes its options before, between and after its other arguments; ``--`` ends the options.
+
+    argparse gives an optional argument the first place that it can have: in ``BUNDLE --seed 1 PROMPT`` it takes the
+    prompt for missing, and then for unknown.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command's arguments, in any order."""
+        return super().parse_known_args(self._options_first(list(args or ())), namespace)
+
+    def _options_first(self, given: Sequence[str]) -> list[str]:
+        """``BUNDLE --seed 1 PROMPT`` -> ``--seed 1 -- BUNDLE PROMPT``."""
+        end = given.index("--") if "--" in given else len(given)
+        options, words, expected = list[str](), list[str](), 0.0
+        for argument in given[:end]:
+            if _is_option(argument):
+                expected = 0 if "=" in argument else self._values_of(argument)
+                options.append(argument)
+            elif expected:
+                expected -= 1
+                options.append(argument)
+            else:
+                words.append(argument)
+        words += given[end + 1 :]
+        return [*options, "--", *words] if words else options
+
+    def _values_of(self, option: str) -> float:
+        """How many values follow an option, which may be abbreviated, at most."""
+        found = [action for action in self._actions if any(name.startswith(option) for name in action.option_strings)]
+        exact = [action for action in found if option in action.option_strings]
+        counts = {"?": 1.0, "*": float("inf"), "+": float("inf")}
+        nargs = next((action.nargs for action in (*exact, *found)), 0)
+        return 1 if nargs is None else counts.get(str(nargs)) or int(nargs)
+
+
+def _is_option(argument: str) -> bool:
+    """As argparse sees it: a dash alone, a negative number and text with spaces are arguments."""
+    return bool(re.match(r"-[^\s]", argument)) and " " not in argument and not re.fullmatch(r"-\d+|-\d*\.\d+", argument)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; the chosen command is in ``command``."""
-    top = argparse.ArgumentParser(prog="sc2onnx", description="Run StarCoder2 outside PyTorch.")
+    formatter = argparse.RawDescriptionHelpFormatter
+    top = _Parser(prog="sc2onnx", description="Run StarCoder2 outside PyTorch.", epilog=STATUSES, formatter_class=formatter)
     top.add_argument("--version", action="version", version=f"sc2onnx {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
 
     export = commands.add_parser("export", help="turn a checkpoint into a bundle")
     export.add_argument("checkpoint", help="directory, or hub id such as bigcode/starcoder2-3b")
@@ -40,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--no-calibration",
         action="store_true",
-        help="round to the nearest, and lift nothing: a minute instead of hours, at two to three times the divergence",
+        help="round to the nearest, and lift nothing: a minute instead of hours, at 3.6 times the divergence (docs/quality.md)",
     )
     export.add_argument("--calibration-tokens", type=int, metavar="N", help="how much of the text to use; time is in proportion")
     export.add_argument("--stages", type=int, default=1, metavar="N", help="cut the layers into N graphs, for several devices (default: 1)")
@@ -82,6 +136,13 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", nargs="?", help="the prompt; '-' or nothing reads standard input")
     generate.add_argument("--file", type=Path, help="read the prompt from a file")
     generate.add_argument("--echo", action="store_true", help="print the prompt first")
+    generate.add_argument("--n", type=int, metavar="N", help="with --json: so many samples, as a list")
+    generate.add_argument(
+        "--special-tokens",
+        choices=("parse", "text"),
+        default="parse",
+        help="whether <fim_prefix> and its like in the prompt are special tokens, or text (default: parse)",
+    )
     _generation_options(generate)
 
     infill = commands.add_parser("infill", help="complete at a cursor in a file")
@@ -93,7 +154,9 @@ def parser() -> argparse.ArgumentParser:
     infill.add_argument("--repo", help="name of the repository, as context")
     infill.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="another file of the repository (repeatable)")
     infill.add_argument("--order", choices=ORDERS, default="psm", help="what comes first in the prompt, prefix or suffix (default: psm)")
-    infill.add_argument("--prompt-tokens", type=int, metavar="N", help="how much of the file to use (default: as much as the model's context takes)")
+    infill.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help="the most tokens of the prompt (default: as many as the model's context takes)"
+    )
     _generation_options(infill)
 
     info = commands.add_parser("info", help="what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sc2onnx.errors import MissingDependencyError, RequestError
+from sc2onnx.hints import install
+from sc2onnx.manifest import replace_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +33,7 @@ def new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f'plotting needs the package {error.name}: pip install "sc2onnx[cpu,evaluate]"') from error
+        raise MissingDependencyError(f"plotting needs the package {error.name}: {install('evaluate')}") from error
     return Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
 
 
@@ -47,5 +50,10 @@ def dress(axes: Axes, title: str, subtitle: str, across: str, up: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it in the format of the name, without the name and version of who drew it in a PNG."""
-    figure.savefig(path, metadata={"Software": None} if path.suffix.lower() == ".png" else None)
+    """Write it, whole or not at all, in the format of the name, a PNG without the name and version of who drew it.
+
+    Raises :class:`OSError`.
+    """
+    drawn, kind = BytesIO(), path.suffix.lower().removeprefix(".")
+    figure.savefig(drawn, format=kind, metadata={"Software": None} if kind == "png" else None)
+    replace_bytes(path, drawn.getvalue())

@@ -53,11 +53,16 @@ def read(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
     Raises :class:`OSError`, and :class:`ValueError` as :func:`parse` does.
     """
+    return parse(contents(path, most))
+
+
+def contents(path: Path, most: int) -> bytes:
+    """Read a file of at most ``most`` bytes. Raises :class:`OSError`, :class:`ValueError` for more."""
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return parse(data)
+    return data
 
 
 def record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle.links import inside
 from sc2onnx.errors import CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
 from sc2onnx.export.adapter import refuse_adapter, refuse_adapter_tensors
 from sc2onnx.export.names import own_names
@@ -18,6 +19,9 @@ from sc2onnx.manifest import plain_file_name
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
+
+_CARD_READ: Final = 1 << 16
+"""Characters of a model card that are looked at: its front matter comes first."""
 
 _PAIR: Final = ("lm_head.weight", "embed_tokens.weight")
 
@@ -74,7 +78,10 @@ class Checkpoint:
     def license(self) -> str | None:
         """The licence named in the checkpoint's model card, if any."""
         card = self.directory / "README.md"
-        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        if not inside(self.directory, card) or not card.is_file():
+            return None
+        with card.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_CARD_READ)
         front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
         found = re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE) if front_matter else None
         return found[1] if found else None

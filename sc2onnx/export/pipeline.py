@@ -14,17 +14,19 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
+from sc2onnx.bundle.agreement import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.genai import GENAI_FILE, genai_config
 from sc2onnx.export.graph.activations import Activations
-from sc2onnx.export.graph.attention import ring_attention, scatter_elements
+from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
 from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
 from sc2onnx.export.graph.growing import growing_attention
 from sc2onnx.export.graph.layers import Products
 from sc2onnx.export.graph.model import Form, attention_mask, build
 from sc2onnx.export.graph.ops import CUDA_OPSET, PORTABLE_OPSET
+from sc2onnx.export.graph.tokenwise import tokenwise
 from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
@@ -110,8 +112,19 @@ class _Subject:
     text: TextFiles
 
 
-def _form(variant: Variant, products: Products) -> Form:
-    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows."""
+def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
+    """Which steps the graph can be written for to agree with each other."""
+    if plan.quantization is None or variant.cache.kind != manifest.RING:
+        return NONE
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+    return agreeing_steps(plan.quantization.schemes.values(), *heads)
+
+
+def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
+    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows.
+
+    ``agrees``: over a ring, sums do not depend on how many tokens a step has.
+    """
     activations = Activations(variant.dtype)
     if variant.target == "genai":
         attention = partial(masked_grouped_query_attention, activations=activations)
@@ -121,9 +134,10 @@ def _form(variant: Variant, products: Products) -> Form:
         return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
     if variant.target == "cuda":
         return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
+    ring = partial(ring_attention, activations=activations, mixing=tokenwise if agrees else together)
     if variant.target == "portable":
-        return Form(partial(ring_attention, activations=activations, writing=scatter_elements), products, activations, PORTABLE_OPSET)
-    return Form(partial(ring_attention, activations=activations), products, activations)
+        return Form(partial(ring, writing=scatter_elements), products, activations, PORTABLE_OPSET)
+    return Form(ring, products, activations)
 
 
 def _write(
@@ -134,7 +148,8 @@ def _write(
     weight_bytes = weights.total_bytes(plan.weights.values())
     report.stage("writing the weights", weight_bytes)
     bundle.weights(plan.weights, placed, report.advance)
-    form = _form(variant, plan.products)
+    agreeing = _agreeing_steps(config, variant, plan)
+    form = _form(variant, plan.products, agrees=agreeing != NONE)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
     opened.check_unchanged()
@@ -160,6 +175,7 @@ def _write(
         ),
         quantization=plan.quantization,
         stages=subject.stages,
+        agreeing_steps=agreeing,
     )
     bundle.file(manifest.CARD_FILE, card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())

@@ -7,6 +7,8 @@ from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
+from sc2onnx.messages import printable, tell
+
 
 class Progress(Protocol):
     """Told of each stage, and of the bytes done within one whose total is known."""
@@ -36,7 +38,7 @@ class Lines:
         self._stream = stream
 
     def stage(self, text: str, total: int = 0) -> None:
-        print(f"{text} ({total / 1e9:.3f} GB)" if total else text, file=self._stream, flush=True)
+        tell(f"{text} ({total / 1e9:.3f} GB)" if total else text, self._stream)
 
     def advance(self, nbytes: int) -> None: ...
     def close(self) -> None: ...
@@ -52,9 +54,9 @@ class Bar:
     def stage(self, text: str, total: int = 0) -> None:
         self.close()
         if total:
-            self._bar = tqdm(total=total, desc=text, unit="B", unit_scale=True, file=self._stream)
+            self._bar = tqdm(total=total, desc=printable(text), unit="B", unit_scale=True, file=self._stream)
         else:
-            print(text, file=self._stream, flush=True)
+            tell(text, self._stream)
 
     def advance(self, nbytes: int) -> None:
         if self._bar is not None:

@@ -191,7 +191,7 @@ def _window_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     window, layers = raw.get("sliding_window"), raw.get("num_hidden_layers")
     context = raw.get("max_position_embeddings")
     slides = window is not None
-    both = slides and _whole(window) and _whole(context) and window >= context
+    both = isinstance(window, int) and isinstance(context, int) and window >= context
     if (types := raw.get("layer_types")) is not None:
         kinds = {"sliding_attention"} if slides else {"full_attention", "attention"}
         kinds |= {"full_attention", "attention"} if both else set()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx import card
-from sc2onnx.errors import InferenceError
+from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Difference, Floats, compare, part, pool
-from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Verification, replace_text
+from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest, Verification, replace_text
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.verify.criterion import ACTIVATIONS, criterion
 from sc2onnx.verify.plan import Append, Case, cases, lengths
 from sc2onnx.verify.reference import Reference
-from sc2onnx.verify.subject import Subject, open_subject, recorded
+from sc2onnx.verify.subject import Subject, open_subject
 from sc2onnx.verify.text import sample
 
 _ROWS: Final = 256
@@ -36,10 +37,11 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Every case, and the summary that the bundle keeps."""
+    """Every case, the summary that the bundle keeps, and the manifest of what was compared."""
 
     cases: tuple[CaseResult, ...]
     summary: Verification
+    compared: Manifest
 
 
 def verify(
@@ -50,6 +52,7 @@ def verify(
     max_length: int | None = None,
     greedy_tokens: int = 256,
     tell: Callable[[CaseResult], None] = lambda result: None,
+    keep: bool = True,
 ) -> Report:
     """Compare a bundle with torch in float32, teacher-forced on real code, and write the summary into the bundle.
 
@@ -59,13 +62,14 @@ def verify(
     :mod:`sc2onnx.verify.emulate` says. Where weights are integers, torch computes with what these stand for: whether the bundle
     does what it should is asked here, what rounding cost in quality is a question for :mod:`sc2onnx.evaluate`.
     ``max_length`` takes the place of longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell``
-    is told of each case as it ends. Peak memory is the larger of the two models, one after the other, and one set of logits.
-    Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError`
-    if the bundle cannot be written, and :class:`~sc2onnx.errors.RequestError`.
+    is told of each case as it ends. ``keep``: whether the summary is written, which :func:`record` does otherwise.
+    Peak memory is the larger of the two models, one after the other, and one set of logits.
+    Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError` and
+    :class:`~sc2onnx.errors.RequestError`. Warns (:class:`UserWarning`) where the summary cannot be written.
     """
     directory = Path(bundle)
     greedy_tokens = whole_number("greedy_tokens", greedy_tokens, 0)
-    model, kept = open_subject(directory), recorded(directory)
+    model = open_subject(directory)
     facts, origin, quantization = model.manifest.model, model.manifest.provenance, model.manifest.quantization
     limit = None if max_length is None else whole_number("max_length", max_length, 1)
     chosen = lengths(facts.sliding_window, facts.context_length, limit)
@@ -101,9 +105,10 @@ def verify(
         greedy_match=len(expected) if parting is None else parting.after,
         **total.figures(),
     )
-    if kept:
-        _write(directory, model, summary)
-    return Report(tuple(results), summary)
+    report = Report(tuple(results), summary, model.manifest)
+    if keep:
+        record(directory, report)
+    return report
 
 
 def run_case(model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:
@@ -135,7 +140,23 @@ def _greedy(model: Subject, prompt: npt.NDArray[np.int64], count: int) -> Iterat
             yield from (token.id for token in model.generate_tokens(prompt, max_new_tokens=count, stop_tokens=()))
 
 
-def _write(directory: Path, model: Subject, summary: Verification) -> None:
-    manifest = model.manifest.verified(summary)
-    replace_text(directory / CARD_FILE, card.render(manifest))
-    replace_text(directory / MANIFEST_FILE, manifest.to_json())
+def record(bundle: str | Path, report: Report) -> bool:
+    """Write the summary into the bundle's manifest and model card, and return whether it is there.
+
+    Warns (:class:`UserWarning`) where it cannot be written, or another bundle has taken its place. What optimum wrote
+    has no place for it.
+    """
+    directory = Path(bundle)
+    if not (directory / MANIFEST_FILE).exists():
+        return False
+    try:
+        if replace(Manifest.read(directory), verification=None) != replace(report.compared, verification=None):
+            raise BundleError("another bundle has taken its place meanwhile: verify that one")
+        manifest = report.compared.verified(report.summary)
+        replace_text(directory / CARD_FILE, card.render(manifest))
+        replace_text(directory / MANIFEST_FILE, manifest.to_json())
+    except (OSError, BundleError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        warnings.warn(f"the outcome is not recorded in {directory} ({reason})")
+        return False
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import OutputError
 from sc2onnx.evaluate.measure import Floats
-from sc2onnx.manifest import MANIFEST_FILE, Manifest
+from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.generate import Token
 from sc2onnx.runtime.model import open_model
@@ -74,12 +72,3 @@ def open_subject(directory: Path) -> Subject:
     if opened.manifest.for_others:
         return Foreign.of_bundle(directory, opened.manifest, *graphs)
     return open_model(opened, graphs)
-
-
-def recorded(directory: Path) -> bool:
-    """Whether the outcome is kept there: where there is a manifest. Raises :class:`OutputError` where it cannot be written."""
-    if not (directory / MANIFEST_FILE).exists():
-        return False
-    if not os.access(directory, os.W_OK):
-        raise OutputError(f"{directory} cannot be written, and the outcome is recorded there: copy the bundle to a place of your own")
-    return True

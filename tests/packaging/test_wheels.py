@@ -75,7 +75,11 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert run(unpacked, "info", bundle).returncode == 0
-    assert run(unpacked, "doctor").returncode == 0
+    found = run(unpacked, "doctor")
+    assert found.returncode == 0
+    assert "sc2onnx         0.1.0, the runtime alone" in found.stdout
+    assert "needs" not in found.stdout
+    assert "pip install sc2onnx" not in found.stdout
 
 
 @pytest.mark.parametrize(
@@ -84,5 +88,5 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
 def test_it_says_what_it_has_not(unpacked: Path, bundle: Path, arguments: tuple[str, ...]) -> None:
     done = run(unpacked, *(bundle if word == "BUNDLE" else word for word in arguments))
     assert done.returncode == 2
-    assert "this is the runtime alone, which cannot do that: pip install sc2onnx instead of sc2onnx-runtime" in done.stderr
+    assert "this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel, instead" in done.stderr
     assert done.stderr.count("\n") == 1

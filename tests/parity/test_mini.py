@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,13 @@ import numpy as np
 import pytest
 
 import sc2onnx
-from sc2onnx.errors import CheckpointError, OutputError, RequestError
+from sc2onnx.errors import CheckpointError, RequestError
 from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters, candidates
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.verify import TOLERANCE, verify
+from sc2onnx.verify.run import record
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -110,10 +114,27 @@ def test_the_mean_nll_is_over_the_tokens_that_are_known() -> None:
     assert (single.positions, single.known) == (4, 3)
 
 
-def test_a_bundle_that_cannot_be_written_is_refused_before_the_work(copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != copy)
-    with pytest.raises(OutputError, match="cannot be written, and the outcome is recorded there"):
-        verify(copy, checkpoint)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_an_outcome_that_cannot_be_recorded_is_still_the_outcome(copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.replace", refused)
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    with pytest.warns(UserWarning, match=os.strerror(number)):
+        report = verify(copy, checkpoint, max_length=8, greedy_tokens=4)
+    assert report.summary.passed
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_the_outcome_of_one_bundle_is_not_recorded_in_another(copy: Path, checkpoint: Path) -> None:
+    report = verify(copy, checkpoint, max_length=8, greedy_tokens=4, keep=False)
+    assert Manifest.read(copy).verification is None
+    other = replace(report, compared=replace(report.compared, precision="int8"))
+    with pytest.warns(UserWarning, match="another bundle has taken its place"):
+        assert not record(copy, other)
+    assert record(copy, report)
+    assert Manifest.read(copy).verification == report.summary
 
 
 @pytest.mark.parametrize("damage", ["smaller", "truncated", "garbage"])

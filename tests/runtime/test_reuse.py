@@ -198,7 +198,7 @@ def test_batches_and_sequences_keep_nothing(model: sc2onnx.Model) -> None:
 def test_a_stream_closed_midway_leaves_what_it_computed(model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int], size: int) -> None:
     tokens = model.generate_tokens(code[:size], max_new_tokens=50, stop_tokens=())
     begun = [next(tokens).id for _ in range(5)]
-    tokens.close()  # type: ignore[attr-defined]
+    tokens.close()
     assert assert_exact(model, forgetful, [*code[:size], *begun, 7]) >= size + 4  # more where a draft was right
 
 
