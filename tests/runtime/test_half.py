@@ -69,7 +69,7 @@ def test_a_bf16_bundle_says_what_to_do_instead(bundle: Path, tmp_path: Path, mon
 
 def test_a_graph_that_is_not_of_the_type_of_the_manifest_is_an_error(bundle: Path, tmp_path: Path) -> None:
     copy = made_for(bundle, tmp_path / "copy", "fp16", "float16")
-    with pytest.raises(BundleIntegrityError, match="is float32 .* in model.onnx, the manifest says float16"):
+    with pytest.raises(BundleIntegrityError, match=r"is float32 .* in model\.onnx, the manifest says float16"):
         sc2onnx.load(copy)
 
 
