@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +38,7 @@ def changed(exported: Path, to: Path, change: Change) -> Path:
     return to
 
 
-def through(name: str, operator: str, data_type: int, shape: tuple[int | str, ...] | None, *inputs: str, **attributes: int) -> Change:
+def through(name: str, operator: str, data_type: int, shape: tuple[int | str, ...] | None, *inputs: str, **attributes: Any) -> Change:
     """The output ``name`` comes through another node, and is said to be of this type and shape."""
 
     def change(graph: onnx.GraphProto) -> None:
