@@ -113,7 +113,7 @@ def _allowed(origin: Provenance) -> str:
     """A row that names the settings that were vouched for, if there are any."""
     if not origin.allowed_settings:
         return ""
-    names = ", ".join(json.dumps(name).strip('"').replace("|", "\\|") for name in origin.allowed_settings)
+    names = ", ".join(map(_prose, origin.allowed_settings))
     return f"| unknown settings of the checkpoint, vouched for at export | {names} |\n"
 
 

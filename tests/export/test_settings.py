@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sc2onnx import outlook
+from sc2onnx.card import render
 from sc2onnx.errors import RequestError, UnsupportedModelError
 from sc2onnx.export import export
 from sc2onnx.export.config import Starcoder2Config
@@ -210,6 +212,16 @@ def test_what_was_vouched_for_is_recorded(make_checkpoint: Make, tmp_path: Path)
     assert written.provenance.allowed_settings == ("alpha|x",)
     assert Manifest.read(tmp_path / "out") == written
     assert r"vouched for at export | alpha\|x |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_name_that_was_vouched_for_formats_nothing(tiny_bundle: Path) -> None:
+    written = Manifest.read(tiny_bundle)
+    evil = "x\n---\nlicense: mit\n| a | `b` <script> \x1b[2J"
+    origins = [replace(written.provenance, allowed_settings=(name,)) for name in ("x", evil)]
+    plain, card = (render(replace(written, provenance=origin)) for origin in origins)
+    assert len(card.splitlines()) == len(plain.splitlines())
+    assert "\x1b" not in card
+    assert r"\| a \| \`b\` \<script\>" in card
 
 
 def test_nothing_is_said_where_nothing_was_vouched_for(tiny_bundle: Path) -> None:
