@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.agreement import NONE, agreeing_steps
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.manifest import GROWING, LINEAR, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime import expected
@@ -67,7 +68,7 @@ def _check_names(manifest: Manifest) -> None:
         raise BundleIntegrityError(f"precision is {manifest.precision[:80]!r}, expected {called[:80]!r} by the cache or the recipe: {_REMEDY}")
     if cache.kind != _KINDS.get(manifest.target, cache.kind):
         raise BundleIntegrityError(f"cache.kind is {cache.kind[:80]!r} for target {manifest.target!r}: {_REMEDY}")
-    oldest = 4 if manifest.for_others else 3 if manifest.stages else 2 if quantization else 1
+    oldest = 5 if manifest.agreeing_steps != NONE else 4 if manifest.for_others else 3 if manifest.stages else 2 if quantization else 1
     if manifest.format_version < oldest:
         raise BundleIntegrityError(
             f"format_version is {manifest.format_version}, expected {oldest} at least by what else the manifest has: {_REMEDY}"
@@ -166,10 +167,15 @@ def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
                 _same(name, f"{attribute} of the attention", node.attributes.get(attribute), (said,))
         return
     _same(name, "the sliding window", _masked(graph), facts.sliding_window)
-    agreeing = getattr(part.manifest, "agreeing_steps", None)  # which manifests say that know of such graphs
-    if agreeing is not None:
-        tokenwise = any(node.attributes.get("perm") == TOKENWISE for node in graph.nodes)
-        _same(name, "whether attention is computed token by token", tokenwise, agreeing != "none")
+    _same(name, "which steps agree", _agreeing(graph, part.manifest), part.manifest.agreeing_steps)
+
+
+def _agreeing(graph: OnnxGraph, manifest: Manifest) -> str:
+    """Which steps agree: some only where attention is computed token by token, which the graph shows."""
+    facts, tokenwise = manifest.model, any(node.attributes.get("perm") == TOKENWISE for node in graph.nodes)
+    if manifest.quantization is None or not tokenwise:
+        return NONE
+    return agreeing_steps(manifest.quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim)
 
 
 def _masked(graph: OnnxGraph) -> int | str | None:

@@ -26,9 +26,6 @@ VARIANTS = [
 EARLIER = {"portable": {"TensorScatter"}}
 """What only earlier exporters wrote."""
 
-LATER = {target: {"Cast", "Equal", "ReduceMax"} for target in ("cpu", "portable")}
-"""Of attention that is computed token by token."""
-
 
 @pytest.fixture(scope="module")
 def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], Path]:
@@ -49,9 +46,22 @@ def test_what_is_allowed_is_what_is_written(bundles: dict[tuple[str, str, int], 
     for target, allowed in ALLOWED.items():
         graphs = [read_graph(file.read_bytes()) for key, path in bundles.items() if key[0] == target for file in path.glob("*.onnx")]
         written = {node.operator for graph in graphs for node in graph.nodes}
-        assert allowed - EARLIER.get(target, set()) - LATER.get(target, set()) <= written, target
+        assert allowed - EARLIER.get(target, set()) <= written, target
         attributes = {(node.operator, name) for graph in graphs for node in graph.nodes for name in node.attributes}
         assert attributes <= {(operator, name) for operator, names in ATTRIBUTES.items() for name in names}
+
+
+@pytest.mark.parametrize("said", ["none", "even", "anx"])
+def test_which_steps_agree_is_what_the_graph_shows(bundles: dict[tuple[str, str, int], Path], said: str) -> None:
+    path = bundles["cpu", "int8", 1] / "sc2onnx.json"
+    original = path.read_text()
+    assert json.loads(original)["agreeing_steps"] == "any"
+    path.write_text(json.dumps({**json.loads(original), "agreeing_steps": said}))
+    try:
+        with pytest.raises(BundleIntegrityError, match=rf"which steps agree is any in model\.onnx, the manifest says {said}"):
+            Bundle.open(path.parent, "size")
+    finally:
+        path.write_text(original)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
