@@ -245,11 +245,12 @@ def save_packed(graph: Path, optimised: Path, data: str) -> None:
     """
     options = _options(1, quantised=True)
     options.optimized_model_filepath = native(optimised)
-    options.add_session_config_entry(_FOLDER, native(graph.parent))
+    followed = _followed(graph, None)
+    options.add_session_config_entry(_FOLDER, native(graph.parent if followed is None else followed.folder))
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    _load(graph, options)
+    _load(graph, options, None if followed is None else followed.graph)
 
 
 def open_graph(graph: Path, *, quantised: bool = False, instead: bytes | None = None) -> ort.InferenceSession:
