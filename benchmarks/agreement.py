@@ -68,7 +68,8 @@ class Ways:
 
     def __init__(self, bundle: Path, threads: int) -> None:
         def load(**settings: Any) -> sc2onnx.Model:
-            return sc2onnx.load(bundle, **{"threads": threads, "packed": "off", "speculate": False, "prefix_memory": 0} | settings)
+            plain: dict[str, Any] = {"threads": threads, "speculate": False, "prefix_memory": 0}
+            return sc2onnx.load(bundle, packed="off", **{**plain, **settings})
 
         self.plain, self.reuse = load(), load(prefix_memory=None)
         self.drafts, self.single = load(speculate=True), load(threads=1)
@@ -87,9 +88,11 @@ class Ways:
     def differing_together(self, batch: Sequence[Request]) -> list[str]:
         """Columns in which requests differ that are decoded together, once for each that does."""
         prompts, found = [self._text(request.prompt) for request in batch], list[str]()
-        for suffix, options in (("", {}), (" sampled", {"temperature": 0.8, "seed": batch[0].seed})):
-            together = self.plain.generate(prompts, max_new_tokens=NEW_TOKENS, stop_tokens=(), **options)
-            alone = [self.plain.generate(prompt, max_new_tokens=NEW_TOKENS, stop_tokens=(), **options) for prompt in prompts]
+        settings: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "stop_tokens": ()}
+        sampled: dict[str, Any] = {"temperature": 0.8, "seed": batch[0].seed}
+        for suffix, options in (("", settings), (" sampled", settings | sampled)):
+            together = self.plain.generate(prompts, **options)
+            alone = [self.plain.generate(prompt, **options) for prompt in prompts]
             found += ["batch" + suffix for a, b in zip(together, alone, strict=True) if a.tokens != b.tokens]
         return found
 

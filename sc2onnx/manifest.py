@@ -280,7 +280,8 @@ class Verification:
 class Manifest:
     """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph.
 
-    ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see :mod:`sc2onnx.bundle.agreement`.
+    ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see
+    :mod:`sc2onnx.bundle.agreement`.
     """
 
     model: ModelFacts
@@ -419,6 +420,10 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
+TEMPORARY: Final = ".sc2onnx-"
+"""What names of files in the making begin with."""
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replace a small text file whole or not at all (temporary sibling, fsync, rename). Raises :class:`OSError`."""
     replace_bytes(path, text.encode())
@@ -430,7 +435,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sc2onnx-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

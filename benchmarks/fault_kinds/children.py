@@ -84,6 +84,8 @@ def _run(action: Callable[[], object], log: Path) -> NoReturn:
         except Sc2onnxError as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
             status = REFUSED
+        except KeyboardInterrupt:  # before the command was there to be told
+            status = 130
         except SystemExit as ended:
             status = int(ended.code or 0)
         except BaseException:

@@ -30,10 +30,9 @@ def export_action(material: Material, out: Path, precision: str, overwrite: bool
 
 def export_command(material: Material, out: Path, precision: str, overwrite: bool) -> Callable[[], object]:
     """The same as a command, which signals end in order."""
+    from sc2onnx.cli import main
 
     def action() -> int:
-        from sc2onnx.cli import main
-
         options = ["--precision", precision, *(["--no-calibration"] if precision != "fp32" else []), *(["--overwrite"] if overwrite else [])]
         return main(["export", str(material.checkpoint), str(out), *options])
 
@@ -62,7 +61,7 @@ def _struck(rng: Random, events: int, action: Callable[[], object], number: int,
     status = child.poll(moment)
     if status is None:
         child.kill(number)
-        status = -number if number == signal.SIGKILL else child.wait(limit)
+        status = child.wait(limit) if number != signal.SIGKILL else -number
         return status, f"{moment:.3f} s"
     return status, "a moment when it was done"
 
@@ -83,7 +82,8 @@ def export_kill(rng: Random, material: Material, scratch: Path, limit: float) ->
     events = _events(name, undisturbed, scratch / "log-undisturbed", limit)
     status, when = _struck(rng, events, kind(material, out, precision, overwrite), number, scratch, limit)
     what = f"{precision}{' over an old bundle' if overwrite else ''}, {number.name} at {when}"
-    _check_place(place, out, overwrite, number, status)
+    struck_early = when.endswith(" s") and status == -number  # before the command was there to be told
+    _check_place(place, out, overwrite, signal.SIGKILL if struck_early else number, status)
     if run(export_action(material, out, precision, True), scratch / "log-again", limit):
         raise Fault(f"{what}: the next export failed: {(scratch / 'log-again').read_text()[-500:]}")
     names = sorted(path.name for path in place.iterdir())

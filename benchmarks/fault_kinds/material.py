@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -29,7 +29,7 @@ TOKENS = 12
 """Greedy tokens that are compared, beside the logits of the prompt."""
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - what is told of, not an error of a program
     """The product did what it must not; the message says what."""
 
 
@@ -98,8 +98,8 @@ def ask(directory: Path, packed: str = "off", check: str = "full") -> Answer:
     return Answer(tokens, logits)
 
 
-def prepare(checkpoint: Path, directory: Path) -> Material:
-    """Export and pack everything once, and ask each bundle."""
+def prepare(checkpoint: Path, directory: Path, forms: Sequence[str] = tuple(FORMS)) -> Material:
+    """Export and pack some of :data:`FORMS` once, fp32 among them, and ask each bundle."""
     from sc2onnx.errors import Sc2onnxError
     from sc2onnx.export import Calibration, export
     from sc2onnx.runtime.bundle import Bundle
@@ -109,7 +109,8 @@ def prepare(checkpoint: Path, directory: Path) -> Material:
     shutil.copytree(checkpoint, material.checkpoint)
     os.environ["SC2ONNX_CACHE"] = str(directory / "cache")
     costs = {"export": 0.0, "load": 0.0}
-    for form, (precision, target) in FORMS.items():
+    for form in forms:
+        precision, target = FORMS[form]
         began = time.perf_counter()
         calibration = Calibration(None if precision == "fp32" else False)
         try:

@@ -24,7 +24,7 @@ _FOR_ANY: Final = frozenset({"int4 in blocks of 32", "int8 in blocks of 32", "in
 """Schemes whose kernels sum one row of activations in the order in which they sum several."""
 
 _BY_PAIRS: Final = frozenset(f"int{bits} in blocks of {size}" for bits in (4, 8) for size in (64, 128, 256))
-"""Schemes whose kernels take two rows at a time, and the last of an odd number by itself, in another order."""
+"""Schemes whose kernels take two rows at a time, and the last of an odd number in another order."""
 
 PANEL: Final = 16
 """Columns of a float product up to which ONNX Runtime sums 1,024 terms in one go. Longer sums are made of
@@ -35,10 +35,12 @@ _DEPTH: Final = 128
 
 
 def agreeing_steps(schemes: Iterable[str], heads: int, kv_heads: int, head_dim: int) -> str:
-    """:data:`ANY`, :data:`EVEN` or :data:`NONE`: what a graph over a ring can promise, if its attention goes token by token.
+    """What a graph over a ring can promise if its attention goes token by token.
 
-    ``schemes``: of the matrices, such as ``int8 in blocks of 64``. The scores of attention are sums over ``head_dim``, which must be one
-    part; and one query head to a key-value head would make a product of one row, which has a kernel of its own.
+    :data:`ANY`, :data:`EVEN` or :data:`NONE`. ``schemes``: of the matrices, such as
+    ``int8 in blocks of 64``. The scores of attention are sums over ``head_dim``, which must be one
+    part; and one query head to a key-value head would make a product of one row, which has a kernel
+    of its own.
     """
     used = set(schemes)
     if head_dim > _DEPTH or heads <= kv_heads or not used <= _FOR_ANY | _BY_PAIRS:

@@ -49,13 +49,15 @@ _CALIBRATION_COPIES: Final = 6
 """Of the widest matrix, in float32."""
 
 # Time of a calibration on two processors, measured at the 3B shape (docs/measurements.md): 26 minutes for the sensitivities, and a
-# layer's rounding as 165 s, for the factors of its statistics, and 3.5 ms for each token of the text.
+# layer's rounding as 165 s, for the factors of its statistics, and 3.5 ms for each token of the text. What a token takes in a layer
+# however small is from the mini checkpoint: two minutes in all.
 _MEASURED_LAYERS: Final = 30
 _MEASURED_HIDDEN: Final = 3072
 _MEASURED_INNER: Final = 12288
 _SENSITIVITY_SECONDS: Final = 26 * 60
 _FACTORS_SECONDS: Final = 165
-_TOKEN_SECONDS: Final = 3.5e-3
+_TOKEN_SECONDS: Final = 3.2e-3
+_SMALLEST_TOKEN_SECONDS: Final = 0.3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def calibration_seconds(config: Starcoder2Config, tokens: int = corpus.DEFAULT_T
     weights = (size * inner) / (_MEASURED_HIDDEN * _MEASURED_INNER)
     factors = (inner**3 + inner**2 * size) / (_MEASURED_INNER**3 + _MEASURED_INNER**2 * _MEASURED_HIDDEN)
     layers = config.num_hidden_layers
-    rounding = layers * (factors * _FACTORS_SECONDS + weights * tokens * _TOKEN_SECONDS)
+    rounding = layers * (factors * _FACTORS_SECONDS + tokens * (weights * _TOKEN_SECONDS + _SMALLEST_TOKEN_SECONDS))
     return rounding + (weights * (layers / _MEASURED_LAYERS) ** 2 * _SENSITIVITY_SECONDS if sensitivities else 0)
 
 

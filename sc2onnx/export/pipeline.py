@@ -59,7 +59,8 @@ def export(
     ``allow_settings``: settings of ``config.json`` that are unknown here, and of which the caller vouches that they change nothing.
     Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
     :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the target cannot run; ``out`` is then as it was before.
-    Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``, or weights to be quantised that are zeros in whole blocks.
+    Warns (:class:`UserWarning`) of a tokenizer that is absent or does not fit the model, files that disagree on the end of a text or
+    are left behind, and weights to be quantised that are zeros in whole blocks.
     """
     out = Path(os.path.abspath(out))
     variant, calibration = Variant(precision, target), calibration or Calibration()

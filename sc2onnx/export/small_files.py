@@ -50,7 +50,7 @@ TEMPLATES: Final = f"{CHAT_TEMPLATE_FOLDER}/*.jinja"
 PATTERNS: Final = (*COPIED, *SOURCES, LICENSES, TEMPLATES)
 """What to download of a checkpoint on the hub, beside the weights."""
 
-_MOST_BYTES: Final[Mapping[str, int]] = dict.fromkeys((TOKENIZER_FILE, VOCAB_FILE, MERGES_FILE), 64 << 20)
+_MOST_BYTES: Final[Mapping[str, int]] = dict.fromkeys((TOKENIZER_FILE, VOCAB_FILE, MERGES_FILE), 32 << 20)
 """Bytes of files that may be larger than settings. The tokenizer of StarCoder2 has 2 MB."""
 
 _MOST_BYTES_OF_TEXT: Final = 1 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import log2
 from typing import Any, Final
 
 import tokenizers
@@ -22,6 +23,9 @@ from sc2onnx.manifest import TOKENIZER_FILE
 _SAMPLE: Final = "def f(a):\n    return 1  # \N{SNOWMAN}\n"
 """Some text, to see that text becomes tokens at all."""
 
+_MOST_GROWTH: Final = 1000
+"""Characters that one may become; a chain of replacements would fill any memory. Tokenizers in use make one or two."""
+
 _SHOWN: Final = 5
 """Tokens that a message names."""
 
@@ -37,12 +41,29 @@ def open_tokenizer(data: bytes, origin: str = TOKENIZER_FILE) -> Tokenizer:
         raise CorruptCheckpointError(
             f"{origin} holds no tokenizer (no model in {brief(sorted(raw))}), expected what transformers' save_pretrained writes: download it again"
         )
+    if _growth(raw.get("normalizer")) + _growth(raw.get("decoder")) > log2(_MOST_GROWTH):
+        raise CorruptCheckpointError(
+            f"{origin} has replacements that make more than {_MOST_GROWTH} characters of one, expected one or two: do not trust this checkpoint"
+        )
     with tokenizers_errors(origin):
         tokenizer = Tokenizer.from_buffer(data)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.decode(tokenizer.encode(_SAMPLE).ids)
     return tokenizer
+
+
+def _growth(step: Any) -> float:
+    """Binary logarithm of the characters that replacements, one behind the other, may make of one.
+
+    For instance 3: a step that puts "ab" in its place, behind one that puts "abcd".
+    """
+    if isinstance(step, list):
+        return sum(map(_growth, step))
+    if not isinstance(step, dict):
+        return 0.0
+    texts = [step[key] for key in ("content", "prepend") if isinstance(step.get(key), str)]
+    return sum(log2(max(1, len(text))) for text in texts) + sum(map(_growth, step.values()))
 
 
 @contextmanager

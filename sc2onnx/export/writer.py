@@ -139,17 +139,15 @@ def new_bundle(out: Path, overwrite: bool) -> Iterator[BundleWriter]:
     A lock inside tells other processes that this one is at work (see :func:`clean_up`).
     """
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
-    try:
-        partial.mkdir()
-    except OSError as error:
-        raise OutputError(f"cannot write in {out.parent} ({error.strerror}): choose another path") from error
-    lock = FileLock(partial / _LOCK)
-    try:
-        with lock:
+    try:  # first of all: a signal may end the process after any line
+        try:
+            partial.mkdir()
+        except OSError as error:
+            raise OutputError(f"cannot write in {out.parent} ({error.strerror}): choose another path") from error
+        with FileLock(partial / _LOCK):
             yield BundleWriter(partial)
             check_output(out, overwrite)  # again: much may have happened meanwhile
             _replace(partial, out)
-            (out / _LOCK).unlink(missing_ok=True)  # only now: without it another export would take the directory for a dead one's
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskSpaceError(f"the disk at {out.parent} filled up while writing {out.name}: free some space and export again") from error
@@ -159,7 +157,7 @@ def new_bundle(out: Path, overwrite: bool) -> Iterator[BundleWriter]:
             raise
         raise OutputError(f"{out} cannot be written ({error.strerror or error}): choose another path or disk") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
 
 
 def _data(weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]) -> Iterator[Buffer]:
@@ -181,16 +179,30 @@ def _replace(partial: Path, out: Path) -> None:
     """Rename into place; an old bundle steps aside first and comes back if that fails."""
     _sync(partial)
     aside = out.parent / f".{out.name}.replaced-{secrets.token_hex(4)}"
-    if out.exists():
-        out.rename(aside)
     try:
+        if out.exists():
+            out.rename(aside)
         partial.rename(out)
     except BaseException:
-        if aside.exists():
+        if aside.exists() and partial.exists():
             aside.rename(out)
         raise
-    _sync(out.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if not partial.exists():
+            (out / _LOCK).unlink(missing_ok=True)  # only now: without it another export would take the directory for a dead one's
+    try:
+        _sync(out.parent)
+    finally:
+        _remove(aside)
+
+
+def _remove(directory: Path) -> None:
+    """Remove it, if it is there, also where a signal ends the process meanwhile."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def _sync(directory: Path) -> None:

@@ -166,10 +166,10 @@ def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
                 _same(name, f"{attribute} of the attention", node.attributes.get(attribute), (said,))
         return
     _same(name, "the sliding window", _masked(graph), facts.sliding_window)
-    said = getattr(part.manifest, "agreeing_steps", None)  # which manifests say that know of such graphs
-    if said is not None:
+    agreeing = getattr(part.manifest, "agreeing_steps", None)  # which manifests say that know of such graphs
+    if agreeing is not None:
         tokenwise = any(node.attributes.get("perm") == TOKENWISE for node in graph.nodes)
-        _same(name, "whether attention is computed token by token", tokenwise, said != "none")
+        _same(name, "whether attention is computed token by token", tokenwise, agreeing != "none")
 
 
 def _masked(graph: OnnxGraph) -> int | str | None:

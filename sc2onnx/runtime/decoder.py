@@ -63,8 +63,9 @@ class Decoder:
 
         ``ids``: instead the most likely token, int64 (1, 1).
 
-        What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`); the logits are the same, to the last bit
-        in integers, because all of a prompt is computed in steps that agree with each other (:mod:`sc2onnx.bundle.agreement`).
+        What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`).
+        The logits are the same, in integers to the last bit, because all of a prompt is computed in
+        steps that agree with each other (:mod:`sc2onnx.bundle.agreement`).
         """
         with self._use():
             if self._store is not None:
@@ -137,7 +138,7 @@ class Decoder:
         return self._closed
 
     def _append(self, tokens: npt.NDArray[np.int64], logits: Logits, ids: bool, *, evenly: bool = False) -> npt.NDArray[Any] | None:
-        """``evenly``: in steps of an even number of tokens. Where one is left over, it is computed with another that does not count."""
+        """``evenly``: in steps of an even number of tokens, as :meth:`_run` makes them."""
         self._check_context(tokens.shape[1])
         parts, done, total = [], 0, tokens.shape[1]
         while done < total:
@@ -153,9 +154,10 @@ class Decoder:
         return step <= min(self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
 
     def _run(self, tokens: npt.NDArray[np.int64], wanted: int, ids: bool, *, evenly: bool = False) -> npt.NDArray[Any]:
-        """``evenly``: make the step even by computing its last token twice, the second time as if it followed, which is then written over.
+        """``evenly``: make a step even by computing its last token twice.
 
-        The head is then given an even number of tokens as well.
+        The second time it stands behind the first, where the next step writes over it. The head is
+        then given an even number of tokens as well.
         """
         size = tokens.shape[1]
         extra = int(evenly and size % 2 == 1 and self._has_room(size + 1))
@@ -191,7 +193,10 @@ class Decoder:
             cache.clear()
 
     def _worth_keeping(self) -> int:
-        """How many tokens a later prompt may take over: where it would be computed otherwise than what was generated, only the prompt's."""
+        """How many tokens a later prompt may take over.
+
+        Only the prompt's, where steps of one token, which generated the others, do not agree with a prompt's.
+        """
         length = self.cache.length()
         kept = min(self._asked, length) if self._session.even_steps else length
         return kept if length - kept <= self.cache.rewindable() else 0

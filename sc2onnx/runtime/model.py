@@ -44,7 +44,7 @@ from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, TextSink, complete
-from sc2onnx.runtime.healing import Healing, Vocabulary, taken_back
+from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
 from sc2onnx.runtime.options import GenerationKeywords, SpecialTokens
 from sc2onnx.runtime.packing import Packed, find, make, make_in_background
@@ -509,6 +509,7 @@ class Model:
         """Token ids of a text, and the end of it that is to be written again."""
         one_of("special_tokens", special_tokens, get_args(SpecialTokens))
         special = special_tokens == "parse"
+        self._check_length(len(text))
         before, healed = self._cut(text, heal, special=special)
         return self.codec.encode(before, special=special, framed=True), healed
 
@@ -520,6 +521,7 @@ class Model:
         before, healed = self._cut(code.prefix, heal, special=False)
         code = replace(code, prefix=before)
         if budget is None:
+            self._check_length(code.characters)
             return self._row(code.prompt(self.codec, order), rules, healed, used=code)
         prompt, used = fitted(self.codec, code, budget, order)
         return self._row(prompt, rules, healed, used=used)
@@ -534,11 +536,25 @@ class Model:
             raise RequestError(f"fit is False and prompt_tokens is {prompt_tokens}, expected one of them")
         return None
 
+    def _check_length(self, characters: int) -> None:
+        """Refuse a text that cannot fit before it is tokenized, which takes seconds a megabyte.
+
+        Raises :class:`~sc2onnx.errors.ContextLengthError`.
+        """
+        context = self._facts.context_length
+        if characters <= 8 * context or (longest := self.codec.longest_token) is None:
+            return
+        if characters > longest * context:
+            raise ContextLengthError(
+                f"the prompt is {characters} characters, the model's context holds {context} tokens of at most {longest} characters: shorten it"
+            )
+
     def _cut(self, text: str, heal: bool, *, special: bool) -> tuple[str, str]:
         """A text in two: what stays, and the end that is to be written again, none unless it is to ``heal``."""
         if not flag("heal", heal):
             return text, ""
-        end = taken_back(self.codec, self._vocabulary, self.codec.encode(text, special=special))
+        near = text[text.find("\n", len(text) - HEALED) + 1 :] if len(text) > HEALED else text
+        end = taken_back(self.codec, self._vocabulary, self.codec.encode(near[-HEALED:], special=special))
         return text[: len(text) - len(end)], end
 
     @cached_property

@@ -22,7 +22,7 @@ from mmap import ACCESS_READ, ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, Sc2onnxError
+from sc2onnx.errors import DiskSpaceError, InferenceError, OutputError, RequestError, Sc2onnxError
 from sc2onnx.manifest import GRAPH_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.memory import available
@@ -92,10 +92,12 @@ def make_in_background(bundle: Bundle) -> None:
     A process, not a thread: its memory goes back when it is done, and it can be slow without slowing this one.
     """
     cache = _cache(bundle)
-    if cache is None or not WORTHWHILE <= bundle.weights.stat().st_size <= cache.limit or not _python():
+    if cache is None or not _python():
         return
-    cache.sweep_if_idle()
     with suppress(OSError):
+        if not WORTHWHILE <= bundle.weights.stat().st_size <= cache.limit:
+            return
+        cache.sweep_if_idle()
         made_from = _established(bundle) or ["unread", bundle.manifest.files[WEIGHTS_FILE].sha256]
         if cache.due(key(made_from, _made_for())):
             process = _start([sys.executable, "-P", "-m", __name__, str(bundle.directory.resolve())])
@@ -171,7 +173,7 @@ def _write(bundle: Bundle, cache: PackedCache, expected: Sequence[str]) -> Packe
     with cache.draft() as draft:
         saved = draft / "saved"
         saved.mkdir()
-        save_packed(bundle.graphs[0], saved / GRAPH_FILE, WEIGHTS_FILE)
+        _save(bundle.graphs[0], saved, weights)
         _split(bundle, saved, draft)
         shutil.rmtree(saved)
         source = PackedForm(draft).graph(bundle.weights)
@@ -179,6 +181,22 @@ def _write(bundle: Bundle, cache: PackedCache, expected: Sequence[str]) -> Packe
         if _Source.read(bundle) != before:
             raise OutputError(f"{bundle.directory} changed while it was packed: load it again")
         return cache.keep(draft, before.digests, _made_for())
+
+
+def _save(graph: Path, directory: Path, weights: int) -> None:
+    """Have onnxruntime write a graph and its ``weights`` bytes, packed.
+
+    A full disk is to it what a bad graph is. Raises :class:`DiskSpaceError`, :class:`InferenceError`.
+    """
+    try:
+        save_packed(graph, directory / GRAPH_FILE, WEIGHTS_FILE)
+    except InferenceError as error:
+        if (free := shutil.disk_usage(directory).free) >= weights:
+            raise
+        raise DiskSpaceError(
+            f"the disk of {directory.parent.parent} filled up while {weights:,} bytes of weights were "
+            f"packed, {free:,} are free: make room, or choose another directory with SC2ONNX_CACHE"
+        ) from error
 
 
 def _check_room(directory: Path, weights: int) -> None:

@@ -11,8 +11,10 @@ from typing import Final, Literal, get_args
 
 from tokenizers import Tokenizer
 
-from sc2onnx.errors import EmptyPromptError, RequestError, TokenizerError
+from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError, TokenizerError
 from sc2onnx.manifest import TOKENIZER_FILE
+from sc2onnx.runtime.arguments import shown
+from sc2onnx.runtime.arguments import text as checked_text
 from sc2onnx.runtime.tokenizer_file import guarded, open_tokenizer
 
 END_OF_TEXT: Final = "<|endoftext|>"
@@ -67,9 +69,16 @@ class Codec:
             found = "a str with lone surrogates" if isinstance(text, str) else f"a {type(text).__name__}"
             raise RequestError(f"the text is {found}, expected a str of Unicode characters") from error
 
+    @cached_property
+    def longest_token(self) -> int | None:
+        """Characters that a token stands for at most; None where the tokenizer changes the text first, as StarCoder2's does not."""
+        if self._special.normalizer is not None:
+            return None
+        return max(map(len, self._special.get_vocab(with_added_tokens=True)), default=1)
+
     def special_id(self, token: str) -> int:
         """Id of a special token. Raises :class:`TokenizerError` if the tokenizer lacks it."""
-        number = self._special.token_to_id(token)
+        number = self._special.token_to_id(checked_text("token", token))
         if number is None:
             raise TokenizerError(f"the tokenizer has no {token}, expected StarCoder2's special tokens: fill-in-the-middle needs them")
         return int(number)
@@ -80,11 +89,17 @@ class Codec:
         return frozenset(number for number in found if number is not None)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of the text that a token stands for; none for special tokens and ids without a token."""
-        added = self._added.get(token)
+        """The bytes of the text that a token stands for; none for special tokens and ids without a token.
+
+        Raises :class:`TokenIdError` for what can be no id.
+        """
+        try:
+            added = self._added.get(token)
+            text = "" if added is not None else self._special.id_to_token(token) or ""
+        except (TypeError, OverflowError) as error:
+            raise TokenIdError(f"the token id is {shown(token)}, expected a whole number from 0") from error
         if added is not None:
             return b"" if added.special else added.content.encode()
-        text = self._special.id_to_token(token) or ""
         if any(character not in _BYTE_OF for character in text):  # not of the byte alphabet: tokenizers gives it as it is
             return str(text).encode()
         return bytes(_BYTE_OF[character] for character in text)

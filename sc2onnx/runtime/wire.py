@@ -100,11 +100,11 @@ def fields(data: bytes, at: int = 0, stop: int | None = None) -> Iterator[Field]
     stop = len(data) if stop is None else stop
     while at < stop:
         begin, value = at, 0
-        tag, at = _varint(data, at, stop)
+        tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at, stop)  # nearly all have one byte
         number, kind = tag >> 3, tag & 7
         start = at
         if kind == BYTES:
-            length, start = _varint(data, at, stop)
+            length, start = (data[at], at + 1) if at < stop and data[at] < 0x80 else _varint(data, at, stop)
             at = start + length
         elif kind == VARINT:
             value, at = _varint(data, at, stop)
@@ -116,13 +116,11 @@ def fields(data: bytes, at: int = 0, stop: int | None = None) -> Iterator[Field]
             raise ValueError(f"byte {begin} of a message begins a field of number 0: this is not an ONNX model")
         if at > stop:
             raise ValueError(f"a field at byte {begin} ends at {at}, its message at {stop}: the model is truncated")
-        yield Field(number, kind, begin, start, at, value)
+        yield tuple.__new__(Field, (number, kind, begin, start, at, value))  # half the time of Field(...)
 
 
 def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
     """The number at ``at``, seven bits a byte, lowest first, and where it ends: ``ac 02`` is 0x2c + (2 << 7) = 300."""
-    if at < stop and (byte := data[at]) < 0x80:
-        return byte, at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= stop:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sc2onnx import card
 from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Difference, Floats, compare, part, pool
-from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest, Verification, replace_text
+from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, TEMPORARY, Manifest, Verification, replace_text
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.verify.criterion import ACTIVATIONS, criterion
 from sc2onnx.verify.plan import Append, Case, cases, lengths
@@ -152,6 +152,8 @@ def record(bundle: str | Path, report: Report) -> bool:
     try:
         if replace(Manifest.read(directory), verification=None) != replace(report.compared, verification=None):
             raise BundleError("another bundle has taken its place meanwhile: verify that one")
+        for left in directory.glob(f"{TEMPORARY}*"):  # of a verification that was killed here
+            left.unlink(missing_ok=True)
         manifest = report.compared.verified(report.summary)
         replace_text(directory / CARD_FILE, card.render(manifest))
         replace_text(directory / MANIFEST_FILE, manifest.to_json())

@@ -93,7 +93,7 @@ def test_of_a_hub_id_only_the_configuration_is_fetched(checkpoint: Path, monkeyp
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "answers", lambda *_: True)
     assert outlook.outlook("org/name", revision="v1").name == "org/name"
-    assert asked == [("org/name", "v1", ["config.json", "adapter_config.json"])]
+    assert asked == [("org/name", "v1", ["config.json", "adapter_config.json"])]  # an adapter is told of
 
 
 def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +31,8 @@ LATER = {target: {"Cast", "Equal", "ReduceMax"} for target in ("cpu", "portable"
 
 
 @pytest.fixture(scope="module")
-def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str, int], Path]]:
-    directory, made = tmp_path_factory.mktemp("variants"), {}
+def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], Path]:
+    directory, made = tmp_path_factory.mktemp("variants"), dict[tuple[str, str, int], Path]()
     for target, precision, stages in VARIANTS:
         made[target, precision, stages] = out = directory / f"{target}-{precision}-{stages}"
         nearest = Calibration(False) if precision == "int4" else None

@@ -139,6 +139,45 @@ def test_a_panic_of_the_library_is_an_error_of_ours() -> None:
         raise KeyboardInterrupt
 
 
+PIECES = [{"SpecialToken": {"id": "<s>", "type_id": 0}}]
+PANICS = {
+    "post_processor": {
+        "type": "TemplateProcessing",
+        "single": PIECES,
+        "pair": PIECES,
+        "special_tokens": {},
+    },
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+}
+
+
+@pytest.mark.parametrize("part", PANICS)
+def test_a_tokenizer_that_panics_is_refused(mini: Path, part: str) -> None:
+    edit(mini / "tokenizer.json", lambda raw: raw.update({part: PANICS[part]}))
+    with pytest.raises(CorruptCheckpointError, match=r"tokenizer\.json is not a tokenizer that"):
+        read(mini)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+def test_replacements_that_would_fill_the_memory_are_refused(mini: Path, part: str) -> None:
+    step = {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 1000}
+    kind = {"normalizer": "normalizers", "decoder": "decoders"}[part]
+    chain = {"type": "Sequence", kind: [step] * 3000}
+    edit(mini / "tokenizer.json", lambda raw: raw.update({part: chain}))
+    with pytest.raises(CorruptCheckpointError, match="more than 1000 characters of one"):
+        read(mini)
+
+
+def test_replacements_of_tokenizers_in_use_are_taken(mini: Path) -> None:
+    steps = [
+        {"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+    ]
+    chain = {"type": "Sequence", "normalizers": steps}
+    edit(mini / "tokenizer.json", lambda raw: raw.update(normalizer=chain))
+    assert read(mini).doubts == ()
+
+
 def test_padding_without_end_is_not_made(mini: Path) -> None:
     def pad(raw: dict[str, Any]) -> None:
         raw["padding"] = {"strategy": {"Fixed": 10**15}, "direction": "Right", "pad_to_multiple_of": None}

@@ -177,6 +177,54 @@ def test_a_damaged_bundle_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_pa
     assert (done.returncode, hub.repositories) == (2, {})
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_file_of_ones_own_behind_a_link_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    (tmp_path / "secret").write_text("a key")
+    for name in ("README.md", "config.json"):
+        shutil.move(tmp_path / "copy" / name, tmp_path / name)
+        (tmp_path / "copy" / name).symlink_to(tmp_path / "secret")
+        done = run("push", tmp_path / "copy", "team/mini", HF_TOKEN="x")
+        assert (done.returncode, hub.repositories) == (2, {})
+        assert f"{name} is a link that leads out of the bundle" in done.stderr
+        (tmp_path / "copy" / name).unlink()
+        shutil.move(tmp_path / name, tmp_path / "copy" / name)
+
+
+@pytest.mark.parametrize("card", [None, b"\xff\xfe", b" " * (5 << 20)])
+def test_a_card_that_is_none(hub: Hub, run: Run, bundle: Path, tmp_path: Path, card: bytes | None) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").unlink()
+    if card is not None:
+        (tmp_path / "copy" / "README.md").write_bytes(card)
+    done = run("push", tmp_path / "copy", "team/mini", HF_TOKEN="x")
+    assert (done.returncode, hub.repositories) == (2, {})
+    assert "README.md cannot be pushed (" in done.stderr
+
+
+CHANGED = """
+import pathlib
+from sc2onnx import hub
+from sc2onnx.errors import BundleError
+from sc2onnx.manifest import Manifest
+directory = pathlib.Path({directory!r})
+manifest = Manifest.read(directory)
+with (directory / "config.json").open("a") as file:
+    file.write(" ")
+try:
+    hub.push(directory, manifest, "team/mini")
+except BundleError as error:
+    print(error)
+"""
+
+
+def test_what_changes_after_it_was_checked_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    said = succeeded(run(code=CHANGED.format(directory=str(tmp_path / "copy")), HF_TOKEN="x"))
+    assert "config.json changed while it was pushed, so nothing was" in said
+    assert (hub.repositories["team/mini"].files() or {}) == {}
+
+
 def test_what_exists_wins_and_paths_are_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "team" / "mini").mkdir(parents=True)

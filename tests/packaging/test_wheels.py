@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def run(unpacked: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The command line of the unpacked wheel, away from the source tree."""
     command = [sys.executable, "-m", "sc2onnx", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=unpacked, env={**os.environ, "PYTHONPATH": str(unpacked)})
+
+
+def test_it_lists_every_module_but_those_that_the_whole_package_has_alone() -> None:
+    """Needs no build, so that a new module is missed at once."""
+    settings = tomllib.loads((ROOT / "packaging" / "runtime" / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = {Path(name).name for name in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]} - {"LICENSE"}
+    there = {path.name for path in (ROOT / "sc2onnx").iterdir() if path.name not in ("__pycache__", ".DS_Store")}
+    assert there - listed == {"bench", "evaluate", "export", "verify", "outlook.py", "picture.py"}
+    assert listed <= there
 
 
 def test_it_is_small(wheel: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +38,7 @@ def changed(exported: Path, to: Path, change: Change) -> Path:
     return to
 
 
-def through(name: str, operator: str, data_type: int, shape: tuple[int | str, ...] | None, *inputs: str, **attributes: int) -> Change:
+def through(name: str, operator: str, data_type: int, shape: tuple[int | str, ...] | None, *inputs: str, **attributes: Any) -> Change:
     """The output ``name`` comes through another node, and is said to be of this type and shape."""
 
     def change(graph: onnx.GraphProto) -> None:
@@ -80,12 +81,12 @@ def halved(name: str) -> Change:
     """The output has one position, whatever it says."""
     shape = ("batch", "some", "thing", "else") if name.startswith("present") else ("batch", "some", "thing")
 
-    axis = "constant.ints_2" if name.startswith("present") else "constant.ints_1"
+    parts = {"from": 0, "to": 1, "axis": 2 if name.startswith("present") else 1}
 
     def change(graph: onnx.GraphProto) -> None:
-        for label, value in (("from", 0), ("to", 1)):
+        for label, value in parts.items():
             graph.initializer.append(helper.make_tensor(f"{name}.{label}", TensorProto.INT64, (1,), [value]))
-        through(name, "Slice", FLOAT, shape, f"{name}.from", f"{name}.to", axis)(graph)
+        through(name, "Slice", FLOAT, shape, f"{name}.from", f"{name}.to", f"{name}.axis")(graph)
 
     return change
 

@@ -80,7 +80,7 @@ def test_facts_that_the_graph_contradicts(copy: Path, field: str, value: Any, sa
     edit(copy, lambda raw: raw["model"].update({field: value}))
     for check in ("size", "full"):
         with pytest.raises(BundleError, match=said):
-            Bundle.open(copy, check)  # type: ignore[arg-type]
+            Bundle.open(copy, check)
 
 
 SCHEMES = {"model.embed_tokens": "int8 in blocks of 64"}

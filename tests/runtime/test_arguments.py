@@ -293,3 +293,18 @@ def test_unknown_names_are_the_signatures(model: sc2onnx.Model) -> None:
     for call in (model.generate, model.stream, model.infill):
         with pytest.raises(TypeError, match="temprature"):
             call("a", **options)
+
+
+def test_what_is_far_too_long_is_refused_before_it_is_tokenized(model: sc2onnx.Model) -> None:
+    assert model.codec.longest_token is not None
+    assert max(len(model.codec.token_bytes(token)) for token in range(4096)) <= model.codec.longest_token
+    text = "a = 1\n" * 10_000_000
+    for call in (lambda: model.generate(text), lambda: model.stream(text, heal=True), lambda: model.infill(text, "", fit=False)):
+        refused(call, ContextLengthError, "the prompt is 60000000 characters, the model's context holds 2048 tokens")
+
+
+@pytest.mark.parametrize("token", [None, "1", 1.5, -1, HUGE, []], ids=lambda token: type(token).__name__)
+def test_the_codec_names_what_is_no_token(model: sc2onnx.Model, token: Any) -> None:
+    refused(lambda: model.codec.token_bytes(token), TokenIdError, "the token id is .*expected a whole number")
+    if not isinstance(token, str):
+        refused(lambda: model.codec.special_id(token), RequestError, "token is .*expected a str")

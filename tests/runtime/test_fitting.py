@@ -118,6 +118,14 @@ def test_a_file_of_many_megabytes_is_not_read_whole(codec: Codec) -> None:
     assert used.cut
 
 
+def test_a_long_prefix_heals_as_its_end_does(model: sc2onnx.Model) -> None:
+    prefix = LINES * 20 + "def f(self):\n    retur"
+    done = model.infill(prefix, "", heal=True, max_new_tokens=8)
+    assert done.used is not None
+    assert done.used.prefix.endswith("def f(self):\n   ")  # " retur" was taken back
+    assert model.infill(done.used.prefix + " retur", "", heal=True, max_new_tokens=8) == done
+
+
 @settings(deadline=None, max_examples=150)
 @given(prefix=TEXTS, suffix=TEXTS, files=st.dictionaries(st.text("abc/.", min_size=1, max_size=6), TEXTS, max_size=3), budget=st.integers(1, 300))
 def test_it_fits_or_says_why_not(codec: Codec, prefix: str, suffix: str, files: dict[str, str], budget: int) -> None:

@@ -21,7 +21,7 @@ import pytest
 
 import sc2onnx
 from sc2onnx.directories import cache_directory
-from sc2onnx.errors import OutputError, Sc2onnxError
+from sc2onnx.errors import DiskSpaceError, InferenceError, OutputError, Sc2onnxError
 from sc2onnx.runtime import packing, prepacked, session, stamps
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.packing import find, make
@@ -526,6 +526,23 @@ def test_a_disk_that_is_full_while_a_form_is_kept(
         patch.setattr({"os": os, "Path": Path}[call[0]], call[1], full)
         with pytest.raises(OutputError, match="No space left on device"):
             make(opened)
+    assert names() == set()
+
+
+def test_a_disk_that_fills_up_while_onnxruntime_writes(
+    int8: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = [1 << 40, 5]
+    usage = shutil.disk_usage(cache_directory().parent)
+
+    def full(*_: object) -> None:
+        raise InferenceError("onnxruntime could not load a graph")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free.pop(0)))
+    monkeypatch.setattr(packing, "save_packed", full)
+    with pytest.raises(DiskSpaceError, match=r"filled up while .* packed, 5 are free: make room"):
+        make(Bundle.open(int8))
     assert names() == set()
 
 

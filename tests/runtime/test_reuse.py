@@ -270,9 +270,9 @@ def test_a_signal_handler_may_close_streams_while_caches_change_hands(model: sc2
     waiting = list(streams)
 
     def handler(*_: object) -> None:
-        if waiting:
+        if waiting:  # else the timer would go off when nobody handles it any more
             waiting.pop().close()
-        signal.setitimer(signal.ITIMER_REAL, 0.002)
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
 
     before = signal.signal(signal.SIGALRM, handler)
     try:

@@ -24,7 +24,8 @@ NATS = 1e-4
 
 
 def load(bundle: Path, **settings: Any) -> sc2onnx.Model:
-    return sc2onnx.load(bundle, **{"packed": "off", "speculate": False, "prefix_memory": 0, "threads": 2} | settings)
+    plain: dict[str, Any] = {"speculate": False, "prefix_memory": 0, "threads": 2}
+    return sc2onnx.load(bundle, packed="off", **{**plain, **settings})
 
 
 @pytest.fixture(scope="module")

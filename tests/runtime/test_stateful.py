@@ -98,4 +98,9 @@ def test_nothing_depends_on_what_came_before(bundle: Path, int8_bundle: Path, pr
     fast, plain = sc2onnx.load(directory, packed="off"), sc2onnx.load(directory, packed="off", speculate=False, prefix_memory=0)
     assert fast._speculates
     ids = plain.codec.encode(CODE)[:5000]
-    run_state_machine_as_test(lambda: Requests(fast, plain, ids), settings=SETTINGS)
+
+    class Bound(Requests):
+        def __init__(self) -> None:
+            super().__init__(fast, plain, ids)
+
+    run_state_machine_as_test(Bound, settings=SETTINGS)

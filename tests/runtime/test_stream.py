@@ -191,8 +191,8 @@ def test_a_cancelled_task_stops_the_work(slow: sc2onnx.Model) -> None:
         return time.perf_counter() - began
 
     began = time.perf_counter()
-    assert asyncio.run(impatient()) < whole * 0.7
-    assert time.perf_counter() - began < whole * 0.9  # run() has waited for asyncio's threads
+    assert asyncio.run(impatient()) < whole * 0.9
+    assert time.perf_counter() - began < whole  # and run() has waited for its threads: to the end it takes far longer
     assert stream.finish_reason == "cancelled"
     assert slow.memory_footprint().cache == 0
 
