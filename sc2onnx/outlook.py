@@ -144,8 +144,9 @@ def outlook(
 ) -> Outlook:
     """Of a checkpoint (directory or hub id) or of a published shape (a key of ``SHAPES``), at :data:`CONTEXTS` or at one ``context``.
 
-    ``allow_settings``: unknown settings that the caller vouches for, as :func:`~sc2onnx.export.export` takes them.
-    Of a hub id only ``config.json`` is fetched. Raises :class:`~sc2onnx.errors.CheckpointError` and :class:`RequestError`.
+    ``allow_settings``: unknown settings that the caller vouches for, as :func:`~sc2onnx.export.export`
+    takes them. Of a hub id only ``config.json`` is fetched, and what tells of an adapter. Raises
+    :class:`~sc2onnx.errors.CheckpointError` and :class:`RequestError`.
     """
     name, config = _configuration(checkpoint, shape, revision, allow_settings)
     model, machine = facts(config), Machine.here()

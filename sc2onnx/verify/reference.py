@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,22 @@ class Reference:
             config = Starcoder2Config.from_pretrained(checkpoint, revision=revision or "main")
             if hasattr(config, "rope_theta"):
                 config.rope_theta = rope_theta(config)  # transformers 4 keeps what transformers 5 wrote, but does not read it
-            model = Starcoder2ForCausalLM.from_pretrained(
-                checkpoint, config=config, revision=revision or "main", dtype=torch.float32, attn_implementation=attention
+            pair: Any = Starcoder2ForCausalLM.from_pretrained(
+                checkpoint,
+                config=config,
+                revision=revision or "main",
+                dtype=torch.float32,
+                attn_implementation=attention,
+                output_loading_info=True,
             )
         except Exception as error:  # transformers, safetensors and huggingface_hub each have their own
             raise CheckpointError(f"transformers could not load {checkpoint}: {str(error).strip().splitlines()[0]}") from error
+        model: Starcoder2ForCausalLM = pair[0]
+        if missing := sorted(pair[1]["missing_keys"]):  # made of random numbers instead
+            raise CheckpointError(
+                f"transformers finds no {missing[0]} in {checkpoint} ({len(missing)} tensors missing): "
+                "save the checkpoint under the names that transformers writes"
+            )
         self._model = model.eval()  # type: ignore[no-untyped-call]
         self._corrected = correct_rotary(model) if exact_rotary else 0
         self._weights = ""

@@ -26,7 +26,8 @@ def test_the_card_of_a_bundle_is_what_its_manifest_gives(bundle: Path, manifest:
 def test_nothing_of_the_provenance_formats_anything(manifest: Manifest, field: str) -> None:
     origin = Provenance("team/mini", "0123", "mit", "sc2onnx 0.1.0")
     plain = render(replace(manifest, provenance=origin)).splitlines()
-    card = render(replace(manifest, provenance=replace(origin, **{field: EVIL}))).splitlines()
+    evil = replace(origin, **{field: EVIL})  # type: ignore[arg-type]
+    card = render(replace(manifest, provenance=evil)).splitlines()
     assert len(card) == len(plain)
     assert [line.split(":")[0] for line in card[:10]] == [line.split(":")[0] for line in plain[:10]]
     text = "\n".join(card[10:])

@@ -12,6 +12,7 @@ import pytest
 import transformers
 from safetensors.numpy import save_file
 
+from sc2onnx.errors import CheckpointError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import checkpoint_shapes
@@ -82,3 +83,15 @@ def test_a_pair_is_what_transformers_makes_of_it(edit: Callable[[dict[str, Any]]
     facts = export(checkpoint, out, precision=precision, calibration=calibration).model
     assert facts.tied_embeddings is (edit is not untied)
     assert verify(out, checkpoint, max_length=24, greedy_tokens=4).summary.passed
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_reference_that_lacks_tensors_is_none(tmp_path: Path) -> None:
+    def wrapped(tensors: dict[str, Any]) -> None:
+        for name in list(tensors):
+            tensors[f"_orig_mod.{name}"] = tensors.pop(name)
+
+    checkpoint = write(tmp_path / "checkpoint", reduced("3b"), wrapped)
+    export(checkpoint, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"transformers finds no .* tensors missing"):
+        verify(tmp_path / "out", checkpoint, max_length=8, greedy_tokens=1)
