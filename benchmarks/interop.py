@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import onnxruntime
-
 import sc2onnx
 from runtimes import BUILD, EXAMPLES, ROOT, RUNTIMES, MissingError, Outcome, Runtime, play
 from sc2onnx.export import Calibration, export
+from sc2onnx.runtime.ort.library import ort
 
 MINI = EXAMPLES / "starcoder2-mini"
 COUNT = 64
@@ -133,8 +132,7 @@ def main() -> None:
     args = parsed()
     ours = {precision: Ours(bundle_for(args.checkpoint, "cpu", precision), args.lengths, args.threads) for precision in args.precisions}
     rows = [
-        ["sc2onnx (Python, onnxruntime)", onnxruntime.__version__, name, "", "", f"{it.tokens(it.prompts[0])[1] * 1e3:.2f}", "1"]
-        for name, it in ours.items()
+        ["sc2onnx (Python, onnxruntime)", ort.__version__, name, "", "", f"{it.tokens(it.prompts[0])[1] * 1e3:.2f}", "1"] for name, it in ours.items()
     ]
     for runtime in RUNTIMES:
         if not args.only or any(word in runtime.name for word in args.only):

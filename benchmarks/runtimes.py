@@ -14,9 +14,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import onnxruntime
 from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +136,8 @@ def headers() -> Path:
 
 def library() -> str:
     """ONNX Runtime's shared library, of the Python package."""
-    found = glob.glob(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", "libonnxruntime.so.*"))
+    package = find_spec("onnxruntime")  # found, not imported
+    found = glob.glob(os.path.join(os.path.dirname(package.origin), "capi", "libonnxruntime.so.*")) if package and package.origin else []
     if not found:
         raise MissingError("the onnxruntime package has no shared library of its own here")
     return found[0]

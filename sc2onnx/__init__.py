@@ -12,11 +12,13 @@ from sc2onnx.errors import Sc2onnxError
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.bundle import push
-    from sc2onnx.runtime.generate import Completion, Piece, Stream, Token
+    from sc2onnx.runtime.fitting import Surroundings
+    from sc2onnx.runtime.generate import Completion, Piece, Token
     from sc2onnx.runtime.memory import MemoryFootprint
     from sc2onnx.runtime.model import Model, load
     from sc2onnx.runtime.sampling import SamplingParameters
     from sc2onnx.runtime.sequence import TokenSequence
+    from sc2onnx.runtime.stream import Stream, TokenStream
 
 __version__ = "0.1.0"
 
@@ -28,8 +30,10 @@ __all__ = [
     "SamplingParameters",
     "Sc2onnxError",
     "Stream",
+    "Surroundings",
     "Token",
     "TokenSequence",
+    "TokenStream",
     "__version__",
     "load",
     "push",
@@ -38,7 +42,8 @@ __all__ = [
 _HOMES = {
     "Completion": "sc2onnx.runtime.generate",
     "Piece": "sc2onnx.runtime.generate",
-    "Stream": "sc2onnx.runtime.generate",
+    "Stream": "sc2onnx.runtime.stream",
+    "Surroundings": "sc2onnx.runtime.fitting",
     "MemoryFootprint": "sc2onnx.runtime.memory",
     "Model": "sc2onnx.runtime.model",
     "load": "sc2onnx.runtime.model",
@@ -46,6 +51,7 @@ _HOMES = {
     "SamplingParameters": "sc2onnx.runtime.sampling",
     "Token": "sc2onnx.runtime.generate",
     "TokenSequence": "sc2onnx.runtime.sequence",
+    "TokenStream": "sc2onnx.runtime.stream",
 }
 
 

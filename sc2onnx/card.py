@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Final
 
-from sc2onnx.manifest import TOKENIZER_FILE, Manifest, Provenance, Verification
+from sc2onnx.manifest import TOKENIZER_FILE, Manifest, Provenance, Verification, plain_text
 
 PLACE: Final = "PATH/OF/THIS/DIRECTORY"
 """Stands in the card for where the bundle is, which is known when it is pushed."""
@@ -13,7 +15,12 @@ _TEXT_USE: Final = r"""print(model.generate("def fib(n):\n", max_new_tokens=64).
 print(model.infill(prefix="def add(a, b):\n    ", suffix="\n\nprint(add(1, 2))\n").text)"""
 _IDS_USE: Final = "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this bundle has no tokenizer"
 
-_GENAI_USE: Final = f"""import onnxruntime_genai as og
+_QUIET: Final = """import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the imports, else ONNX Runtime reports home
+"""
+
+_GENAI_USE: Final = f"""{_QUIET}import onnxruntime_genai as og
 
 model = og.Model("{PLACE}")
 tokenizer = og.Tokenizer(model)
@@ -25,7 +32,7 @@ while not generator.is_done():
     generator.generate_next_token()
 print(tokenizer.decode(generator.get_sequence(0)))"""
 
-_OPTIMUM_USE: Final = f"""from optimum.onnxruntime import ORTModelForCausalLM
+_OPTIMUM_USE: Final = f"""{_QUIET}from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoTokenizer, pipeline
 
 model = ORTModelForCausalLM.from_pretrained("{PLACE}")
@@ -46,21 +53,21 @@ tags:
 - starcoder2
 ---
 
-# {origin.source.split("/")[-1]}, {manifest.precision}, for ONNX Runtime
+# {_prose(origin.source.split("/")[-1])}, {_prose(manifest.precision)}, for ONNX Runtime
 
-StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from {_source(origin)} by {origin.exporter}.
+StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from {_source(origin)} by {_prose(origin.exporter)}.
 
 | | |
 |---|---|
 | parameters | {facts.parameters:,} |
-| precision | {manifest.precision}, for {manifest.target} |
+| precision | {_prose(manifest.precision)}, for {_prose(manifest.target)} |
 {_quantization(manifest)}| weights | {manifest.weight_bytes / 1e9:.3f} GB |
 | layers, heads, key-value heads, head size | {facts.num_layers}, {facts.num_heads}, {facts.num_kv_heads}, {facts.head_dim} |
 | context | {facts.context_length:,} tokens |
 | sliding window | {window} |
-| cache | {manifest.cache.kind}, {manifest.cache.dtype}, {manifest.cache.bytes_per_token(facts):,} bytes per token |
+| cache | {_prose(manifest.cache.kind)}, {manifest.cache.dtype}, {manifest.cache.bytes_per_token(facts):,} bytes per token |
 | ONNX opset | {manifest.opset} |
-
+{_allowed(origin)}
 ## Use
 
 {_use(manifest)}
@@ -76,7 +83,8 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 def _use(manifest: Manifest) -> str:
     """How to install what runs it, and a program."""
     package, program = _program(manifest)
-    return f"```\npip install {package}\n```\n\n```python\n{program}\n```\n"
+    where = "" if manifest.for_others else "In a clone of sc2onnx:\n\n"
+    return f"{where}```\npip install {package}\n```\n\n```python\n{program}\n```\n"
 
 
 def _program(manifest: Manifest) -> tuple[str, str]:
@@ -87,26 +95,34 @@ def _program(manifest: Manifest) -> tuple[str, str]:
         return '"optimum-onnx[onnxruntime]"', _OPTIMUM_USE
     calls = _TEXT_USE if TOKENIZER_FILE in manifest.files else _IDS_USE
     extra, device = ("gpu", ', device="cuda"') if manifest.target == "cuda" else ("cpu", "")
-    return f'"sc2onnx[{extra}]"', f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}'
+    return f'".[{extra}]"', f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}'
 
 
 def _front_matter(origin: Provenance) -> str:
-    lines = [f"license: {origin.license}"] if origin.license else []
+    lines = [f"license: {_scalar(origin.license)}"] if origin.license else []
     if origin.revision is not None:
-        lines.append(f"base_model: {origin.source}")
+        lines.append(f"base_model: {_scalar(origin.source)}")
     return "".join(f"{line}\n" for line in lines)
 
 
 def _quantization(manifest: Manifest) -> str:
-    return "" if manifest.quantization is None else f"| quantised | {manifest.quantization} |\n"
+    return "" if manifest.quantization is None else f"| quantised | {_prose(str(manifest.quantization))} |\n"
+
+
+def _allowed(origin: Provenance) -> str:
+    """A row that names the settings that were vouched for, if there are any."""
+    if not origin.allowed_settings:
+        return ""
+    names = ", ".join(map(_prose, origin.allowed_settings))
+    return f"| unknown settings of the checkpoint, vouched for at export | {names} |\n"
 
 
 def _source(origin: Provenance) -> str:
-    return f"`{origin.source}`" + (f" at revision `{origin.revision}`" if origin.revision else " (a local directory)")
+    return _code(origin.source) + (f" at revision {_code(origin.revision)}" if origin.revision else " (a local directory)")
 
 
 def _license(origin: Provenance) -> str:
-    terms = f"`{origin.license}`" if origin.license else "not stated by the source checkpoint"
+    terms = _code(origin.license) if origin.license else "not stated by the source checkpoint"
     duty = (
         "The BigCode OpenRAIL-M licence asks whoever passes the model on to pass on its use restrictions and its attribution with it: "
         "keep this card, and name BigCode as the source of the weights. "
@@ -122,7 +138,7 @@ def _verification(result: Verification | None) -> str:
         return "Not verified yet: `sc2onnx verify BUNDLE CHECKPOINT` compares it with torch and writes its figures here.\n"
     outcome = "passed" if result.passed else "**failed**"
     greedy = f"{result.greedy_match} of {result.greedy_tokens}" if result.greedy_tokens else "not compared"
-    return f"""Against {result.reference} on {result.text}: {outcome}.
+    return f"""Against {_prose(result.reference)} on {_prose(result.text)}: {outcome}.
 
 | | |
 |---|---|
@@ -135,3 +151,27 @@ def _verification(result: Verification | None) -> str:
 | NLL per token, here and reference | {result.shown("nll", ".4f")}, {result.shown("nll_reference", ".4f")} nats |
 | greedy tokens equal | {greedy} |
 """
+
+
+def _prose(text: str) -> str:
+    """Text that says what it says, and formats nothing: what Markdown or HTML would act on is escaped."""
+    return re.sub(r"([\\`*\[\]<>|&!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", plain_text(text))
+
+
+def _code(text: str) -> str:
+    """Text as a code span, which ends where the text does: behind more backticks than it has in a row."""
+    text = plain_text(text)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    ticks, space = "`" * (longest + 1), " " if longest else ""
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
+def _scalar(text: str) -> str:
+    """Text as a value of YAML: as it is where it can mean nothing else, or between quotes, as JSON writes it."""
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", text) and re.search("[A-Za-z]", text) and text.lower() not in _WORDS
+    return text if plain and not _NUMBER.match(text) else json.dumps(plain_text(text))
+
+
+_WORDS: Final = frozenset("true false yes no on off null y n".split())
+_NUMBER: Final = re.compile(r"[0-9.]+(e[0-9]+)?$|0[xob]", re.IGNORECASE)
+"""What YAML takes for no text: such a word, or such a number. A revision is not written there."""

@@ -27,8 +27,10 @@ from sc2onnx.options import parser
 if TYPE_CHECKING:
     from sc2onnx.evaluate import Opener
     from sc2onnx.manifest import Verification
-    from sc2onnx.runtime.generate import Piece, Stream
+    from sc2onnx.runtime.fitting import Surroundings
+    from sc2onnx.runtime.generate import Completion, Piece
     from sc2onnx.runtime.model import Model
+    from sc2onnx.runtime.stream import Stream
 
 
 def entry() -> NoReturn:
@@ -64,6 +66,7 @@ def _export(args: argparse.Namespace) -> int:
     files = None if args.calibration is None else tuple(args.calibration)
     calibration = Calibration(False if args.no_calibration else None, files, args.calibration_tokens)
     choices = {"calibration": calibration, "precision": args.precision, "target": args.target, "revision": args.revision, "overwrite": args.overwrite}
+    choices["allow_settings"] = tuple(args.allow_setting)
     manifest = export(args.checkpoint, args.out, **choices, stages=args.stages, progress=for_stream())
     if args.json:
         _print_json({"bundle": str(args.out), "seconds": time.perf_counter() - began, "manifest": asdict(manifest)})
@@ -197,38 +200,45 @@ def _write_figures(path: Path, figures: Mapping[str, Any]) -> None:
 
 def _generate(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
+    if args.n is not None and not args.json:
+        raise RequestError("--n is for --json, expected both or neither")
     model = _load(args)
-    stream = model.stream(prompt, **_rules(args))
-    return _print_stream(stream, model, args, echo=prompt if args.echo else "")
+    options = {**_rules(args), "special_tokens": args.special_tokens}
+    if args.n is not None:
+        began = time.perf_counter()
+        samples = model.generate(prompt, n=args.n, **options)
+        seconds = time.perf_counter() - began
+        _print_json([{**_answer(sample, args), "seconds": seconds} for sample in samples])
+        return 0
+    return _print_stream(model.stream(prompt, **options), model, args, echo=prompt if args.echo else "")
 
 
 def _infill(args: argparse.Namespace) -> int:
+    from sc2onnx.runtime.fitting import LEAST
+
     text = _read_text(args.file)
     offset = cursor_offset(text, args.line, args.column)
     files = {str(path): _read_text(path) for path in args.context}
     model = _load(args)
-    prefix, suffix = _fit(model, text[:offset], text[offset:], files, args)
-    stream = model.stream_infill(prefix, suffix, path=args.path, repo=args.repo, files=files, order=args.order, **_rules(args))
+    if args.prompt_tokens is not None and args.prompt_tokens < LEAST:
+        raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least {LEAST}")
+    place = {"path": args.path, "repo": args.repo, "files": files, "order": args.order}
+    near, after = text[:offset], text[offset:]
+    stream = model.stream_infill(near, after, **place, prompt_tokens=args.prompt_tokens, **_rules(args))
+    if stream.used is not None and stream.used.cut:
+        tell(_what_is_used(stream.used, files, stream.prompt_tokens))
     return _print_stream(stream, model, args)
 
 
-def _fit(model: Model, prefix: str, suffix: str, files: Mapping[str, str], args: argparse.Namespace) -> tuple[str, str]:
-    """What of the file goes into the prompt: all of it if it fits, else what is nearest to the cursor, and a line that says so.
-
-    Room is kept for what else is in the prompt, and for the answer, of which ``--max-new-tokens`` is only the limit.
-    """
-    from sc2onnx.runtime.text import around_cursor, fim_prompt
-
-    if args.prompt_tokens is not None and args.prompt_tokens < 16:
-        raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least 16")
-    context = model.manifest.model.context_length
-    others = len(fim_prompt(model.codec, " ", " ", args.path, args.repo, files))
-    budget = args.prompt_tokens or max(16, context - others - min(args.max_new_tokens, context // 4))
-    near = around_cursor(model.codec, prefix, suffix, budget)
-    if near != (prefix, suffix):
-        lines = (near[0].count("\n") + 1, near[1].count("\n") + 1)
-        tell(f"using {lines[0]} lines up to the cursor and {lines[1]} from it on (about {budget} tokens)")
-    return near
+def _what_is_used(used: Surroundings, files: Mapping[str, str], tokens: int) -> str:
+    """What of the file and of other files is in a prompt that does not take all of them."""
+    lines = (used.prefix.count("\n") + 1, used.suffix.count("\n") + 1)
+    parts = [f"{lines[0]} lines up to the cursor", f"{lines[1]} from it on"]
+    for path, code in files.items():
+        kept = used.files.get(path, "")
+        if kept != code:
+            parts.append(f"{len(kept.splitlines())} of {len(code.splitlines())} lines of {path}")
+    return f"using {', '.join(parts[:-1])} and {parts[-1]} ({tokens} tokens)"
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -255,6 +265,8 @@ def _bundle(args: argparse.Namespace) -> Path:
 
     if args.shape is not None:
         raise RequestError("--shape is for a checkpoint: add --plan")
+    if args.allow_setting:
+        raise RequestError("--allow-setting is for a checkpoint: add --plan")
     if args.bundle is None:
         raise RequestError("no bundle: give its directory, or --plan for what exporting a checkpoint would take")
     path = Path(args.bundle)
@@ -268,7 +280,8 @@ def _plan(args: argparse.Namespace) -> int:
         raise RequestError(f"--shape {args.shape} is itself a checkpoint's: leave out {args.bundle or '--revision'}, or leave out --shape")
     from sc2onnx.outlook import lines, outlook
 
-    ahead = outlook(args.bundle, args.shape, args.revision, args.context)
+    allowed = tuple(args.allow_setting)
+    ahead = outlook(args.bundle, args.shape, args.revision, args.context, allow_settings=allowed)
     if args.json:
         _print_json(ahead.figures())
     else:
@@ -381,6 +394,12 @@ def _print_stream(stream: Stream, model: Model, args: argparse.Namespace, echo: 
     return 0
 
 
+def _answer(done: Completion, args: argparse.Namespace) -> dict[str, Any]:
+    """A completion as JSON has it."""
+    answer = {"text": done.text, "tokens": done.tokens, "finish_reason": done.finish_reason}
+    return {**answer, "logprobs": done.logprobs} if args.logprobs else answer
+
+
 def _write(text: str, screen: TerminalText | None) -> None:
     """Write generated text: as it is, or what of it may reach a terminal."""
     print(text if screen is None else screen.push(text), end="", flush=True)
@@ -446,19 +465,25 @@ def _quiet_warnings() -> Iterator[None]:
 
 @contextmanager
 def _terminated_is_exit() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that a half-written bundle is removed."""
+    """SIGTERM, and SIGHUP where it exists and is not ignored, unwind the stack, so that a half-written bundle is removed."""
 
     def leave(number: int, frame: object) -> NoReturn:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)  # a session that ends sends several: the next must not stop the clearing up
         raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # Python lets only that one handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = {number: before for number in numbers if (before := signal.getsignal(number)) is not signal.SIG_IGN}  # nohup ignores one
+    for number in handled:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, before in handled.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
 RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "warm")

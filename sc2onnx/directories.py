@@ -20,6 +20,17 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "sc2onnx"
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory of the cache, and what is missing above it, that nobody else can write to.
+
+    Whatever the umask says of groups: what others could write is not believed later. Raises
+    :class:`OSError`.
+    """
+    for missing in reversed([directory, *directory.parents]):
+        if not missing.is_dir():
+            missing.mkdir(mode=0o755, exist_ok=True)
+
+
 def _home() -> Path:
     try:
         return Path.home()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
 
+import sc2onnx
 from sc2onnx.errors import Sc2onnxError
+from sc2onnx.hints import EXTRAS, install
 
 if TYPE_CHECKING:
+    from sc2onnx.runtime.ort.telemetry import Telemetry
     from sc2onnx.runtime.session import ProviderStatus
 
-EXTRAS = {
-    "export": ("onnx", "onnx_ir", "safetensors", "scipy", "ml_dtypes", "huggingface_hub", "filelock", "tqdm"),
-    "verify": ("torch", "transformers", "ml_dtypes", "onnx_ir"),
-    "evaluate": ("rapidfuzz", "matplotlib"),
-}
-"""What each extra of ``pyproject.toml`` installs."""
+_PARTS: Final = ("export", "verify", "evaluate")
+"""Parts of sc2onnx that need more than the runtime does: packages, and extras, of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,23 @@ class Finding:
 def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
     system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    return [system, *_packages(), *_providers(), _packed(), *(_extra(name, needed) for name, needed in EXTRAS.items())]
+    parts = [name for name in _PARTS if find_spec(f"sc2onnx.{name}")]
+    return [system, _ours(whole=bool(parts)), *_packages(), *_providers(), _packed(), *map(_part, parts)]
+
+
+def _ours(*, whole: bool) -> Finding:
+    """What is running, however it came here: installed, whole or as the runtime alone, or from a clone."""
+    return Finding("sc2onnx", True, sc2onnx.__version__ + ("" if whole else ", the runtime alone"))
 
 
 def _packages() -> list[Finding]:
-    found = [_required(name) for name in ("sc2onnx", "numpy", "tokenizers")]
+    found = [_required(name) for name in ("numpy", "tokenizers")]
     cpu, gpu = version("onnxruntime"), version("onnxruntime-gpu")
     if cpu and gpu:
-        advice = "pip uninstall onnxruntime onnxruntime-gpu, then install one of the extras cpu and gpu"
+        advice = f"pip uninstall onnxruntime onnxruntime-gpu, then {install('cpu')}, or for CUDA {install('gpu')}"
         found.append(Finding("onnxruntime", False, f"both onnxruntime {cpu} and onnxruntime-gpu {gpu}: each overwrites the other's files", advice))
     elif not cpu and not gpu:
-        found.append(Finding("onnxruntime", False, "not installed", 'pip install "sc2onnx[cpu]"'))
+        found.append(Finding("onnxruntime", False, "not installed", install("cpu")))
     else:
         found.append(Finding("onnxruntime", True, f"onnxruntime {cpu}" if cpu else f"onnxruntime-gpu {gpu}"))
     return found
@@ -61,9 +69,25 @@ def _providers() -> list[Finding]:
         from sc2onnx.runtime import session
     except (Sc2onnxError, ImportError) as error:
         return [Finding("cpu", False, str(error))]
+    from sc2onnx.runtime.ort.library import TELEMETRY
+
     status = session.probe()
     detail = f"works, {session.default_threads()} threads by default" if status.works else status.detail
-    return [Finding("cpu", status.works, detail, "" if status.works else 'pip install --upgrade "onnxruntime>=1.32"'), _cuda(session.probe_cuda())]
+    cpu = Finding("cpu", status.works, detail, "" if status.works else install("cpu", upgrade=True))
+    return [cpu, _cuda(session.probe_cuda()), _telemetry(TELEMETRY)]
+
+
+_TELEMETRY: Final[Mapping[str, tuple[str, str]]] = {
+    "off": ("off: onnxruntime reports nothing home", ""),
+    "allowed": ("allowed: onnxruntime may report home", "unset ORT_DISABLE_TELEMETRY, which is 0, to turn it off"),
+    "imported before": ("may be on: onnxruntime was imported before sc2onnx", "set ORT_DISABLE_TELEMETRY=1 in the environment to turn it off"),
+}
+
+
+def _telemetry(state: Telemetry) -> Finding:
+    """Whether onnxruntime reports home. Bundles run either way."""
+    detail, advice = _TELEMETRY[state]
+    return Finding("telemetry", None if advice else True, detail, advice)
 
 
 def _cuda(status: ProviderStatus) -> Finding:
@@ -83,6 +107,8 @@ def _packed() -> Finding:
 
     try:
         cache = PackedCache.open()
+        with suppress(FileNotFoundError):  # made when it is needed
+            cache.check()
         sizes = [form.nbytes for form in cache.forms()]
     except (Sc2onnxError, OSError) as error:
         return Finding("packed weights", None, "none can be kept", str(error))
@@ -90,11 +116,12 @@ def _packed() -> Finding:
     return Finding("packed weights", True, detail)
 
 
-def _extra(name: str, needed: Sequence[str]) -> Finding:
-    missing = [package for package in needed if version(package.replace("_", "-")) is None]
+def _part(name: str) -> Finding:
+    needed = [re.split(r"[^\w.-]", requirement)[0] for requirement in EXTRAS[name]]
+    missing = [package for package in needed if version(package) is None]
     if missing:
-        return Finding(f"sc2onnx {name}", None, f"needs {', '.join(missing)}", f'pip install "sc2onnx[{name}]"')
-    return Finding(f"sc2onnx {name}", True, ", ".join(f"{package} {version(package.replace('_', '-'))}" for package in needed))
+        return Finding(f"sc2onnx {name}", None, f"needs {', '.join(missing)}", install(name))
+    return Finding(f"sc2onnx {name}", True, ", ".join(f"{package} {version(package)}" for package in needed))
 
 
 def version(package: str) -> str | None:

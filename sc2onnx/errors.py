@@ -26,8 +26,10 @@
     |-- TokenizerError (RuntimeError)         text asked of a bundle without a usable tokenizer
     |-- DeviceError (RuntimeError)            the device asked for does not work here
     |-- InferenceError (RuntimeError)         ONNX Runtime failed
+    |   `-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
     |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
-    |   `-- CancelledError                    closed while it was computing
+    |   |-- CancelledError                    closed while it was computing
+    |   `-- ForkedError                       a model, or what belongs to it, in a child forked after it was loaded
     `-- MissingDependencyError (ImportError)  an optional package is not installed
 
 Each says what was found, what was expected and what to do.
@@ -133,12 +135,20 @@ class InferenceError(Sc2onnxError, RuntimeError):
     """ONNX Runtime could not load or run the graph."""
 
 
+class OutOfMemoryError(InferenceError, MemoryError):
+    """There is no room for a cache or for logits."""
+
+
 class SequenceStateError(Sc2onnxError, RuntimeError):
     """A sequence was used after it was closed, or by two threads at once."""
 
 
 class CancelledError(SequenceStateError):
     """The sequence was closed while it was computing."""
+
+
+class ForkedError(SequenceStateError):
+    """A model, or a stream or sequence of it, was used in a child process that was forked after it was loaded."""
 
 
 class MissingDependencyError(Sc2onnxError, ImportError):

@@ -5,18 +5,22 @@ The runtime comes here for an id only, and huggingface_hub is imported no sooner
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sc2onnx.card import PLACE
-from sc2onnx.errors import BundleNotFoundError, HubError, RequestError, Sc2onnxError
+from sc2onnx.errors import BundleIntegrityError, BundleNotFoundError, HubError, RequestError, Sc2onnxError
 from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_MOST_CARD_BYTES: Final = 4 << 20
 
 _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """``owner/name``, with one slash; a path that looks like that can be written ``./owner/name``."""
@@ -27,24 +31,92 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def mistyped(text: str, revision: str | None) -> str:
+    """Why an ``owner/name`` that does not exist here is taken for a path and not for a hub id; empty if it is not.
+
+    It is where there is a directory ``owner``, and no ``revision`` says that the hub is meant.
+    """
+    path = Path(text)
+    if revision is not None or path.exists() or not path.parent.is_dir():
+        return ""
+    return f"the directory {path.parent} has no {path.name}: correct the name, or give a revision (main, say) if the hub's {text} is meant"
+
+
 def located(bundle: str | Path, revision: str | None = None) -> Path:
     """The directory of a bundle: what exists wins, otherwise ``owner/name`` is a hub id, of which the manifest's files are downloaded.
 
-    ``revision``: branch, tag or commit. ``HF_HOME``, ``HF_HUB_OFFLINE`` and the login of huggingface_hub are honoured.
+    Where there is a directory ``owner``, an id is one only with a ``revision``: branch, tag or commit. Where the hub does not answer
+    within :data:`PATIENCE`, huggingface_hub's cache is asked. ``HF_HOME``, ``HF_HUB_OFFLINE`` and the login of huggingface_hub are honoured.
     Raises :class:`BundleNotFoundError`, :class:`~sc2onnx.errors.BundleError` for a manifest that is none, and :class:`HubError`.
     """
-    path = Path(bundle)
-    if path.exists() or not is_id(str(bundle)):
+    path, repo = Path(bundle), str(bundle)
+    if path.exists() or not is_id(repo):
         if revision is not None:
             raise RequestError(f"{bundle} is no hub id, so it has no revision {revision!r}: leave the revision out")
         return path
+    if reason := mistyped(repo, revision):
+        raise BundleNotFoundError(f"no bundle at {repo}: {reason}")
+    with _explained(repo, revision, f"no directory {repo}, and "):
+        return _cached(repo, revision) or _fetched(repo, revision, local=not answers(repo, revision))
+
+
+def _cached(repo: str, revision: str | None) -> Path | None:
+    """The whole bundle of a commit, which never changes, if it is in huggingface_hub's cache: no need to ask the hub."""
+    from huggingface_hub import errors
+
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        return None
+    try:
+        found = _fetched(repo, revision, local=True)
+    except errors.LocalEntryNotFoundError:
+        return None
+    return found if all((found / name).exists() for name in Manifest.read(found).files) else None
+
+
+def _fetched(repo: str, revision: str | None, *, local: bool) -> Path:
+    """Where huggingface_hub keeps it. ``local``: without asking the hub."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    repo = str(bundle)
-    with _explained(repo, revision, f"no directory {repo}, and "):
-        manifest = Path(hf_hub_download(repo, MANIFEST_FILE, revision=revision))
-        wanted = [MANIFEST_FILE, CARD_FILE, *Manifest.read(manifest.parent).files]
-        return Path(snapshot_download(repo, revision=manifest.parent.name, allow_patterns=wanted))
+    manifest = Path(hf_hub_download(repo, MANIFEST_FILE, revision=revision, local_files_only=local))
+    wanted = [MANIFEST_FILE, CARD_FILE, *Manifest.read(manifest.parent).files]
+    return Path(snapshot_download(repo, revision=manifest.parent.name, allow_patterns=wanted, local_files_only=local))
+
+
+PATIENCE: Final = 5.0
+"""Seconds in which the hub must have answered; ``HF_HUB_ETAG_TIMEOUT`` in the environment says otherwise."""
+
+
+def answers(repo: str, revision: str | None = None) -> bool:
+    """Whether the hub can be reached, asked once, in a bounded time: a download that finds no network tries again and again.
+
+    Raises huggingface_hub's errors where the hub answers that it has no such repository or revision, or refuses.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    said = os.environ.get("HF_HUB_ETAG_TIMEOUT", "")
+    limit, outcome = float(said) if said.isdigit() and int(said) else PATIENCE, list[Exception | None]()
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(repo, revision=revision or constants.DEFAULT_REVISION, timeout=limit)
+        except Exception as error:  # whatever the HTTP library below raises: it is looked at where it is waited for
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    asking = threading.Thread(target=ask, name="sc2onnx-hub", daemon=True)  # looking up a name cannot be given a limit
+    asking.start()
+    asking.join(limit)
+    error = outcome[0] if outcome else TimeoutError()
+    if isinstance(error, errors.HfHubHTTPError) and _code(error) < 500 and _code(error) != _TOO_MANY:
+        raise error
+    return error is None
+
+
+_TOO_MANY: Final = 429
+"""HTTP's status for requests that come too fast."""
 
 
 def push(
@@ -52,32 +124,57 @@ def push(
 ) -> str:
     """Make the repository ``owner/name`` hold this bundle, in one commit whose address is returned.
 
-    What goes there are the manifest, the files that it lists and the card, which has the licence and what it asks of whoever passes the
-    weights on; what an earlier bundle had and this one has not is deleted, other files stay. The repository is created if there is none,
+    ``directory`` is a bundle that :class:`~sc2onnx.runtime.bundle.Bundle` has opened, and so holds no link that leads out of it.
+    What goes there are the manifest, the files that it lists, hashed once more as they are sent, and
+    the card, which has the licence and what it asks of whoever passes the weights on; what an earlier
+    bundle had and this one has not is deleted, other files stay. The repository is created if there is none,
     ``private`` if wanted, and the branch ``revision`` too. Raises :class:`HubError`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 
     if not is_id(repo):
         raise RequestError(f"the repository is {repo!r}, expected OWNER/NAME")
+    card = _card(directory).replace(PLACE, repo)
     with _explained(repo, revision, ""):
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        card = (directory / CARD_FILE).read_text(encoding="utf-8").replace(PLACE, repo)
         names = [*manifest.files, MANIFEST_FILE]
-        added = [CommitOperationAdd(name, directory / name) for name in names]
+        added = [CommitOperationAdd(name, directory / name) for name in manifest.files]
+        for operation in added:  # hashed as it will be sent, which the hub compares with what it gets
+            _check_sent(operation.path_in_repo, operation.upload_info.sha256.hex(), manifest)
         there = {entry.path for entry in api.list_repo_tree(repo, revision=revision)}
         gone = (_listed(api, repo, revision) if MANIFEST_FILE in there else set()) & there - set(names)
         removed = [CommitOperationDelete(name) for name in sorted(gone)]
         operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
             *added,
+            CommitOperationAdd(MANIFEST_FILE, manifest.to_json().encode()),
             CommitOperationAdd(CARD_FILE, card.encode()),
             *removed,
         ]
         what = message or f"{manifest.provenance.source}, {manifest.precision} for {manifest.target}, by {manifest.provenance.exporter}"
         return str(api.create_commit(repo, operations, commit_message=what, revision=revision).commit_url)
+
+
+def _card(directory: Path) -> str:
+    """Text of the bundle's card. Raises :class:`BundleIntegrityError` for one that is missing or no text of a reasonable size."""
+    path = directory / CARD_FILE
+    try:
+        if not path.is_file():
+            raise ValueError("it is missing")
+        with path.open("rb") as file:
+            data = file.read(_MOST_CARD_BYTES + 1)
+        if len(data) > _MOST_CARD_BYTES:
+            raise ValueError(f"it has more than {_MOST_CARD_BYTES:,} bytes")
+        return data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise BundleIntegrityError(f"the card {path} cannot be pushed ({error}): write one, or export the bundle again") from error
+
+
+def _check_sent(name: str, sha256: str, manifest: Manifest) -> None:
+    if sha256 != manifest.files[name].sha256:
+        raise BundleIntegrityError(f"{name} changed while it was pushed, so nothing was: push again when nobody writes to it")
 
 
 def _listed(api: HfApi, repo: str, revision: str | None) -> set[str]:
@@ -103,7 +200,8 @@ def _explained(repo: str, revision: str | None, before: str) -> Iterator[None]:
         raise BundleNotFoundError(f"{before}no hub repository {repo}: correct the name, or log in if it is private") from error
     except errors.LocalEntryNotFoundError as error:  # before the next one, which it is a kind of
         raise BundleNotFoundError(
-            f"{before}the hub cannot be reached nor does its local cache hold {repo}: connect, unset HF_HUB_OFFLINE, or give a local directory"
+            f"{before}the hub cannot be reached nor does its local cache hold {repo}: "
+            "correct the path, or, for a hub id, connect or unset HF_HUB_OFFLINE"
         ) from error
     except errors.EntryNotFoundError as error:
         raise BundleNotFoundError(f"{repo} on the hub is no bundle (it has no {MANIFEST_FILE}): make one with `sc2onnx export {repo} OUT`") from error

@@ -10,16 +10,18 @@ import json
 import os
 import re
 import tempfile
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from sc2onnx.bundle.records import record
+from sc2onnx.bundle.agreement import NONE
+from sc2onnx.bundle.records import parse, record
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 """Raised whenever an older runtime would misread the bundle."""
 
 MANIFEST_FILE: Final = "sc2onnx.json"
@@ -53,9 +55,40 @@ def graph_files(stages: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"model.{number}.onnx" for number in range(len(stages))) or (GRAPH_FILE,)
 
 
+MOST_MANIFEST_BYTES: Final = 4 << 20
+"""Bytes that ``sc2onnx.json`` may have. That of the largest model, quantised, has 0.02 MB."""
+
+MOST_FILES: Final = 1000
+"""Files that a bundle may have."""
+
+MOST_LAYERS: Final = 10_000
+
+_MOST: Final = (1 << 31) - 1
+"""The largest size of anything in a model: operators count in 32 bits."""
+
+_MOST_BYTES: Final = (1 << 63) - 1
+
+
 def plain_file_name(name: str) -> bool:
     """Whether ``name`` names a file in the bundle's own directory, whatever the operating system."""
-    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name))
+    return len(name) < 256 and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name))
+
+
+def plain_text(text: str) -> str:
+    """``text`` with U+FFFD in the place of what a terminal or an editor may act on instead of showing it.
+
+    That are control characters, line and paragraph separators, halves of surrogate pairs, and what
+    turns the direction of writing.
+    """
+    return "".join("\ufffd" if _acts(character) else character for character in text)
+
+
+def _acts(character: str) -> bool:
+    return not " " <= character <= "~" and (unicodedata.category(character) in _ACTING or character in _TURNING)
+
+
+_ACTING: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +115,33 @@ class ModelFacts:
     eos_token_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        sizes = ("num_layers", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "context_length")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise BundleError(f"model.{name} is {getattr(self, name)}, expected at least 1: export the bundle again")
+        for name, most in _LIMITS.items():
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                expected = "at least 1" if value < 1 else f"at most {most:,}"
+                raise BundleError(f"model.{name} is {value}, expected {expected}: export the bundle again")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise BundleError(f"model.sliding_window is {self.sliding_window}, expected at least 1 or null: export the bundle again")
+        if not self.rope_theta > 0:
+            raise BundleError(f"model.rope_theta is {self.rope_theta}, expected a positive number: export the bundle again")
 
     @property
     def window(self) -> int:
         """Tokens that one position can see, itself included: the sliding window, or the whole context."""
         return min(self.sliding_window or self.context_length, self.context_length)
 
+
+_LIMITS: Final = {
+    "num_layers": MOST_LAYERS,
+    "hidden_size": _MOST,
+    "intermediate_size": _MOST,
+    "num_heads": _MOST,
+    "num_kv_heads": _MOST,
+    "head_dim": _MOST,
+    "vocab_size": _MOST,
+    "context_length": _MOST,
+    "parameters": _MOST_BYTES,
+}
 
 _WIDTHS: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -139,14 +187,32 @@ class FileEntry:
     sha256: str
 
 
+def _clean(record: Any, *names: str) -> None:
+    """Make free text plain, which may be a path, and so anything."""
+    for name in names:
+        text = getattr(record, name)
+        object.__setattr__(record, name, plain_text(text) if isinstance(text, str) else text)
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the weights come from. ``revision`` is a hub commit; None for a local directory."""
+    """Where the weights come from. ``revision`` is a hub commit; None for a local directory.
+
+    ``allowed_settings``: settings of ``config.json`` that the exporter does not know, and of which
+    whoever exported vouched that they change nothing.
+    """
 
     source: str
     revision: str | None
     license: str | None
     exporter: str
+    allowed_settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _clean(self, "source", "revision", "license", "exporter")
+
+
+_SCHEME: Final = re.compile("int[48] in blocks of (16|32|64|128|256)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +228,14 @@ class Quantization:
     body_bits: float
     rounding: str
     calibration: str | None
+
+    def __post_init__(self) -> None:
+        _clean(self, "recipe", "calibration")
+        for product, scheme in self.schemes.items():
+            if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
+                raise BundleError(f"quantization.schemes has {str(scheme)[:80]!r} for {product[:80]!r}, expected such as 'int4 in blocks of 128'")
+        if self.rounding != ("nearest" if self.calibration is None else "calibrated"):
+            raise BundleError(f"quantization.rounding is {self.rounding!r}, expected 'nearest', or 'calibrated' on a text: export the bundle again")
 
     def __str__(self) -> str:
         """Which schemes for how many matrices, what that comes to, and how it was rounded."""
@@ -193,6 +267,9 @@ class Verification:
     greedy_tokens: int
     greedy_match: int
 
+    def __post_init__(self) -> None:
+        _clean(self, "reference", "text")
+
     def shown(self, name: str, style: str) -> str:
         """A figure for a person, formatted in ``style``."""
         value = getattr(self, name)
@@ -201,7 +278,11 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph."""
+    """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph.
+
+    ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see
+    :mod:`sc2onnx.bundle.agreement`.
+    """
 
     model: ModelFacts
     precision: str
@@ -214,11 +295,20 @@ class Manifest:
     quantization: Quantization | None = None
     verification: Verification | None = None
     stages: tuple[int, ...] = ()
+    agreeing_steps: str = NONE
     format_version: int = field(default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
+        _clean(self, "precision")
         if self.stages and (min(self.stages) < 1 or sum(self.stages) != self.model.num_layers):
-            raise BundleError(f"stages are {list(self.stages)}, expected layers that add up to {self.model.num_layers}: export the bundle again")
+            raise BundleError(
+                f"stages are {str(list(self.stages))[:80]}, expected layers that add up to {self.model.num_layers}: export the bundle again"
+            )
+
+        if not 0 <= self.opset <= 1000:
+            raise BundleError(f"opset is {self.opset}, expected at most 1000: export the bundle again")
+        if not 0 <= self.weight_bytes <= _MOST_BYTES:
+            raise BundleError(f"weight_bytes is {self.weight_bytes}, expected a size: export the bundle again")
 
     @property
     def for_others(self) -> bool:
@@ -235,29 +325,37 @@ class Manifest:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str | bytes) -> Self:
         """Parse and check. Raises :class:`BundleError` and its subclasses."""
         try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): export the bundle again") from error
-        if not isinstance(raw, dict) or not isinstance(raw.get("format_version"), int):
+            raw = parse(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{MANIFEST_FILE} is not UTF-8 text ({error}): export the bundle again") from error
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST_FILE} is not JSON that sc2onnx writes ({error}): export the bundle again") from error
+        version = raw.get("format_version")
+        if not isinstance(version, int) or isinstance(version, bool):
             raise BundleError(f"{MANIFEST_FILE} has no format_version: it was not written by sc2onnx export")
-        if not 1 <= raw["format_version"] <= FORMAT_VERSION:
+        if not 1 <= version <= FORMAT_VERSION:
             raise BundleVersionError(
-                f"{MANIFEST_FILE} has format_version {raw['format_version']}, this sc2onnx reads 1 to {FORMAT_VERSION}: "
+                f"{MANIFEST_FILE} has format_version {version}, this sc2onnx reads 1 to {FORMAT_VERSION}: "
                 "upgrade sc2onnx, or export the bundle with this version"
             )
+        for string in _strings(raw):
+            if plain_text(string) != string:
+                raise BundleError(f"{MANIFEST_FILE} has control characters in {string[:80]!r}, expected plain text: do not trust this bundle")
         try:
-            files = {name: record(FileEntry, entry) for name, entry in raw["files"].items()}
+            files = _files(raw["files"])
             facts = dict(raw["model"], eos_token_ids=tuple(raw["model"]["eos_token_ids"]))
+            origin = dict(raw["provenance"])
+            origin["allowed_settings"] = tuple(origin.get("allowed_settings", ()))
             verification, quantization = raw.get("verification"), raw.get("quantization")
             parsed = dict(
                 raw,
                 model=record(ModelFacts, facts),
                 cache=record(CacheLayout, raw["cache"]),
                 files=files,
-                provenance=record(Provenance, raw["provenance"]),
+                provenance=record(Provenance, origin),
                 quantization=quantization and record(Quantization, quantization),
                 verification=verification and record(Verification, verification),
                 stages=tuple(raw.get("stages", ())),
@@ -265,9 +363,6 @@ class Manifest:
             manifest = record(cls, parsed)
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{MANIFEST_FILE} is malformed ({error}): export the bundle again") from error
-        for name in files:
-            if not plain_file_name(name):
-                raise BundleIntegrityError(f"{MANIFEST_FILE} lists {name!r}, expected a plain file name inside the bundle: do not trust this bundle")
         return manifest
 
     @classmethod
@@ -275,21 +370,54 @@ class Manifest:
         """Read the manifest of the bundle at ``directory``."""
         path = directory / MANIFEST_FILE
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            if not path.is_file() and path.exists():
+                raise BundleError(f"{path} cannot be read (it is no file): copy the bundle again")
+            with path.open("rb") as file:
+                text = file.read(MOST_MANIFEST_BYTES + 1)
+            if len(text) > MOST_MANIFEST_BYTES:
+                raise BundleError(f"{path} has more than {MOST_MANIFEST_BYTES:,} bytes, expected a manifest: export the bundle again")
+            return cls.from_json(text)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not directory.exists():
                 raise BundleNotFoundError(f"no bundle at {directory}: make one with `sc2onnx export CHECKPOINT {directory}`") from error
             raise BundleNotFoundError(
                 f"{directory} is not a bundle (it has no {MANIFEST_FILE}): make one with `sc2onnx export CHECKPOINT OUT`"
             ) from error
-        except UnicodeDecodeError as error:
-            raise BundleError(f"{path} is not UTF-8 text ({error}): export the bundle again") from error
         except OSError as error:
             raise BundleError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
 
     def verified(self, result: Verification) -> Manifest:
         """The same manifest with the outcome of a verification."""
         return replace(self, verification=result)
+
+
+def _files(raw: Any) -> dict[str, FileEntry]:
+    """The entries of ``files``, checked: names that stay inside the bundle, sizes and digests that are some."""
+    files = {name: record(FileEntry, entry) for name, entry in raw.items()}
+    if len(files) > MOST_FILES:
+        raise BundleIntegrityError(f"{MANIFEST_FILE} lists {len(files):,} files, expected at most {MOST_FILES:,}: do not trust this bundle")
+    for name, entry in files.items():
+        if not plain_file_name(name):
+            raise BundleIntegrityError(
+                f"{MANIFEST_FILE} lists {name[:300]!r}, expected a plain file name inside the bundle: do not trust this bundle"
+            )
+        if name in (MANIFEST_FILE, CARD_FILE):
+            raise BundleIntegrityError(f"{MANIFEST_FILE} lists {name}, which is not of the files that it vouches for: export the bundle again")
+        if not 0 <= entry.size <= _MOST_BYTES or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+            raise BundleIntegrityError(
+                f"{MANIFEST_FILE} lists {name} with {entry.size} bytes and SHA-256 {entry.sha256[:80]!r}, expected a size and 64 "
+                "hexadecimal digits: export the bundle again"
+            )
+    return files
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every key and text of a value read from JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 TEMPORARY: Final = ".sc2onnx-"

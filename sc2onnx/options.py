@@ -94,11 +94,12 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--no-calibration",
         action="store_true",
-        help="round to the nearest, and lift nothing: a minute instead of hours, at two to three times the divergence",
+        help="round to the nearest, and lift nothing: a minute instead of hours, at 3.6 times the divergence (docs/quality.md)",
     )
     export.add_argument("--calibration-tokens", type=int, metavar="N", help="how much of the text to use; time is in proportion")
     export.add_argument("--stages", type=int, default=1, metavar="N", help="cut the layers into N graphs, for several devices (default: 1)")
     export.add_argument("--revision", help="branch, tag or commit on the hub")
+    _allow_setting(export)
     export.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     export.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
@@ -135,6 +136,13 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", nargs="?", help="the prompt; '-' or nothing reads standard input")
     generate.add_argument("--file", type=Path, help="read the prompt from a file")
     generate.add_argument("--echo", action="store_true", help="print the prompt first")
+    generate.add_argument("--n", type=int, metavar="N", help="with --json: so many samples, as a list")
+    generate.add_argument(
+        "--special-tokens",
+        choices=("parse", "text"),
+        default="parse",
+        help="whether <fim_prefix> and its like in the prompt are special tokens, or text (default: parse)",
+    )
     _generation_options(generate)
 
     infill = commands.add_parser("infill", help="complete at a cursor in a file")
@@ -146,7 +154,9 @@ def parser() -> argparse.ArgumentParser:
     infill.add_argument("--repo", help="name of the repository, as context")
     infill.add_argument("--context", type=Path, action="append", default=[], metavar="FILE", help="another file of the repository (repeatable)")
     infill.add_argument("--order", choices=ORDERS, default="psm", help="what comes first in the prompt, prefix or suffix (default: psm)")
-    infill.add_argument("--prompt-tokens", type=int, metavar="N", help="how much of the file to use (default: as much as the model's context takes)")
+    infill.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help="the most tokens of the prompt (default: as many as the model's context takes)"
+    )
     _generation_options(infill)
 
     info = commands.add_parser("info", help="what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take")
@@ -154,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--plan", action="store_true", help="before any work: size, memory and disk of every precision")
     info.add_argument("--shape", choices=SHAPES, help="with --plan: a published StarCoder2 instead of a checkpoint")
     info.add_argument("--revision", help="of a hub id: branch, tag or commit")
+    _allow_setting(info)
     info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context; with --plan: 1k, 4k, 16k)")
     info.add_argument("--json", action="store_true")
 
@@ -172,6 +183,16 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what works on this machine, and what is missing")
     doctor.add_argument("--json", action="store_true")
     return top
+
+
+def _allow_setting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-setting",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="vouch that a setting of config.json that is unknown here changes nothing (repeatable)",
+    )
 
 
 def bench_options(parser: argparse.ArgumentParser) -> None:

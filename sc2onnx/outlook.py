@@ -6,16 +6,17 @@ Composes the exporter's forecast with the runtime's arithmetic, as the command l
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
+from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.checkpoint import CONFIG_FILE, read_config
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.forecast import Forecast, facts, forecast, variants
+from sc2onnx.export.forecast import Forecast, calibration_seconds, facts, forecast, variants
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.manifest import MANIFEST_FILE, ModelFacts
 from sc2onnx.runtime.memory import available
@@ -23,6 +24,12 @@ from sc2onnx.runtime.summary import MemoryNeed, memory_ahead
 
 CONTEXTS: Final = (1024, 4096, 16384)
 """Tokens at which running is looked at, as far as the model's context goes."""
+
+_PACKED: Final[Mapping[str, float]] = {"cpu": 1.05, "portable": 2.05}
+"""Bytes of the packed form for one of integer weights, by target (docs/decisions/0012-packed-weights.md)."""
+
+_FEW_TOKENS: Final = 8192
+"""A shorter text of calibration, to show what that saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +57,22 @@ class Row:
     targets: tuple[str, ...]
     running: tuple[MemoryNeed, ...]
     machine: Machine
+    quantised: bool = False
 
     @property
     def disk(self) -> int:
         """Bytes that the export takes on disk, with what calibration keeps."""
         return self.forecast.disk + self.forecast.calibration_cache
+
+    @property
+    def packed(self) -> int:
+        """Bytes that the packed form of its weights takes in the cache directory of whoever runs it, for the first of its targets; 0 for none."""
+        return round(self.forecast.weights * _PACKED.get(self.targets[0], 0)) if self.quantised else 0
+
+    @property
+    def packed_fits(self) -> bool | None:
+        """Whether there is disk for it beside what the export takes; a bundle runs without, from private memory."""
+        return _fits(self.disk + self.packed, self.machine.disk)
 
     @property
     def on_gpu(self) -> bool:
@@ -79,25 +97,31 @@ class Row:
         """Everything in bytes, for JSON."""
         ahead = self.forecast
         export = {"memory": ahead.memory, "memory_fits": self.memory_fits, "bundle": ahead.disk, "calibration_cache": ahead.calibration_cache}
+        export["calibration_seconds"] = round(ahead.calibration_seconds)
         return {
             "precision": ahead.precision,
             "targets": list(self.targets),
             "weights": ahead.weights,
             "weights_exact": ahead.exact,
             "export": {**export, "disk": self.disk, "disk_fits": self.disk_fits},
+            "packed": self.packed,
             "running": [{**asdict(need), "fits": self.running_fits(need)} for need in self.running],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Of one checkpoint. ``refused``: precision -> why this checkpoint cannot be exported in it."""
+    """Of one checkpoint. ``refused``: precision -> why this checkpoint cannot be exported in it.
+
+    ``short_calibration``: seconds that a calibration takes on two processors with a shorter text than the default.
+    """
 
     name: str
     model: ModelFacts
     machine: Machine
     rows: tuple[Row, ...]
     refused: Mapping[str, str]
+    short_calibration: float = 0.0
 
     def figures(self) -> dict[str, Any]:
         """Everything in bytes, for JSON."""
@@ -110,12 +134,20 @@ class Outlook:
         }
 
 
-def outlook(checkpoint: str | None, shape: str | None = None, revision: str | None = None, context: int | None = None) -> Outlook:
+def outlook(
+    checkpoint: str | None,
+    shape: str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+    *,
+    allow_settings: Collection[str] = (),
+) -> Outlook:
     """Of a checkpoint (directory or hub id) or of a published shape (a key of ``SHAPES``), at :data:`CONTEXTS` or at one ``context``.
 
+    ``allow_settings``: unknown settings that the caller vouches for, as :func:`~sc2onnx.export.export` takes them.
     Of a hub id only ``config.json`` is fetched. Raises :class:`~sc2onnx.errors.CheckpointError` and :class:`RequestError`.
     """
-    name, config = _configuration(checkpoint, shape, revision)
+    name, config = _configuration(checkpoint, shape, revision, allow_settings)
     model, machine = facts(config), Machine.here()
     contexts = _contexts(model) if context is None else [context]
     grouped: dict[Any, list[str]] = {}
@@ -127,9 +159,9 @@ def outlook(checkpoint: str | None, shape: str | None = None, revision: str | No
             refused[variant.name] = str(error)
             continue
         running = tuple(memory_ahead(model, ahead.cache, ahead.weights, tokens) for tokens in contexts)
-        grouped.setdefault((replace(ahead, target=""), running), []).append(variant.target)
-    rows = tuple(Row(ahead, tuple(targets), running, machine) for (ahead, running), targets in grouped.items())
-    return Outlook(name, model, machine, rows, refused)
+        grouped.setdefault((replace(ahead, target=""), running, variant.recipe() is not None), []).append(variant.target)
+    rows = tuple(Row(ahead, tuple(targets), running, machine, quantised) for (ahead, running, quantised), targets in grouped.items())
+    return Outlook(name, model, machine, rows, refused, calibration_seconds(config, _FEW_TOKENS))
 
 
 def lines(ahead: Outlook) -> list[str]:
@@ -138,22 +170,22 @@ def lines(ahead: Outlook) -> list[str]:
     table = [_headings(contexts), *map(_cells, ahead.rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     first = sum(widths[:3]) + 2 * 3
-    over = f"{'':<{first}}{'to export':<{sum(widths[3:5]) + 4}}memory to run, by tokens of context"
+    over = f"{'':<{first}}{'to export':<{sum(widths[3:5]) + 4}}{'':<{widths[5] + 2}}memory to run, by tokens of context"
     shown = [f"{ahead.name}: {ahead.model.parameters:,} parameters, context {ahead.model.context_length:,}, sizes in GB", "", over]
     shown += ["  ".join(_align(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
     shown += ["", *(f"{precision}: {reason}" for precision, reason in ahead.refused.items()), *_notes(ahead)]
     return shown
 
 
-def _configuration(checkpoint: str | None, shape: str | None, revision: str | None) -> tuple[str, Starcoder2Config]:
+def _configuration(checkpoint: str | None, shape: str | None, revision: str | None, allowed: Collection[str]) -> tuple[str, Starcoder2Config]:
     if shape is not None:
-        return f"starcoder2-{shape}", Starcoder2Config.from_dict(SHAPES[shape])
+        return f"starcoder2-{shape}", Starcoder2Config.from_dict(SHAPES[shape], allowed)
     if checkpoint is None:
         raise RequestError(f"no checkpoint: give a directory, a hub id, or --shape {'|'.join(SHAPES)}")
     if (Path(checkpoint) / MANIFEST_FILE).is_file():
         raise BundleError(f"{checkpoint} is a bundle, exported already: leave --plan out, or give the checkpoint it came from")
-    source = hub.resolve(checkpoint, revision, [CONFIG_FILE])
-    return source.name, Starcoder2Config.from_dict(read_config(source.directory))
+    source = hub.resolve(checkpoint, revision, [CONFIG_FILE, ADAPTER_CONFIG])
+    return source.name, Starcoder2Config.from_dict(read_config(source.directory), allowed)
 
 
 def _contexts(model: ModelFacts) -> Sequence[int]:
@@ -165,7 +197,7 @@ def _fits(amount: int, free: int | None) -> bool | None:
 
 
 def _headings(contexts: Sequence[int]) -> list[str]:
-    return ["precision", "target", "weights", "memory", "disk", *(f"{tokens:,}" for tokens in contexts), "fits here"]
+    return ["precision", "target", "weights", "memory", "disk", "packed", *(f"{tokens:,}" for tokens in contexts), "fits here"]
 
 
 def _cells(row: Row) -> list[str]:
@@ -176,6 +208,7 @@ def _cells(row: Row) -> list[str]:
         f"{bound}{_gigabytes(ahead.weights)} ",
         _gigabytes(ahead.memory) + _mark(row.memory_fits),
         bound + _gigabytes(row.disk) + _mark(row.disk_fits),
+        bound + _gigabytes(row.packed) + _mark(row.packed_fits) if row.packed else "- ",
         *(bound + _gigabytes(need.total) + _mark(row.running_fits(need)) for need in row.running),
         _verdict(row),
     ]
@@ -188,6 +221,11 @@ def _verdict(row: Row) -> str:
 
 def _gigabytes(nbytes: int) -> str:
     return f"{nbytes / 1e9:.3f}"
+
+
+def _time(seconds: float) -> str:
+    """A duration that is known roughly."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
 
 
 def _mark(fits: bool | None) -> str:
@@ -203,8 +241,17 @@ def _notes(ahead: Outlook) -> list[str]:
     notes = [f"Free here: memory {memory}, disk {disk}. ! marks what is more than that."]
     if any(not row.forecast.exact for row in ahead.rows):
         notes.append("<= at most: the export finds out which products need more bits.")
-    if calibrated := [row.forecast.precision for row in ahead.rows if row.forecast.calibration_cache]:
-        notes.append(f"To export, {' and '.join(dict.fromkeys(calibrated))}: with calibration, and on disk what it keeps in the cache directory.")
+    if calibrated := [row.forecast for row in ahead.rows if row.forecast.calibration_seconds]:
+        names = " and ".join(dict.fromkeys(row.precision for row in calibrated))
+        longest = max(row.calibration_seconds for row in calibrated)
+        notes.append(f"To export, {names}: with calibration, about {_time(longest)} on 2 processors ({_time(ahead.short_calibration)} with")
+        notes.append(f"  --calibration-tokens {_FEW_TOKENS}), and on disk what it keeps in the cache directory.")
+    if packed := [row for row in ahead.rows if row.packed]:
+        names = ", ".join(dict.fromkeys(row.forecast.precision for row in packed))
+        notes.append(f"packed: on disk, in the cache directory of whoever runs {names} on the CPU, after the first load, which packs the weights in")
+        notes.append(
+            "  as much private memory. For portable it is twice the weights. None below 64 MB, nor beyond SC2ONNX_PACKED_BYTES, 16 GB by default."
+        )
     if any(row.on_gpu for row in ahead.rows):
         notes.append("For cuda, the memory to run is the GPU's, which is not looked at.")
     return [*notes, "Disk to export is beside the checkpoint. Memory to run is that of weights and cache, beside the interpreter."]

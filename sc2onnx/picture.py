@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sc2onnx.errors import MissingDependencyError, RequestError
+from sc2onnx.hints import install
 from sc2onnx.manifest import replace_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f'plotting needs the package {error.name}: pip install "sc2onnx[cpu,evaluate]"') from error
+        raise MissingDependencyError(f"plotting needs the package {error.name}: {install('evaluate')}") from error
     return Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
 
 

@@ -2,7 +2,8 @@
 
     python scripts/make_fixture.py OUT [--gpu]
 
-OUT gets ``bundle`` (the mini checkpoint in fp32), ``tokens`` (the same without a tokenizer) and ``reference.npz``: token ids
+OUT gets ``bundle`` (the mini checkpoint in fp32), ``int8`` and ``int4`` (it in integers, int4 not calibrated, which takes a minute less),
+``tokens`` (fp32 without a tokenizer) and ``reference.npz``: token ids
 of real code, torch's logits for them, and torch's greedy continuation. With ``--gpu`` also ``gpu``: bundles for tests/cuda, by precision.
 """
 
@@ -29,6 +30,8 @@ def make(out: Path) -> None:
     """Write the fixture into a new directory."""
     out.mkdir(parents=True)
     export(CHECKPOINT, out / "bundle")
+    export(CHECKPOINT, out / "int8", precision="int8")
+    export(CHECKPOINT, out / "int4", precision="int4", calibration=Calibration(False))
     bare = out / "checkpoint-without-tokenizer"
     shutil.copytree(CHECKPOINT, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     with warnings.catch_warnings():

@@ -58,6 +58,18 @@ def bundle(fixture_directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def int8_bundle(fixture_directory: Path) -> Path:
+    """The mini checkpoint in int8. Not to be written to."""
+    return fixture_directory / "int8"
+
+
+@pytest.fixture(scope="session")
+def int4_bundle(fixture_directory: Path) -> Path:
+    """The mini checkpoint in int4, rounded to the nearest. Not to be written to."""
+    return fixture_directory / "int4"
+
+
+@pytest.fixture(scope="session")
 def token_bundle(fixture_directory: Path) -> Path:
     """The same without a tokenizer."""
     return fixture_directory / "tokens"

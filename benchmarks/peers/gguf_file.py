@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from peers import Floats
-from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
+from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.stored import StoredTensor
+from sc2onnx.export.tying import settle
 from sc2onnx.export.weights import check_complete, checkpoint_shapes
 from sc2onnx.manifest import TOKENIZER_FILE
 
@@ -50,6 +52,7 @@ def write(checkpoint: Path, out: Path) -> None:
 
     opened = Checkpoint.open(checkpoint)
     config = Starcoder2Config.from_dict(opened.config)
+    opened, config = settle(opened, config)
     check_complete(opened, config)
     if config.query_size != config.hidden_size:
         raise ValueError(f"{config.num_attention_heads} heads of {config.head_dim} are not hidden_size {config.hidden_size}, as llama.cpp expects")

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -216,7 +217,17 @@ void complete(const Arguments& arguments) {
 
 }  // namespace
 
+// ONNX Runtime reads this when its environment is made, and reports home without it; 0, set by the user, allows that.
+void turn_telemetry_off() {
+#ifdef _WIN32
+  if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
+}
+
 int main(int count, char** words) {
+  turn_telemetry_off();
   try {
     complete(parse(count, words));
     return 0;

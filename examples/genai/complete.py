@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 from importlib.metadata import version
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import: else it reports home
 
 import numpy as np
 import onnxruntime_genai as og

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import: else it reports home
 
 import onnxruntime as ort
 import torch

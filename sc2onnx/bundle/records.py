@@ -7,7 +7,8 @@ stumble over is refused here, once: see :func:`parse`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -43,8 +44,7 @@ def parse(data: bytes) -> dict[str, Any]:
         raise ValueError(_TOO_DEEP) from None
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}, expected an object")
-    for _ in _walked(value):
-        pass
+    _check(value)
     return value
 
 
@@ -53,11 +53,16 @@ def read(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
     Raises :class:`OSError`, and :class:`ValueError` as :func:`parse` does.
     """
+    return parse(contents(path, most))
+
+
+def contents(path: Path, most: int) -> bytes:
+    """Read a file of at most ``most`` bytes. Raises :class:`OSError`, :class:`ValueError` for more."""
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return parse(data)
+    return data
 
 
 def record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
@@ -89,8 +94,8 @@ _TOO_DEEP: Final = f"it is nested deeper than {_DEEPEST}"
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key in value if counts[key] > 1)
         raise ValueError(f"it has the key {twice[:80]!r} twice")
     return value
 
@@ -111,7 +116,7 @@ def _constant(text: str) -> NoReturn:
     raise ValueError(f"it has {text}, which is not a number of JSON")
 
 
-def _walked(value: Any, depth: int = 1) -> Iterator[None]:
+def _check(value: Any, depth: int = 1) -> None:
     """Visit every key and value; raise :class:`ValueError` for what is too deep or no text."""
     if isinstance(value, str):
         if not value.isascii():
@@ -124,5 +129,5 @@ def _walked(value: Any, depth: int = 1) -> Iterator[None]:
         if depth > _DEEPEST:
             raise ValueError(_TOO_DEEP)
         for item in [*value, *value.values()] if isinstance(value, dict) else value:
-            yield from _walked(item, depth + 1)
-    yield
+            if isinstance(item, (str, dict, list)):
+                _check(item, depth + 1)

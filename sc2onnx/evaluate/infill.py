@@ -15,6 +15,7 @@ from sc2onnx.evaluate.progress import Progress
 from sc2onnx.evaluate.report import Answer, InfillScore
 from sc2onnx.evaluate.source import LogitSource
 from sc2onnx.evaluate.spans import Span
+from sc2onnx.hints import install
 from sc2onnx.runtime.text import Codec, Detokenizer, FimOrder, around_cursor, fim_prompt
 
 Similarity = Callable[[str, str], float]
@@ -37,7 +38,7 @@ def edit_similarity() -> Similarity:
     try:
         from rapidfuzz.distance import Levenshtein
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f'measuring infilling needs the package {error.name}: pip install "sc2onnx[cpu,evaluate]"') from error
+        raise MissingDependencyError(f"measuring infilling needs the package {error.name}: {install('evaluate')}") from error
     return Levenshtein.normalized_similarity
 
 

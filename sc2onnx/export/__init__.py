@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sc2onnx.errors import MissingDependencyError
+from sc2onnx.hints import install
 
 try:
     from sc2onnx.export.pipeline import export
@@ -11,6 +12,6 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sc2onnx"):
         raise
-    raise MissingDependencyError(f'exporting needs the package {error.name}: pip install "sc2onnx[export]"') from error
+    raise MissingDependencyError(f"exporting needs the package {error.name}: {install('export')}") from error
 
 __all__ = ["PRECISIONS", "TARGETS", "Calibration", "export"]

@@ -1,4 +1,6 @@
-"""What an export will take, said before any work: bytes of weights, memory, disk. Needs the configuration alone; reads and writes nothing.
+"""What an export will take, said before any work: bytes of weights, memory, disk, hours of calibration.
+
+It needs the configuration alone, and reads and writes nothing.
 
 Sizes are those of the weights that :func:`~sc2onnx.export.plan.planned` plans for a checkpoint of empty headers, so they are what
 an export writes. Memory is a formula, fitted to measurements: its constants stand together below.
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sc2onnx.errors import RequestError
-from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
+from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.plan import Calibration, WeightPlan, planned
 from sc2onnx.export.precision import OWN_TARGETS, PRECISIONS, Variant
@@ -21,6 +23,7 @@ from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import corpus
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, codes_name, scales_name
+from sc2onnx.export.stored import StoredTensor
 from sc2onnx.export.weights import CHUNK_BYTES, LazyWeight, checkpoint_shapes, graph_weights, total_bytes, total_parameters
 from sc2onnx.export.writer import place, space_needed
 from sc2onnx.manifest import CacheLayout, ModelFacts
@@ -45,14 +48,26 @@ _CALIBRATION_INTERPRETER: Final = 450_000_000
 _CALIBRATION_COPIES: Final = 6
 """Of the widest matrix, in float32."""
 
+# Time of a calibration on two processors, measured at the 3B shape (docs/measurements.md): 26 minutes for the sensitivities, and a
+# layer's rounding as 165 s, for the factors of its statistics, and 3.5 ms for each token of the text. What a token takes in a layer
+# however small is from the mini checkpoint: two minutes in all.
+_MEASURED_LAYERS: Final = 30
+_MEASURED_HIDDEN: Final = 3072
+_MEASURED_INNER: Final = 12288
+_SENSITIVITY_SECONDS: Final = 26 * 60
+_FACTORS_SECONDS: Final = 165
+_TOKEN_SECONDS: Final = 3.2e-3
+_SMALLEST_TOKEN_SECONDS: Final = 0.3e-3
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Bytes that exporting one variant takes.
+    """Bytes that exporting one variant takes, and how long its calibration does.
 
     ``weights`` is the manifest's ``weight_bytes``, or if not ``exact`` the most that it can be: which products get more bits is found
     out by the export. ``memory``: peak resident memory, Python included. ``disk``: what must be free for the bundle;
-    ``calibration_cache``: what a calibrated recipe keeps beside it, else 0. ``cache``: layout of the key-value cache.
+    ``calibration_cache``: what a calibrated recipe keeps beside it, else 0. ``calibration_seconds``: about how long it takes on two
+    processors with the default text, else 0. ``cache``: layout of the key-value cache.
     """
 
     precision: str
@@ -62,6 +77,7 @@ class Forecast:
     memory: int
     disk: int
     calibration_cache: int
+    calibration_seconds: float
     cache: CacheLayout
 
 
@@ -91,9 +107,10 @@ def forecast(config: Starcoder2Config, variant: Variant) -> Forecast:
     _, size = place(plan.weights.values())
     body = _body(plan)
     lifted = 0 if recipe is None else _most_lifted(floats, plan, body, recipe)
-    memory, cached = streaming_peak(floats, plan.weights, variant), 0
+    memory, cached, seconds = streaming_peak(floats, plan.weights, variant), 0, 0.0
     if recipe is not None and recipe.calibrate:
         memory, cached = max(memory, calibration_peak(config)), _packed(plan, body) + lifted
+        seconds = calibration_seconds(config, sensitivities=recipe.lift is not None)
     return Forecast(
         precision=variant.name,
         target=variant.target,
@@ -102,6 +119,7 @@ def forecast(config: Starcoder2Config, variant: Variant) -> Forecast:
         memory=memory,
         disk=space_needed(size + lifted),
         calibration_cache=cached,
+        calibration_seconds=seconds,
         cache=variant.cache,
     )
 
@@ -132,6 +150,20 @@ def calibration_peak(config: Starcoder2Config, tokens: int = corpus.DEFAULT_TOKE
     inputs, outputs = config.intermediate_size, config.hidden_size
     streams, statistics = 2 * tokens * config.hidden_size, 2 * inputs * inputs
     return 4 * (streams + statistics + _CALIBRATION_COPIES * outputs * inputs) + _CALIBRATION_INTERPRETER
+
+
+def calibration_seconds(config: Starcoder2Config, tokens: int = corpus.DEFAULT_TOKENS, *, sensitivities: bool = True) -> float:
+    """About how long a calibration on a text of so many tokens takes on two processors, from what it took at the 3B shape.
+
+    A layer's work on tokens goes with its weights, that on the factors of its statistics with the cube of its inputs; ``sensitivities``,
+    which decide what is lifted, take a pass through all layers for every product. For the 3B shape and the default text: 3.5 hours.
+    """
+    size, inner = config.hidden_size, config.intermediate_size
+    weights = (size * inner) / (_MEASURED_HIDDEN * _MEASURED_INNER)
+    factors = (inner**3 + inner**2 * size) / (_MEASURED_INNER**3 + _MEASURED_INNER**2 * _MEASURED_HIDDEN)
+    layers = config.num_hidden_layers
+    rounding = layers * (factors * _FACTORS_SECONDS + tokens * (weights * _TOKEN_SECONDS + _SMALLEST_TOKEN_SECONDS))
+    return rounding + (weights * (layers / _MEASURED_LAYERS) ** 2 * _SENSITIVITY_SECONDS if sensitivities else 0)
 
 
 def _headers(config: Starcoder2Config) -> Checkpoint:

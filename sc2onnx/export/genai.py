@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sc2onnx import manifest
-from sc2onnx.export.config import token_ids
 from sc2onnx.manifest import ModelFacts
 
 GENAI_FILE: Final = "genai_config.json"
@@ -27,7 +26,9 @@ def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bo
     Threads are left to ONNX Runtime (0: a thread for each core); genai's own default is half of them.
     """
     eos = list(facts.eos_token_ids)
-    begins = token_ids(settings.get("bos_token_id")) or facts.eos_token_ids
+    begins = settings.get("bos_token_id")
+    if type(begins) is not int or not 0 <= begins < facts.vocab_size:
+        begins = eos[0] if eos else 0
     decoder: dict[str, Any] = {
         "session_options": {
             "log_id": "onnxruntime-genai",
@@ -61,7 +62,7 @@ def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bo
         }
     model = {
         "type": "decoder",
-        "bos_token_id": begins[0] if begins else 0,
+        "bos_token_id": begins,
         "eos_token_id": eos or [0],
         "pad_token_id": eos[0] if eos else 0,
         "context_length": facts.context_length,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,22 +14,27 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
+from sc2onnx.bundle.agreement import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.checkpoint import Checkpoint
-from sc2onnx.export.config import Starcoder2Config, token_ids
+from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.genai import GENAI_FILE, genai_config
 from sc2onnx.export.graph.activations import Activations
-from sc2onnx.export.graph.attention import ring_attention, scatter_elements
+from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
 from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
 from sc2onnx.export.graph.growing import growing_attention
 from sc2onnx.export.graph.layers import Products
 from sc2onnx.export.graph.model import Form, attention_mask, build
 from sc2onnx.export.graph.ops import CUDA_OPSET, PORTABLE_OPSET
+from sc2onnx.export.graph.tokenwise import tokenwise
 from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize.store import Need
+from sc2onnx.export.settings import check_allowed
 from sc2onnx.export.stages import check_stages, ranges, stages_of
+from sc2onnx.export.text_files import TextFiles, text_files
+from sc2onnx.export.tying import UNTIED, settle
 
 
 def export(
@@ -39,6 +44,7 @@ def export(
     precision: str = "fp32",
     target: str = "cpu",
     revision: str | None = None,
+    allow_settings: Collection[str] = (),
     calibration: Calibration | None = None,
     stages: int = 1,
     overwrite: bool = False,
@@ -50,9 +56,11 @@ def export(
     :data:`~sc2onnx.export.precision.TARGETS`. ``calibration``: on what text, if not as the recipe says. Without calibration, peak
     memory is a few hundred megabytes, whatever the model's size; what it takes otherwise: ``sc2onnx info CHECKPOINT --plan``.
     ``stages``: cut the layers into so many graphs, balanced by bytes, for several devices (``device_map`` of :func:`sc2onnx.load`).
+    ``allow_settings``: settings of ``config.json`` that are unknown here, and of which the caller vouches that they change nothing.
     Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
     :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the target cannot run; ``out`` is then as it was before.
-    Warns (:class:`UserWarning`) if the checkpoint has no ``tokenizer.json``, or weights to be quantised that are zeros in whole blocks.
+    Warns (:class:`UserWarning`) of a tokenizer that is absent or does not fit the model, files that disagree on the end of a text or
+    are left behind, and weights to be quantised that are zeros in whole blocks.
     """
     out = Path(os.path.abspath(out))
     variant, calibration = Variant(precision, target), calibration or Calibration()
@@ -63,11 +71,17 @@ def export(
         report.stage(f"reading {checkpoint}")
         source = hub.resolve(checkpoint, revision)
         opened = Checkpoint.open(source.directory)
-        config = Starcoder2Config.from_dict(opened.config)
+        config = Starcoder2Config.from_dict(opened.config, allow_settings)
+        allowed = check_allowed(opened.config, allow_settings)
         check_stages(stages, config, variant.target)
+        tied = config.tie_word_embeddings
+        opened, config = settle(opened, config)
         weights.check_complete(opened, config)
-        if not (source.directory / manifest.TOKENIZER_FILE).is_file():
-            warnings.warn(f"{source.name} has no {manifest.TOKENIZER_FILE}: the bundle will take and give token ids, not text", stacklevel=2)
+        if tied and not config.tie_word_embeddings:
+            warnings.warn(UNTIED, stacklevel=2)
+        text = text_files(source.directory, source.name, config, opened.generation_config, variant.target)
+        for doubt in text.doubts:
+            warnings.warn(doubt, stacklevel=2)
         floats = weights.graph_weights(opened, config, variant.read_as)
         limit = size_limit(config, floats, variant)
         writer.check_space(out, limit)  # calibration may take an hour
@@ -75,7 +89,9 @@ def export(
             placed, size = writer.place(plan.weights.values())
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
-                written = _write(bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages)), report)
+                written = _write(
+                    bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages), allowed, text), report
+                )
                 if doubts := plan.doubts():
                     report.stage("looking at what was written")  # a bar ends before the line
                     warnings.warn(doubts, stacklevel=2)  # where warnings are errors, nothing is in place yet
@@ -92,10 +108,23 @@ class _Subject:
     config: Starcoder2Config
     variant: Variant
     stages: tuple[int, ...]
+    allowed_settings: tuple[str, ...]
+    text: TextFiles
 
 
-def _form(variant: Variant, products: Products) -> Form:
-    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows."""
+def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
+    """Which steps the graph can be written for to agree with each other."""
+    if plan.quantization is None or variant.cache.kind != manifest.RING:
+        return NONE
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+    return agreeing_steps(plan.quantization.schemes.values(), *heads)
+
+
+def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
+    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows.
+
+    ``agrees``: over a ring, sums do not depend on how many tokens a step has.
+    """
     activations = Activations(variant.dtype)
     if variant.target == "genai":
         attention = partial(masked_grouped_query_attention, activations=activations)
@@ -105,9 +134,10 @@ def _form(variant: Variant, products: Products) -> Form:
         return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
     if variant.target == "cuda":
         return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
+    ring = partial(ring_attention, activations=activations, mixing=tokenwise if agrees else together)
     if variant.target == "portable":
-        return Form(partial(ring_attention, activations=activations, writing=scatter_elements), products, activations, PORTABLE_OPSET)
-    return Form(partial(ring_attention, activations=activations), products, activations)
+        return Form(partial(ring, writing=scatter_elements), products, activations, PORTABLE_OPSET)
+    return Form(ring, products, activations)
 
 
 def _write(
@@ -118,13 +148,14 @@ def _write(
     weight_bytes = weights.total_bytes(plan.weights.values())
     report.stage("writing the weights", weight_bytes)
     bundle.weights(plan.weights, placed, report.advance)
-    form = _form(variant, plan.products)
+    agreeing = _agreeing_steps(config, variant, plan)
+    form = _form(variant, plan.products, agrees=agreeing != NONE)
     for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
         bundle.graph(name, build(config, placed, form, layers))
-    for path in opened.copied_files():
-        bundle.file(path.name, path.read_bytes())
-    eos = token_ids(opened.generation_config.get("eos_token_id")) or config.eos_token_ids
-    facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), eos)
+    opened.check_unchanged()
+    for name, data in subject.text.files.items():
+        bundle.file(name, data)
+    facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), subject.text.eos_token_ids)
     if variant.target == "genai":
         bundle.file(GENAI_FILE, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
     written = manifest.Manifest(
@@ -135,9 +166,16 @@ def _write(
         cache=variant.cache,
         weight_bytes=weight_bytes,
         files=bundle.files,
-        provenance=manifest.Provenance(subject.source.name, subject.source.revision, opened.license(), f"sc2onnx {__version__}"),
+        provenance=manifest.Provenance(
+            source=subject.source.name,
+            revision=subject.source.revision,
+            license=opened.license(),
+            exporter=f"sc2onnx {__version__}",
+            allowed_settings=subject.allowed_settings,
+        ),
         quantization=plan.quantization,
         stages=subject.stages,
+        agreeing_steps=agreeing,
     )
     bundle.file(manifest.CARD_FILE, card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())

@@ -16,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import TensorError
-from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
+from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.names import instead
+from sc2onnx.export.shown import brief, name_of
+from sc2onnx.export.stored import StoredTensor
 
 CHUNK_BYTES: Final = 16 << 20
 """Stored bytes read at once: large enough for the disk, small enough not to be noticed in memory."""
@@ -85,15 +88,28 @@ def check_complete(checkpoint: Checkpoint, config: Starcoder2Config) -> None:
     """Raise :class:`TensorError` unless the checkpoint has exactly the tensors that ``config`` asks for, in their shapes."""
     expected, found = checkpoint_shapes(config), checkpoint.tensors
     if missing := [name for name in expected if name not in found]:
-        raise TensorError(f"the checkpoint lacks {some_tensors(missing)}, expected by config.json: download it again, or correct config.json")
-    extra = [name for name in found if name not in expected and not _redundant(name, checkpoint, config)]
+        raise TensorError(
+            f"the checkpoint lacks {some_tensors(missing)}, expected by config.json: {_instead(missing, found, config)}: "
+            "save it again whole, or correct config.json"
+        )
+    extra = [name for name in found if name not in expected and not name.endswith(".rotary_emb.inv_freq")]
     if extra:
         raise TensorError(
-            f"the checkpoint has {some_tensors(extra)}, which config.json leaves no place for: merge adapters first, or correct config.json"
+            f"the checkpoint has {some_tensors(extra)}, which config.json leaves no place for: it has {config.num_hidden_layers} layers "
+            f"with{'' if config.use_bias else 'out'} biases; correct it, or save the language model alone"
         )
     for name, shape in expected.items():
         if found[name].shape != shape:
-            raise TensorError(f"tensor {name} has shape {found[name].shape}, expected {shape} by config.json: correct whichever is wrong")
+            raise TensorError(f"tensor {name} has shape {brief(found[name].shape)}, expected {shape} by config.json: correct whichever is wrong")
+
+
+def _instead(missing: list[str], found: Mapping[str, StoredTensor], config: Starcoder2Config) -> str:
+    """What is there in the place of missing tensors, in a clause."""
+    if missing == [HEAD]:
+        return "a model whose head is its embedding has tie_word_embeddings true there"
+    if all(name.endswith(".bias") for name in missing) and not any(name.endswith("_proj.bias") for name in found):
+        return "it has no biases, use_bias is true there"
+    return instead(missing, found, config.num_hidden_layers)
 
 
 def graph_weights(checkpoint: Checkpoint, config: Starcoder2Config, dtype: np.dtype[Any]) -> dict[str, LazyWeight]:
@@ -176,23 +192,9 @@ def _rounded(name: str, rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDA
     return cast
 
 
-def _redundant(name: str, checkpoint: Checkpoint, config: Starcoder2Config) -> bool:
-    """Whether a tensor repeats what the graph has anyway: saved rotary buffers, or a tied head that equals the embedding."""
-    if name.endswith(".rotary_emb.inv_freq"):
-        return True
-    if name != HEAD or not config.tie_word_embeddings or EMBEDDING not in checkpoint.tensors:
-        return False
-    head, embedding = checkpoint.tensors[HEAD], checkpoint.tensors[EMBEDDING]
-    shape = (config.vocab_size, config.hidden_size)
-    if not (head.shape == embedding.shape == shape and head.dtype == embedding.dtype):
-        return False
-    rows = max(1, CHUNK_BYTES // (prod(head.shape[1:]) * head.itemsize))
-    return all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in zip(head.rows(rows), embedding.rows(rows), strict=True))
-
-
 def some_tensors(names: list[str]) -> str:
     """``tensor a``, ``tensors a, b``; of more than 4, the first and how many there are."""
-    shown = ", ".join(names[:4])
+    shown = ", ".join(map(name_of, names[:4]))
     return f"{len(names)} tensors ({shown}, ...)" if len(names) > 4 else f"tensor {shown}" if len(names) == 1 else f"tensors {shown}"
 
 

@@ -1,34 +1,147 @@
-"""Checks of what callers pass, shared by everything that takes numbers from them."""
+"""Checks of what callers pass: each names the argument, what it is, and what was expected."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from typing import Any
+import os
+from collections.abc import Collection, Iterable, Mapping, Set, Sized
+from itertools import islice
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError
 
+_SHOWN: Final = 80
+"""Characters of a wrong value that an error repeats."""
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """``value`` as an int of at least ``least``. Raises :class:`RequestError` that names it."""
+
+def shown(value: object) -> str:
+    """A value in an error: its repr, cut, or its type where it has none (integers of thousands of
+    digits have none).
+    """
     try:
-        number = operator.index(value)
+        text = repr(value)
+    except Exception:  # whatever a stranger's __repr__ raises
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... (a {type(value).__name__})"
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """``value`` as an int from ``least`` to ``most``; True and False are none. Raises
+    :class:`RequestError` that names it.
+    """
+    expected = f"a whole number from {least}" + ("" if most is None else f" to {most}")
+    try:
+        number = _index(value)
     except TypeError:
-        raise RequestError(f"{name} is {value!r}, expected a whole number from {least}") from None
-    if number < least:
-        raise RequestError(f"{name} is {value!r}, expected a whole number from {least}")
+        raise RequestError(f"{name} is {shown(value)}, expected {expected}") from None
+    if number < least or (most is not None and number > most):
+        raise RequestError(f"{name} is {shown(value)}, expected {expected}")
     return number
 
 
-def token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int) -> npt.NDArray[np.int64]:
-    """Token ids (n,) as int64; n may be 0. Raises :class:`TokenIdError` for anything that is not an id below ``vocab``."""
+def flag(name: str, value: Any) -> bool:
+    """``value`` as a bool. Raises :class:`RequestError` for anything else: most texts, "no" among
+    them, would count as true.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise RequestError(f"{name} is {shown(value)}, expected True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
+    """Raise :class:`RequestError` unless ``value`` is one of these words."""
+    if not isinstance(value, str) or value not in allowed:
+        words = [repr(word) for word in allowed]
+        raise RequestError(f"{name} is {shown(value)}, expected {', '.join(words[:-1])} or {words[-1]}")
+
+
+def text(name: str, value: Any) -> str:
+    """``value``, a str of Unicode characters. Raises :class:`RequestError` that names what it is
+    instead.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise RequestError(f"{name} is {shown(value)}, expected a str: decode it first")
+    if not isinstance(value, str):
+        raise RequestError(f"{name} is {shown(value)}, expected a str")
     try:
-        ids = np.fromiter(map(operator.index, tokens), dtype=np.int64)
+        value.encode()
+    except UnicodeEncodeError as error:
+        where = f"U+{ord(value[error.start]):04X} at character {error.start}"
+        raise RequestError(
+            f"{name} is a str with lone surrogates ({where}), expected a str of Unicode characters: decode bytes with errors='replace'"
+        ) from None
+    return value
+
+
+def optional_text(name: str, value: Any) -> str | None:
+    """``value``, None or as in :func:`text`."""
+    return None if value is None else text(name, value)
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """``value`` as a list of str, of which it is any collection with an order. Raises
+    :class:`RequestError`.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str: decode it first")
+    if not isinstance(value, Collection) or isinstance(value, (Mapping, Set)):
+        raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str")
+    return [text(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+
+
+def code_files(value: Any) -> dict[str, str]:
+    """``value``, path -> code, as a dict; None is none. Raises :class:`RequestError` that names the
+    file.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RequestError(f"files is {shown(value)}, expected a mapping of paths to their code")
+    return {text("a path of files", path): text(f"files[{shown(path)}]", code) for path, code in value.items()}
+
+
+def place_of(name: str, value: Any) -> str:
+    """``value``, a path that the system could have, or an id. Raises :class:`RequestError`."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, bytes) or not isinstance(value, str):
+        raise RequestError(f"{name} is {shown(value)}, expected a path or a hub id")
+    if not value or "\0" in value:
+        raise RequestError(f"{name} is {shown(value)}, expected a path that is not empty and has no null character")
+    return value
+
+
+def stop_strings(value: Any) -> tuple[str, ...]:
+    """Stop strings: None for none, one, or a collection of them. Raises :class:`RequestError`."""
+    found = () if value is None else (value,) if isinstance(value, str) else value
+    iterable = isinstance(found, Collection) and not isinstance(found, (bytes, bytearray, memoryview, Mapping))
+    strings = tuple(found) if iterable else ()
+    if not iterable or not all(isinstance(stop, str) and stop for stop in strings):
+        raise RequestError(f"stop is {shown(value)}, expected strings that are not empty: one, a list of them, or None for none")
+    return strings
+
+
+def token_ids(
+    tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, most: int | None = None, *, name: str = "token ids"
+) -> npt.NDArray[np.int64]:
+    """Token ids (n,) as int64; n may be 0. Raises :class:`TokenIdError` for anything that is not an
+    id below ``vocab``.
+
+    ``most``: of an iterator, which may never end, no more than one beyond so many are taken.
+    """
+    if isinstance(tokens, np.ndarray) and (tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iuO")):
+        raise TokenIdError(f"{name} are an array of shape {tokens.shape} of {tokens.dtype}, expected whole numbers in one dimension")
+    if isinstance(tokens, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(tokens, Iterable):
+        raise TokenIdError(f"{name} are {shown(tokens)}, expected whole numbers, in a list or an array")
+    taken = tokens if most is None or isinstance(tokens, Sized) else islice(tokens, most + 1)
+    try:
+        ids = np.fromiter(map(_index, taken), dtype=np.int64)
     except TypeError as error:
-        raise TokenIdError(f"token ids are {type(tokens).__name__} with other things than integers in it, expected whole numbers: {error}") from error
+        kind = type(tokens).__name__
+        raise TokenIdError(f"{name} are a {kind} with other things in it ({error}), expected whole numbers") from error
     except OverflowError as error:
         raise TokenIdError(f"a token id is too large, expected 0 to {vocab - 1}") from error
     bad = ids[(ids < 0) | (ids >= vocab)]
@@ -37,9 +150,17 @@ def token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int) -> np
     return ids
 
 
-def some_token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int) -> npt.NDArray[np.int64]:
-    """Like :func:`token_ids`, at least one. Raises :class:`EmptyPromptError` if there is none."""
-    ids = token_ids(tokens, vocab)
+def some_token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, most: int | None = None) -> npt.NDArray[np.int64]:
+    """Token ids as in :func:`token_ids`, at least one. Raises :class:`EmptyPromptError` if there is
+    none.
+    """
+    ids = token_ids(tokens, vocab, most)
     if not ids.size:
         raise EmptyPromptError("there are no tokens, expected at least one: a model continues something")
     return ids
+
+
+def _index(value: Any) -> int:
+    if isinstance(value, (bool, np.ndarray)):
+        raise TypeError(f"a {type(value).__name__} is no whole number")
+    return operator.index(value)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 from sc2onnx import hub
-from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
-from sc2onnx.manifest import LINEAR, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest, replace_text
+from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
+from sc2onnx.runtime.agreement import check_agreement
+from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
+from sc2onnx.runtime.links import check_links
+from sc2onnx.runtime.stamps import Memo
+from sc2onnx.runtime.stops import check_stops
 
 Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
-(same size, modification time and inode); ``size`` compares sizes only."""
+(:mod:`sc2onnx.runtime.stamps`); ``size`` compares sizes only."""
 
 SUPPORTED: Final = (
     ("cpu", RING, "float32"),
@@ -34,15 +34,17 @@ SUPPORTED: Final = (
 
 _OTHERS: Final = {"genai": "onnxruntime-genai", "optimum": "optimum's ORTModelForCausalLM"}
 
-_LARGE: Final = 256_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose files are what the manifest says."""
+    """A bundle on disk whose files are what the manifest says.
+
+    ``digests``: the SHA-256 of its files, by name, as checked; empty where only sizes were.
+    """
 
     directory: Path
     manifest: Manifest
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, directory: str | Path, check: Check = "auto", *, others: bool = False) -> Bundle:
@@ -50,17 +52,21 @@ class Bundle:
         if check not in ("auto", "full", "size"):
             raise RequestError(f"check is {check!r}, expected 'auto', 'full' or 'size'")
         path = Path(directory)
+        check_links(path, [MANIFEST_FILE])
         manifest = Manifest.read(path)
         if not (others and manifest.for_others):
             _check_supported(manifest)
         for name in (*manifest.graphs, WEIGHTS_FILE):
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
+        check_links(path, [*manifest.files, CARD_FILE])
         for name, entry in manifest.files.items():
             _check_size(path / name, entry)
-        if check != "size":
-            _check_digests(path, manifest, trust_stamps=check == "auto")
-        return cls(path, manifest)
+        remember = check == "auto"
+        digests = {} if check == "size" else _check_digests(path, manifest, remember=remember)
+        check_agreement(path, manifest)
+        check_stops(path, manifest)
+        return cls(path, manifest, digests)
 
     @property
     def graphs(self) -> list[Path]:
@@ -84,7 +90,12 @@ def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision
     Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
     not say its licence.
     """
-    opened = Bundle.open(bundle, "full", others=True)
+    text("repo", repo)
+    for name, value in (("revision", revision), ("message", message)):
+        optional_text(name, value)
+    if private is not None:
+        flag("private", private)
+    opened = Bundle.open(place_of("bundle", bundle), "full", others=True)
     if opened.manifest.provenance.license is None:
         warnings.warn("the checkpoint did not say its licence, so neither does the card: write it there before others use it", stacklevel=2)
     return hub.push(opened.directory, opened.manifest, repo, private=private, revision=revision, message=message)
@@ -125,50 +136,22 @@ def _check_size(path: Path, entry: FileEntry) -> None:
         raise BundleIntegrityError(f"{path} is {size} bytes, the manifest says {entry.size}: copy or export the bundle again")
 
 
-def _check_digests(directory: Path, manifest: Manifest, trust_stamps: bool) -> None:
-    large = {name for name, entry in manifest.files.items() if entry.size >= _LARGE}
-    stamps = _read_stamps(directory) if trust_stamps and large else {}
-    fresh = {name: _stamp(directory / name, manifest.files[name]) for name in large}
+def _check_digests(directory: Path, manifest: Manifest, remember: bool) -> dict[str, str]:
+    """The digests of all files, which are those of the manifest.
+
+    ``remember``: large files that an earlier load has read, and that are unchanged, are not read.
+    """
+    memo = Memo.open(directory)
     for name, entry in manifest.files.items():
-        if name in large and stamps.get(name) == fresh[name]:
-            continue
-        digest = _digest(directory / name)
+        path = directory / name
+        try:
+            digest = memo.digest(name, entry.sha256 if remember else "")
+        except OSError as error:
+            raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
         if digest != entry.sha256:
             raise BundleIntegrityError(
-                f"{directory / name} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...: it was altered or damaged, "
-                "copy or export the bundle again"
+                f"{path} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...: "
+                "it was altered or damaged, copy or export the bundle again"
             )
-    if fresh != stamps:
-        _write_stamps(directory, fresh)
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
-
-
-def _stamp(path: Path, entry: FileEntry) -> list[object]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino, entry.sha256]
-
-
-def _read_stamps(directory: Path) -> dict[str, object]:
-    with suppress(OSError, ValueError):
-        stamps = json.loads(_stamp_file(directory).read_text(encoding="utf-8"))
-        return stamps if isinstance(stamps, dict) else {}
-    return {}
-
-
-def _write_stamps(directory: Path, stamps: Mapping[str, object]) -> None:
-    with suppress(OSError):  # no home, or one that cannot be written, only costs the next load its hashing
-        path = _stamp_file(directory)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(stamps))
-
-
-def _stamp_file(directory: Path) -> Path:
-    key = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()
-    return cache_directory() / "checked" / f"{key[:32]}.json"
+    memo.save()
+    return {name: entry.sha256 for name, entry in manifest.files.items()}

@@ -63,7 +63,9 @@ class Decoder:
 
         ``ids``: instead the most likely token, int64 (1, 1).
 
-        What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`); the logits are the same.
+        What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`).
+        The logits are the same, in integers to the last bit, because all of a prompt is computed in
+        steps that agree with each other (:mod:`sc2onnx.bundle.agreement`).
         """
         with self._use():
             if self._store is not None:
@@ -73,7 +75,7 @@ class Decoder:
                     self.reused = cache.length()
                     self._held[: self.reused] = prompt[: self.reused]
                     self.cache, self._step = cache, None
-            logits = self._append(prompt[None, self.reused :], "last", ids)
+            logits = self._append(prompt[None, self.reused :], "last", ids, evenly=self._session.even_steps)
             assert logits is not None
             return logits
 
@@ -81,6 +83,19 @@ class Decoder:
     def longest_step(self) -> int:
         """The most tokens that can be appended in one step, to all rows, by the chunk, the window and the context; 0 where it is full."""
         return min(self._chunk, self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
+
+    def cancel(self) -> None:
+        """Close it without waiting for a running step, which stops: its thread then frees the
+        cache.
+        """
+        self._closed = True
+        if (step := self._step) is not None:
+            step.cancel()
+        if self._worker != threading.get_ident() and self._busy.acquire(blocking=False):
+            try:
+                self._free()
+            finally:
+                self._busy.release()
 
     def rewind(self, count: int, row: int = 0) -> None:
         """See :meth:`RingCache.rewind`."""
@@ -104,6 +119,8 @@ class Decoder:
     def close(self) -> None:
         """Stop a running step and free the cache, or leave it to the store; nothing can be appended afterwards. Closing twice is fine."""
         self._closed = True
+        if self._session.process.forked:  # another thread may have held the lock at the fork, and no thread is left to stop
+            return
         if (step := self._step) is not None:
             step.cancel()
         if self._worker == threading.get_ident():
@@ -111,28 +128,47 @@ class Decoder:
         with self._busy:
             self._free()
 
+    def check_process(self) -> None:
+        """Raise :class:`~sc2onnx.errors.ForkedError` in a child forked since the model was loaded."""
+        self._session.process.check()
+
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
 
-    def _append(self, tokens: npt.NDArray[np.int64], logits: Logits, ids: bool) -> npt.NDArray[Any] | None:
+    def _append(self, tokens: npt.NDArray[np.int64], logits: Logits, ids: bool, *, evenly: bool = False) -> npt.NDArray[Any] | None:
+        """``evenly``: in steps of an even number of tokens, as :meth:`_run` makes them."""
         self._check_context(tokens.shape[1])
         parts, done, total = [], 0, tokens.shape[1]
         while done < total:
             size = min(self._chunk, self.cache.longest_step(), total - done)
+            if evenly and 1 < size < total - done:
+                size -= size % 2
             wanted = size if logits == "all" else int(logits == "last" and done + size == total)
-            parts.append(self._run(tokens[:, done : done + size], wanted, ids))
+            parts.append(self._run(tokens[:, done : done + size], wanted, ids, evenly=evenly))
             done += size
         return None if logits is None else np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
-    def _run(self, tokens: npt.NDArray[np.int64], wanted: int, ids: bool) -> npt.NDArray[Any]:
-        self.cache.begin(tokens.shape[1])
+    def _has_room(self, step: int) -> bool:
+        return step <= min(self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
+
+    def _run(self, tokens: npt.NDArray[np.int64], wanted: int, ids: bool, *, evenly: bool = False) -> npt.NDArray[Any]:
+        """``evenly``: make a step even by computing its last token twice.
+
+        The second time it stands behind the first, where the next step writes over it. The head is
+        then given an even number of tokens as well.
+        """
+        size = tokens.shape[1]
+        extra = int(evenly and size % 2 == 1 and self._has_room(size + 1))
+        step = np.concatenate([tokens, tokens[:, -1:]], axis=1) if extra else tokens
+        asked = min(wanted + wanted % 2, step.shape[1]) if evenly else wanted
+        self.cache.begin(step.shape[1])
         if self._step is None or self._bound != self.cache.generation:
             self._step, self._bound = self._session.bind(self.cache.buffers), self.cache.generation
         if self._closed:  # close() saw the step before, or sees this one
             self._step.cancel()
-        result = self._step.run(tokens, self.cache.lengths, wanted, ids=ids)
+        result = self._step.run(step, self.cache.lengths, asked, ids=ids)[:, max(0, asked - extra - wanted) :][:, :wanted]
         if self._asked:
             first = self.cache.length()  # what follows it counts only once it is committed
             self._held[first : first + tokens.shape[1]] = tokens[0]
@@ -149,14 +185,25 @@ class Decoder:
     def _free(self) -> None:
         self._step = None
         cache = self.cache
-        if self._store is not None and self._asked and cache.rows == 1 and (length := cache.length()):
+        if self._store is not None and self._asked and cache.rows == 1 and (length := self._worth_keeping()):
             self.cache = RingCache(cache.shape, rows=0, storage=cache.storage)
+            cache.rewind(cache.length() - length)
             self._store.put(Kept(self._held[:length].copy(), min(self._asked, length), cache))
         else:
             cache.clear()
 
+    def _worth_keeping(self) -> int:
+        """How many tokens a later prompt may take over.
+
+        Only the prompt's, where steps of one token, which generated the others, do not agree with a prompt's.
+        """
+        length = self.cache.length()
+        kept = min(self._asked, length) if self._session.even_steps else length
+        return kept if length - kept <= self.cache.rewindable() else 0
+
     @contextmanager
     def _use(self) -> Iterator[None]:
+        self.check_process()
         if not self._busy.acquire(blocking=False):
             raise SequenceStateError("the sequence is in use by another thread: give each thread its own")
         if self._worker is not None:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import RequestError, SequenceStateError
-from sc2onnx.runtime.arguments import whole_number
+from sc2onnx.runtime.arguments import flag, stop_strings, whole_number
 from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.fitting import Surroundings
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters, finite, log_probability
 from sc2onnx.runtime.speculate import Drafter
 from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
 
-FinishReason = Literal["stop", "length"]
-"""``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is full."""
+FinishReason = Literal["stop", "length", "cancelled"]
+"""``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is
+full. ``cancelled``: closed before that; only a stream can be, and its text is whatever had come.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class GenerationRules:
 
     def __post_init__(self) -> None:
         whole_number("max_new_tokens", self.max_new_tokens, 1)
-        if not all(isinstance(stop, str) and stop for stop in self.stop):
-            raise RequestError(f"stop is {self.stop!r}, expected strings that are not empty")
+        stop_strings(self.stop)
+        flag("logprobs", self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is cut from ``text`` only.
+    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is
+    cut from ``text`` only.
 
-    ``drafted_tokens`` and ``accepted_tokens``: how many were computed ahead as guesses, and how many of those were right. ``reused_tokens``: how
-    many of ``prompt_tokens`` an earlier request had left computed. These say how this was made, not what it is: completions that differ in
-    nothing else are equal.
+    ``drafted_tokens`` and ``accepted_tokens``: how many were computed ahead as guesses, and how
+    many of those were right. ``reused_tokens``: how many of ``prompt_tokens`` an earlier request
+    had left computed. ``used``: what of the code around the cursor was in the prompt, for
+    infilling. These say how this was made, not what it is: completions that differ in nothing else
+    are equal.
     """
 
     text: str
@@ -78,6 +81,7 @@ class Completion:
     drafted_tokens: int = field(default=0, compare=False)
     accepted_tokens: int = field(default=0, compare=False)
     reused_tokens: int = field(default=0, compare=False)
+    used: Surroundings | None = field(default=None, compare=False)
 
 
 class Draws(Protocol):
@@ -104,6 +108,7 @@ class Row:
     drafter: Drafter | None = None
     produced: int = 0
     finish_reason: FinishReason | None = None
+    used: Surroundings | None = None  # what the prompt was made of, where it is for infilling
 
     @property
     def greedy(self) -> bool:
@@ -131,6 +136,11 @@ class Row:
         if self.drafter is None:
             return []
         return self.drafter.draft(min(longest_step, self.rules.max_new_tokens - self.produced) - 1)
+
+    @property
+    def guesses(self) -> tuple[int, int]:
+        """How many tokens were computed ahead, and how many of those were right."""
+        return (0, 0) if self.drafter is None else (self.drafter.drafted, self.drafter.accepted)
 
     def outcome(self, draft: Sequence[int], given: Sequence[int], seconds: float | None) -> None:
         """What a step with this draft gave; ``seconds`` None: the prompt's, which says nothing of later ones."""
@@ -191,152 +201,28 @@ def tokens(decoder: Decoder, row: Row) -> Iterator[Token]:
 
 
 @dataclass(slots=True)
-class _Gathered:
+class Gathered:
     """What one row has given so far."""
 
     row: Row
     tokens: list[Token] = field(default_factory=list)
 
     def completion(self, reused: int = 0) -> Completion:
+        """All of it. ``reused``: tokens of the prompt that an earlier request had left computed."""
         row = self.row
         assert row.finish_reason is not None
         assert row.text is not None
         text = row.text.pull(last=True)
         reason: FinishReason = "stop" if row.text.stopped else row.finish_reason
-        guesses = (row.drafter.drafted, row.drafter.accepted) if row.drafter is not None else (0, 0)
-        return Completion(text, *_columns(self.tokens, row), reason, len(row.prompt), *guesses, reused)
+        return Completion(text, *columns(self.tokens, row), reason, len(row.prompt), *row.guesses, reused, row.used)
 
 
 def complete(row: Row, decoder: Decoder) -> Completion:
     """Generate a row to its end."""
-    return _Gathered(row, list(tokens(decoder, row))).completion(decoder.reused)
+    return Gathered(row, list(tokens(decoder, row))).completion(decoder.reused)
 
 
-def complete_together(rows: Sequence[Row], new_decoder: Callable[[], Decoder], most: int) -> list[Completion]:
-    """Generate all rows to their end, up to ``most`` at a time decoding together. A row that ends makes room for one that waits."""
-    gathered = [_Gathered(row) for row in rows]
-    waiting, batch = deque(gathered), _Batch()
-    try:
-        while waiting or batch.active:
-            entering = [waiting.popleft() for _ in range(min(most - len(batch.active), len(waiting)))]
-            batch.admit(entering, new_decoder)
-            batch.step()
-    finally:
-        batch.close()
-    return [entry.completion() for entry in gathered]
-
-
-class _Batch:
-    """Rows that decode together, and the logits (vocab,) that each is to draw from next."""
-
-    def __init__(self) -> None:
-        self.active: list[_Gathered] = []
-        self._logits: list[Scores] = []
-        self._decoder: Decoder | None = None
-
-    def admit(self, entries: Sequence[_Gathered], new_decoder: Callable[[], Decoder]) -> None:
-        """Prefill rows, each on its own, and let them join."""
-        joining = list[Decoder]()
-        for entry in entries:
-            decoder = new_decoder()
-            joining.append(decoder)
-            self._logits.append(decoder.prefill(entry.row.prompt, ids=decoder.chooses and entry.row.greedy)[0, -1])
-        self.active += entries
-        if self._decoder is None and joining:
-            self._decoder = joining.pop(0)
-        if self._decoder is not None and joining:
-            self._decoder.join(joining)
-
-    def step(self) -> None:
-        """Draw a token for each row, drop the rows that ended, and compute the next logits of the others."""
-        going, following = list[int](), list[int]()
-        for i, (entry, scores) in enumerate(zip(self.active, self._logits, strict=True)):
-            token = entry.row.take(scores)
-            if token is not None:
-                entry.tokens.append(token)
-                if entry.row.finish_reason is None:
-                    going.append(i)
-                    following.append(token.id)
-        assert self._decoder is not None
-        if len(going) < len(self.active):
-            self.active = [self.active[i] for i in going]
-            if going:
-                self._decoder.keep(going)
-            else:
-                self.close()
-        if following:
-            ids = self._decoder.chooses and all(entry.row.greedy for entry in self.active)
-            step = self._decoder.append(np.array(following, dtype=np.int64)[:, None], "last", ids=ids)
-            assert step is not None
-            self._logits = list(step[:, -1])
-
-    def close(self) -> None:
-        """Free the cache."""
-        if self._decoder is not None:
-            self._decoder.close()
-        self._decoder, self._logits = None, []
-
-
-class Stream:
-    """Pieces of text as they are generated. Iterate it; closing it (or leaving its ``with`` block) stops the work.
-
-    :meth:`close` is for any thread: a running step stops within about one operator, the cache is freed, or kept for later
-    requests, and the iteration ends.
-    """
-
-    def __init__(self, decoder: Decoder, row: Row) -> None:
-        self._decoder = decoder
-        self._pieces = _pieces(decoder, row)  # which must not know this stream: a cycle would keep a forgotten one's cache
-
-    def __iter__(self) -> Stream:
-        return self
-
-    def __next__(self) -> Piece:
-        if self._decoder.closed:
-            raise StopIteration
-        try:
-            return next(self._pieces)
-        except SequenceStateError:
-            if self._decoder.closed:  # by another thread, just now
-                raise StopIteration from None
-            raise
-
-    @property
-    def reused_tokens(self) -> int:
-        """How many tokens of the prompt an earlier request had left computed; known from the first piece on, 0 before."""
-        return self._decoder.reused
-
-    def close(self) -> None:
-        """Stop and free the cache, or leave it to later requests. Closing twice, or after the end, is fine."""
-        self._decoder.close()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-def _pieces(decoder: Decoder, row: Row) -> Iterator[Piece]:
-    """Pieces of one row; frees the cache when it ends, is closed or is forgotten."""
-    waiting = list[Token]()
-    assert row.text is not None
-    try:
-        for token in tokens(decoder, row):
-            waiting.append(token)
-            text = "" if row.finish_reason else row.text.pull()
-            if text:
-                yield Piece(text, *_columns(waiting, row), None)
-                waiting.clear()
-            if decoder.closed:
-                return
-        text = row.text.pull(last=True)
-        yield Piece(text, *_columns(waiting, row), "stop" if row.text.stopped else row.finish_reason)
-    finally:
-        decoder.close()
-
-
-def _columns(tokens: Sequence[Token], row: Row) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+def columns(tokens: Sequence[Token], row: Row) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
     """Ids, and log probabilities where they were asked for."""
     ids = tuple(token.id for token in tokens)
     return ids, tuple(token.logprob for token in tokens if token.logprob is not None) if row.rules.logprobs else None

@@ -22,6 +22,10 @@ MOST: Final = 4
 """Tokens that are taken back at most. Words of code seldom take more."""
 
 
+HEALED: Final = 1 << 16
+"""Characters at the end of a text that are tokenized to see what is taken back; from a line break on, where there is one."""
+
+
 class Vocabulary:
     """The tokens of a codec by their bytes, special ones left out. Immutable; made once, in a tenth of a second."""
 

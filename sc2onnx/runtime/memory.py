@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sc2onnx.errors import OutOfMemoryError
+from sc2onnx.runtime.limits import HERE, Groups, memory_left
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryFootprint:
@@ -24,6 +27,14 @@ class MemoryFootprint:
     resident_total: int | None
 
 
+def not_enough(error: MemoryError) -> OutOfMemoryError:
+    """What to raise for an array that found no room; numpy says its size."""
+    return OutOfMemoryError(
+        f"there is not enough memory ({error or 'an array found no room'}): give a shorter prompt or fewer at once, "
+        "or load with a smaller cache_capacity, prefix_memory or prefill_chunk"
+    )
+
+
 def measure(weights: int, cache: int, weights_files: Sequence[Path]) -> MemoryFootprint:
     """The footprint now. ``weights`` and ``cache`` are what construction says; ``weights_files`` are mapped."""
     status = process_status()
@@ -37,18 +48,10 @@ def process_status() -> dict[str, int]:
     return _kilobytes(Path("/proc/self/status"))
 
 
-def available(system: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that a new process may take without swapping, where the operating system tells (Linux), within the limit of its container.
-
-    What a container holds of files does not count as taken: it makes room when asked. Source: cgroup v2, ``memory.max``.
-    """
-    free = _kilobytes(system).get("MemAvailable")
-    try:
-        files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["file"]
-        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + int(files)
-    except (OSError, ValueError, KeyError):  # no such container, or one without a limit ("max")
-        return free
-    return None if free is None else min(free, max(0, left))
+def available(system: Path = Path("/proc/meminfo"), groups: Groups = HERE) -> int | None:
+    """Bytes that a new process may take without swapping, where the operating system tells (Linux), within its groups' limits."""
+    free, left = _kilobytes(system).get("MemAvailable"), memory_left(groups)
+    return free if free is None or left is None else min(free, left)
 
 
 def _kilobytes(path: Path) -> dict[str, int]:

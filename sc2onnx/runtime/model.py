@@ -4,34 +4,64 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Final, Unpack, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, InferenceError, RequestError
+from sc2onnx.errors import (
+    BundleNotFoundError,
+    ContextLengthError,
+    EmptyPromptError,
+    InferenceError,
+    RequestError,
+    Sc2onnxError,
+)
 from sc2onnx.hub import located
 from sc2onnx.manifest import RING, Manifest
-from sc2onnx.runtime.arguments import some_token_ids, token_ids, whole_number
+from sc2onnx.runtime.arguments import (
+    code_files,
+    flag,
+    one_of,
+    optional_text,
+    place_of,
+    shown,
+    some_token_ids,
+    stop_strings,
+    text,
+    texts,
+    token_ids,
+    whole_number,
+)
+from sc2onnx.runtime.batch import complete_together
 from sc2onnx.runtime.bundle import Bundle, Check
 from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.device import Device
-from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, Stream, TextSink, Token, complete, complete_together, tokens
-from sc2onnx.runtime.healing import Healing, Vocabulary, taken_back
-from sc2onnx.runtime.memory import MemoryFootprint, measure
-from sc2onnx.runtime.packing import Packed, check_packed, find, make, make_in_background
+from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
+from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, TextSink, complete
+from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
+from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
+from sc2onnx.runtime.options import GenerationKeywords, SpecialTokens
+from sc2onnx.runtime.packing import Packed, find, make, make_in_background
 from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
 from sc2onnx.runtime.prepacked import PackedForm
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads, steps_agree
 from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
-from sc2onnx.runtime.text import Codec, FimOrder, fim_prompt, open_codec
+from sc2onnx.runtime.stream import Stream, TokenStream
+from sc2onnx.runtime.text import Codec, FimOrder, open_codec
+
+MOST_THREADS: Final = 1024
+"""Of one step: onnxruntime starts as many as it is told, whether or not the machine has them."""
+
+MOST_SAMPLES: Final = 1024
+"""Of one prompt, in one call."""
 
 
 def load(
@@ -54,7 +84,8 @@ def load(
     """Load a bundle: a directory, or a hub id ``owner/name``, of which ``revision`` is a branch, tag or commit.
 
     ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``: instead, one for each stage of a bundle that is cut.
-    ``threads``: for one step; by default one per processor this process may use. ``spin``: seconds that they look for work after a step
+    ``threads``: for one step; by default one per processor this process may use, quotas of its
+    control groups respected. ``spin``: seconds that they look for work after a step
     before they sleep; 0 lets them sleep at once. ``cache_capacity``: the most slots of a
     sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context, which a bundle
     for a GPU needs.
@@ -72,15 +103,25 @@ def load(
     sizes, with ``packed="now"`` also :class:`~sc2onnx.errors.OutputError`. Warns (:class:`UserWarning`) if the bundle was made for another
     device and is slow on this one.
     """
-    check_packed(packed)
-    for name, value in (("threads", threads), ("prefill_chunk", prefill_chunk), ("cache_capacity", cache_capacity), ("max_batch", max_batch)):
-        if value is not None:
-            whole_number(name, value, 1)
+    one_of("packed", packed, get_args(Packed))
+    one_of("check", check, get_args(Check))
+    for name, value in (("prefill_chunk", prefill_chunk), ("max_batch", max_batch)):
+        whole_number(name, value, 1)
+    if threads is not None:
+        whole_number("threads", threads, 1, MOST_THREADS)
+    if cache_capacity is not None:
+        whole_number("cache_capacity", cache_capacity, 1)
     if prefix_memory is not None:
         whole_number("prefix_memory", prefix_memory, 0)
-    if not isinstance(spin, (int, float)) or not 0 <= spin <= 1:
-        raise RequestError(f"spin is {spin!r}, expected 0 to 1 second")
-    opened = Bundle.open(located(bundle, revision), check)
+    if isinstance(spin, bool) or not isinstance(spin, (int, float)) or not 0 <= spin <= 1:
+        raise RequestError(f"spin is {shown(spin)}, expected 0 to 1 second")
+    if speculate is not None:
+        flag("speculate", speculate)
+    flag("cuda_graphs", cuda_graphs)
+    if device_map is not None and not isinstance(device_map, (list, tuple)):
+        raise RequestError(f"device_map is {shown(device_map)}, expected a list of devices, one for each stage")
+    optional_text("revision", revision)
+    opened = Bundle.open(_located(bundle, revision), check)
     devices = chosen_devices(device, device_map, opened.manifest)
     check_suits(opened.manifest, devices)
     settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)
@@ -92,6 +133,17 @@ def load(
     if packed == "auto" and not model.packed:
         make_in_background(opened)
     return model
+
+
+def _located(bundle: str | Path, revision: str | None) -> Path:
+    """The directory of a bundle; what the system says of an impossible path is ours to say."""
+    place = place_of("bundle", bundle)
+    try:
+        return located(place, revision)
+    except Sc2onnxError:
+        raise
+    except OSError as error:
+        raise BundleNotFoundError(f"{shown(place)} cannot be looked up ({error.strerror}): correct the path") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,45 +236,24 @@ class Model:
         return self._packed is not None
 
     @overload
-    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str; the first overload wins
-        self,
-        prompt: str,
-        *,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repetition_penalty: float = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] = ...,
-        stop_tokens: Iterable[int] | None = ...,
-        logprobs: bool = ...,
-        heal: bool = ...,
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str; the first overloads win
+        self, prompt: str, *, n: None = ..., **options: Unpack[GenerationKeywords]
     ) -> Completion: ...
 
     @overload
-    def generate(
-        self,
-        prompt: Sequence[str],
-        *,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_k: int = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repetition_penalty: float = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] = ...,
-        stop_tokens: Iterable[int] | None = ...,
-        logprobs: bool = ...,
-        heal: bool = ...,
-    ) -> list[Completion]: ...
+    def generate(self, prompt: str, *, n: int, **options: Unpack[GenerationKeywords]) -> list[Completion]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def generate(self, prompt: Sequence[str], *, n: None = ..., **options: Unpack[GenerationKeywords]) -> list[Completion]: ...
+
+    @overload
+    def generate(self, prompt: Sequence[str], *, n: int, **options: Unpack[GenerationKeywords]) -> list[list[Completion]]: ...
 
     def generate(
         self,
         prompt: str | Sequence[str],
         *,
+        n: int | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -230,29 +261,57 @@ class Model:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
         heal: bool = False,
-    ) -> Completion | list[Completion]:
-        """Continue a prompt, or several together (ragged, each ending on its own; the same ``seed`` for each).
+        special_tokens: SpecialTokens = "parse",
+    ) -> Completion | list[Completion] | list[list[Completion]]:
+        """Continue a prompt, or several together (ragged, each ending on its own): a completion, or
+        a list of one for each.
 
-        Sampling parameters: :class:`SamplingParameters`; greedy by default. ``stop``: strings that end the text, not in it.
-        ``stop_tokens`` replaces the default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
-        ``logprobs``: nats of each token under the unfiltered model. ``heal``: take the end of a prompt that stops inside a word back, and
-        choose its tokens again together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the prompt ends, ``tokens``
-        with those that were chosen again. Special tokens spelt out in the prompt are taken as such.
+        ``n``: how many samples of each prompt, which then gives a list, also for 1; the prompt is
+        computed once for all. Sampling parameters: :class:`SamplingParameters`; greedy by default.
+        ``seed``: the same gives the same tokens; each sample and each prompt of a list draws from a
+        stream of its own, the first from that of a single prompt, and how many there are changes
+        none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
+        default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
+        ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
+        ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens
+        again together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the
+        prompt ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether
+        ``<fim_prefix>`` and its like, spelt out in the prompt, are taken as the special token
+        (``"parse"``) or as their characters (``"text"``, for text that is data).
 
-        Raises :class:`~sc2onnx.errors.RequestError` and its subclasses before any work, and
-        :class:`~sc2onnx.errors.TokenizerError` if the bundle has no tokenizer.
+        Raises :class:`~sc2onnx.errors.RequestError` and its subclasses before any work,
+        :class:`~sc2onnx.errors.TokenizerError` if the bundle has no tokenizer, and
+        :class:`~sc2onnx.errors.InferenceError`.
         """
-        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        sampling = SamplingParameters(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        rows = [self._continued(text, rules, heal, drafts=isinstance(prompt, str)) for text in prompts]
-        if isinstance(prompt, str):
-            return self._complete(rows[0])
-        return complete_together(rows, self._decoder, self._settings.max_batch)
+        alone = isinstance(prompt, str)
+        prompts = [text("prompt", prompt)] if isinstance(prompt, str) else texts("prompt", prompt)
+        samples = 1 if n is None else whole_number("n", n, 1, MOST_SAMPLES)
+        begun = [self._begun(prompt, heal, special_tokens) for prompt in prompts]
+        if alone and samples == 1:
+            done = [self._complete(self._row(begun[0][0], rules, begun[0][1]))]
+        else:
+            rows = [
+                self._row(ids, rules, healed, drafts=False, spawned=_spawned(number, sample))
+                for number, (ids, healed) in enumerate(begun)
+                for sample in range(samples)
+            ]
+            done = self._complete_together(rows, None if n is None else self._store)
+        if alone:
+            return done[0] if n is None else done
+        return done if n is None else [done[i : i + samples] for i in range(0, len(done), samples)]
 
     def stream(
         self,
@@ -265,15 +324,29 @@ class Model:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
         heal: bool = False,
+        special_tokens: SpecialTokens = "parse",
     ) -> Stream:
-        """Like :meth:`generate` for one prompt, as an iterator of pieces. Checked now, computed while it is iterated."""
-        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        """Continue one prompt as :meth:`generate` does, as an iterator of pieces that can be
+        closed.
+
+        Checked now, computed while it is iterated. Raises what :meth:`generate` raises, and
+        :class:`~sc2onnx.errors.InferenceError` while it is iterated.
+        """
+        sampling = SamplingParameters(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        return self._stream(self._continued(prompt, rules, heal))
+        ids, healed = self._begun(text("prompt", prompt), heal, special_tokens)
+        return self._stream(self._row(ids, rules, healed))
 
     def infill(
         self,
@@ -284,6 +357,8 @@ class Model:
         repo: str | None = None,
         files: Mapping[str, str] | None = None,
         order: FimOrder = "psm",
+        fit: bool = True,
+        prompt_tokens: int | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -291,21 +366,36 @@ class Model:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
         heal: bool = False,
     ) -> Completion:
-        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; the rest as in :meth:`generate`.
+        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; what is not
+        explained here as in :meth:`generate`.
 
-        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context, in the training format
-        (:func:`sc2onnx.runtime.text.fim_prompt`). ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a
-        later request after typing differs at its end only, and reuses the suffix as well.
+        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
+        in the training format (:func:`sc2onnx.runtime.text.fim_prompt`); all texts are data.
+        ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
+        after typing differs at its end only, and reuses the suffix as well.
+
+        A prompt that would be too long is cut to what is nearest to the cursor
+        (:mod:`sc2onnx.runtime.fitting`), and ``used`` of the result says what was left.
+        ``prompt_tokens``: the most tokens of the prompt, all of it; by default what the context
+        leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is
+        longer than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.
         """
-        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        sampling = SamplingParameters(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        before, healed = self._cut(prefix, heal, special=False)
-        return self._complete(self._row(fim_prompt(self.codec, before, suffix, path, repo, files, order=order), rules, healed))
+        code = _surroundings(prefix, suffix, path, repo, files)
+        return self._complete(self._infilling(code, rules, order, self._budget(fit, prompt_tokens, rules), heal))
 
     def stream_infill(
         self,
@@ -316,6 +406,8 @@ class Model:
         repo: str | None = None,
         files: Mapping[str, str] | None = None,
         order: FimOrder = "psm",
+        fit: bool = True,
+        prompt_tokens: int | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -323,16 +415,26 @@ class Model:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
         heal: bool = False,
     ) -> Stream:
-        """Like :meth:`infill`, as an iterator of pieces."""
-        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        """Fill in the middle as :meth:`infill` does, as an iterator of pieces that can be closed.
+
+        Checked now, computed while it is iterated.
+        """
+        sampling = SamplingParameters(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
         rules = self._rules(max_new_tokens, sampling, stop, stop_tokens, logprobs)
-        before, healed = self._cut(prefix, heal, special=False)
-        return self._stream(self._row(fim_prompt(self.codec, before, suffix, path, repo, files, order=order), rules, healed))
+        code = _surroundings(prefix, suffix, path, repo, files)
+        return self._stream(self._infilling(code, rules, order, self._budget(fit, prompt_tokens, rules), heal))
 
     def generate_tokens(
         self,
@@ -342,23 +444,17 @@ class Model:
         sampling: SamplingParameters | None = None,
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
-    ) -> Iterator[Token]:
-        """Continue token ids with token ids; needs no tokenizer. ``stop_tokens``: by default the checkpoint's end-of-text.
+    ) -> TokenStream:
+        """Continue token ids with token ids, as an iterator that can be closed; needs no tokenizer.
 
-        Checked now, computed while it is iterated; closing the iterator frees the cache, or leaves it to later requests.
+        ``stop_tokens``: by default the checkpoint's end-of-text. Checked now, computed while it is
+        iterated; closing it, from any thread, frees the cache, or leaves it to later requests.
         """
+        if not isinstance(sampling, SamplingParameters | None):
+            raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
         stops = frozenset(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
         rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), stops, logprobs)
-        row = self._row(prompt, rules, text=False)
-
-        def generated() -> Iterator[Token]:
-            decoder = self._decoder(self._store)
-            try:
-                yield from tokens(decoder, row)
-            finally:
-                decoder.close()
-
-        return generated()
+        return TokenStream(self._decoder(self._store), self._row(prompt, rules, text=False))
 
     def sequence(self) -> TokenSequence:
         """An empty sequence: append token ids, read logits, rewind."""
@@ -367,6 +463,7 @@ class Model:
     @property
     def codec(self) -> Codec:
         """The tokenizer. Raises :class:`~sc2onnx.errors.TokenizerError` if the bundle has none that works."""
+        self._session.process.check()  # before a lock that another thread may have held at the fork
         with self._lock:
             if self._codec is None:
                 self._codec = open_codec(self._bundle.tokenizer)
@@ -379,10 +476,12 @@ class Model:
 
     def forget(self) -> None:
         """Free the caches that finished requests left for later ones. Requests that are under way keep theirs."""
+        self._session.process.check()
         self._store.forget()
 
     def memory_footprint(self) -> MemoryFootprint:
         """Bytes of weights and of caches, open and kept, by construction and as resident now."""
+        self._session.process.check()
         with self._lock:
             decoders = [decoder for reference in self._decoders if (decoder := reference()) is not None]
         caches = [*(decoder.cache for decoder in decoders), *self._store.caches]
@@ -391,24 +490,71 @@ class Model:
         return measure(self._bundle.manifest.weight_bytes, cache, files)
 
     def _rules(
-        self, max_new_tokens: int, sampling: SamplingParameters, stop: str | Sequence[str], stop_tokens: Iterable[int] | None, logprobs: bool
+        self,
+        max_new_tokens: int,
+        sampling: SamplingParameters,
+        stop: str | Sequence[str] | None,
+        stop_tokens: Iterable[int] | None,
+        logprobs: bool,
     ) -> GenerationRules:
-        stops = self.codec.stop_ids() | set(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
-        return GenerationRules(max_new_tokens, sampling, (stop,) if isinstance(stop, str) else tuple(stop), stops, logprobs)
+        usual = self.codec.stop_ids() | set(self._facts.eos_token_ids)
+        stops = usual if stop_tokens is None else self._stop_ids(stop_tokens)
+        return GenerationRules(max_new_tokens, sampling, stop_strings(stop), stops, logprobs)
 
     def _stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
-        return frozenset(token_ids(tokens, self._facts.vocab_size).tolist())
+        vocab = self._facts.vocab_size
+        return frozenset(token_ids(tokens, vocab, vocab, name="stop_tokens").tolist())
 
-    def _continued(self, text: str, rules: GenerationRules, heal: bool, *, drafts: bool = True) -> Row:
-        """The row that goes on with a text."""
-        before, healed = self._cut(text, heal, special=True)
-        return self._row(self.codec.encode(before), rules, healed, drafts=drafts)
+    def _begun(self, text: str, heal: bool, special_tokens: SpecialTokens) -> tuple[list[int], str]:
+        """Token ids of a text, and the end of it that is to be written again."""
+        one_of("special_tokens", special_tokens, get_args(SpecialTokens))
+        special = special_tokens == "parse"
+        self._check_length(len(text))
+        before, healed = self._cut(text, heal, special=special)
+        return self.codec.encode(before, special=special, framed=True), healed
+
+    def _infilling(self, code: Surroundings, rules: GenerationRules, order: FimOrder, budget: int | None, heal: bool) -> Row:
+        """The row that fills in the middle. ``budget``: tokens that the prompt may have; None: it
+        goes in whole.
+        """
+        one_of("order", order, get_args(FimOrder))
+        before, healed = self._cut(code.prefix, heal, special=False)
+        code = replace(code, prefix=before)
+        if budget is None:
+            self._check_length(code.characters)
+            return self._row(code.prompt(self.codec, order), rules, healed, used=code)
+        prompt, used = fitted(self.codec, code, budget, order)
+        return self._row(prompt, rules, healed, used=used)
+
+    def _budget(self, fit: bool, prompt_tokens: int | None, rules: GenerationRules) -> int | None:
+        """Tokens that an infilling prompt may have; None: it is not cut."""
+        if prompt_tokens is not None:
+            whole_number("prompt_tokens", prompt_tokens, 1)
+        if flag("fit", fit):
+            return budget_of(self._facts.context_length, rules.max_new_tokens, prompt_tokens)
+        if prompt_tokens is not None:
+            raise RequestError(f"fit is False and prompt_tokens is {prompt_tokens}, expected one of them")
+        return None
+
+    def _check_length(self, characters: int) -> None:
+        """Refuse a text that cannot fit before it is tokenized, which takes seconds a megabyte.
+
+        Raises :class:`~sc2onnx.errors.ContextLengthError`.
+        """
+        context = self._facts.context_length
+        if characters <= 8 * context or (longest := self.codec.longest_token) is None:
+            return
+        if characters > longest * context:
+            raise ContextLengthError(
+                f"the prompt is {characters} characters, the model's context holds {context} tokens of at most {longest} characters: shorten it"
+            )
 
     def _cut(self, text: str, heal: bool, *, special: bool) -> tuple[str, str]:
         """A text in two: what stays, and the end that is to be written again, none unless it is to ``heal``."""
-        if not heal:
+        if not flag("heal", heal):
             return text, ""
-        end = taken_back(self.codec, self._vocabulary, self.codec.encode(text, special=special))
+        near = text[text.find("\n", len(text) - HEALED) + 1 :] if len(text) > HEALED else text
+        end = taken_back(self.codec, self._vocabulary, self.codec.encode(near[-HEALED:], special=special))
         return text[: len(text) - len(end)], end
 
     @cached_property
@@ -416,24 +562,40 @@ class Model:
         return Vocabulary(self.codec, self._facts.vocab_size)
 
     def _row(
-        self, prompt: Iterable[int] | npt.NDArray[np.integer], rules: GenerationRules, healed: str = "", *, text: bool = True, drafts: bool = True
+        self,
+        prompt: Iterable[int] | npt.NDArray[np.integer],
+        rules: GenerationRules,
+        healed: str = "",
+        *,
+        text: bool = True,
+        drafts: bool = True,
+        spawned: tuple[int, ...] = (),
+        used: Surroundings | None = None,
     ) -> Row:
-        """A checked row: the prompt fits the context. ``healed``: what it writes first. ``drafts``: it decodes alone, where they are of use."""
+        """A checked row: the prompt fits the context.
+
+        ``healed``: what it writes first. ``drafts``: it decodes alone, where they are of use; not
+        for log probabilities, which would then depend on how long a draft was, and so on time.
+        ``spawned``: see :class:`Sampler`.
+        """
+        context = self._facts.context_length
         try:
-            ids = some_token_ids(prompt, self._facts.vocab_size)
+            ids = some_token_ids(prompt, self._facts.vocab_size, context)
         except EmptyPromptError:
             raise EmptyPromptError("the prompt is empty, expected some text: <|endoftext|> alone starts a new document") from None
-        if len(ids) > self._facts.context_length:
-            raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {self._facts.context_length}: shorten it")
-        sampler: Draws = Sampler(rules.sampling, ids, self._facts.vocab_size)
+        if len(ids) > context:
+            raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {context}: shorten it")
+        sampler: Draws = Sampler(rules.sampling, ids, self._facts.vocab_size, spawned)
         if healed:
             sampler = Healing(sampler, self.codec, self._vocabulary, healed)
         sink = TextSink(self.codec, rules.stop, skip=len(healed)) if text else None
-        drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if drafts and self._speculates else None
-        return Row(ids, rules, sampler, self._facts.context_length, sink, drafter)
+        drafts = drafts and self._speculates and not rules.logprobs
+        drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if drafts else None
+        return Row(ids, rules, sampler, context, sink, drafter, used=used)
 
     def _decoder(self, store: PrefixStore | None = None) -> Decoder:
         """A fresh one. ``store``: where it looks for its prompt's beginning and leaves its cache; None: nowhere."""
+        self._session.process.check()
         cache = RingCache(self._cache_shape, rows=1, storage=self._session.storage)
         decoder = Decoder(self._session, self._facts, cache, self._settings.prefill_chunk, store if store and store.limit else None)
         with self._lock:
@@ -445,8 +607,39 @@ class Model:
         decoder = self._decoder(self._store)
         try:
             return complete(row, decoder)
+        except MemoryError as error:
+            raise not_enough(error) from error
         finally:
             decoder.close()
 
+    def _complete_together(self, rows: Sequence[Row], store: PrefixStore | None) -> list[Completion]:
+        """``store``: for prompts of several rows, as in :meth:`_decoder`."""
+        try:
+            return complete_together(rows, self._decoder, self._settings.max_batch, lambda: self._decoder(store))
+        except MemoryError as error:
+            raise not_enough(error) from error
+
     def _stream(self, row: Row) -> Stream:
         return Stream(self._decoder(self._store), row)
+
+
+def _surroundings(prefix: str, suffix: str, path: str | None, repo: str | None, files: Mapping[str, str] | None) -> Surroundings:
+    """The code around a cursor, checked to be text."""
+    return Surroundings(
+        text("prefix", prefix),
+        text("suffix", suffix),
+        optional_text("path", path),
+        optional_text("repo", repo),
+        code_files(files),
+    )
+
+
+def _spawned(number: int, sample: int) -> tuple[int, ...]:
+    """Which of a seed's streams a sample of the ``number``-th prompt draws from.
+
+    The first sample of the first prompt has the seed's own, as a single one has; those of other
+    prompts (1,), (2,) and so on; further samples (0, 1), (0, 2), (1, 1).
+    """
+    if sample:
+        return (number, sample)
+    return (number,) if number else ()

@@ -4,6 +4,8 @@ onnxruntime saves an optimised graph with its weights and, between them, what it
 bundle already, so only the rest is kept, and the graph says where each lies. At load onnxruntime packs every weight once
 more, looks the result up by its digest among all that the graph lists, compares the bytes, and takes the mapped ones in its
 place: what another processor or version packed is not found, what was damaged is refused, and neither is computed with.
+That comparison does not cover what is copied beside them, nor the graph. So a packed form is named
+by the bytes that were read when it was made, and used only for a bundle that is known to have those.
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from mmap import ACCESS_READ, ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from sc2onnx.errors import DiskSpaceError, OutputError, RequestError, Sc2onnxError
+from sc2onnx.errors import DiskSpaceError, InferenceError, OutputError, RequestError, Sc2onnxError
 from sc2onnx.manifest import GRAPH_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.memory import available
 from sc2onnx.runtime.prepacked import DATA, GRAPH, IN_BUNDLE, IN_CACHE, PackedCache, PackedForm, key, processor
 from sc2onnx.runtime.session import Session, Substitute, build, save_packed
+from sc2onnx.runtime.stamps import Memo, Stamp
 from sc2onnx.runtime.wire import Place, places, with_places
 
 Packed = Literal["auto", "now", "off"]
@@ -36,6 +39,7 @@ WORTHWHILE: Final = 64_000_000
 """Bytes of weights from which ``auto`` makes packed ones: below, packing takes less time than a person notices."""
 
 _PREPACKED: Final = "prepacked_"
+_PACKED_FILES: Final = (GRAPH_FILE, WEIGHTS_FILE)
 
 
 def check_packed(packed: str) -> None:
@@ -45,24 +49,30 @@ def check_packed(packed: str) -> None:
 
 
 def find(bundle: Bundle) -> PackedForm | None:
-    """The packed form of a bundle's weights, if it is kept and whole. Never fails for what the cache is like."""
+    """The packed form of a bundle's weights, if it is kept and whole. Never fails for what the cache is like.
+
+    None also for a bundle opened with ``check="size"``, unless it is known what is in its files.
+    """
     cache = _cache(bundle)
-    return cache.find(_key(bundle)) if cache else None
+    made_from = _established(bundle) if cache else None
+    return cache.find(key(made_from, _made_for())) if cache and made_from else None
 
 
 def make(bundle: Bundle, *, wait: bool = True) -> PackedForm | None:
     """The same, made if need be; None for float weights, which run as they are. Returns when it is on the disk.
 
+    Of a bundle opened with ``check="size"`` the files are read: the form is for what is in them.
     ``wait``: for another process that is making one. Raises :class:`OutputError`, :class:`DiskSpaceError` and
     :class:`~sc2onnx.errors.InferenceError`.
     """
     if not packable(bundle.manifest):
         return None
-    cache, name = PackedCache.open(), _key(bundle)
+    cache = PackedCache.open()
     try:
         with cache.locked(wait=wait):
             cache.sweep()
-            return cache.find(name) or _write(bundle, cache, name)
+            made_from = _established(bundle) or _Source.read(bundle).digests
+            return cache.find(key(made_from, _made_for())) or _write(bundle, cache, made_from)
     except OutputError:
         raise
     except (ValueError, KeyError) as error:
@@ -82,11 +92,14 @@ def make_in_background(bundle: Bundle) -> None:
     A process, not a thread: its memory goes back when it is done, and it can be slow without slowing this one.
     """
     cache = _cache(bundle)
-    if cache is None or not WORTHWHILE <= bundle.weights.stat().st_size <= cache.limit or not _python():
+    if cache is None or not _python():
         return
-    cache.sweep_if_idle()
     with suppress(OSError):
-        if cache.due(_key(bundle)):
+        if not WORTHWHILE <= bundle.weights.stat().st_size <= cache.limit:
+            return
+        cache.sweep_if_idle()
+        made_from = _established(bundle) or ["unread", bundle.manifest.files[WEIGHTS_FILE].sha256]
+        if cache.due(key(made_from, _made_for())):
             process = _start([sys.executable, "-P", "-m", __name__, str(bundle.directory.resolve())])
             threading.Thread(target=process.wait, name="sc2onnx-packing", daemon=True).start()  # else it stays behind as a zombie
 
@@ -113,23 +126,77 @@ def _cache(bundle: Bundle) -> PackedCache | None:
     return cache if cache.limit else None
 
 
-def _key(bundle: Bundle) -> str:
-    return key(bundle.manifest, build())
+def _made_for() -> list[str]:
+    """What packed weights fit: a build of onnxruntime, and a processor."""
+    return [build(), *processor()]
 
 
-def _write(bundle: Bundle, cache: PackedCache, name: str) -> PackedForm:
+def _established(bundle: Bundle) -> list[str] | None:
+    """The digests of a bundle's graph and weights as opening it found them; None if they are not known.
+
+    ``check="size"`` reads nothing: then they are if large files were hashed before and are unchanged.
+    """
+    if bundle.digests:
+        return [bundle.digests[name] for name in _PACKED_FILES]
+    memo = Memo.open(bundle.directory)
+    with suppress(OSError):
+        known = [memo.known(name) for name in _PACKED_FILES]
+        return [digest for digest in known if digest] if all(known) else None
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is packed: the digests of its files, all of them read, and the files' stamps."""
+
+    digests: list[str]
+    stamps: list[Stamp]
+
+    @classmethod
+    def read(cls, bundle: Bundle) -> _Source:
+        """Raises :class:`OSError`."""
+        memo = Memo.open(bundle.directory)
+        stamps = [Stamp.of((bundle.directory / name).stat()) for name in _PACKED_FILES]
+        digests = [memo.digest(name) for name in _PACKED_FILES]
+        memo.save()
+        return cls(digests, stamps)
+
+
+def _write(bundle: Bundle, cache: PackedCache, expected: Sequence[str]) -> PackedForm:
+    """``expected``: digests of what is to be packed. Other files, and those that change, are not."""
     weights = bundle.weights.stat().st_size
     cache.make_room(weights)  # about what it will be: better known before than after
     _check_room(cache.directory, weights)
+    before = _Source.read(bundle)
+    if before.digests != list(expected):
+        raise OutputError(f"{bundle.directory} changed after it was checked: load it again")
     with cache.draft() as draft:
         saved = draft / "saved"
         saved.mkdir()
-        save_packed(bundle.graphs[0], saved / GRAPH_FILE, WEIGHTS_FILE)
+        _save(bundle.graphs[0], saved, weights)
         _split(bundle, saved, draft)
         shutil.rmtree(saved)
         source = PackedForm(draft).graph(bundle.weights)
         Session(bundle, 1, instead=[Substitute(*source, optimised=True)])  # whole, or it raises
-        return cache.keep(draft, name, [build(), *processor(), str(bundle.directory.resolve())])
+        if _Source.read(bundle) != before:
+            raise OutputError(f"{bundle.directory} changed while it was packed: load it again")
+        return cache.keep(draft, before.digests, _made_for())
+
+
+def _save(graph: Path, directory: Path, weights: int) -> None:
+    """Have onnxruntime write a graph and its ``weights`` bytes, packed.
+
+    A full disk is to it what a bad graph is. Raises :class:`DiskSpaceError`, :class:`InferenceError`.
+    """
+    try:
+        save_packed(graph, directory / GRAPH_FILE, WEIGHTS_FILE)
+    except InferenceError as error:
+        if (free := shutil.disk_usage(directory).free) >= weights:
+            raise
+        raise DiskSpaceError(
+            f"the disk of {directory.parent.parent} filled up while {weights:,} bytes of weights were "
+            f"packed, {free:,} are free: make room, or choose another directory with SC2ONNX_CACHE"
+        ) from error
 
 
 def _check_room(directory: Path, weights: int) -> None:
@@ -213,7 +280,7 @@ def main(directory: str) -> None:
     if hasattr(os, "nice"):
         os.nice(19)
     with suppress(Sc2onnxError, OSError, ValueError):
-        make(Bundle.open(directory, check="size"), wait=False)
+        make(Bundle.open(directory), wait=False)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The local cache of packed weights: where a packed form lies, whether it is whole, which ones are kept.
 
-A packed form is a directory named by its key, which says for which weights, onnxruntime and processor it was made:
+A packed form is a directory named by its key: for which bytes, onnxruntime and processor it is:
 ``graph.onnx`` (the graph as onnxruntime optimised it, its weights in ``weights``, the bundle's own file, or ``packed``),
-``packed.data`` (what onnxruntime made of the weights, page-aligned) and ``entry.json`` (what the other two must be). Writers
+``packed.data`` (what onnxruntime made of the weights, page-aligned) and ``entry.json`` (what the key
+was made of, and the digests of the other two). Every byte is checked before use. Writers
 hold the one lock, make it under a name that begins with a dot, and rename it when it is whole; readers need no lock.
 Making one is :mod:`sc2onnx.runtime.packing`'s.
 """
@@ -13,22 +14,25 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle import records
+from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.errors import OutputError, RequestError
-from sc2onnx.manifest import GRAPH_FILE, WEIGHTS_FILE, Manifest
+from sc2onnx.runtime.stamps import Memo
 from sc2onnx.runtime.wire import Place, with_places
+from sc2onnx.trust import check_directories, check_file, is_link
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Part of every key. Raised whenever what is written, or the session options it was written with, change."""
 
 GRAPH: Final = "graph.onnx"
@@ -43,6 +47,11 @@ DEFAULT_LIMIT: Final = 16_000_000_000
 
 _RETRY_SECONDS: Final = 3600
 
+_DRAFT: Final = ".draft-"
+_DEAD: Final = ".dead-"
+_NAME: Final = re.compile("[0-9a-f]{32}")
+_MOST_BYTES: Final = 1 << 16
+
 
 def limit() -> int:
     """Bytes that all packed forms may take: ``SC2ONNX_PACKED_BYTES``, 0 for none. Raises :class:`RequestError`."""
@@ -54,13 +63,37 @@ def limit() -> int:
     return int(chosen)
 
 
-def key(manifest: Manifest, build: str) -> str:
-    """Names what a packed form depends on. ``build``: onnxruntime's version and build.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What ``entry.json`` says of a packed form.
 
-    Threads are not in it: they change neither the graph nor the packing.
+    ``made_from``: the digests of the bundle's graph and weights, as they were read to be packed.
+    ``made_for``: onnxruntime's build, and the processor. ``files``: bytes and SHA-256 of the form's
+    own files, by name. Threads are not in it: they change neither the graph nor the packing.
     """
-    parts = [str(FORMAT), manifest.files[GRAPH_FILE].sha256, manifest.files[WEIGHTS_FILE].sha256, build, *processor()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    format: int
+    made_from: list[str]
+    made_for: list[str]
+    files: dict[str, list[Any]]
+
+    @classmethod
+    def read(cls, directory: Path) -> Entry:
+        """Raises :class:`OSError`, or :class:`ValueError` or :class:`TypeError` for no entry."""
+        return records.record(cls, records.read(directory / ENTRY, _MOST_BYTES))
+
+    @property
+    def key(self) -> str:
+        """The name of a form made from and for this. Raises :class:`ValueError` for other formats."""
+        if self.format != FORMAT:
+            raise ValueError(f"a packed form of format {self.format}, expected {FORMAT}")
+        return key(self.made_from, self.made_for)
+
+
+def key(made_from: Sequence[str], made_for: Sequence[str]) -> str:
+    """The name of a packed form, by what :class:`Entry` says that it depends on."""
+    parts = json.dumps([FORMAT, list(made_from), list(made_for)])
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def processor(information: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
@@ -96,17 +129,17 @@ class PackedForm:
     @property
     def nbytes(self) -> int:
         """What it takes of the disk."""
-        return sum(file.stat().st_size for file in self.directory.iterdir())
+        return sum(file.lstat().st_size for file in self.directory.iterdir())
 
     @property
     def used(self) -> float:
         """When it was last used, in seconds since the epoch."""
-        return (self.directory / ENTRY).stat().st_mtime
+        return (self.directory / ENTRY).lstat().st_mtime
 
     def discard(self) -> None:
         """Remove it, which other processes may go on using (except on Windows, where it then stays). Needs no lock; never fails."""
         with suppress(OSError):
-            dead = Path(tempfile.mkdtemp(prefix=".dead-", dir=self.directory.parent))
+            dead = Path(tempfile.mkdtemp(prefix=_DEAD, dir=self.directory.parent))
             try:
                 os.rename(self.directory, dead / "form")  # out of sight at once: nobody finds half of it
             finally:
@@ -141,16 +174,32 @@ class PackedCache:
         return cls(cache_directory() / "packed", limit())
 
     def find(self, name: str) -> PackedForm | None:
-        """The packed form of this key if it is whole. One that is not goes away. Needs no lock."""
+        """The packed form of this key if it is whole; whatever else is in its place goes away.
+
+        Needs no lock. In a cache that somebody else could write to nothing is found or removed.
+        """
         form = PackedForm(self.directory / name)
-        if not form.directory.is_dir():
+        try:
+            self.check()
+        except OSError:
             return None
-        if not _whole(form.directory):
+        if not os.path.lexists(form.directory):
+            return None
+        if not _whole(self.directory, name):
             form.discard()
             return None
         with suppress(OSError):  # in a directory that cannot be written nothing is removed either
             os.utime(form.directory / ENTRY)
         return form
+
+    def check(self) -> None:
+        """Raise :class:`OSError` where the cache is missing, or somebody else could write to it."""
+        check_directories(self.directory.parent, self.directory.name)
+
+    def prepare(self) -> None:
+        """Make its directory if need be. Raises :class:`OSError`, also as :meth:`check`."""
+        make_directory(self.directory)
+        self.check()
 
     def forms(self) -> list[PackedForm]:
         """Those that are there, whatever they were made for, the least recently used first. Needs no lock."""
@@ -158,7 +207,7 @@ class PackedCache:
         with suppress(OSError):
             for entry in sorted(self.directory.iterdir()):
                 with suppress(OSError):  # another process may be removing it
-                    if not entry.name.startswith(".") and (entry / ENTRY).is_file():
+                    if _NAME.fullmatch(entry.name) and _is_form(entry):
                         found.append((PackedForm(entry).used, entry))
         return [PackedForm(entry) for _, entry in sorted(found)]
 
@@ -166,12 +215,13 @@ class PackedCache:
         """Whether to try to make this one now; then nobody else is told so within the hour. Needs no lock.
 
         It may have come into place since the caller looked for it: then there is nothing to make. A failure, whatever it was, would be one at
-        every load otherwise. Raises :class:`OSError` for a directory that cannot be written.
+        every load otherwise. Raises :class:`OSError` for a directory that cannot be written, or as
+        :meth:`check`.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.prepare()
         note = self._note(name)
         with suppress(FileNotFoundError):
-            if 0 <= time.time() - note.stat().st_mtime < _RETRY_SECONDS:
+            if 0 <= time.time() - note.lstat().st_mtime < _RETRY_SECONDS:
                 return False
             note.unlink()
         try:
@@ -187,53 +237,69 @@ class PackedCache:
     def locked(self, *, wait: bool) -> Iterator[None]:
         """Be the only writer. The operating system opens the lock when its holder dies.
 
-        Raises :class:`OutputError` if there is another one and ``wait`` is false, and :class:`OSError`.
+        Raises :class:`OutputError` if there is another one and ``wait`` is false, and :class:`OSError`,
+        also as :meth:`check`.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / ".lock").open("w") as file:
+        self.prepare()
+        path = self.directory / ".lock"
+        if is_link(path):
+            path.unlink()
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        try:
             try:
-                _lock(file.fileno(), wait)
+                _lock(handle, wait)
             except (BlockingIOError, PermissionError) as error:
                 raise OutputError(f"another process is writing to {self.directory}: try again when it is done") from error
             yield
+        finally:
+            os.close(handle)
 
     def sweep(self) -> None:
-        """Remove what dead writers left."""
+        """Remove what dead writers left, and what is in the place of a packed form but is none."""
         for entry in self.directory.iterdir():
-            if entry.is_dir() and (entry.name.startswith(".") or not (entry / ENTRY).is_file()):
-                shutil.rmtree(entry, ignore_errors=True)
+            no_form = _NAME.fullmatch(entry.name) and not _is_form(entry)
+            if no_form or entry.name.startswith((_DRAFT, _DEAD)):
+                _remove(entry)
 
     def sweep_if_idle(self) -> None:
         """The same where something was left and no writer is at work. Needs no lock; never fails."""
         with suppress(OSError):
-            if any(entry.name.startswith(".") and entry.is_dir() for entry in self.directory.iterdir()):
+            if any(entry.name.startswith((_DRAFT, _DEAD)) for entry in self.directory.iterdir()):
                 with self.locked(wait=False):
                     self.sweep()
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
         """A new directory to write in, gone afterwards."""
-        directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.directory))
+        directory = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=self.directory))
         try:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def keep(self, draft: Path, name: str, made_for: Sequence[str]) -> PackedForm:
-        """Make a packed form of a draft that has its graph and data, and remove others, the least recently used first, to stay within the limit."""
-        form = PackedForm(self.directory / name)
-        entry = {"format": FORMAT, "made_for": list(made_for), **{file: _stamp(draft / file) for file in (GRAPH, DATA)}}
-        draft.chmod(0o755)  # as the files in it: temporary directories are their owner's alone
-        (draft / ENTRY).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
-        for file in (GRAPH, DATA, ENTRY):
-            _sync(draft / file)
+    def keep(self, draft: Path, made_from: Sequence[str], made_for: Sequence[str]) -> PackedForm:
+        """Make a packed form of a draft that has its graph and data.
+
+        Others are removed, the least recently used first, to stay within the limit. ``made_from``,
+        ``made_for``: as in :class:`Entry`. Raises :class:`OutputError` and :class:`OSError`.
+        """
+        for file in (draft / GRAPH, draft / DATA):
+            _settle(file)
+        memo = Memo(draft)
+        files = {name: [(draft / name).stat().st_size, memo.digest(name)] for name in (GRAPH, DATA)}
+        entry = Entry(FORMAT, list(made_from), list(made_for), files)
+        form = PackedForm(self.directory / entry.key)
+        (draft / ENTRY).write_text(json.dumps(asdict(entry), indent=2) + "\n", encoding="utf-8")
+        _settle(draft / ENTRY)
+        draft.chmod(self.directory.stat().st_mode & 0o755)  # temporary ones are their owner's alone
         _sync(draft)
         self.make_room(PackedForm(draft).nbytes)
-        if form.directory.exists():
+        if os.path.lexists(form.directory):
             form.discard()
         os.rename(draft, form.directory)
         _sync(self.directory)
-        self._note(name).unlink(missing_ok=True)
+        self._note(form.directory.name).unlink(missing_ok=True)
+        replace(memo, directory=form.directory).save()
         return form
 
     def make_room(self, nbytes: int) -> None:
@@ -254,20 +320,41 @@ class PackedCache:
         return self.directory / f".{name}.tried"
 
 
-def _whole(directory: Path) -> bool:
-    """Whether the files are those that were written: the graph by its digest, the data, which is large, by size and modification time."""
+def _whole(cache: Path, name: str) -> bool:
+    """Whether the files are those that were written for this key, by nobody else."""
+    directory = cache / name
     try:
-        entry: dict[str, Any] = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
-        return all(entry[file] == _stamp(directory / file) for file in (GRAPH, DATA))
-    except (OSError, ValueError, KeyError, TypeError):
+        check_directories(cache.parent, cache.name, name)
+        sizes = {file: check_file(directory / file).st_size for file in (ENTRY, GRAPH, DATA)}
+        entry, memo = Entry.read(directory), Memo.open(directory)
+        if entry.key != name or any(sizes[file] != entry.files[file][0] for file in (GRAPH, DATA)):
+            return False
+        digests = {file: entry.files[file][1] for file in (GRAPH, DATA)}
+        whole = all(memo.digest(file, digest) == digest for file, digest in digests.items())
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return False
+    if whole:
+        memo.save()
+    return whole
 
 
-def _stamp(file: Path) -> list[object]:
-    """Time in whole seconds and no inode, so that a packed form survives in the image of a container."""
-    if file.name == GRAPH:
-        return [file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()]
-    return [file.stat().st_size, int(file.stat().st_mtime)]
+def _is_form(entry: Path) -> bool:
+    return not is_link(entry) and os.path.lexists(entry / ENTRY)
+
+
+def _remove(entry: Path) -> None:
+    """Remove whatever it is; of a link, the link. Never fails."""
+    with suppress(OSError):
+        if is_link(entry) or not entry.is_dir():
+            entry.unlink()
+        else:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _settle(file: Path) -> None:
+    """Let nobody else write to a file, whatever the umask, and wait until it is on the disk."""
+    file.chmod(file.stat().st_mode & 0o755)
+    _sync(file)
 
 
 def _sync(path: Path) -> None:

@@ -10,19 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import InferenceError, SamplingError
+from sc2onnx.runtime.arguments import shown
 
 _HEAD: Final = 512
 """Top-p looks at so many candidates first: sorting 49,152 logits costs 3 ms, and the nucleus is nearly always smaller."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:
-    """How tokens are drawn; the defaults are greedy. Raises :class:`SamplingError` on construction.
+    """How tokens are drawn, by keyword; the defaults are greedy. Raises :class:`SamplingError` on
+    construction.
 
-    ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 keep every candidate.
-    ``min_p`` keeps tokens at least so likely relative to the most likely one. ``repetition_penalty`` (CTRL, Keskar 2019)
-    divides positive and multiplies negative logits of every token already in the prompt or the output; 1 is none.
-    ``seed`` None draws fresh entropy.
+    ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 keep
+    every candidate. ``min_p`` keeps tokens at least so likely relative to the most likely one.
+    ``repetition_penalty`` (CTRL, Keskar 2019) divides positive and multiplies negative logits of
+    every token already in the prompt or the output; 1 is none. ``seed`` None draws fresh entropy.
     """
 
     temperature: float = 0.0
@@ -33,14 +35,16 @@ class SamplingParameters:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
-            _check(name, getattr(self, name), isinstance(getattr(self, name), (int, float, np.number)), "a number")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            _check(name, getattr(self, name), _is_number(getattr(self, name)), "a number")
         _check("temperature", self.temperature, 0.0 <= self.temperature < math.inf, "0 (greedy) or more")
-        _check("top_k", self.top_k, isinstance(self.top_k, (int, np.integer)) and self.top_k >= 0, "a whole number, 0 for no limit")
+        _check("top_k", self.top_k, _is_whole(self.top_k) and self.top_k >= 0, "a whole number, 0 for no limit")
         _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "more than 0 and at most 1")
         _check("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "0 to 1")
-        _check("repetition_penalty", self.repetition_penalty, 0.01 <= self.repetition_penalty <= 100.0, "0.01 to 100 (1 for none)")
-        _check("seed", self.seed, self.seed is None or (isinstance(self.seed, (int, np.integer)) and self.seed >= 0), "None or a whole number from 0")
+        penalty = self.repetition_penalty
+        _check("repetition_penalty", penalty, 0.01 <= penalty <= 100.0, "0.01 to 100 (1 for none)")
+        seeded = _is_whole(self.seed) and self.seed is not None and self.seed >= 0
+        _check("seed", self.seed, self.seed is None or seeded, "None or a whole number from 0")
 
 
 _NOT_FINITE: Final = "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision"
@@ -56,9 +60,18 @@ def finite(token: int) -> int:
 class Sampler:
     """Draws tokens for one sequence: its own random state, and what it has seen for the repetition penalty."""
 
-    def __init__(self, parameters: SamplingParameters, prompt: npt.NDArray[np.int64], vocab: int) -> None:
+    def __init__(
+        self,
+        parameters: SamplingParameters,
+        prompt: npt.NDArray[np.int64],
+        vocab: int,
+        spawned: tuple[int, ...] = (),
+    ) -> None:
+        """``spawned``: which of the seed's independent streams of random numbers; () is that of a
+        single sample.
+        """
         self._parameters = parameters
-        self._random = np.random.default_rng(parameters.seed)
+        self._random = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=spawned))
         self._seen: npt.NDArray[np.bool_] | None = None
         if parameters.repetition_penalty != 1.0:
             self._seen = np.zeros(vocab, dtype=np.bool_)
@@ -95,7 +108,7 @@ class Sampler:
 def candidates(scores: npt.NDArray[np.float32], parameters: SamplingParameters) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Tokens that survive temperature, top-k, top-p and min-p, by id, and their probabilities (summing to 1)."""
     with np.errstate(over="ignore"):  # a temperature next to 0 sends all but the best to -inf, which is what it means
-        scaled = (scores - scores.max()).astype(np.float64) / parameters.temperature
+        scaled = (scores - scores.max()).astype(np.float64) / float(parameters.temperature)
     tokens = np.arange(scaled.size)
     if 0 < parameters.top_k < scaled.size:
         threshold = np.partition(scaled, -parameters.top_k)[-parameters.top_k]
@@ -127,6 +140,20 @@ def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
     return float(shifted[token] - np.log(np.exp(shifted).sum()))
 
 
+def _is_number(value: object) -> bool:
+    """Whether it is a real number that float64 holds; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    try:
+        return not math.isinf(float(value)) or math.isinf(value)
+    except OverflowError:
+        return False
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _check(name: str, value: object, ok: bool, expected: str) -> None:
     if not ok:
-        raise SamplingError(f"{name} is {value!r}, expected {expected}")
+        raise SamplingError(f"{name} is {shown(value)}, expected {expected}")

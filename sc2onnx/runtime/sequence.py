@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import RequestError
+from sc2onnx.errors import RequestError, RewindError
 from sc2onnx.manifest import ModelFacts
-from sc2onnx.runtime.arguments import some_token_ids
+from sc2onnx.runtime.arguments import shown, some_token_ids
 from sc2onnx.runtime.decoder import Decoder, Logits
+from sc2onnx.runtime.memory import not_enough
 
 
 class TokenSequence:
@@ -25,17 +26,26 @@ class TokenSequence:
     def append(self, tokens: Iterable[int] | npt.NDArray[np.integer], logits: Logits = "all") -> npt.NDArray[np.float32] | None:
         """Append token ids and compute.
 
-        Returns float32 logits: (n, vocab) for ``"all"``, one row per appended token; (1, vocab) for ``"last"``; None for None,
-        which also skips the head. Raises :class:`TokenIdError`, :class:`EmptyPromptError` and :class:`ContextLengthError`
-        before any work, :class:`SequenceStateError` if closed or in use, :class:`CancelledError` if closed meanwhile.
+        Returns float32 logits: (n, vocab) for ``"all"``, one row per appended token; (1, vocab) for
+        ``"last"``; None for None, which also skips the head. Raises :class:`TokenIdError`,
+        :class:`EmptyPromptError` and :class:`ContextLengthError` before any work,
+        :class:`SequenceStateError` if closed or in use, :class:`CancelledError` if closed
+        meanwhile, :class:`InferenceError` and its subclass :class:`OutOfMemoryError`.
         """
-        if logits not in ("all", "last", None):
-            raise RequestError(f"logits is {logits!r}, expected 'all', 'last' or None")
-        result = self._decoder.append(some_token_ids(tokens, self._facts.vocab_size)[None], logits)
+        if logits is not None and (not isinstance(logits, str) or logits not in ("all", "last")):
+            raise RequestError(f"logits is {shown(logits)}, expected 'all', 'last' or None")
+        ids = some_token_ids(tokens, self._facts.vocab_size, self._facts.context_length)
+        try:
+            result = self._decoder.append(ids[None], logits)
+        except MemoryError as error:
+            raise not_enough(error) from error
         return None if result is None else result[0]
 
     def rewind(self, count: int) -> None:
         """Drop the last ``count`` tokens, exactly, without copying. Raises :class:`RewindError` where that is impossible."""
+        if isinstance(count, bool) or (isinstance(count, int) and abs(count) > self._facts.context_length):
+            whole = f"give a whole number from 0 to {self.length}"
+            raise RewindError(f"cannot rewind {shown(count)} tokens of a sequence of {self.length}: {whole}")
         self._decoder.rewind(count)
 
     @property

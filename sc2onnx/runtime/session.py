@@ -1,4 +1,4 @@
-"""The only room that imports onnxruntime: providers, options, binding."""
+"""The only room that knows onnxruntime's API: providers, options, binding."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import DeviceError, InferenceError, MissingDependencyError
-from sc2onnx.manifest import GREEDY_IDS, LINEAR, WEIGHTS_FILE, Manifest
+from sc2onnx.bundle.agreement import ANY, EVEN, NONE, agreeing_steps
+from sc2onnx.errors import DeviceError, InferenceError
+from sc2onnx.hints import install
+from sc2onnx.manifest import GREEDY_IDS, LINEAR, RING, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import InMemory, Storage
 from sc2onnx.runtime.device import Device, cuda_libraries, driver, missing_libraries, unsuitable
+from sc2onnx.runtime.forks import Process, keep_for_ever, outlive
+from sc2onnx.runtime.limits import processors
+from sc2onnx.runtime.ort.library import ort
 from sc2onnx.runtime.step import BFLOAT16, Graph, Step
 from sc2onnx.runtime.wire import with_places
-
-try:
-    import onnxruntime as ort
-except ImportError as error:
-    raise MissingDependencyError(f'running a bundle needs onnxruntime ({error}): pip install "sc2onnx[cpu]"') from error
-
 
 SPIN: Final = 0.001
 """Seconds that idle threads look for work by default: as fast as ONNX Runtime's own default, at a tenth of its idle work (docs/measurements.md)."""
 
 
 def default_threads() -> int:
-    """One thread per processor that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One thread per processor that this process may use: by its affinity, and by the quotas of the groups that it is in."""
+    return processors()
 
 
 def chosen_devices(device: str, device_map: Sequence[str] | None, manifest: Manifest) -> tuple[Device, ...]:
@@ -82,20 +81,25 @@ def check_suits(manifest: Manifest, devices: Sequence[Device]) -> None:
     )
 
 
-_SAME_FOR_ANY_STEP: Final = frozenset({"int4 in blocks of 32", "int8 in blocks of 32", "int8 in blocks of 64"})
-"""Schemes whose products are the same to the last bit for one row of activations and for several (ONNX Runtime 1.32, x86-64 with AVX-512)."""
-
-
 def steps_agree(manifest: Manifest) -> bool:
-    """Whether a step of several tokens gives the logits of as many steps of one, on the CPU, but for rounding in float32.
+    """Whether a step of several tokens gives the tokens of as many steps of one, on the CPU.
 
-    ``MatMulNBits`` sums the products of longer blocks in another order for one row than for several. That is the last bit of a float32, but
-    activations are then rounded to int8: what comes out differs by half a percent, as it would by any other rounding, and near ties
-    may go the other way (docs/decisions/0009-speculation.md). In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
+    In float32 the logits differ by rounding alone, 1e-5 of the largest; in integers they are the same to the last bit, or the last bit
+    decides how the next activations are rounded to int8, and they differ by up to a per cent (:mod:`sc2onnx.bundle.agreement`). Bundles of
+    earlier versions are not written for it. In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
     """
     if manifest.cache.dtype != "float32":
         return False
-    return manifest.quantization is None or set(manifest.quantization.schemes.values()) <= _SAME_FOR_ANY_STEP
+    return manifest.quantization is None or _agreeing(manifest) == ANY
+
+
+def _agreeing(manifest: Manifest) -> str:
+    """What a bundle of integers says of its steps, as far as its schemes allow it."""
+    quantization, facts = manifest.quantization, manifest.model
+    if quantization is None or manifest.cache.kind != RING:
+        return NONE
+    possible = agreeing_steps(quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim)
+    return possible if possible == manifest.agreeing_steps else NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,11 @@ class Session:
         """
         facts = bundle.manifest.model
         counts = bundle.manifest.stages or (facts.num_layers,)
+        self.even_steps = _agreeing(bundle.manifest) == EVEN
+        """Whether steps of an even number of tokens agree with each other, to the last bit, but not with steps of one."""
         self._vocab, self._storage = facts.vocab_size, Storages(devices, counts)
+        self.process = Process.here()
+        """Where its threads are: in a child forked later it cannot run."""
         self._graphs, first = list[Graph](), 0
         for number, (device, count) in enumerate(zip(devices, counts, strict=True)):
             options = _options(threads, bundle.manifest.quantization is not None, spin)
@@ -153,6 +161,7 @@ class Session:
 
     def bind(self, buffers: Sequence[Any]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
+        self.process.check()
         return Step(self._graphs, self._vocab, buffers)
 
 
@@ -183,7 +192,7 @@ class Storages:
         self._devices = [device for device, count in zip(devices, counts, strict=True) for _ in range(2 * count)]  # by buffer
         self._free: dict[tuple[Any, ...], list[tuple[int, ort.OrtValue]]] = {}
         self._made: dict[tuple[Any, ...], int] = {}
-        self._lock = threading.RLock()
+        self._lock, self._process = threading.RLock(), Process.here()
 
     @property
     def elsewhere(self) -> bool:
@@ -214,6 +223,9 @@ class Storages:
         return buffer if isinstance(buffer, np.ndarray) else np.asarray(buffer.value.numpy())
 
     def _release(self, key: tuple[Any, ...], order: int, value: ort.OrtValue) -> None:
+        if self._process.forked:  # where the device cannot be used, not even to free what is on it
+            keep_for_ever(value)
+            return
         with self._lock:
             waiting = self._free.setdefault(key, [])
             waiting.append((order, value))
@@ -319,9 +331,11 @@ def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None
     try:
         if instead is None and isinstance(native(graph), bytes):  # as the name of a model, bytes would be the model
             instead = graph.read_bytes()  # and the options say where its weights are
-        return ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
+        session = ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
+    outlive(session)
+    return session
 
 
 _FOLDER: Final = "session.model_external_initializers_file_folder_path"
@@ -339,7 +353,7 @@ def native(path: Path) -> str | bytes:
 def _too_old() -> str:
     """A hint where the installed onnxruntime is older than what the ``cpu`` extra asks for."""
     version = tuple(int(part) for part in ort.__version__.split(".")[:2])
-    return ' (bundles need onnxruntime 1.32: pip install --upgrade "sc2onnx[cpu]")' if version < (1, 32) else ""
+    return f" (bundles need onnxruntime 1.32: {install('cpu', upgrade=True)})" if version < (1, 32) else ""
 
 
 def _check_on_device(session: ort.InferenceSession, device: Device) -> None:
@@ -389,14 +403,14 @@ def check_cuda(device: Device) -> None:
 def cuda_trouble(device: Device) -> str | None:
     """What stands in the way of a GPU: onnxruntime, the driver, the device, or a library. None: nothing that can be seen from here."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return f'the installed onnxruntime {ort.__version__} is the one without CUDA: pip uninstall onnxruntime, then pip install "sc2onnx[gpu]"'
+        return f"the installed onnxruntime {ort.__version__} is the one without CUDA: pip uninstall onnxruntime, then {install('gpu')}"
     needed = tuple(int(part) for part in str(getattr(ort, "cuda_version", "") or "").split(".") if part.isdigit())
     if reason := unsuitable(driver(), device, needed):
         return reason
     _preload()
     missing = missing_libraries(cuda_libraries(needed[0])) if needed and sys.platform != "win32" else []
     if missing:
-        return f'{", ".join(missing)} cannot be loaded, which onnxruntime-gpu for CUDA {needed[0]} needs: pip install "sc2onnx[gpu]"'
+        return f"{', '.join(missing)} cannot be loaded, which onnxruntime-gpu for CUDA {needed[0]} needs: {install('gpu')}"
     return None
 
 

@@ -19,7 +19,7 @@ from sc2onnx.manifest import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN,
 from sc2onnx.runtime.device import Device
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
+    from sc2onnx.runtime.ort.library import ort
 
 BFLOAT16: Final = 16
 """``onnx.TensorProto.BFLOAT16``: how ONNX Runtime is told of a type that numpy has not."""

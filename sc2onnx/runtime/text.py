@@ -11,8 +11,11 @@ from typing import Final, Literal, get_args
 
 from tokenizers import Tokenizer
 
-from sc2onnx.errors import EmptyPromptError, RequestError, TokenizerError
+from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError, TokenizerError
 from sc2onnx.manifest import TOKENIZER_FILE
+from sc2onnx.runtime.arguments import shown
+from sc2onnx.runtime.arguments import text as checked_text
+from sc2onnx.runtime.tokenizer_file import guarded, open_tokenizer
 
 END_OF_TEXT: Final = "<|endoftext|>"
 FIM_PREFIX: Final = "<fim_prefix>"
@@ -35,10 +38,7 @@ class Codec:
 
     def __init__(self, path: Path) -> None:
         """Raises :class:`TokenizerError` if the file is not a byte-level tokenizer, or not one at all."""
-        try:
-            self._special = Tokenizer.from_buffer(path.read_bytes())  # whose names of files are UTF-8
-        except Exception as error:  # tokenizers raises bare Exception
-            raise TokenizerError(f"{path} is not a tokenizer that tokenizers can read ({error}): export the bundle again") from error
+        self._special = open_tokenizer(path)
         decoder = type(self._special.decoder).__name__
         if decoder != "ByteLevel":
             raise TokenizerError(f"{path} has the decoder {decoder}, expected ByteLevel as in StarCoder2: use token ids instead of text")
@@ -53,18 +53,32 @@ class Codec:
         tokenizer.encode_special_tokens = True
         return tokenizer
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids. ``special``: whether ``<fim_prefix>`` and its like in the text mean the special token, or their characters."""
+    def encode(self, text: str, *, special: bool = True, framed: bool | None = None) -> list[int]:
+        """Token ids. ``special``: whether ``<fim_prefix>`` and its like in the text mean the
+        special token, or their characters.
+
+        ``framed``: whether the tokenizer adds what it puts around every text, if it does that
+        (StarCoder2's does not); by default where special tokens are meant.
+        """
         tokenizer = self._special if special else self._plain
         try:
-            return list(tokenizer.encode(text, add_special_tokens=special).ids)
+            with guarded("the tokenizer could not encode the text"):
+                framed = special if framed is None else framed
+                return list(tokenizer.encode(text, add_special_tokens=framed).ids)
         except TypeError as error:
             found = "a str with lone surrogates" if isinstance(text, str) else f"a {type(text).__name__}"
             raise RequestError(f"the text is {found}, expected a str of Unicode characters") from error
 
+    @cached_property
+    def longest_token(self) -> int | None:
+        """Characters that a token stands for at most; None where the tokenizer changes the text first, as StarCoder2's does not."""
+        if self._special.normalizer is not None:
+            return None
+        return max(map(len, self._special.get_vocab(with_added_tokens=True)), default=1)
+
     def special_id(self, token: str) -> int:
         """Id of a special token. Raises :class:`TokenizerError` if the tokenizer lacks it."""
-        number = self._special.token_to_id(token)
+        number = self._special.token_to_id(checked_text("token", token))
         if number is None:
             raise TokenizerError(f"the tokenizer has no {token}, expected StarCoder2's special tokens: fill-in-the-middle needs them")
         return int(number)
@@ -75,11 +89,17 @@ class Codec:
         return frozenset(number for number in found if number is not None)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of the text that a token stands for; none for special tokens and ids without a token."""
-        added = self._added.get(token)
+        """The bytes of the text that a token stands for; none for special tokens and ids without a token.
+
+        Raises :class:`TokenIdError` for what can be no id.
+        """
+        try:
+            added = self._added.get(token)
+            text = "" if added is not None else self._special.id_to_token(token) or ""
+        except (TypeError, OverflowError) as error:
+            raise TokenIdError(f"the token id is {shown(token)}, expected a whole number from 0") from error
         if added is not None:
             return b"" if added.special else added.content.encode()
-        text = self._special.id_to_token(token) or ""
         if any(character not in _BYTE_OF for character in text):  # not of the byte alphabet: tokenizers gives it as it is
             return str(text).encode()
         return bytes(_BYTE_OF[character] for character in text)
@@ -171,23 +191,42 @@ def fim_prompt(
     return [*ids, codec.special_id(FILE_SEP), codec.special_id(FIM_PREFIX), *(before + after if order == "psm" else after + before)]
 
 
-def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int) -> tuple[str, str]:
-    """The end of ``prefix`` and the beginning of ``suffix`` that together take about ``budget`` tokens, cut at line breaks where it can be.
+def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int, *, step: int = 1) -> tuple[str, str]:
+    """The end of ``prefix`` and the beginning of ``suffix`` that together take about ``budget``
+    tokens, cut at line breaks where it can be.
 
-    A quarter of the budget goes to the suffix; what one side leaves unused, the other takes. Texts that fit come back whole.
+    A quarter of the budget goes to the suffix; what one side leaves unused, the other takes. Texts
+    that fit come back whole. ``step``: the prefix loses a multiple of so many tokens, and the
+    suffix keeps one, so that both are cut where they were before while a few tokens are typed.
     """
-    before, after = codec.encode(prefix, special=False), codec.encode(suffix, special=False)
+    tokens = codec.encode(prefix, special=False), codec.encode(suffix, special=False)
+    return cut_around(codec, (prefix, suffix), tokens, budget, step)
+
+
+def cut_around(codec: Codec, texts: tuple[str, str], tokens: tuple[list[int], list[int]], budget: int, step: int) -> tuple[str, str]:
+    """The texts before and after a cursor, and their tokens -> what of both takes about ``budget``,
+    as :func:`around_cursor` cuts.
+    """
+    (prefix, suffix), (before, after) = texts, tokens
     if len(before) + len(after) <= budget:
         return prefix, suffix
     keep_after = min(len(after), max(budget // 4, budget - len(before)))
     keep_before = min(len(before), budget - keep_after)
     if keep_before < len(before):
-        prefix = _text(codec, before[len(before) - keep_before :])
-        prefix = prefix[prefix.find("\n") + 1 :] if "\n" in prefix[:-1] else prefix
+        dropped = -(-(len(before) - keep_before) // step) * step
+        keep_before = max(min(keep_before, step), len(before) - dropped)
+        prefix = last_tokens(codec, before, keep_before)
     if keep_after < len(after):
+        keep_after -= keep_after % step if keep_after > step else 0
         suffix = _text(codec, after[:keep_after])
         suffix = suffix[: suffix.rfind("\n") + 1] or suffix
     return prefix, suffix
+
+
+def last_tokens(codec: Codec, tokens: Sequence[int], count: int) -> str:
+    """Text of the last ``count`` tokens, from the first line break on where there is one."""
+    text = _text(codec, tokens[len(tokens) - count :])
+    return text[text.find("\n") + 1 :] if "\n" in text[:-1] else text
 
 
 def _text(codec: Codec, tokens: Sequence[int]) -> str:

@@ -2,13 +2,13 @@
 
 Field numbers are those of onnx.proto: ``ModelProto.graph`` 7, ``GraphProto.initializer`` 5, ``TensorProto.name`` 8 and
 ``TensorProto.external_data`` 13, which is made of ``StringStringEntryProto`` with ``key`` 1 and ``value`` 2.
+No field is taken to lie beyond its message, whatever its length says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _GRAPH: Final = 7
 _INITIALIZER: Final = 5
@@ -17,22 +17,27 @@ _EXTERNAL: Final = 13
 _KEY: Final = 1
 _VALUE: Final = 2
 
-_VARINT: Final = 0
-_FIXED64: Final = 1
-_BYTES: Final = 2
-_FIXED32: Final = 5
+VARINT: Final = 0
+FIXED64: Final = 1
+BYTES: Final = 2
+FIXED32: Final = 5
 
 Place = Mapping[str, str]
 """Entries of ``external_data``: ``location``, ``offset``, ``length``, and what onnxruntime adds (``prepacked_0``, ...)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """One field of a message: ``whole`` as it stands there, tag included; ``payload`` without tag and length."""
+class Field(NamedTuple):
+    """A field of a message: where its tag ``begin``s, its payload ``start``s and it ``end``s.
+
+    ``value``: the number that a field of kind :data:`VARINT` holds, from 0 to 2^64 - 1; else 0.
+    """
 
     number: int
-    whole: memoryview
-    payload: memoryview
+    kind: int
+    begin: int
+    start: int
+    end: int
+    value: int
 
 
 def places(model: bytes) -> dict[str, Place]:
@@ -53,62 +58,81 @@ def with_places(model: bytes, place: Callable[[str, Place], Place]) -> bytes:
     Raises :class:`ValueError` for what is not protobuf.
     """
 
-    def tensor(payload: memoryview) -> bytes:
-        parts = list(_fields(payload))
-        entries = [
-            {field.number: bytes(field.payload).decode("utf-8", "surrogateescape") for field in _fields(part.payload)}
-            for part in parts
-            if part.number == _EXTERNAL
-        ]
+    def tensor(payload: bytes) -> bytes:
+        parts = list(fields(payload))
+        entries = [_entry(payload[part.start : part.end]) for part in parts if part.number == _EXTERNAL]
         if not entries:
-            return bytes(payload)
-        name = next((bytes(part.payload).decode() for part in parts if part.number == _NAME), "")
-        moved = place(name, {entry.get(_KEY, ""): entry.get(_VALUE, "") for entry in entries})
-        kept = [bytes(part.whole) for part in parts if part.number != _EXTERNAL]
-        return b"".join([*kept, *(_message(_EXTERNAL, _text(_KEY, key) + _text(_VALUE, value)) for key, value in moved.items())])
+            return payload
+        names = [payload[part.start : part.end].decode() for part in parts if part.number == _NAME]
+        moved = place(names[-1] if names else "", dict(entries))
+        kept = [payload[part.begin : part.end] for part in parts if part.number != _EXTERNAL]
+        added = (message(_EXTERNAL, _text(_KEY, key) + _text(_VALUE, value)) for key, value in moved.items())
+        return b"".join([*kept, *added])
 
-    def graph(payload: memoryview) -> bytes:
-        return _rewritten(payload, _INITIALIZER, tensor)
-
-    return _rewritten(memoryview(model), _GRAPH, graph)
+    return _rewritten(model, _GRAPH, lambda graph: _rewritten(graph, _INITIALIZER, tensor))
 
 
-def _rewritten(message: memoryview, number: int, rewrite: Callable[[memoryview], bytes]) -> bytes:
+def _entry(payload: bytes) -> tuple[str, str]:
+    """Key and value of a ``StringStringEntryProto``."""
+    parts = {field.number: payload[field.start : field.end].decode("utf-8", "surrogateescape") for field in fields(payload)}
+    return parts.get(_KEY, ""), parts.get(_VALUE, "")
+
+
+def _rewritten(data: bytes, number: int, rewrite: Callable[[bytes], bytes]) -> bytes:
     """The message with ``rewrite`` of every field of this number."""
-    return b"".join(_message(number, rewrite(field.payload)) if field.number == number else bytes(field.whole) for field in _fields(message))
+    parts = []
+    for field in fields(data):
+        if field.number != number:
+            parts.append(data[field.begin : field.end])
+            continue
+        if field.kind != BYTES:
+            raise ValueError(f"field {number} is of kind {field.kind}, expected {BYTES}: this is not an ONNX model")
+        parts.append(message(number, rewrite(data[field.start : field.end])))
+    return b"".join(parts)
 
 
-def _fields(message: memoryview) -> Iterator[_Field]:
-    at = 0
-    while at < len(message):
-        begin = at
-        tag, at = _varint(message, at)
+def fields(data: bytes, at: int = 0, stop: int | None = None) -> Iterator[Field]:
+    """Yield the fields of the message that lies from ``at`` to ``stop``, by default to the end of ``data``.
+
+    No field ends beyond its message. Raises :class:`ValueError` for what is not protobuf: a field
+    that does, one without a number, a number of more than 64 bits, and groups, which ONNX has not.
+    """
+    stop = len(data) if stop is None else stop
+    while at < stop:
+        begin, value = at, 0
+        tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at, stop)  # nearly all have one byte
         number, kind = tag >> 3, tag & 7
-        if kind == _BYTES:
-            length, at = _varint(message, at)
-            end = at + length
-        elif kind == _VARINT:
-            _, end = _varint(message, at)
-        elif kind in (_FIXED64, _FIXED32):
-            end = at + (8 if kind == _FIXED64 else 4)
+        start = at
+        if kind == BYTES:
+            length, start = (data[at], at + 1) if at < stop and data[at] < 0x80 else _varint(data, at, stop)
+            at = start + length
+        elif kind == VARINT:
+            value, at = _varint(data, at, stop)
+        elif kind in (FIXED64, FIXED32):
+            at += 8 if kind == FIXED64 else 4
         else:
             raise ValueError(f"byte {begin} of a message begins a field of kind {kind}, expected 0, 1, 2 or 5: this is not an ONNX model")
-        if end > len(message):
-            raise ValueError(f"a field at byte {begin} ends at {end}, its message at {len(message)}: the model is truncated")
-        yield _Field(number, message[begin:end], message[at:end])
-        at = end
+        if number == 0:
+            raise ValueError(f"byte {begin} of a message begins a field of number 0: this is not an ONNX model")
+        if at > stop:
+            raise ValueError(f"a field at byte {begin} ends at {at}, its message at {stop}: the model is truncated")
+        yield tuple.__new__(Field, (number, kind, begin, start, at, value))  # half the time of Field(...)
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
     """The number at ``at``, seven bits a byte, lowest first, and where it ends: ``ac 02`` is 0x2c + (2 << 7) = 300."""
-    value = shift = 0
-    while at < len(message):
-        byte = message[at]
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= stop:
+            raise ValueError("a number runs past the end of its message: the model is truncated")
+        byte = data[at]
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
         if byte < 0x80:
+            if value >> 64:
+                break
             return value, at
-    raise ValueError("a number runs past the end of its message: the model is truncated")
+    raise ValueError(f"a number at byte {at} has more than 64 bits: this is not an ONNX model")
 
 
 def _number(value: int) -> bytes:
@@ -120,9 +144,10 @@ def _number(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _message(number: int, payload: bytes) -> bytes:
-    return _number(number << 3 | _BYTES) + _number(len(payload)) + payload
+def message(number: int, payload: bytes) -> bytes:
+    """A field of this number whose payload is bytes: a text, or another message."""
+    return _number(number << 3 | BYTES) + _number(len(payload)) + payload
 
 
 def _text(number: int, text: str) -> bytes:
-    return _message(number, text.encode("utf-8", "surrogateescape"))  # names of files may be other bytes
+    return message(number, text.encode("utf-8", "surrogateescape"))  # names of files may be other bytes

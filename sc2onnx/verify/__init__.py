@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sc2onnx.errors import MissingDependencyError
+from sc2onnx.hints import install
 
 try:
     from sc2onnx.verify.criterion import TOLERANCE
@@ -11,6 +12,6 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sc2onnx"):
         raise
-    raise MissingDependencyError(f'comparing with torch needs the package {error.name}: pip install "sc2onnx[cpu,verify]"') from error
+    raise MissingDependencyError(f"comparing with torch needs the package {error.name}: {install('cpu', 'verify')}") from error
 
 __all__ = ["TOLERANCE", "torch_opener", "verify"]

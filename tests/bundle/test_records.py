@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,11 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert len(read(path, 100)["a"]) == 91
     with pytest.raises(ValueError, match="more than 99 bytes"):
         read(path, 99)
+
+
+def test_a_key_twice_among_very_many_is_found_at_once() -> None:
+    keys = [f'"{number}": 0' for number in range(200_000)]
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"it has the key '199999' twice"):
+        parse(f"{{{', '.join([*keys, keys[-1]])}}}".encode())
+    assert time.process_time() - began < 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -85,7 +86,10 @@ def test_infill_in_a_file_larger_than_the_context_uses_what_is_near_the_cursor(b
     assert succeeded(done)
     assert b"lines up to the cursor" in done.stderr
     short = ("--line", "1000", "--column", "8", "--max-new-tokens", "4", "--prompt-tokens", "100")
-    assert b"about 100 tokens" in sc2onnx("infill", bundle, "long.py", *short, directory=tmp_path).stderr
+    line = sc2onnx("infill", bundle, "long.py", *short, directory=tmp_path).stderr.decode()
+    found = re.fullmatch(r"using \d+ lines up to the cursor and \d+ from it on \((\d+) tokens\)\n", line)
+    assert found is not None, line
+    assert 60 < int(found[1]) <= 100
     assert "--prompt-tokens is 15" in refused(sc2onnx("infill", bundle, "long.py", *short[:-1], "15", directory=tmp_path))
 
 
@@ -98,6 +102,21 @@ def test_infill_makes_room_for_other_files_and_does_not_reserve_the_whole_answer
     (tmp_path / "other.py").write_text("".join(f"name_{i} = {i}\n" for i in range(100)))
     (tmp_path / "open.py").write_text("".join(f"value_{i} = {i}\n" for i in range(2000)))
     succeeded(sc2onnx("infill", bundle, "open.py", *cursor, "--context", "other.py", "--path", "open.py", "--repo", "a/b", directory=tmp_path))
+    (tmp_path / "other.py").write_text("".join(f"name_{i} = {i}\n" for i in range(4000)))
+    done = sc2onnx("infill", bundle, "open.py", *cursor, "--context", "other.py", directory=tmp_path)
+    succeeded(done)
+    assert re.search(rb"from it on and \d+ of 4000 lines of other\.py \(\d+ tokens\)\n$", done.stderr)
+
+
+def test_several_samples_are_a_list_and_special_tokens_may_be_text(bundle: Path, tmp_path: Path) -> None:
+    options = ("--json", "--max-new-tokens", "4", "--temperature", "1", "--seed", "3")
+    samples = json.loads(succeeded(sc2onnx("generate", bundle, "def f(", *options, "--n", "3", directory=tmp_path)))
+    assert len(samples) == 3
+    assert samples[0]["tokens"] == json.loads(succeeded(sc2onnx("generate", bundle, "def f(", *options, directory=tmp_path)))["tokens"]
+    assert "--n is for --json" in refused(sc2onnx("generate", bundle, "a", "--n", "2", directory=tmp_path))
+    ends = ("generate", bundle, "x = 1<|endoftext|>", *options[:3])
+    texts = [json.loads(succeeded(sc2onnx(*ends, "--special-tokens", kind, directory=tmp_path)))["text"] for kind in ("parse", "text")]
+    assert texts[0] != texts[1]
 
 
 def test_info_adds_up(bundle: Path, tmp_path: Path) -> None:
@@ -128,7 +147,7 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     done = sc2onnx("doctor", directory=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
     assert b"broken on purpose" in done.stdout
-    assert b'pip install "sc2onnx[cpu]"' in done.stdout
+    assert b'pip install "onnxruntime>=1.32"' in done.stdout
 
 
 @pytest.mark.parametrize(

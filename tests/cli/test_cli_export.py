@@ -75,3 +75,19 @@ def test_mistakes_are_one_line_and_leave_nothing(checkpoint: Path, tmp_path: Pat
     assert len(errors) == 1, done.stderr
     assert message in errors[0]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "sc2onnx-cache") == ["taken"]
+
+
+def test_an_unknown_setting_is_vouched_for(checkpoint: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(checkpoint, tmp_path / "copied"))
+    settings = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**settings, "novelty": 3, "other": 4}))
+    refused = sc2onnx("export", copied, "mini", directory=tmp_path)
+    assert refused.returncode == 2
+    assert "unknown setting novelty=3, other=4, expected" in refused.stderr
+    allow = ("--allow-setting", "novelty", "--allow-setting", "other")
+    assert sc2onnx("info", copied, "--plan", *allow, directory=tmp_path).returncode == 0
+    done = sc2onnx("export", copied, "mini", "--json", *allow, directory=tmp_path)
+    origin = json.loads(done.stdout)["manifest"]["provenance"]
+    assert origin["allowed_settings"] == ["novelty", "other"]
+    bundle = sc2onnx("info", "mini", *allow, directory=tmp_path)
+    assert (bundle.returncode, "add --plan" in bundle.stderr) == (2, True)

@@ -85,22 +85,24 @@ def test_a_published_shape_needs_nothing_at_all(tmp_path: Path) -> None:
 def test_of_a_hub_id_only_the_configuration_is_fetched(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Any, Any]] = []
 
-    def download(repo_id: str, *, revision: str | None, allow_patterns: Any) -> str:
+    def download(repo_id: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool) -> str:
+        assert not local_files_only
         asked.append((repo_id, revision, allow_patterns))
         return str(checkpoint)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "answers", lambda *_: True)
     assert outlook.outlook("org/name", revision="v1").name == "org/name"
-    assert asked == [("org/name", "v1", ["config.json"])]
+    assert asked == [("org/name", "v1", ["config.json", "adapter_config.json"])]  # an adapter is told of
 
 
 def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 5_000_000_000)
     memory = {row.forecast.precision: f"{row.forecast.memory / 1e9:.3f}" for row in ahead.rows if "cpu" in row.targets}
-    figures = ["12.130", memory["fp32"], "12.163!", "12.193!", "12.382!", "12.397!", "no"]
+    figures = ["12.130", memory["fp32"], "12.163!", "-", "12.193!", "12.382!", "12.397!", "no"]
     assert cells(ahead, "fp32", "cpu, portable") == figures
     assert cells(ahead, "int8", "cpu")[-1] == "yes"
-    assert cells(ahead, "int4", "cpu, portable") == ["<=1.847", memory["int4"], "<=3.559", "<=1.910", "<=2.098", "<=2.114", "yes"]
+    assert cells(ahead, "int4", "cpu, portable") == ["<=1.847", memory["int4"], "<=3.559", "<=1.939!", "<=1.910", "<=2.098", "<=2.114", "yes"]
     assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(outlook.lines(ahead))
     enough = ahead.rows[-1].forecast.memory
     for free, mark, verdict in ((enough, "", "yes"), (enough - 1, "!", "no")):
@@ -108,9 +110,29 @@ def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
         assert (shown[1], shown[-1]) == (memory["int4-fast"] + mark, verdict)
 
 
+def test_the_packed_form_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.05 times the weights, and for standard operators twice, as measured; nothing for floats, and on a GPU."""
+    rows = with_free(monkeypatch, 4_000_000_000, 50_000_000_000).figures()["precisions"]
+    shares = {(row["precision"], row["targets"][0]): round(row["packed"] / row["weights"], 2) for row in rows}
+    assert shares == {
+        **{(name, "cuda"): 0.0 for name in ("fp16", "bf16", "int8", "int4")},
+        **{("fp32", "cpu"): 0.0, ("int8", "cpu"): 1.05, ("int8", "portable"): 2.05, ("int4", "cpu"): 1.05, ("int4-fast", "cpu"): 1.05},
+    }
+
+
+def test_the_time_of_a_calibration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
+    assert "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors (2.0 hours with\n  --calibration-tokens 8192)" in "\n".join(
+        outlook.lines(ahead)
+    )
+    told = {(row.forecast.precision, row.targets[0]): row.figures()["export"]["calibration_seconds"] for row in ahead.rows}
+    assert told["int8", "cpu"] == 0
+    assert 3 * 3600 < told["int4", "cuda"] < told["int4", "cpu"] < 4 * 3600  # on a GPU nothing is lifted
+
+
 def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
-    assert cells(ahead, "bf16", "cuda")[2:] == ["6.099", "6.096", "6.191", "6.568", "export"]
+    assert cells(ahead, "bf16", "cuda")[2:] == ["6.099", "-", "6.096", "6.191", "6.568", "export"]
     (row,) = [row for row in ahead.figures()["precisions"] if row["precision"] == "bf16"]
     assert {running["fits"] for running in row["running"]} == {None}
     assert cells(with_free(monkeypatch, 4_000_000_000, 1), "bf16", "cuda")[-1] == "no"
@@ -118,7 +140,7 @@ def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_not_known_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, None, 50_000_000_000)
-    assert cells(ahead, "int8", "cpu")[2:] == ["3.274", "3.304", "3.492", "3.508", "?"]
+    assert cells(ahead, "int8", "cpu")[2:] == ["3.274", "3.403", "3.304", "3.492", "3.508", "?"]
     assert "memory not known, disk 50.0 GB" in "\n".join(outlook.lines(ahead))
 
 

@@ -121,7 +121,7 @@ def test_edit_similarity_is_levenshteins(a: str, b: str) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
-    with pytest.raises(MissingDependencyError, match=r'needs the package rapidfuzz.*pip install "sc2onnx\[cpu,evaluate\]"'):
+    with pytest.raises(MissingDependencyError, match=r'needs the package rapidfuzz.*pip install "rapidfuzz>=3" "matplotlib>=3.8"'):
         edit_similarity()
 
 

@@ -40,6 +40,24 @@ SETTINGS: Mapping[str, Any] = {
     "eos_token_id": 0,
 }
 
+TOKENIZER: Mapping[str, Any] = {
+    "added_tokens": [
+        {
+            "id": 0,
+            "content": "<|endoftext|>",
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+    ],
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+    "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+    "model": {"type": "BPE", "vocab": {"<|endoftext|>": 0, "a": 1, "f": 2}, "merges": []},
+}
+"""A tokenizer for a vocabulary of 32: it has no tokens for most text."""
+
 Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -93,7 +111,7 @@ def _write_checkpoint(
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(settings))
     if tokenizer:
-        (directory / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}, "merges": []}}')
+        (directory / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     if not shards:
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         return directory

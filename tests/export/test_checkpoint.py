@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
-from sc2onnx.export.checkpoint import Checkpoint, StoredTensor
+from sc2onnx.export.checkpoint import Checkpoint
+from sc2onnx.export.stored import StoredTensor
 
 Make = Callable[..., Path]
 INDEX = "model.safetensors.index.json"
@@ -320,14 +321,3 @@ def test_a_list_of_licences_is_not_read_as_its_dash(make_checkpoint: Make) -> No
     directory = make_checkpoint()
     (directory / "README.md").write_text("---\nlicense:\n- mit\nlibrary_name: transformers\n---\n")
     assert Checkpoint.open(directory).license() in ("mit", None)
-
-
-def test_the_files_that_a_bundle_takes_over(make_checkpoint: Make) -> None:
-    directory = make_checkpoint()
-    for name in ("generation_config.json", "special_tokens_map.json"):
-        (directory / name).write_text("{}")
-    for name in ("LICENSE", "LICENSE.txt", "LICENSE of mine", "merges.txt", "notes.md"):
-        (directory / name).write_text("text")
-    (directory / "LICENSES").mkdir()
-    found = {path.name for path in Checkpoint.open(directory).copied_files()}
-    assert found == {"tokenizer.json", "config.json", "generation_config.json", "special_tokens_map.json", "LICENSE", "LICENSE.txt"}

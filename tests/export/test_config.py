@@ -9,6 +9,8 @@ import pytest
 
 from sc2onnx.errors import UnsupportedModelError
 from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.forecast import forecast
+from sc2onnx.export.precision import Variant
 
 MINIMAL = {
     "model_type": "starcoder2",
@@ -353,3 +355,53 @@ def test_the_facts_for_the_runtime_are_those_of_the_configuration() -> None:
     assert (facts.context_length, facts.sliding_window, facts.tied_embeddings) == (4096, 3, False)
     assert (facts.rope_theta, type(facts.rope_theta)) == (500.0, float)
     assert (facts.parameters, facts.eos_token_ids) == (12, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("vocab_size", 1 << 24),
+        ("hidden_size", 1 << 17),
+        ("intermediate_size", 1 << 20),
+        ("num_hidden_layers", 512),
+        ("num_attention_heads", 1 << 12),
+        ("num_key_value_heads", 1 << 12),
+        ("head_dim", 1 << 12),
+        ("max_position_embeddings", 1 << 22),
+    ],
+)
+@pytest.mark.parametrize("value", [None, 10**9, 10**12, 1 << 63, 10**39])
+def test_a_size_that_nobody_has_is_refused(name: str, most: int, value: int | None) -> None:
+    size = most + 1 if value is None else value
+    message = rf"{name} is {size}, expected a positive integer of at most {most:,}"
+    with pytest.raises(UnsupportedModelError, match=message):
+        read(**{name: size})
+
+
+def test_the_largest_of_everything_is_planned_in_no_time() -> None:
+    largest = {"hidden_size": 1 << 17, "intermediate_size": 1 << 20, "num_hidden_layers": 512}
+    heads = {"num_attention_heads": 1 << 12, "num_key_value_heads": 1 << 12, "head_dim": 1 << 12}
+    config = read(**largest, **heads, vocab_size=1 << 24, max_position_embeddings=1 << 22)
+    ahead = forecast(config, Variant("int8", "cpu"))
+    assert ahead.weights > 10**15
+
+
+@pytest.mark.parametrize("value", [1 << 31, 10**12, 10**39])
+def test_a_window_beyond_any_index_is_refused(value: int) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"sliding_window is {value}, expected"):
+        read(sliding_window=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rope_theta", 1e300), ("rope_theta", 1e-9), ("norm_epsilon", 1e-60), ("norm_epsilon", 2)],
+)
+def test_numbers_that_float32_does_not_survive_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{name} is .*, expected a positive number"):
+        read(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1 << 24 | 1, 1 << 63, list(range(1000))])
+def test_end_tokens_are_bounded(value: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="eos_token_id is "):
+        read(eos_token_id=value)

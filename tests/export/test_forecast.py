@@ -20,7 +20,7 @@ from sc2onnx.directories import cache_directory
 from sc2onnx.errors import RequestError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.forecast import calibration_peak, facts, forecast, variants
+from sc2onnx.export.forecast import calibration_peak, calibration_seconds, facts, forecast, variants
 from sc2onnx.export.precision import OWN_TARGETS, PRECISIONS, Variant
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.export.weights import checkpoint_shapes
@@ -150,3 +150,11 @@ def test_the_largest_matrix_counts_for_the_portable_target_alone() -> None:
         target: forecast(larger, Variant("int8", target)).memory - forecast(config, Variant("int8", target)).memory for target in ("cpu", "portable")
     }
     assert grown["cpu"] < added / 4 < 4 * added < grown["portable"]
+
+
+def test_a_calibration_of_the_3b_shape_takes_the_hours_that_were_measured() -> None:
+    """docs/measurements.md: 2 h 23 min with 8,192 tokens, of which twenty minutes were pauses; three to four hours with the default text."""
+    shape = Starcoder2Config.from_dict(SHAPES["3b"])
+    assert 1.9 < calibration_seconds(shape, 8192) / 3600 < 2.2
+    assert 3 < calibration_seconds(shape) / 3600 < 4
+    assert calibration_seconds(Starcoder2Config.from_dict(SHAPES["15b"])) > 5 * calibration_seconds(shape)

@@ -142,11 +142,12 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids that were asked of the hub; it never answers."""
     asked: list[str] = []
 
-    def download(repo_id: str, **options: Any) -> str:
+    def download(repo_id: str, *arguments: Any, **options: Any) -> str:
         asked.append(repo_id)
         raise AssertionError(f"the hub was asked for {repo_id}")
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "answers", download)
     return asked
 
 
@@ -160,6 +161,19 @@ def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(
     with pytest.raises(CheckpointNotFoundError):
         export(name, tmp_path / "bundle")
     assert downloads == []
+
+
+def test_a_name_in_a_directory_that_is_there_is_a_path(downloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        CheckpointNotFoundError, match="no checkpoint at org/name: the directory org has no name: correct the name, or give a revision"
+    ):
+        export("org/name", tmp_path / "bundle")
+    assert downloads == []
+    with pytest.raises(CheckpointNotFoundError, match="could not be downloaded"):
+        export("org/name", tmp_path / "bundle", revision="main")
+    assert downloads == ["org/name"]
 
 
 def test_a_local_directory_is_what_it_is(downloads: list[str], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,11 +198,13 @@ def test_only_what_an_export_needs_is_downloaded(tiny_checkpoint: Path, monkeypa
     snapshot = tiny_checkpoint.parent / MAIN
     asked: list[tuple[str, Any, Any]] = []
 
-    def download(repo_id: str, *, revision: str | None, allow_patterns: Any) -> str:
+    def download(repo_id: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool) -> str:
+        assert not local_files_only
         asked.append((repo_id, revision, allow_patterns))
         return str(snapshot)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "answers", lambda *_: True)
     assert hub.resolve("org/name", "v1") == hub.Source(snapshot, "org/name", MAIN)
     ((repo_id, revision, patterns),) = asked
     assert (repo_id, revision) == ("org/name", "v1")

@@ -135,7 +135,7 @@ export(sys.argv[1], sys.argv[2], overwrite=True)
     assert_new_and_alone(old)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP), (signal.SIGINT, 130)])
 def test_an_interrupted_command_leaves_nothing(
     tiny_checkpoint: Path, place: Path, contents: Contents, start_slow_export: Start, number: signal.Signals, status: int
 ) -> None:

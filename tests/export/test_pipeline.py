@@ -123,16 +123,17 @@ def test_an_unknown_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        ({"eos_token_id": [1, 2]}, (1, 2)),
-        ({"eos_token_id": 3}, (3,)),
-        ({"eos_token_id": 0}, (0,)),
+        ({"eos_token_id": [1, 2]}, (1, 2, 5)),
+        ({"eos_token_id": 3}, (3, 5)),
+        ({"eos_token_id": [7, 5]}, (7, 5)),
         ({"eos_token_id": None}, (5,)),
         ({"eos_token_id": []}, (5,)),
         ({"do_sample": True}, (5,)),
         (None, (5,)),
     ],
 )
-def test_the_end_tokens_of_generation_config_win(
+@pytest.mark.filterwarnings("ignore:the end-of-text:UserWarning")
+def test_the_end_tokens_of_generation_config_and_config_are_united(
     make_checkpoint: Make, tmp_path: Path, written: dict[str, Any] | None, expected: tuple[int, ...]
 ) -> None:
     directory = make_checkpoint({"eos_token_id": 5})

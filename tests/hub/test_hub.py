@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -173,6 +177,54 @@ def test_a_damaged_bundle_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_pa
     assert (done.returncode, hub.repositories) == (2, {})
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_file_of_ones_own_behind_a_link_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    (tmp_path / "secret").write_text("a key")
+    for name in ("README.md", "config.json"):
+        shutil.move(tmp_path / "copy" / name, tmp_path / name)
+        (tmp_path / "copy" / name).symlink_to(tmp_path / "secret")
+        done = run("push", tmp_path / "copy", "team/mini", HF_TOKEN="x")
+        assert (done.returncode, hub.repositories) == (2, {})
+        assert f"{name} is a link that leads out of the bundle" in done.stderr
+        (tmp_path / "copy" / name).unlink()
+        shutil.move(tmp_path / name, tmp_path / "copy" / name)
+
+
+@pytest.mark.parametrize("card", [None, b"\xff\xfe", b" " * (5 << 20)])
+def test_a_card_that_is_none(hub: Hub, run: Run, bundle: Path, tmp_path: Path, card: bytes | None) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").unlink()
+    if card is not None:
+        (tmp_path / "copy" / "README.md").write_bytes(card)
+    done = run("push", tmp_path / "copy", "team/mini", HF_TOKEN="x")
+    assert (done.returncode, hub.repositories) == (2, {})
+    assert "README.md cannot be pushed (" in done.stderr
+
+
+CHANGED = """
+import pathlib
+from sc2onnx import hub
+from sc2onnx.errors import BundleError
+from sc2onnx.manifest import Manifest
+directory = pathlib.Path({directory!r})
+manifest = Manifest.read(directory)
+with (directory / "config.json").open("a") as file:
+    file.write(" ")
+try:
+    hub.push(directory, manifest, "team/mini")
+except BundleError as error:
+    print(error)
+"""
+
+
+def test_what_changes_after_it_was_checked_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    said = succeeded(run(code=CHANGED.format(directory=str(tmp_path / "copy")), HF_TOKEN="x"))
+    assert "config.json changed while it was pushed, so nothing was" in said
+    assert (hub.repositories["team/mini"].files() or {}) == {}
+
+
 def test_what_exists_wins_and_paths_are_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "team" / "mini").mkdir(parents=True)
@@ -182,3 +234,50 @@ def test_what_exists_wins_and_paths_are_no_ids(tmp_path: Path, monkeypatch: pyte
         located("team/mini", "v1")
     with pytest.raises(BundleNotFoundError, match="no bundle at"):
         sc2onnx.load("./team/other")
+    with pytest.raises(BundleNotFoundError, match="no bundle at team/mimi: the directory team has no mimi: correct the name, or give a revision"):
+        sc2onnx.load("team/mimi")
+
+
+@pytest.mark.parametrize("way", ["refused", "silent", "503"])
+def test_a_hub_that_does_not_answer_is_asked_once(run: Run, pushed: Hub, way: str) -> None:
+    """What is in the cache is used, and what is not is an error that names both things that the name may be."""
+    assert run("generate", "team/mini", "x", "--max-new-tokens", 1).returncode == 0
+    with unanswering(way) as address:
+        cached = run("generate", "team/mini", "x", "--max-new-tokens", 1, HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="1")
+        began = time.perf_counter()
+        absent = run("generate", "bundels/mini", "x", HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="1")
+        took = time.perf_counter() - began
+    assert (cached.returncode, cached.stderr) == (0, "")
+    assert took < 8
+    assert (absent.returncode, absent.stderr.count("\n")) == (2, 1)
+    assert "no directory bundels/mini, and the hub cannot be reached nor does its local cache hold bundels/mini: correct the path" in absent.stderr
+
+
+def test_a_pinned_commit_that_is_whole_is_not_asked_for_again(run: Run, pushed: Hub) -> None:
+    commit = pushed.repositories["team/mini"].branches["main"]
+    code = f"import sc2onnx; sc2onnx.load('team/mini', revision='{commit}')"
+    succeeded(run(code=code))
+    asked = len(pushed.asked)
+    succeeded(run(code=code))
+    assert len(pushed.asked) == asked
+
+
+@contextmanager
+def unanswering(way: str) -> Iterator[str]:
+    """The address of a hub that refuses connections, takes them and is silent, or is overloaded."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if way != "refused":
+            server.listen(16)
+        if way == "503":
+            threading.Thread(target=overloaded, args=[server], daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def overloaded(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

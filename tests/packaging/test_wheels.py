@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def run(unpacked: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=unpacked, env={**os.environ, "PYTHONPATH": str(unpacked)})
 
 
+def test_it_lists_every_module_but_those_that_the_whole_package_has_alone() -> None:
+    """Needs no build, so that a new module is missed at once."""
+    settings = tomllib.loads((ROOT / "packaging" / "runtime" / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = {Path(name).name for name in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]} - {"LICENSE"}
+    there = {path.name for path in (ROOT / "sc2onnx").iterdir() if path.name not in ("__pycache__", ".DS_Store")}
+    assert there - listed == {"bench", "evaluate", "export", "verify", "outlook.py", "picture.py"}
+    assert listed <= there
+
+
 def test_it_is_small(wheel: Path) -> None:
     assert wheel.name.startswith("sc2onnx_runtime-")
     assert 50_000 < wheel.stat().st_size < LIMIT
@@ -75,7 +85,11 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert run(unpacked, "info", bundle).returncode == 0
-    assert run(unpacked, "doctor").returncode == 0
+    found = run(unpacked, "doctor")
+    assert found.returncode == 0
+    assert "sc2onnx         0.1.0, the runtime alone" in found.stdout
+    assert "needs" not in found.stdout
+    assert "pip install sc2onnx" not in found.stdout
 
 
 @pytest.mark.parametrize(
@@ -84,5 +98,5 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
 def test_it_says_what_it_has_not(unpacked: Path, bundle: Path, arguments: tuple[str, ...]) -> None:
     done = run(unpacked, *(bundle if word == "BUNDLE" else word for word in arguments))
     assert done.returncode == 2
-    assert "this is the runtime alone, which cannot do that: pip install sc2onnx instead of sc2onnx-runtime" in done.stderr
+    assert "this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel, instead" in done.stderr
     assert done.stderr.count("\n") == 1

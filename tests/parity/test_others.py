@@ -23,7 +23,7 @@ from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.manifest import Manifest
 from sc2onnx.verify import verify
 from sc2onnx.verify.reference import Reference
-from tests.parity.mistakes import gqa_window_off_by_one
+from tests.parity.mistakes import gqa_window_off_by_one, let_in
 from tests.parity.shapes import SHAPES, Shape, make
 
 NAMES = ("window of 1", "window of 7", "no biases, separate head, no window", "head size 128", "stored as fp16", "wide epsilon, one layer")
@@ -64,6 +64,7 @@ def test_the_window_of_what_grows_is_compared(monkeypatch: pytest.MonkeyPatch, t
     def wrong(op: Recorder, config: Any, *arguments: Any) -> Step:
         return real(op, dataclasses.replace(config, sliding_window=config.sliding_window + 1), *arguments)
 
+    let_in(monkeypatch)
     monkeypatch.setattr(growing, "masked_step", wrong)
     checkpoint, bundle = exported(SMALL, "optimum", tmp_path)
     assert not verify(bundle, checkpoint, greedy_tokens=0).summary.passed

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ import sc2onnx
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError, RequestError, TokenizerError
 from sc2onnx.manifest import Manifest
-from sc2onnx.runtime import bundle as bundle_module
+from sc2onnx.runtime import stamps
 from sc2onnx.runtime.bundle import Bundle
+
+SETTLED = 0.1
+"""Seconds after which a change of a file shows in its stamp."""
 
 
 @pytest.fixture
@@ -85,8 +89,8 @@ def test_a_path_that_leaves_the_directory(copy: Path, name: str) -> None:
 
 
 def test_a_newer_manifest(copy: Path) -> None:
-    edit(copy, lambda raw: raw.update(format_version=5, something_new={}))
-    with pytest.raises(BundleVersionError, match="format_version 5, this sc2onnx reads 1 to 4: upgrade sc2onnx"):
+    edit(copy, lambda raw: raw.update(format_version=6, something_new={}))
+    with pytest.raises(BundleVersionError, match="format_version 6, this sc2onnx reads 1 to 5: upgrade sc2onnx"):
         sc2onnx.load(copy)
 
 
@@ -142,7 +146,7 @@ def test_a_moved_bundle_still_works(copy: Path, tmp_path: Path) -> None:
 
 
 def test_large_files_are_hashed_once_and_again_when_touched(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_module, "_LARGE", 1 << 20)
+    monkeypatch.setattr(stamps, "LARGE", 1 << 20)
     hashed: list[str] = []
     digest = hashlib.file_digest
 
@@ -151,6 +155,7 @@ def test_large_files_are_hashed_once_and_again_when_touched(copy: Path, monkeypa
         return digest(file, name)
 
     monkeypatch.setattr(hashlib, "file_digest", counting)
+    time.sleep(SETTLED)
     Bundle.open(copy)
     assert "model.onnx.data" in hashed
     hashed.clear()
@@ -166,10 +171,11 @@ def test_large_files_are_hashed_once_and_again_when_touched(copy: Path, monkeypa
 
 
 def test_a_damaged_or_unwritable_cache_costs_only_time(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bundle_module, "_LARGE", 1 << 20)
+    monkeypatch.setattr(stamps, "LARGE", 1 << 20)
+    time.sleep(SETTLED)
     Bundle.open(copy)
-    (stamps,) = (cache_directory() / "checked").iterdir()
-    stamps.write_text("nonsense")
+    (memo,) = (cache_directory() / "checked").iterdir()
+    memo.write_text("nonsense")
     Bundle.open(copy)
     (tmp_path / "a-file").touch()
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "a-file"))
@@ -181,7 +187,7 @@ def test_loading_needs_no_home_directory(copy: Path, monkeypatch: pytest.MonkeyP
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(bundle_module, "_LARGE", 1 << 20)
+    monkeypatch.setattr(stamps, "LARGE", 1 << 20)
     for variable in ("SC2ONNX_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(Path, "home", staticmethod(homeless))

@@ -14,6 +14,7 @@ import pytest
 import sc2onnx
 from sc2onnx.doctor import diagnose
 from sc2onnx.errors import DeviceError, InferenceError, RequestError
+from sc2onnx.hints import install
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime import device as device_room
 from sc2onnx.runtime import session
@@ -90,7 +91,7 @@ def test_every_trouble_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "missing_libraries", lambda names: [name for name in names if "cublas." in name])
     assert cuda_trouble(Device("cuda")) == "there is no NVIDIA driver"
     assert "built for CUDA 13" in str(cuda_trouble(Device("cuda")))
-    assert cuda_trouble(Device("cuda")) == ('libcublas.so.13 cannot be loaded, which onnxruntime-gpu for CUDA 13 needs: pip install "sc2onnx[gpu]"')
+    assert cuda_trouble(Device("cuda")) == ("libcublas.so.13 cannot be loaded, which onnxruntime-gpu for CUDA 13 needs: " + install("gpu"))
     monkeypatch.setattr(session, "missing_libraries", lambda names: [])
     assert cuda_trouble(Device("cuda")) is None
 
@@ -98,7 +99,7 @@ def test_every_trouble_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 @without_cuda
 def test_onnxruntime_without_cuda_is_said_to_be_so(gpu_bundle: Path) -> None:
     """Never a silent run on the CPU."""
-    with pytest.raises(DeviceError, match=r"'cuda:0', which does not work here: the installed onnxruntime .* without CUDA: .*sc2onnx\[gpu\]"):
+    with pytest.raises(DeviceError, match=r"'cuda:0', which does not work here: the installed onnxruntime .* without CUDA: .*onnxruntime-gpu\["):
         sc2onnx.load(gpu_bundle, device="cuda")
     with pytest.raises(DeviceError, match="'cuda:1', which does not work here"):
         sc2onnx.load(gpu_bundle, device="cuda:1")

@@ -67,9 +67,11 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model: sc2onnx.Model) -> Non
 
 def test_a_batch_past_the_window_and_with_rows_that_end_early(forgetful: sc2onnx.Model) -> None:
     prompts = ["import sys\n" * 150, "def f(x):\n    return", "a = [" + "1, " * 300]
-    options: dict[str, Any] = {"max_new_tokens": 30, "stop": ["\n"], "temperature": 0.7, "seed": 11}
+    options: dict[str, Any] = {"max_new_tokens": 30, "stop": ["\n"]}
     together = forgetful.generate(prompts, **options)
     assert together == [forgetful.generate(prompt, **options) for prompt in prompts]
+    options |= {"temperature": 0.7, "seed": 11}
+    assert forgetful.generate(prompts, **options)[0] == forgetful.generate(prompts[0], **options)
     assert len({len(done.tokens) for done in together}) > 1
     assert forgetful.memory_footprint().cache == 0
 
@@ -99,7 +101,7 @@ def test_stop_tokens_end_it_and_are_not_in_it(model: sc2onnx.Model) -> None:
 
 def test_the_default_stop_tokens_are_those_that_end_code(model: sc2onnx.Model) -> None:
     names = ("<|endoftext|>", "<file_sep>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")
-    assert model._rules(1, SamplingParameters(), (), None, False).stop_tokens == {model.codec.special_id(name) for name in names}
+    assert model._rules(1, SamplingParameters(), None, None, False).stop_tokens == {model.codec.special_id(name) for name in names}
 
 
 def test_infilling_ends_by_itself_and_reads_the_suffix(model: sc2onnx.Model) -> None:

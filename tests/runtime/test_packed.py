@@ -25,7 +25,7 @@ from sc2onnx.evaluate import bundle_opener
 from sc2onnx.runtime import packing, prepacked
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.packing import find, make
-from sc2onnx.runtime.prepacked import DATA, ENTRY, GRAPH, PackedCache, PackedForm
+from sc2onnx.runtime.prepacked import DATA, ENTRY, GRAPH, Entry, PackedCache, PackedForm
 from sc2onnx.runtime.wire import places, with_places
 
 try:
@@ -118,10 +118,11 @@ def without_packed_bytes(form: PackedForm) -> None:
 
 
 def test_altered_bytes_are_never_computed_with(int4: Path) -> None:
-    """Even where size and time are those that were noted: onnxruntime compares with what it packs itself."""
+    """Even where all digests are those that were noted: onnxruntime compares with what it packs itself."""
     expected, form = plain(int4), made(int4)
     without_packed_bytes(form)
-    assert find_form(int4) == form  # as far as a look at the files can tell
+    replace(form, (form.directory / GRAPH).read_bytes())
+    assert find_form(int4) == form  # as far as the digests can tell
     model = sc2onnx.load(int4)
     assert not model.packed
     assert logits(model).tobytes() == expected.tobytes()
@@ -148,7 +149,8 @@ def replace(form: PackedForm, graph: bytes) -> None:
     with cache.locked(wait=True), cache.draft() as draft:
         (draft / GRAPH).write_bytes(graph)
         shutil.copyfile(form.data, draft / DATA)
-        cache.keep(draft, form.directory.name, [])
+        entry = Entry.read(form.directory)
+        assert cache.keep(draft, entry.made_from, entry.made_for) == form
 
 
 def test_only_what_was_packed_is_stored(int4: Path) -> None:
@@ -321,7 +323,7 @@ def test_one_that_was_made_for_something_else_is_not_found(int4: Path, monkeypat
         if module == "build":
             patch.setattr(packing, "build", lambda: "onnxruntime 9.9.9")
         elif module == "processor":
-            patch.setattr(prepacked, "processor", lambda: ("linux x86_64", "avx2"))
+            patch.setattr(packing, "processor", lambda: ("linux x86_64", "avx2"))
         else:
             patch.setattr(prepacked, "FORMAT", prepacked.FORMAT + 1)
         assert not sc2onnx.load(int4).packed

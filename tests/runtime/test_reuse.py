@@ -198,7 +198,7 @@ def test_batches_and_sequences_keep_nothing(model: sc2onnx.Model) -> None:
 def test_a_stream_closed_midway_leaves_what_it_computed(model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int], size: int) -> None:
     tokens = model.generate_tokens(code[:size], max_new_tokens=50, stop_tokens=())
     begun = [next(tokens).id for _ in range(5)]
-    tokens.close()  # type: ignore[attr-defined]
+    tokens.close()
     assert assert_exact(model, forgetful, [*code[:size], *begun, 7]) >= size + 4  # more where a draft was right
 
 
@@ -270,9 +270,9 @@ def test_a_signal_handler_may_close_streams_while_caches_change_hands(model: sc2
     waiting = list(streams)
 
     def handler(*_: object) -> None:
-        if waiting:
+        if waiting:  # else the timer would go off when nobody handles it any more
             waiting.pop().close()
-        signal.setitimer(signal.ITIMER_REAL, 0.002)
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
 
     before = signal.signal(signal.SIGALRM, handler)
     try:

@@ -263,6 +263,9 @@ fn complete(arguments: &Arguments) -> Result<()> {
 }
 
 fn main() {
+    if env::var_os("ORT_DISABLE_TELEMETRY").is_none() {
+        env::set_var("ORT_DISABLE_TELEMETRY", "1"); // read when ONNX Runtime's environment is made: else it reports home
+    }
     if let Err(message) = parse(env::args().skip(1)).and_then(|arguments| complete(&arguments)) {
         eprintln!("{message}");
         process::exit(2);

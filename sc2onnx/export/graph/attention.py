@@ -74,11 +74,14 @@ class Heads:
 
     def weights(self, q: ir.Value, keys: ir.Value) -> ir.Value:
         """q (batch, heads, step, head_dim), keys (batch, kv, length, head_dim) -> softmax of their scores, (batch, kv, group * step, length)."""
+        grouped = self._op.Reshape(q, self._grouped)  # (batch, kv, group * step, head_dim)
+        return self._op.Reshape(self.softmax(grouped, keys, self._scores, self._step.bias), self._stacked)
+
+    def softmax(self, grouped: ir.Value, keys: ir.Value, shape: ir.Value, bias: ir.Value) -> ir.Value:
+        """grouped (batch, kv, n, head_dim), keys (batch, kv, length, head_dim) -> weights of ``shape``, five axes, to which ``bias`` spreads."""
         op, activations = self._op, self._activations
-        grouped = op.Reshape(q, self._grouped)  # (batch, kv, group * step, head_dim)
-        scores = op.MatMul(op.Mul(grouped, self._scale), op.Transpose(keys, perm=[0, 1, 3, 2]))  # (batch, kv, group * step, length)
-        masked = op.Add(activations.widen(op, op.Reshape(scores, self._scores)), self._step.bias)  # (batch, kv, group, step, length)
-        return op.Reshape(activations.narrow(op, op.Softmax(masked, axis=-1)), self._stacked)
+        scores = op.MatMul(op.Mul(grouped, self._scale), op.Transpose(keys, perm=[0, 1, 3, 2]))  # (batch, kv, n, length)
+        return activations.narrow(op, op.Softmax(op.Add(activations.widen(op, op.Reshape(scores, shape)), bias), axis=-1))
 
     def join(self, mixed: ir.Value) -> ir.Value:
         """(batch, kv, group * step, head_dim) -> (batch * step, heads * head_dim)."""
@@ -126,6 +129,24 @@ def scatter_elements(op: Recorder, ring: RingStep) -> Write:
     return lambda cache, new, axis: op.ScatterElements(cache, op.Expand(along[axis], op.Shape(new)), new, axis=axis)
 
 
+Mix = Callable[[ir.Value, ir.Value, ir.Value], ir.Value]
+"""(queries (batch, heads, step, head_dim), keys and values as the ring holds them) -> (batch * step, heads * head_dim)."""
+
+Mixing = Callable[[Recorder, Starcoder2Config, RingStep, Heads], Mix]
+"""How queries, keys and values become the attention's output."""
+
+
+def together(op: Recorder, config: Starcoder2Config, ring: RingStep, heads: Heads) -> Mix:
+    """All tokens of a step in one product: the fastest, but its sums depend on how many there are (:mod:`.tokenwise`)."""
+
+    def mix(q: ir.Value, keys: ir.Value, values: ir.Value) -> ir.Value:
+        mixed = op.MatMul(values, op.Transpose(heads.weights(q, keys), perm=[0, 1, 3, 2]))  # (batch, kv, head_dim, group * step)
+        # Turned in two simple steps: one transposition of all five axes takes ten times as long.
+        return heads.join(op.Transpose(mixed, perm=[0, 1, 3, 2]))
+
+    return mix
+
+
 def ring_attention(
     op: Recorder,
     config: Starcoder2Config,
@@ -135,6 +156,7 @@ def ring_attention(
     *,
     activations: Activations,
     writing: Writing = scatter,
+    mixing: Mixing = together,
 ) -> Attention:
     """Declare the cache inputs of these layers and return the attention of one layer.
 
@@ -150,6 +172,7 @@ def ring_attention(
     caches = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind, shape in shapes.items()) for layer in layers}
     ring = ring_step(op, config, input_ids, past, caches[layers[0]][0])
     write, heads = writing(op, ring), Heads(op, config, ring, activations)
+    mix = mixing(op, config, ring, heads)
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
         q, k, v = heads.split(qkv)
@@ -158,8 +181,6 @@ def ring_attention(
         values = write(past_values, op.Transpose(v, perm=[0, 1, 3, 2]), 3)  # (batch, kv, head_dim, capacity)
         for (kind, shape), present in zip(shapes.items(), (keys, values), strict=True):
             op.output(present, present_name(layer, kind), activations.onnx, shape)
-        mixed = op.MatMul(values, op.Transpose(heads.weights(q, keys), perm=[0, 1, 3, 2]))  # (batch, kv, head_dim, group * step)
-        # Turned in two simple steps: one transposition of all five axes takes ten times as long.
-        return heads.join(op.Transpose(mixed, perm=[0, 1, 3, 2]))
+        return mix(q, keys, values)
 
     return attend

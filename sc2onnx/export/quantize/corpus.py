@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from sc2onnx.errors import RequestError, TokenizerError
+from sc2onnx.errors import CheckpointError, RequestError, TokenizerError
+from sc2onnx.export.small_files import SmallFiles
+from sc2onnx.export.text_files import origin, tokenizer_data
+from sc2onnx.export.tokenizer import open_tokenizer
 from sc2onnx.manifest import TOKENIZER_FILE
 
 LENGTH: Final = 512
@@ -52,9 +55,7 @@ def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: in
     ``files``: None for the package's own. Windows are taken evenly from the whole, up to ``tokens``; of long texts only pieces, evenly
     spread too, are given to the tokenizer. Raises :class:`RequestError` and :class:`TokenizerError`.
     """
-    if not (directory / TOKENIZER_FILE).is_file():
-        raise RequestError(f"the checkpoint has no {TOKENIZER_FILE}, which calibration needs to read text: add it, or pass --no-calibration")
-    tokenizer = _tokenizer(directory / TOKENIZER_FILE)
+    tokenizer = _tokenizer(directory)
     texts = list(_own() if files is None else map(_text, files))
     digest = hashlib.sha256()
     for text in texts:
@@ -92,14 +93,15 @@ def _pieces(text: str) -> Iterator[str]:
     return (text[first : first + _PIECE] for first in range(0, len(text), _PIECE))
 
 
-def _tokenizer(path: Path) -> Tokenizer:
+def _tokenizer(directory: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_buffer(path.read_bytes())  # whose names of files are UTF-8
-    except Exception as error:  # tokenizers raises no narrower class
-        raise TokenizerError(f"{path} cannot be used ({error}): correct it, or pass --no-calibration") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+        files = SmallFiles.read(directory)
+        data = tokenizer_data(files)
+        if data is not None:
+            return open_tokenizer(data, origin(files))
+    except CheckpointError as error:
+        raise TokenizerError(f"{error}; or pass --no-calibration") from error
+    raise RequestError(f"the checkpoint has no {TOKENIZER_FILE}, which calibration needs to read text: add it, or pass --no-calibration")
 
 
 def _own() -> Iterator[str]:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,12 +21,13 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sc2onnx.directories import cache_directory
+from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, unpack
 from sc2onnx.manifest import replace_text
+from sc2onnx.trust import check_directories
 
 ALGORITHM: Final = 3
 """Raised whenever the same text gives other codes, unless that is by one of :func:`sc2onnx.export.quantize.rounding.constants`."""
@@ -33,6 +35,7 @@ ALGORITHM: Final = 3
 _KEPT: Final = 2
 """Calibrations kept on disk; older ones go when a new one starts."""
 
+_NAME: Final = re.compile("[0-9a-f]{32}")
 _SENSITIVITY: Final = "sensitivity.json"
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -148,13 +151,15 @@ class Store:
 def open_store(parts: Mapping[str, object], report: Progress | None = None) -> Iterator[Store]:
     """The store of what these parts determine (checkpoint, recipe, text), for this process alone; others wait, and say so.
 
-    Raises :class:`OutputError` where there is no cache directory, or it cannot be written.
+    Raises :class:`OutputError` where there is no cache directory, it cannot be written, or somebody
+    else could write to it (:mod:`sc2onnx.trust`): what is read there becomes weights.
     """
     key = hashlib.sha256(json.dumps({"algorithm": [ALGORITHM, *rounding.constants()], **parts}, sort_keys=True).encode()).hexdigest()[:32]
     root = cache_directory() / "calibration"
     lock = FileLock(root / f"{key}.lock")
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
+        check_directories(root.parent, root.name)
         _acquire(lock, report or Silent())
     except OSError as error:
         raise _unwritable(root, error) from error
@@ -190,7 +195,8 @@ def _made(root: Path, key: str) -> Path:
     """A calibration's directory, and room for it among the others."""
     directory = root / key
     try:
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)  # so the modes of its files do not matter
+        check_directories(root.parent, root.name, key)
         os.utime(directory)  # the latest in use
         _forget(root, keep=_KEPT)
     except OSError as error:
@@ -203,7 +209,8 @@ def _forget(root: Path, keep: int) -> None:
 
     Their lock files stay: a process that waits for one would hold a file that the next process does not see.
     """
-    directories = sorted((path for path in root.iterdir() if path.is_dir()), key=_last_use, reverse=True)
+    ours = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    directories = sorted(ours, key=_last_use, reverse=True)
     for old in directories[keep:]:
         with suppress(OSError), FileLock(root / f"{old.name}.lock", blocking=False):
             shutil.rmtree(old, ignore_errors=True)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize import store as room
 from sc2onnx.export.quantize.codec import Scheme, quantise
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
+from tests.runtime.test_stamps import for_all, for_the_group, give_away, linked_away, posix
 
 NAME = "model.layers.0.mlp.c_fc"
 
@@ -131,6 +133,44 @@ def test_only_the_latest_are_kept() -> None:
     marks = {path.read_text() for path in (cache_directory() / "calibration").glob("*/mark")}
     assert marks == {"4"}
     assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == room._KEPT
+
+
+@posix
+@pytest.mark.parametrize("spoil", [linked_away, for_all, for_the_group, give_away])
+@pytest.mark.parametrize("place", ["calibration", "its own"])
+def test_what_others_could_write_becomes_no_weights(
+    place: str,
+    spoil: Callable[[Path, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open_store({"text": "a"}) as store:
+        spoiled = store.directory if place == "its own" else store.directory.parent
+    spoil(spoiled, monkeypatch)
+    wrong = "(is a link|others can write|another user)"
+    with pytest.raises(OutputError, match=rf"cannot be kept in .*{wrong}"), open_store({"text": "a"}):
+        pass
+
+
+@posix
+def test_under_any_umask_nobody_else_can_write() -> None:
+    before = os.umask(0)
+    try:
+        with open_store({"text": "a"}) as store:
+            assert store.directory.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+    with open_store({"text": "a"}):
+        pass
+
+
+def test_only_calibrations_are_removed() -> None:
+    """``SC2ONNX_CACHE`` may be a directory with other things in it."""
+    root = cache_directory() / "calibration"
+    (root / "mine" / "precious").mkdir(parents=True)
+    for number in range(4):
+        with open_store({"number": number}):
+            pass
+    assert (root / "mine" / "precious").is_dir()
 
 
 def hold(parts: str) -> subprocess.Popen[str]:

@@ -1,0 +1,192 @@
+"""One safetensors file: its header, checked and bounded, and its tensors by byte range.
+
+Tensors are never mapped: mapped pages would count as resident memory, and a 6 GB checkpoint must
+convert in less.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import FileIO
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from sc2onnx.bundle import records
+from sc2onnx.errors import CorruptCheckpointError, TensorError
+from sc2onnx.export.shown import brief, name_of
+
+DTYPES: Final[Mapping[str, Any]] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
+"""Safetensors type name -> numpy type, for the types that StarCoder2 weights come in."""
+
+MOST_HEADER: Final = 4 << 20
+"""Bytes that a header may have. The 15B in one file has 0.07 MB."""
+
+Stamp = tuple[int, int, int, int]
+"""Device, inode, bytes, and when it was last written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor lies: bytes ``start`` .. ``start + nbytes`` of ``file``, row-major, ``dtype`` a key of ``DTYPES``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return int(np.dtype(DTYPES[self.dtype]).itemsize)
+
+    def rows(self, rows_at_once: int) -> Iterator[npt.NDArray[Any]]:
+        """The tensor in its stored type, at most so many rows (first axis) at a time."""
+        width = prod(self.shape[1:]) * self.itemsize
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                for first in range(0, self.shape[0], rows_at_once):
+                    count = min(rows_at_once, self.shape[0] - first)
+                    data = _read_exactly(file, self.start + first * width, count * width)
+                    yield np.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(count, *self.shape[1:])
+        except OSError as error:
+            raise CorruptCheckpointError(
+                f"{self.file.name} cannot be read any more ({error.strerror}): did it change meanwhile? Export again"
+            ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; False if there is nothing.
+
+    Raises :class:`CorruptCheckpointError` for what is no regular file, which might block who opens
+    it (a pipe, a device), and for what cannot be looked at.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    try:
+        found = path.stat().st_mode
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"{name_of(path.name)} is a link that leads to no file ({error.strerror}): download the checkpoint again"
+        ) from error
+    if not stat.S_ISREG(found):
+        raise CorruptCheckpointError(f"{name_of(path.name)} is {_kind(found)}, expected a regular file: take it away")
+    return True
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes with a file. Raises :class:`CorruptCheckpointError` if it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file of at most 4 MB; None if there is no such file.
+
+    Raises :class:`CorruptCheckpointError` for anything else.
+    """
+    if not is_file(path):
+        return None
+    try:
+        return records.read(path, MOST_HEADER)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{path.name} is not a JSON file of settings ({error}): download it again") from error
+
+
+def read_header(path: Path) -> Iterator[StoredTensor]:
+    """The tensors that a safetensors file declares, all of them within its bytes.
+
+    Layout: u64 length of the header, the header in JSON, the data. Raises
+    :class:`CorruptCheckpointError`, and :class:`TensorError` for types of other models.
+    """
+    try:
+        entries, data = _entries(path)
+        with safe_open(path, framework="numpy"):  # the library's own validation: overlaps, holes, sizes against types
+            pass
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except SafetensorError as error:
+        raise CorruptCheckpointError(f"{path.name} is not a valid safetensors file ({brief(str(error))}): download it again") from error
+    for name, dtype, shape, start, _ in entries:
+        if dtype not in DTYPES:
+            raise TensorError(
+                f"tensor {name_of(name)} is stored as {name_of(dtype)}, expected one of "
+                f"{', '.join(DTYPES)}: convert the checkpoint to one of them first"
+            )
+        yield StoredTensor(name, dtype, shape, path, data + start)
+
+
+_Entry = tuple[str, Any, tuple[Any, ...], int, int]
+
+
+def _entries(path: Path) -> tuple[list[_Entry], int]:
+    """Name, type, shape, first and last byte of each tensor, and where the data begins."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= size - 8:
+            raise CorruptCheckpointError(f"{path.name} is {size} bytes and not a complete safetensors file: download it again")
+        if length > MOST_HEADER:
+            raise CorruptCheckpointError(
+                f"{path.name} has a header of {length:,} bytes, expected at most {MOST_HEADER:,}: it is no checkpoint of StarCoder2"
+            )
+        raw = file.read(length)
+    try:
+        header = records.parse(raw)
+        header.pop("__metadata__", None)
+        entries: list[_Entry] = [(name, entry["dtype"], tuple(entry["shape"]), *map(int, entry["data_offsets"])) for name, entry in header.items()]
+        end = max((stop for _, _, _, _, stop in entries), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptCheckpointError(f"{path.name} has a malformed safetensors header ({error}): download it again") from error
+    expected = 8 + length + end
+    if size != expected:
+        raise CorruptCheckpointError(f"{path.name} is {size} bytes, its header promises {expected}: it is truncated or padded, download it again")
+    return entries, 8 + length
+
+
+def _read_exactly(file: FileIO, start: int, count: int) -> bytearray:
+    buffer = bytearray(count)
+    view, done = memoryview(buffer), 0
+    file.seek(start)
+    while done < count:
+        got = file.readinto(view[done:])
+        if not got:
+            raise CorruptCheckpointError(f"{file.name} ended {count - done} bytes early: it changed while it was read, export again")
+        done += got
+    return buffer
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> CorruptCheckpointError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return CorruptCheckpointError(f"{name_of(path.name)} cannot be read ({reason}): correct its name or its permissions")
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no file")
