@@ -104,9 +104,9 @@ def die_at(event: int, number: int) -> None:
         nonlocal seen
         if name not in _EVENTS and not (name == "open" and _writes(arguments)):
             return
-        if seen == event:
-            os.kill(os.getpid(), number)
         seen += 1
+        if seen == event + 1:  # the handler of a signal may raise from here
+            os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
 

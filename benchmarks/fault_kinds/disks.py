@@ -60,7 +60,7 @@ def _export(rng: Random, material: Material, scratch: Path, limit: float, mounte
         def action() -> object:
             from sc2onnx.export import writer
 
-            writer.check_space = lambda out, nbytes: None  # type: ignore[assignment]  # another process took the room since
+            writer.check_space = lambda out, nbytes: None  # another process took the room since
             limited()
             return export_action(material, out, precision, False)()
 
@@ -81,7 +81,7 @@ def _packing(rng: Random, material: Material, scratch: Path, limit: float, mount
             from sc2onnx.runtime import packing
             from sc2onnx.runtime.bundle import Bundle
 
-            packing._check_room = lambda directory, weights: None  # type: ignore[assignment]
+            packing._check_room = lambda directory, weights: None
             limited()
             packing.make(Bundle.open(material.bundle(form)))
 

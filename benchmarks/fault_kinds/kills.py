@@ -82,8 +82,12 @@ def export_kill(rng: Random, material: Material, scratch: Path, limit: float) ->
     events = _events(name, undisturbed, scratch / "log-undisturbed", limit)
     status, when = _struck(rng, events, kind(material, out, precision, overwrite), number, scratch, limit)
     what = f"{precision}{' over an old bundle' if overwrite else ''}, {number.name} at {when}"
-    struck_early = when.endswith(" s") and status == -number  # before the command was there to be told
-    _check_place(place, out, overwrite, signal.SIGKILL if struck_early else number, status)
+    untouched = [path.name for path in place.iterdir()] == (["bundle"] if overwrite else [])
+    struck_early = status == -number and untouched  # before the command was there to be told
+    try:
+        _check_place(place, out, overwrite, signal.SIGKILL if struck_early else number, status)
+    except Fault as fault:
+        raise Fault(f"{what}: {fault}") from fault
     if run(export_action(material, out, precision, True), scratch / "log-again", limit):
         raise Fault(f"{what}: the next export failed: {(scratch / 'log-again').read_text()[-500:]}")
     names = sorted(path.name for path in place.iterdir())

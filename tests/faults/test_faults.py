@@ -13,6 +13,7 @@ import pytest
 import faults
 from fault_kinds import KINDS, children, damage, hostile, kills, trial
 from fault_kinds.material import Fault, Material, prepare, whole
+from fault_kinds.worker import Outcome
 
 QUICK = [name for name in KINDS if name not in ("kill-record", "race-cache")]  # torch takes longer to load than all of this
 
@@ -78,6 +79,6 @@ def test_a_part_of_the_plan_is_repeated_by_its_kind_and_number() -> None:
     planned = faults.plan(options)
     assert len(planned) == len(set(planned)) == 60
     assert {kind for kind, _ in planned} == set(KINDS)
-    outcome = faults.Outcome("kill-export", 7, False, "")
+    outcome = Outcome("kill-export", 7, False, "")
     command = faults.repeat(outcome, 3).split()
     assert faults.plan(faults._parse(command[2:])) == [("kill-export", 7)]
