@@ -94,7 +94,7 @@ def check_frame(value: Any) -> None:
     steps = value.get("processors")
     for step in steps if isinstance(steps, list) else []:
         check_frame(step)
-    single, pair, special = (value.get(name) or [] for name in ("single", "pair", "special_tokens"))
+    single, pair, special = value.get("single") or [], value.get("pair") or [], value.get("special_tokens") or {}
     if not isinstance(single, list) or not isinstance(pair, list) or not isinstance(special, dict):
         return  # of another form, which the library says more of
     texts = sum("Sequence" in piece for piece in single if isinstance(piece, dict))

@@ -77,12 +77,18 @@ class Checkpoint:
                 raise CorruptCheckpointError(f"{path.name} changed while it was read: export again")
 
     def license(self) -> str | None:
-        """The licence named in the checkpoint's model card, if any."""
+        """The licence named in the checkpoint's model card, if any.
+
+        Raises :class:`CorruptCheckpointError` for a card that cannot be read.
+        """
         card = self.directory / "README.md"
         if not inside(self.directory, card) or not card.is_file():
             return None
-        with card.open(encoding="utf-8", errors="replace") as file:
-            text = file.read(_CARD_READ)
+        try:
+            with card.open(encoding="utf-8", errors="replace") as file:
+                text = file.read(_CARD_READ)
+        except OSError as error:
+            raise CorruptCheckpointError(f"{card.name} cannot be read ({error.strerror}): correct its permissions, or remove it") from error
         front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
         found = re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE) if front_matter else None
         return found[1] if found else None

@@ -83,6 +83,7 @@ def export(
         text = text_files(source.directory, source.name, config, opened.generation_config, variant.target)
         for doubt in (*adapters_below(source.directory), *text.doubts):
             warnings.warn(doubt, stacklevel=2)
+        license_name = opened.license()
         floats = weights.graph_weights(opened, config, variant.read_as)
         limit = size_limit(config, floats, variant)
         writer.check_space(out, limit)  # calibration may take an hour
@@ -91,7 +92,11 @@ def export(
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
                 written = _write(
-                    bundle, plan, placed, _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages), allowed, text), report
+                    bundle,
+                    plan,
+                    placed,
+                    _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages), allowed, text, license_name),
+                    report,
                 )
                 if doubts := plan.doubts():
                     report.stage("looking at what was written")  # a bar ends before the line
@@ -111,6 +116,7 @@ class _Subject:
     stages: tuple[int, ...]
     allowed_settings: tuple[str, ...]
     text: TextFiles
+    license: str | None
 
 
 def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
@@ -170,7 +176,7 @@ def _write(
         provenance=manifest.Provenance(
             source=subject.source.name,
             revision=subject.source.revision,
-            license=opened.license(),
+            license=subject.license,
             exporter=f"sc2onnx {__version__}",
             allowed_settings=subject.allowed_settings,
         ),

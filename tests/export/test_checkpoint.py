@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
+from sc2onnx.export import export
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.stored import StoredTensor
 
@@ -374,6 +375,24 @@ def test_the_licence_is_that_of_the_model_card(make_checkpoint: Make, card: str 
     if card is not None:
         (directory / "README.md").write_bytes(card.encode())
     assert Checkpoint.open(directory).license() == expected
+
+
+def test_a_card_that_cannot_be_read_is_named_before_anything_is_written(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_checkpoint()
+    (directory / "README.md").write_text("---\nlicense: mit\n---\n")
+    before = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "README.md":
+            raise PermissionError(13, "Permission denied", str(path))
+        assert ".partial-" not in str(path)
+        return before(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)  # root reads whatever the permissions say
+    with pytest.raises(CorruptCheckpointError, match=r"README\.md cannot be read \(Permission denied\)"):
+        export(directory, tmp_path / "out")
 
 
 def test_a_list_of_licences_is_not_read_as_its_dash(make_checkpoint: Make) -> None:
