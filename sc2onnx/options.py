@@ -19,6 +19,10 @@ SHAPES: Final = ("3b", "7b", "15b")
 """Keys of ``sc2onnx.export.shapes.SHAPES``, which only the exporter's packages let us import."""
 
 
+_DASHES: Final = "\0--"
+"""Stands for a value that is ``--`` while argparse is at work, which drops those; no argument of a process can be this."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose messages are printable."""
 
@@ -36,7 +40,10 @@ class _Command(_Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command's arguments, in any order."""
-        return super().parse_known_args(self._options_first(list(args or ())), namespace)
+        found, rest = super().parse_known_args(self._options_first(list(args or ())), namespace)
+        for name, value in vars(found).items():
+            setattr(found, name, [_restored(item) for item in value] if isinstance(value, list) else _restored(value))
+        return found, rest
 
     def _options_first(self, given: Sequence[str]) -> list[str]:
         """``BUNDLE --seed 1 PROMPT`` -> ``--seed 1 -- BUNDLE PROMPT``."""
@@ -45,13 +52,13 @@ class _Command(_Parser):
         for argument in given[:end]:
             if _is_option(argument):
                 expected = 0 if "=" in argument else self._values_of(argument)
-                options.append(argument)
+                options.append(f"{argument[:-2]}{_DASHES}" if argument.endswith("=--") else argument)
             elif expected:
                 expected -= 1
                 options.append(argument)
             else:
                 words.append(argument)
-        words += given[end + 1 :]
+        words += [_DASHES if argument == "--" else argument for argument in given[end + 1 :]]
         return [*options, "--", *words] if words else options
 
     def _values_of(self, option: str) -> float:
@@ -61,6 +68,10 @@ class _Command(_Parser):
         counts = {"?": 1.0, "*": float("inf"), "+": float("inf")}
         nargs = next((action.nargs for action in (*exact, *found)), 0)
         return 1 if nargs is None else counts.get(str(nargs)) or int(nargs)
+
+
+def _restored(value: Any) -> Any:
+    return type(value)("--") if isinstance(value, (str, Path)) and str(value) == _DASHES else value
 
 
 def _is_option(argument: str) -> bool:

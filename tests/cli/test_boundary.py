@@ -167,3 +167,19 @@ def test_generated_text_is_harmless_on_a_terminal_and_itself_elsewhere(bundle: P
     os.close(leader)
     assert text.startswith(b"\\x1b[2J# \\u202e\\r\\x07")
     assert b"\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["generate", "b", "--", "--"], "prompt", "--"),
+        (["generate", "--", "b", "--"], "prompt", "--"),
+        (["generate", "b", "--n", "2", "--", "-- x"], "prompt", "-- x"),
+        (["generate", "b", "x", "--stop=--"], "stop", ["--"]),
+        (["generate", "b", "--stop=--", "--stop", "a", "x"], "stop", ["--", "a"]),
+        (["export", "c", "--", "--"], "out", Path("--")),
+        (["evaluate", "--", "b", "--", "a"], "files", [Path("--"), Path("a")]),
+    ],
+)
+def test_two_dashes_may_be_a_value(arguments: list[str], name: str, value: object) -> None:
+    assert getattr(parser().parse_args(arguments), name) == value
