@@ -25,8 +25,13 @@ _FILES: Final = (
     "adapters.safetensors",
     "adapters.npz",
     "pytorch_lora_weights.*",
+    "adapter_[0-9]*.pt",
+    "*_adapter.safetensors",
+    "lora[._]*.safetensors",
+    "lora[._]*.bin",
+    "lora[._]*.pt",
 )
-"""What peft, MLX and others write."""
+"""What peft, MLX, torchtune and others write."""
 
 _PROMPTS: Final = frozenset({"ADAPTION_PROMPT", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"})
 """Kinds of peft whose parameters go in front of the text: no weight of a model can hold them."""

@@ -138,3 +138,10 @@ def test_one_in_a_folder_of_the_checkpoint_is_told_of(make_checkpoint: Make, tmp
     (directory / "ad\x1bapter" / name).write_text("{}")
     with pytest.warns(UserWarning, match=r"'ad\\x1bapter' in the checkpoint holds an adapter of .*no part of the export"):
         export(directory, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["adapter_0.pt", "lora.safetensors", "lora_weights.bin", "code_adapter.safetensors"])
+def test_files_of_other_tools_beside_a_model_are_refused(make_checkpoint: Make, tmp_path: Path, name: str) -> None:
+    directory = make_checkpoint()
+    (directory / name).write_bytes(b"")
+    assert f"beside its model ({name})" in refused(directory, tmp_path / "out")
