@@ -27,9 +27,10 @@ _FILES: Final = (
     "pytorch_lora_weights.*",
     "adapter_[0-9]*.pt",
     "*_adapter.safetensors",
-    "lora[._]*.safetensors",
-    "lora[._]*.bin",
-    "lora[._]*.pt",
+    "lora.safetensors",
+    "lora_*.safetensors",
+    "lora_*.bin",
+    "lora_*.pt",
 )
 """What peft, MLX, torchtune and others write."""
 

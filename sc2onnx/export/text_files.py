@@ -89,6 +89,11 @@ def text_files(
         ends |= end_of_text.tokenizer_ends(tokenizer, named)
     eos, disagreements = end_of_text.united(ends, config.vocab_size)
     doubts += disagreements
+    if not eos:
+        doubts.append(
+            f"no file of {name} names the end of a text (eos_token_id, eos_token), so no text ends "
+            "before its limit: name it in config.json if there is one"
+        )
     settings = _settings(small, tokenizer, config, eos, target)
     templates = chat_templates(small, settings)
     doubts += _place(copied, settings, templates, target)

@@ -450,3 +450,13 @@ def test_transformers_gives_the_tokens_of_the_tokenizer(mini: Path, tmp_path: Pa
     assert found(CODE)["input_ids"] == own.encode(CODE).ids
     assert set(found(CODE)) == {"input_ids", "attention_mask"}
     assert found.eos_token == "<|endoftext|>"
+
+
+def test_a_checkpoint_that_names_no_end_of_a_text_is_told_of(mini: Path) -> None:
+    edit(mini / "config.json", lambda raw: raw.pop("eos_token_id"))
+    edit(mini / "tokenizer_config.json", lambda raw: raw.update(eos_token=None))
+    (mini / "generation_config.json").unlink()
+    found = read(mini)
+    assert found.eos_token_ids == ()
+    (doubt,) = found.doubts
+    assert "names the end of a text" in doubt
