@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sc2onnx import hub
+from sc2onnx.bundle.links import check_links
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
 from sc2onnx.runtime.agreement import check_agreement
 from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
-from sc2onnx.runtime.links import check_links
 from sc2onnx.runtime.stamps import Memo
 from sc2onnx.runtime.stops import check_stops
 

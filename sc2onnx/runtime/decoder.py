@@ -65,7 +65,7 @@ class Decoder:
 
         What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`).
         The logits are the same, in integers to the last bit, because all of a prompt is computed in
-        steps that agree with each other (:mod:`sc2onnx.bundle.agreement`).
+        steps that agree with each other (:mod:`sc2onnx.bundle.steps`).
         """
         with self._use():
             if self._store is not None:

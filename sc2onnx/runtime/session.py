@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.agreement import ANY, EVEN, NONE, agreeing_steps
+from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
 from sc2onnx.errors import DeviceError, InferenceError
 from sc2onnx.hints import install
 from sc2onnx.manifest import GREEDY_IDS, LINEAR, RING, WEIGHTS_FILE, Manifest
@@ -85,7 +85,7 @@ def steps_agree(manifest: Manifest) -> bool:
     """Whether a step of several tokens gives the tokens of as many steps of one, on the CPU.
 
     In float32 the logits differ by rounding alone, 1e-5 of the largest; in integers they are the same to the last bit, or the last bit
-    decides how the next activations are rounded to int8, and they differ by up to a per cent (:mod:`sc2onnx.bundle.agreement`). Bundles of
+    decides how the next activations are rounded to int8, and they differ by up to a per cent (:mod:`sc2onnx.bundle.steps`). Bundles of
     earlier versions are not written for it. In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
     """
     if manifest.cache.dtype != "float32":
