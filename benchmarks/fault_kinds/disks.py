@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from fault_kinds.children import environment, run
+from fault_kinds.damage import remembered
 from fault_kinds.kills import export_action, record_action
 from fault_kinds.material import Fault, Material, ask, packable, whole
 
@@ -104,13 +105,11 @@ def _memo(rng: Random, material: Material, scratch: Path, limit: float, mounted:
     with _disk(rng, scratch, 4096 if mounted else 400, mounted) as (place, what, limited):
 
         def action() -> None:
-            from sc2onnx.runtime import bundle
-
-            bundle._LARGE = 1  # type: ignore[misc]
             limited()
-            for _ in range(2):
-                if not ask(material.bundle(form), check="auto").same(material.answer(form)):
-                    raise Fault("another answer")
+            with remembered():
+                for _ in range(2):
+                    if not ask(material.bundle(form), check="auto").same(material.answer(form)):
+                        raise Fault("another answer")
 
         with environment(SC2ONNX_CACHE=str(place)):
             if run(action, scratch / "log", limit):
