@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -127,12 +127,8 @@ def _record(rng: Random, material: Material, scratch: Path, limit: float, mounte
                 material.copy(form, bundle)
             except OSError:
                 return f"{what}: no room for the bundle itself"
-            with (place / "filler").open("wb") as file:
-                try:
-                    while True:
-                        file.write(bytes(4096))
-                        file.flush()
-                except OSError:
+            with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
                     pass
         else:
             bundle = material.copy(form, place / "bundle")
