@@ -22,7 +22,7 @@ from sc2onnx.errors import (
     Sc2onnxError,
 )
 from sc2onnx.hub import located
-from sc2onnx.manifest import RING, Manifest
+from sc2onnx.manifest import RING, TOKENIZER_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.arguments import (
     code_files,
     flag,
@@ -191,6 +191,7 @@ def open_model(
     if session is None:
         packed = None
         session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs])
+    bundle.check_unchanged(*bundle.manifest.graphs, WEIGHTS_FILE)
     return Model(bundle, session, shape, settings, packed)
 
 
@@ -206,10 +207,13 @@ def cache_shape(manifest: Manifest, chunk: int, capacity: int | None = None) -> 
 def _open_packed(bundle: Bundle, form: PackedForm, place: Place) -> Session | None:
     """The session over packed weights; one that cannot be had is not kept either."""
     try:
-        return place.session(bundle, [Substitute(*form.graph(bundle.weights), optimised=True)])
+        session = place.session(bundle, [Substitute(*form.graph(bundle.weights), optimised=True)])
+        if form.unchanged:
+            return session
     except (InferenceError, OSError, ValueError, KeyError):  # KeyError: a location that this version does not write
-        form.discard()
-        return None
+        pass
+    form.discard()
+    return None
 
 
 class Model:
@@ -462,11 +466,17 @@ class Model:
 
     @property
     def codec(self) -> Codec:
-        """The tokenizer. Raises :class:`~sc2onnx.errors.TokenizerError` if the bundle has none that works."""
+        """The tokenizer, opened when it is first asked for.
+
+        Raises :class:`~sc2onnx.errors.TokenizerError` if the bundle has none that works, and
+        :class:`~sc2onnx.errors.BundleIntegrityError` if its file is another by now.
+        """
         self._session.process.check()  # before a lock that another thread may have held at the fork
         with self._lock:
             if self._codec is None:
-                self._codec = open_codec(self._bundle.tokenizer)
+                codec = open_codec(self._bundle.tokenizer)
+                self._bundle.check_unchanged(TOKENIZER_FILE)  # it may have been a long time since
+                self._codec = codec
             return self._codec
 
     @property

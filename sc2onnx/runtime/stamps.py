@@ -52,6 +52,11 @@ class Stamp:
         times = status.st_mtime_ns, status.st_ctime_ns
         return cls(status.st_size, *times, status.st_ino, status.st_dev)
 
+    @classmethod
+    def at(cls, path: Path) -> Stamp:
+        """The stamp of the file at a path, links followed. Raises :class:`OSError`."""
+        return cls.of(path.stat())
+
     @property
     def tells(self) -> bool:
         """Whether it shows every change: not without an inode or a time of change (Windows)."""
@@ -98,7 +103,7 @@ class Memo:
 
     def known(self, name: str) -> str | None:
         """The SHA-256 of a file, None if a large one must be read. Raises :class:`OSError`."""
-        stamp = Stamp.of((self.directory / name).stat())
+        stamp = Stamp.at(self.directory / name)
         return self.digest(name) if stamp.size < LARGE else self._remembered(name, stamp)
 
     def save(self) -> None:
