@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sc2onnx.boundary import guarded
+from sc2onnx.bundle import texts
 from sc2onnx.errors import CursorError, RequestError
 from sc2onnx.messages import TerminalText, occupy_standard_descriptors, say, standard_streams, tell
 from sc2onnx.options import parser
@@ -414,12 +415,12 @@ def _prompt(args: argparse.Namespace) -> str:
         return str(args.prompt)
     if sys.stdin is None or (sys.stdin.isatty() and args.prompt is None):
         raise RequestError("no prompt: give it as an argument, with --file FILE, or on standard input")
-    return _decode(sys.stdin.buffer.read(), "standard input")
+    return _decode(texts.bounded(sys.stdin.buffer, "standard input"), "standard input")
 
 
 def _read_text(path: Path) -> str:
     try:
-        return _decode(path.read_bytes(), str(path))
+        return _decode(texts.contents(path), str(path))
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
 

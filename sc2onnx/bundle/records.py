@@ -6,6 +6,7 @@ stumble over is refused here, once: see :func:`parse`.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ def parse(data: bytes) -> dict[str, Any]:
     allows but nothing of ours writes: a key twice, numbers that are not finite (NaN, 1e400),
     integers of more than 40 digits, nesting deeper than 64, halves of surrogate pairs.
     """
+    if data.startswith(codecs.BOM_UTF8):
+        raise ValueError("it begins with a byte order mark, save it as UTF-8 without one")
     try:
         value = json.loads(
             data.decode("utf-8"),

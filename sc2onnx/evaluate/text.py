@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle import texts
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.text import Codec
 
@@ -51,7 +52,7 @@ def read(paths: Sequence[str | Path]) -> list[Document]:
 
 def _read(path: Path) -> Document:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = texts.contents(path).decode("utf-8")
     except OSError as error:
         raise RequestError(f"{path} cannot be read ({error.strerror}), expected a file of code") from error
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ transformers loads such a directory with it: nothing is exported without it in s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +37,8 @@ _SEGMENT: Final = re.compile(
 )
 """Parts of the names of tensors that adapters put into a model."""
 
+_MOST_FOLDERS: Final = 1000
+
 _PROGRAM: Final = "peft.AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
 
 
@@ -55,6 +57,17 @@ def refuse_adapter(directory: Path) -> None:
     if mergeable:
         raise UnsupportedModelError(f"{found}: merge it into {base}, {_PROGRAM}, and export OUT, {rest}")
     raise UnsupportedModelError(f"{found}: no weights can hold what it adds, so it cannot be exported, {rest}")
+
+
+def adapters_below(directory: Path) -> Iterator[str]:
+    """Sentences about adapters in folders of a checkpoint, which nobody loads with it."""
+    for folder in sorted(islice(directory.glob("*/"), _MOST_FOLDERS)):
+        if folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in _FILES):
+            what, base, _ = _described(folder)
+            yield (
+                f"{name_of(folder.name)} in the checkpoint holds {what}, which is no part of the "
+                f"export: merge it into {base} first if it belongs to the model ({_PROGRAM})"
+            )
 
 
 def refuse_adapter_tensors(names: Iterable[str]) -> None:

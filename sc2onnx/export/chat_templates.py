@@ -18,6 +18,7 @@ from sc2onnx.export.small_files import (
     CHAT_TEMPLATE_JSON,
     SmallFiles,
 )
+from sc2onnx.messages import printable
 
 DEFAULT: Final = "default"
 KEY: Final = "chat_template"
@@ -46,7 +47,7 @@ def _of_files(files: SmallFiles) -> dict[str, str]:
         found[DEFAULT] = _text(CHAT_TEMPLATE_FILE, files.contents[CHAT_TEMPLATE_FILE])
     for name, data in files.contents.items():
         if name.startswith(f"{CHAT_TEMPLATE_FOLDER}/"):
-            found[PurePosixPath(name).stem] = _text(name, data)
+            found[printable(PurePosixPath(name).stem)] = _text(name, data)
     return found
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from sc2onnx.bundle.links import inside
 from sc2onnx.errors import CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
 from sc2onnx.export.adapter import refuse_adapter, refuse_adapter_tensors
-from sc2onnx.export.names import own_names
+from sc2onnx.export.elsewhere import found_instead
+from sc2onnx.export.names import ROTARY_BUFFERS, own_names
 from sc2onnx.export.shown import brief, name_of
 from sc2onnx.export.stored import Stamp, StoredTensor, is_file, read_header, read_json, stamp
 from sc2onnx.manifest import plain_file_name
@@ -94,7 +95,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     refuse_adapter(directory)
     config = read_json(directory / CONFIG_FILE)
     if config is None:
-        raise CheckpointNotFoundError(f"{directory} has no {CONFIG_FILE}, expected a Hugging Face checkpoint directory")
+        raise CheckpointNotFoundError(f"{directory} has no {CONFIG_FILE}, expected a Hugging Face checkpoint directory{found_instead(directory)}")
     return config
 
 
@@ -109,7 +110,7 @@ def _shards(directory: Path, index: Mapping[str, Any] | None) -> list[Path]:
                 f"{directory} has only pickled weights ({', '.join(pickles[:3])}), expected safetensors: loading a pickle runs its code; "
                 "convert it with transformers' save_pretrained, or use a revision that has safetensors"
             )
-        raise CheckpointNotFoundError(f"{directory} has no weights, expected {SINGLE_FILE} or {INDEX_FILE} and its shards")
+        raise CheckpointNotFoundError(f"{directory} has no weights, expected {SINGLE_FILE} or {INDEX_FILE} and its shards{found_instead(directory)}")
     names = sorted(set(_weight_map(index).values()))
     for name in names:
         if not plain_file_name(name):
@@ -131,10 +132,11 @@ def _weight_map(index: Mapping[str, Any]) -> Mapping[str, str]:
 def _check_against_index(index: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
     """Every tensor lies in the shard that the index says, and in no other.
 
-    Either of a tied pair may be missing: converters copy the index of a model that has both.
+    Either of a tied pair may be missing, and tables that are computed anew: converters copy the
+    index of a model that has them.
     """
     for name, file in _weight_map(index).items():
-        if name not in tensors and name.endswith(_PAIR):
+        if name not in tensors and name.endswith(_PAIR + ROTARY_BUFFERS):
             continue
         if name not in tensors or tensors[name].file.name != file:
             found = f"it is in {tensors[name].file.name}" if name in tensors else "no shard has it"

@@ -36,6 +36,10 @@ _EPSILONS: Final = (1e-30, 1.0)
 _THETAS: Final = (1e-6, 1e18)
 """What stays a positive number in float32, with the powers and inverses that are made of it."""
 
+_ROPE_KEYS: Final = frozenset({"rope_type", "type", "rope_theta", "original_max_position_embeddings"})
+_UNSCALED: Final[Mapping[str, float]] = dict.fromkeys(("attention_factor", "factor", "mscale", "partial_rotary_factor"), 1)
+"""Entries of a rotary embedding that is not scaled: what is read, and what changes nothing at 1."""
+
 _MOST_END_TOKENS: Final = 256
 
 
@@ -221,7 +225,8 @@ def _rope_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         for key in ("rope_type", "type"):
             if value.get(key, "default") != "default":
                 yield (f"{name}.rope_type is {brief(value[key])}, expected 'default' (StarCoder2 was trained without RoPE scaling)")
-        if extra := sorted(set(value) - {"rope_type", "type", "rope_theta"}):
+        unread = {key: setting for key, setting in value.items() if setting is not None and setting != _UNSCALED.get(key)}
+        if extra := sorted(set(unread) - _ROPE_KEYS):
             yield f"{name} is {brief(extra)}, expected only rope_type and rope_theta"
     thetas = _thetas(raw)
     if any(theta != thetas[0] for theta in thetas):

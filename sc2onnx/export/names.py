@@ -32,6 +32,9 @@ _HOLDERS: Final[Mapping[str, str]] = {
 _BODY: Final = frozenset({"layers", "embed_tokens", "norm", "rotary_emb"})
 _HEAD: Final = "lm_head"
 
+ROTARY_BUFFERS: Final = tuple(f"rotary_emb.{buffer}" for buffer in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached"))
+"""Ends of the names of tables that versions of transformers saved, and that are computed anew."""
+
 _LONGEST_COMPARED: Final = 200
 
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from sc2onnx import __version__, card, manifest
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
+from sc2onnx.export.adapter import adapters_below
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.genai import GENAI_FILE, genai_config
@@ -80,7 +81,7 @@ def export(
         if tied and not config.tie_word_embeddings:
             warnings.warn(UNTIED, stacklevel=2)
         text = text_files(source.directory, source.name, config, opened.generation_config, variant.target)
-        for doubt in text.doubts:
+        for doubt in (*adapters_below(source.directory), *text.doubts):
             warnings.warn(doubt, stacklevel=2)
         floats = weights.graph_weights(opened, config, variant.read_as)
         limit = size_limit(config, floats, variant)

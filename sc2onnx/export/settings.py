@@ -26,17 +26,36 @@ _PACKED: Final = "null (its weights are packed: give the one in floats, and quan
 _SINGLE_VALUED: Final[Mapping[str, tuple[Any, ...]]] = {
     "add_cross_attention": (False,),
     "alibi": (False,),
+    "apply_residual_connection_post_layernorm": (False,),
     "attention_type": ("gqa", "default"),
     "chunk_size_feed_forward": (0,),
+    "do_layer_norm_before": (True,),
+    "embedding_multiplier": (1,),
     "is_decoder": (False, True),
     "is_encoder_decoder": (False,),
+    "layer_norm_elementwise_affine": (True,),
+    "learned_pos_emb": (False,),
+    "lm_head_bias": (False,),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
     "mlp_type": ("default",),
+    "new_decoder_architecture": (False,),
     "norm_type": ("layer_norm",),
+    "num_experts": (0,),
+    "num_local_experts": (0,),
+    "num_nextn_predict_layers": (0,),
+    "parallel_attn": (False,),
     "partial_rotary_factor": (1,),
     "per_layer_config": ({},),
     "pruned_heads": ({},),
+    "qk_layernorm": (False,),
+    "residual_multiplier": (1,),
+    "rope_interleaved": (False,),
+    "rotary_pct": (1,),
+    "rotary_percentage": (1,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "scale_attn_weights": (True,),
+    "scale_embedding": (False,),
     "transformers_weights": ("model.safetensors", "model.safetensors.index.json"),
     "use_cache": (True, False),
     "use_parallel_residual": (False,),
@@ -49,17 +68,38 @@ _PACKINGS: Final = frozenset({"compression_config", "quantization", "quantizatio
 """Where quantisers (AWQ, GPTQ, bitsandbytes, MLX and others) say how they packed the weights."""
 
 _SYNONYMS: Final[Mapping[str, str]] = {
+    "activation": "hidden_act",
     "activation_function": "hidden_act",
+    "d_ff": "intermediate_size",
+    "d_model": "hidden_size",
+    "dim": "hidden_size",
+    "enable_bias": "use_bias",
+    "ffn_dim": "intermediate_size",
+    "ffn_hidden_size": "intermediate_size",
     "hidden_activation": "hidden_act",
     "layer_norm_eps": "norm_epsilon",
     "layer_norm_epsilon": "norm_epsilon",
     "n_ctx": "max_position_embeddings",
     "n_embd": "hidden_size",
     "n_head": "num_attention_heads",
+    "n_heads": "num_attention_heads",
     "n_inner": "intermediate_size",
+    "n_kv_heads": "num_key_value_heads",
     "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
     "n_positions": "max_position_embeddings",
     "norm_eps": "norm_epsilon",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "num_layers": "num_hidden_layers",
+    "padded_vocab_size": "vocab_size",
+    "qkv_bias": "use_bias",
+    "rope_base": "rope_theta",
+    "rotary_base": "rope_theta",
+    "rotary_dim": "head_dim",
+    "rotary_emb_base": "rope_theta",
+    "use_qkv_bias": "use_bias",
+    "word_embed_proj_dim": "hidden_size",
 }
 """Names of other models, StarCoder 1 above all, that must say the same as StarCoder2's own."""
 
@@ -90,35 +130,42 @@ _HARMLESS: Final = frozenset(
     target_lookbehind temperature token_healing top_h top_k top_p typical_p use_mtp
     watermarking_config"""
     # tokenizers
-    """ add_bos_token add_eos_token bos_token bos_token_id chat_template
-    clean_up_tokenization_spaces cls_token_id eos_token eos_token_id mask_token_id
-    model_max_length pad_token pad_token_id pad_to_multiple_of padding_side sep_token_id
-    unk_token unk_token_id"""
+    """ add_bos_token add_eos_token bos_token bos_token_id chat_template clean_up_tokenization_spaces
+    cls_token_id eos_token eos_token_id mask_token_id model_max_length pad_to_multiple_of
+    pad_token pad_token_id padding_side sep_token_id unk_token unk_token_id"""
     # training
-    """ attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout dropout
-    embd_pdrop embedding_dropout ffn_dropout gradient_checkpointing gradient_checkpointing_kwargs
-    hidden_dropout hidden_dropout_prob ignore_index initializer_factor initializer_range
-    label_smoothing layerdrop loss_type max_seq_len max_seq_length max_sequence_length
-    neftune_noise_alpha resid_pdrop residual_dropout router_aux_loss_coef seed seq_len seq_length
-    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
-    use_reentrant"""
+    """ attention_dropout attention_dropout_prob attention_probs_dropout_prob attn_pdrop bf16
+    classifier_dropout ddp_timeout dropout dropout_rate emb_pdrop embd_pdrop embedding_dropout
+    ffn_dropout fp16 gradient_accumulation_steps gradient_checkpointing
+    gradient_checkpointing_kwargs hidden_dropout hidden_dropout_prob ignore_index init_device
+    init_method init_std initializer_factor initializer_range label_smoothing layerdrop
+    learning_rate lora_alpha lora_dropout lora_rank loss_type max_seq_len max_seq_length
+    max_sequence_length mlp_dropout neftune_noise_alpha num_train_epochs optimizer packing
+    per_device_train_batch_size resid_pdrop residual_dropout router_aux_loss_coef seed seq_len
+    seq_length sequence_length summary_activation summary_first_dropout summary_proj_to_labels
+    summary_type summary_use_proj train_batch_size training_args use_reentrant warmup_ratio
+    warmup_steps weight_decay"""
     # ways to compute the same attention and products
-    """ attention_softmax_in_fp32 attn_impl attn_implementation experts_implementation
-    flash_attention flash_attn fp32_residual_connection fused_bias_fc fused_dropout_add_ln
-    fused_mlp pretraining_tp reorder_and_upcast_attn scale_attention_softmax_in_fp32
-    use_efficient_attention use_flash_attention use_flash_attention_2 use_flash_attn
-    use_fused_rms_norm use_fused_rope use_kernels use_memory_efficient_attention use_sdpa
-    use_sdpa_attention use_xformers"""
+    """ attention_backend attention_softmax_in_fp32 attn_impl attn_implementation
+    attn_implementation_autoset experts_implementation flash_attention flash_attn
+    flash_attn_version fp32_residual_connection fused_bias_fc fused_dropout_add_ln fused_mlp
+    pretraining_tp reorder_and_upcast_attn scale_attention_softmax_in_fp32 slow_but_exact
+    use_cut_cross_entropy use_efficient_attention use_flash_attention use_flash_attention_2
+    use_flash_attention_3 use_flash_attn use_flex_attention use_fused_rms_norm use_fused_rope
+    use_kernels use_liger_kernel use_memory_efficient_attention use_sdpa use_sdpa_attention
+    use_xformers"""
     # caches
     """ cache_config cache_implementation compile_config disable_compile inference_runner
     kv_cache_dtype max_batch_size max_cache_len pre_allocate_kv_cache prefill_chunk_size
     return_legacy_cache validate_runner_input"""
     # leftovers of other models
-    """ attention_bias mlp_bias multi_query rms_norm_eps"""
+    """ attention_bias mlp_bias multi_query num_experts_per_tok original_max_position_embeddings
+    output_router_logits rms_norm_eps router_jitter_noise"""
     # notes of tools
-    """ base_model base_model_name_or_path finetuning_type fsdp fsdp_config
-    fsdp_transformer_layer_cls_to_wrap library_name license merge_method model_id model_name
-    tags""".split()
+    """ author base_model base_model_name_or_path commit_hash created_at datasets description
+    finetuning_type fsdp fsdp_config fsdp_transformer_layer_cls_to_wrap language library_name
+    license merge_config merge_method model_id model_name original_vocab_size
+    pad_vocab_size_multiple pipeline_tag revision tags version""".split()
 )
 """Settings that do not change the logits of a forward pass in inference."""
 
@@ -139,7 +186,7 @@ def problems(raw: Mapping[str, Any], allowed: Collection[str] = ()) -> Iterator[
         if raw.get(name) is not None and raw[name] not in values:
             yield _wrong(name, raw[name], " or ".join(map(repr, values)))
     for name in sorted(_PACKINGS):
-        if raw.get(name) is not None:
+        if raw.get(name) not in (None, {}):
             yield _wrong(name, raw[name], _PACKED)
     yield from _window_problems(raw)
     if unknown := sorted(unknown_settings(raw) - set(allowed)):

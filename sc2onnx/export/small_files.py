@@ -17,6 +17,7 @@ from sc2onnx.bundle import records
 from sc2onnx.bundle.links import inside
 from sc2onnx.errors import CorruptCheckpointError
 from sc2onnx.export.shown import name_of
+from sc2onnx.export.stored import refuse_pointer
 from sc2onnx.manifest import TOKENIZER_FILE, plain_file_name
 
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
@@ -58,8 +59,6 @@ _MOST_BYTES_OF_TEXT: Final = 1 << 20
 
 _MOST_FILES: Final = 100
 """Licences, and templates."""
-
-_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +142,7 @@ def _read(path: Path, name: str) -> bytes:
             data = file.read(_most_bytes(name))
     except OSError as error:
         raise CorruptCheckpointError(f"{name} cannot be read ({error.strerror}): correct its permissions, or remove it") from error
-    if data.startswith(_POINTER):
-        raise CorruptCheckpointError(
-            f"{name} is a pointer of Git LFS, expected the file that it stands for: run `git lfs pull` in the checkpoint and export again"
-        )
+    refuse_pointer(name, data)
     return data
 
 

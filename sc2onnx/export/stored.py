@@ -7,6 +7,7 @@ convert in less.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,11 @@ DTYPES: Final[Mapping[str, Any]] = {"BF16": ml_dtypes.bfloat16, "F16": np.float1
 
 MOST_HEADER: Final = 4 << 20
 """Bytes that a header may have. The 15B in one file has 0.07 MB."""
+
+_PACKED: Final = re.compile(r"[IU](?:4|8|16|32)$|F[468]_")
+"""Types in which quantisers store what stands for several weights, or for one with a scale."""
+
+_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 Stamp = tuple[int, int, int, int]
 """Device, inode, bytes, and when it was last written."""
@@ -105,9 +111,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not is_file(path):
         return None
     try:
-        return records.read(path, MOST_HEADER)
+        data = records.contents(path, MOST_HEADER)
     except OSError as error:
         raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{path.name} is no file of settings ({error}): download it again") from error
+    refuse_pointer(path.name, data)
+    try:
+        return records.parse(data)
     except ValueError as error:
         raise CorruptCheckpointError(f"{path.name} is not a JSON file of settings ({error}): download it again") from error
 
@@ -128,11 +139,29 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
         raise CorruptCheckpointError(f"{path.name} is not a valid safetensors file ({brief(str(error))}): download it again") from error
     for name, dtype, shape, start, _ in entries:
         if dtype not in DTYPES:
-            raise TensorError(
-                f"tensor {name_of(name)} is stored as {name_of(dtype)}, expected one of "
-                f"{', '.join(DTYPES)}: convert the checkpoint to one of them first"
-            )
+            raise TensorError(f"tensor {name_of(name)} is stored as {name_of(dtype)}, expected one of {', '.join(DTYPES)}: {_remedy(dtype)}")
         yield StoredTensor(name, dtype, shape, path, data + start)
+
+
+def refuse_pointer(name: str, start: bytes) -> None:
+    """Raise :class:`CorruptCheckpointError` if a file begins as a pointer of Git LFS does.
+
+    That is what a clone has in the place of large files where Git LFS is not installed.
+    """
+    if start.startswith(_POINTER):
+        raise CorruptCheckpointError(
+            f"{name} is a pointer of Git LFS, expected the file that it stands for: run `git lfs pull` in the checkpoint and export again"
+        )
+
+
+def _remedy(dtype: str) -> str:
+    """What to do about a tensor of another type."""
+    if _PACKED.match(dtype):
+        return (
+            "a quantiser (GPTQ, AWQ, bitsandbytes, MLX, fp8 or another) has packed it, so give the "
+            "checkpoint in floats that it was made from, and quantise that with --precision"
+        )
+    return "convert the checkpoint to one of them first, and leave out what is no weight of StarCoder2"
 
 
 _Entry = tuple[str, Any, tuple[Any, ...], int, int]
@@ -143,6 +172,8 @@ def _entries(path: Path) -> tuple[list[_Entry], int]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
+        refuse_pointer(path.name, prefix + file.read(len(_POINTER) - 8) if prefix == _POINTER[:8] else b"")
+        file.seek(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= size - 8:
             raise CorruptCheckpointError(f"{path.name} is {size} bytes and not a complete safetensors file: download it again")

@@ -82,7 +82,7 @@ def text_files(
         doubts.append(_missing(small, name))
     else:
         copied[TOKENIZER_FILE] = data
-        doubts += () if target in _OTHERS else kind_doubts(tokenizer)
+        doubts += () if target in _OTHERS else kind_doubts(tokenizer, data)
         doubts += size_doubts(tokenizer, config.vocab_size)
         doubts += added_doubts(tokenizer, small)
         doubts += end_of_text.absent_doubts(tokenizer, named)

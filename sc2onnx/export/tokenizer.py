@@ -10,6 +10,7 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.tokenizer_parts import check_frame, check_tokenizer
 from sc2onnx.errors import CorruptCheckpointError, Sc2onnxError
 from sc2onnx.export.shown import brief
 from sc2onnx.export.small_files import (
@@ -45,6 +46,10 @@ def open_tokenizer(data: bytes, origin: str = TOKENIZER_FILE) -> Tokenizer:
         raise CorruptCheckpointError(
             f"{origin} has replacements that make more than {_MOST_GROWTH} characters of one, expected one or two: do not trust this checkpoint"
         )
+    try:
+        check_frame(raw.get("post_processor"))
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{origin} would fill the memory ({error}): do not trust this checkpoint") from error
     with tokenizers_errors(origin):
         tokenizer = Tokenizer.from_buffer(data)
         tokenizer.no_truncation()
@@ -80,19 +85,33 @@ def tokenizers_errors(origin: str) -> Iterator[None]:
         ) from error
 
 
-def kind_doubts(tokenizer: Tokenizer) -> Iterator[str]:
-    """What keeps sc2onnx from turning text into tokens and back, in a sentence."""
+def kind_doubts(tokenizer: Tokenizer, data: bytes) -> Iterator[str]:
+    """What keeps sc2onnx from turning text into tokens and back, in a sentence.
+
+    ``data``: the ``tokenizer.json`` that ``tokenizer`` was made of.
+    """
     decoder = type(tokenizer.decoder).__name__
     if decoder != "ByteLevel":
         found = f"is of another kind ({type(tokenizer.model).__name__}, decoder {decoder})"
     elif not tokenizer.encode(_SAMPLE, add_special_tokens=False).ids:
         found = "has no tokens for text"
+    elif reason := _refusal(data):
+        found = f"is none that sc2onnx can run ({reason})"
     else:
         return
     yield (
         f"{TOKENIZER_FILE} {found}, expected byte-level BPE as in StarCoder2: the bundle will take "
         "and give token ids, not text; put the tokenizer that the model was trained with there"
     )
+
+
+def _refusal(data: bytes) -> str:
+    """Why the runtime will refuse a ``tokenizer.json``; empty if it will not."""
+    try:
+        check_tokenizer(parse(TOKENIZER_FILE, data))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def size_doubts(tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:

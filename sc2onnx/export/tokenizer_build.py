@@ -73,7 +73,7 @@ def _vocab(files: SmallFiles) -> dict[str, int]:
 def _merges(data: bytes) -> Iterator[tuple[str, str]]:
     """Pairs of tokens, one of a line; the first line may be a comment (``#version: 0.2``)."""
     try:
-        lines = data.decode("utf-8").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise CorruptCheckpointError(f"{MERGES_FILE} is not text in UTF-8: {_REMEDY}") from error
     for number, line in enumerate(lines, start=1):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sc2onnx.errors import TensorError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.names import instead
+from sc2onnx.export.names import ROTARY_BUFFERS, instead
 from sc2onnx.export.shown import brief, name_of
 from sc2onnx.export.stored import StoredTensor
 
@@ -92,7 +92,7 @@ def check_complete(checkpoint: Checkpoint, config: Starcoder2Config) -> None:
             f"the checkpoint lacks {some_tensors(missing)}, expected by config.json: {_instead(missing, found, config)}: "
             "save it again whole, or correct config.json"
         )
-    extra = [name for name in found if name not in expected and not name.endswith(".rotary_emb.inv_freq")]
+    extra = [name for name in found if name not in expected and not name.endswith(ROTARY_BUFFERS)]
     if extra:
         raise TensorError(
             f"the checkpoint has {some_tensors(extra)}, which config.json leaves no place for: it has {config.num_hidden_layers} layers "

@@ -8,35 +8,19 @@ StarCoder2's tokenizers have, their fine-tunes' too, is let through; nothing els
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tokenizers import Tokenizer
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.tokenizer_parts import check_tokenizer
 from sc2onnx.errors import TokenizerError
-from sc2onnx.manifest import plain_text
 
 MOST_BYTES: Final = 32 << 20
 """Bytes that the file may have. StarCoder2's has 2 MB."""
-
-MOST_TOKENS: Final = 1 << 21
-"""Ids are below this, forty times StarCoder2's vocabulary."""
-
-_LONGEST: Final = 1000
-"""Characters that a special token or a pattern may have."""
-
-_KNOWN: Final[Mapping[str, frozenset[str]]] = {
-    "normalizer": frozenset({"NFC", "NFD", "NFKC", "NFKD", "Sequence"}),
-    "pre_tokenizer": frozenset({"ByteLevel", "Digits", "Split", "Sequence"}),
-    "post_processor": frozenset({"ByteLevel", "TemplateProcessing", "Sequence"}),
-    "decoder": frozenset({"ByteLevel"}),
-}
-"""Types of the parts of a tokenizer, in a sequence too."""
-
-_PARTS: Final = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
@@ -44,7 +28,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
     try:
         data = records.contents(path, MOST_BYTES)
         raw = records.parse(data)
-        _check(raw)
+        check_tokenizer(raw)
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read ({error.strerror}): correct its permissions, or export the bundle again") from error
     except ValueError as error:
@@ -72,54 +56,3 @@ def guarded(what: str) -> Iterator[None]:
             raise
         said = " ".join(str(error).split())[:200]
         raise TokenizerError(f"{what} ({said}): export the bundle again, or use token ids instead of text") from error
-
-
-def _check(raw: Mapping[str, Any]) -> None:
-    """Raise :class:`ValueError` for what the library should not see."""
-    for part, known in _KNOWN.items():
-        _check_part(part, raw.get(part), known)
-    model = raw.get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        found = model.get("type") if isinstance(model, dict) else model
-        raise ValueError(f"its model is {_short(found)}, expected 'BPE'")
-    if model.get("dropout"):
-        raise ValueError(f"its dropout is {_short(model['dropout'])}, expected none: the same text would be other tokens each time")
-    if any(model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix")):
-        raise ValueError("its pieces have a prefix or a suffix, expected none as at the level of bytes")
-    vocabulary = model.get("vocab")
-    if not isinstance(vocabulary, dict) or not vocabulary:
-        raise ValueError("it has no vocabulary")
-    _check_ids(vocabulary.items())
-    if len(set(vocabulary.values())) < len(vocabulary):
-        raise ValueError("two tokens of its vocabulary have the same id")
-    added = raw.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(token, dict) and isinstance(token.get("content"), str) for token in added):
-        raise ValueError("its added_tokens are not a list of tokens")
-    _check_ids([(token["content"], token.get("id")) for token in added])
-    if long := [token["content"] for token in added if not 0 < len(token["content"]) <= _LONGEST]:
-        raise ValueError(f"the special token {_short(long[0])} has {len(long[0]):,} characters, expected 1 to {_LONGEST:,}")
-
-
-def _check_ids(tokens: Any) -> None:
-    for token, number in tokens:
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < MOST_TOKENS:
-            raise ValueError(f"the token {_short(token)} has the id {_short(number)}, expected 0 to {MOST_TOKENS - 1}")
-
-
-def _check_part(part: str, value: Any, known: frozenset[str]) -> None:
-    if value is None:
-        return
-    found = value.get("type") if isinstance(value, dict) else value
-    if not isinstance(value, dict) or not isinstance(found, str) or found not in known:
-        raise ValueError(f"it has the {part.replace('_', '-')} {plain_text(str(found))[:80]}, expected {' or '.join(sorted(known))}")
-    pattern = value.get("pattern")
-    if isinstance(pattern, dict) and any(len(str(text)) > _LONGEST for text in pattern.values()):
-        raise ValueError(f"its {part.replace('_', '-')} has a pattern of more than {_LONGEST:,} characters")
-    for name in _PARTS:
-        inner = value.get(name, [])
-        for item in inner if isinstance(inner, list) else [inner]:
-            _check_part(part, item, known)
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:80]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle import texts
 from sc2onnx.errors import RequestError
 from sc2onnx.manifest import TOKENIZER_FILE
 from sc2onnx.verify.subject import Subject
@@ -34,7 +35,7 @@ def sample(model: Subject, count: int, text: Path | None) -> Sample:
         return Sample(ids.astype(np.int64), f"{count} random token ids (the bundle has no tokenizer)")
     path = text or Path(argparse.__file__)
     try:
-        data = path.read_bytes()
+        data = texts.contents(path)
     except OSError as error:
         raise RequestError(f"{path} cannot be read ({error.strerror}), expected a text file to verify on") from error
     ids = np.array(model.codec.encode(data.decode("utf-8", errors="replace"), special=False), dtype=np.int64)

@@ -24,6 +24,7 @@ def test_a_plain_object_comes_back_as_json_reads_it() -> None:
         (b"[1]", "it holds a list, expected an object"),
         (b"null", "it holds a NoneType"),
         (b"\xff\xfe{}", "can't decode"),
+        (b"\xef\xbb\xbf{}", "it begins with a byte order mark, save it as UTF-8 without one"),
         (b'{"a": 1, "b": 2, "a": 3}', "it has the key 'a' twice"),
         (b'{"a": {"b": 1, "b": 1}}', "it has the key 'b' twice"),
         (b'{"a": NaN}', "it has NaN"),

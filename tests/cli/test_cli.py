@@ -42,6 +42,16 @@ def refused(done: subprocess.CompletedProcess[bytes]) -> str:
     return message
 
 
+def test_text_that_would_fill_the_memory_is_refused(bundle: Path, tmp_path: Path) -> None:
+    commands = (
+        ("generate", bundle, "--file", "/dev/zero"),
+        ("infill", bundle, "/dev/zero", "--line", "1", "--column", "1"),
+        ("evaluate", bundle, "/dev/zero"),
+    )
+    for command in commands:
+        assert "/dev/zero has more than 67,108,864 bytes" in refused(sc2onnx(*command, directory=tmp_path))
+
+
 def test_a_prompt_comes_from_the_argument_a_file_or_standard_input(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "p.py").write_text("def fib(n):\n")
     options = ("--max-new-tokens", "8")

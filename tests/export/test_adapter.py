@@ -128,3 +128,13 @@ def test_tensors_of_an_adapter_in_a_model_are_named(make_checkpoint: Make, name:
     with pytest.raises(TensorError, match=r"tensors of an adapter \(.*\), which is not merged") as caught:
         Checkpoint.open(directory)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"])
+def test_one_in_a_folder_of_the_checkpoint_is_told_of(make_checkpoint: Make, tmp_path: Path, name: str) -> None:
+    directory = make_checkpoint()
+    (directory / "plain").mkdir()
+    (directory / "ad\x1bapter").mkdir()
+    (directory / "ad\x1bapter" / name).write_text("{}")
+    with pytest.warns(UserWarning, match=r"'ad\\x1bapter' in the checkpoint holds an adapter of .*no part of the export"):
+        export(directory, tmp_path / "out")

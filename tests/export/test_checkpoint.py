@@ -284,6 +284,65 @@ def test_an_unsupported_type_is_named(make_checkpoint: Make, dtype: Any, stored:
         Checkpoint.open(make_checkpoint(edit=change))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        (np.int8, "quantiser"),
+        (np.uint8, "quantiser"),
+        (np.int32, "quantiser"),
+        (np.uint32, "quantiser"),
+        (ml_dtypes.float8_e4m3fn, "quantiser"),
+        (np.float64, "convert the checkpoint"),
+        (np.bool_, "convert the checkpoint"),
+    ],
+)
+def test_packed_weights_are_told_from_other_types(make_checkpoint: Make, dtype: Any, remedy: str) -> None:
+    def change(tensors: dict[str, npt.NDArray[Any]]) -> None:
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(dtype)
+
+    with pytest.raises(TensorError, match=remedy):
+        Checkpoint.open(make_checkpoint(edit=change))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pointer_of_git_lfs_is_named(make_checkpoint: Make, name: str) -> None:
+    directory = make_checkpoint()
+    (directory / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(CorruptCheckpointError, match=rf"{name} is a pointer of Git LFS.*git lfs pull"):
+        Checkpoint.open(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("model.fp16.safetensors", r"rename it to model\.safetensors"),
+        ("model-00001-of-00002.safetensors", r"download model\.safetensors\.index\.json"),
+        ("consolidated.safetensors", "another layout"),
+        ("starcoder2.Q4_K_M.gguf", "for llama"),
+        ("zero_to_fp32.py", "--safe_serialization"),
+        ("global_step10", "zero_to_fp32"),
+        ("pytorch_model_fsdp_0", "accelerate merge-weights"),
+        ("flax_model.msgpack", "Flax"),
+        ("model.onnx", "exported already"),
+        ("\x1b[2J.gguf", r"'\\x1b\[2J\.gguf'"),
+    ],
+)
+def test_other_forms_of_a_model_are_named(make_checkpoint: Make, name: str, remedy: str) -> None:
+    directory = make_checkpoint()
+    (directory / "model.safetensors").unlink()
+    (directory / name).touch()
+    with pytest.raises(CheckpointNotFoundError, match=rf"has no weights, expected .*; it has .*{remedy}"):
+        Checkpoint.open(directory)
+
+
+def test_a_checkpoint_in_a_folder_is_named(make_checkpoint: Make) -> None:
+    directory = make_checkpoint()
+    (directory.parent / "above").mkdir()
+    directory.rename(directory.parent / "above" / "checkpoint-100")
+    with pytest.raises(CheckpointNotFoundError, match=r"has no config\.json.*; there is a checkpoint in checkpoint-100"):
+        Checkpoint.open(directory.parent / "above")
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(make_checkpoint: Make) -> None:
     directory = make_checkpoint()
     opened = Checkpoint.open(directory)

@@ -326,8 +326,8 @@ def test_names_from_starcoder_1_must_agree_with_the_new_ones(old: str, same: Any
 
 
 def test_unknown_settings_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"unknown setting attention_multiplier=0\.5, logit_scale=2, expected StarCoder2's own"):
-        read(logit_scale=2, attention_multiplier=0.5)
+    with pytest.raises(UnsupportedModelError, match=r"unknown setting attention_multiplier=0\.5, query_scalar=2, expected StarCoder2's own"):
+        read(query_scalar=2, attention_multiplier=0.5)
 
 
 @pytest.mark.parametrize(

@@ -194,3 +194,13 @@ def test_very_many_names_take_no_time(make_checkpoint: Make) -> None:
     many = {f"model.layers.{number}.x": np.zeros((), np.float32) for number in range(5_000)}
     save_file(many, directory / "model.safetensors")
     assert "the checkpoint lacks" in refused(directory)
+
+
+@pytest.mark.parametrize("buffer", ["inv_freq", "original_inv_freq", "cos_cached", "sin_cached"])
+def test_tables_of_the_rotary_embedding_are_left_out(make_checkpoint: Make, buffer: str) -> None:
+    def add(tensors: Tensors) -> None:
+        for place in ("model.rotary_emb", "model.layers.1.self_attn.rotary_emb"):
+            tensors[f"{place}.{buffer}"] = np.ones(2, np.float32)
+
+    opened = Checkpoint.open(make_checkpoint(edit=add))
+    weights.check_complete(opened, Starcoder2Config.from_dict(opened.config))

@@ -61,6 +61,16 @@ HARMLESS: list[Settings] = [
     {"partial_rotary_factor": 1.0, "use_parallel_residual": False, "per_layer_config": {}},
     {"transformers_weights": "model.safetensors", "is_decoder": True},
     {"quantization_config": None, "something_new": None},
+    {"quantization_config": {}},
+    {"d_model": 16, "n_heads": 4, "num_layers": 2, "n_kv_heads": 2, "ffn_dim": 40, "rotary_dim": 4},
+    {"rope_base": 10000.0, "rotary_pct": 1.0, "qkv_bias": True, "padded_vocab_size": 32},
+    {"parallel_attn": False, "qk_layernorm": False, "num_local_experts": 0, "logits_scaling": 1.0},
+    {"original_max_position_embeddings": 4096, "output_router_logits": False, "init_std": 0.02},
+    {"learning_rate": 1e-5, "weight_decay": 0.1, "bf16": True, "lora_alpha": 16, "ddp_timeout": 1},
+    {"use_liger_kernel": True, "attn_implementation_autoset": True, "merge_config": {}},
+    {"rope_scaling": {}},
+    {"rope_scaling": {"type": "default", "factor": 1.0, "original_max_position_embeddings": 9}},
+    {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0, "beta_fast": None}},
 ]
 
 
@@ -104,6 +114,17 @@ def test_packed_weights_are_refused_with_the_remedy(settings: Settings, name: st
         ("n_head", 5),
         ("layer_norm_eps", 1e-6),
         ("scale_attn_by_inverse_layer_idx", True),
+        ("d_model", 15),
+        ("num_kv_heads", 4),
+        ("rope_base", 500000.0),
+        ("rotary_pct", 0.25),
+        ("qkv_bias", False),
+        ("logit_scale", 0.0625),
+        ("residual_multiplier", 0.22),
+        ("num_local_experts", 8),
+        ("parallel_attn", True),
+        ("rope_scaling", {"type": "default", "factor": 2.0}),
+        ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
     ],
 )
 def test_what_another_computation_needs_is_refused(settings: Settings, name: str, value: Any) -> None:

@@ -180,3 +180,11 @@ def test_a_template_that_is_no_text_is_refused(mini: Path, tmp_path: Path) -> No
     (mini / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(CorruptCheckpointError, match=r"chat_template\.jinja is not text in UTF-8"):
         export(mini, tmp_path / "bundle")
+
+
+def test_a_template_may_be_named_in_bytes_that_are_no_text(mini: Path, tmp_path: Path) -> None:
+    (mini / "additional_chat_templates").mkdir()
+    (mini / "additional_chat_templates" / os.fsdecode(b"\xff\x1b.jinja")).write_text(TEMPLATE)
+    export(mini, tmp_path / "bundle")
+    (found,) = json.loads((tmp_path / "bundle" / "tokenizer_config.json").read_text())["chat_template"]
+    assert found == {"name": r"\udcff\x1b", "template": TEMPLATE}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from sc2onnx.errors import CheckpointError, CorruptCheckpointError
+from sc2onnx.errors import CheckpointError, CorruptCheckpointError, TokenizerError
 from sc2onnx.export import export
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
@@ -22,6 +22,7 @@ from sc2onnx.export.small_files import SmallFiles
 from sc2onnx.export.text_files import TextFiles, text_files
 from sc2onnx.export.tokenizer import open_tokenizer, tokenizers_errors
 from sc2onnx.export.tokenizer_build import build_tokenizer
+from sc2onnx.runtime import tokenizer_file as runtime
 
 CODE = (
     "x =  12\n\n\tfor i in range(10):  # 3.14e-5, v2 2024-01-31\n"
@@ -175,7 +176,40 @@ def test_replacements_of_tokenizers_in_use_are_taken(mini: Path) -> None:
     ]
     chain = {"type": "Sequence", "normalizers": steps}
     edit(mini / "tokenizer.json", lambda raw: raw.update(normalizer=chain))
-    assert read(mini).doubts == ()
+    (doubt,) = read(mini).doubts
+    assert "none that sc2onnx can run (it has the normalizer Prepend" in doubt
+
+
+REFUSED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "dropout": lambda raw: raw["model"].update(dropout=0.1),
+    "prefix or a suffix": lambda raw: raw["model"].update(end_of_word_suffix="</w>"),
+    "normalizer Lowercase": lambda raw: raw.update(normalizer={"type": "Lowercase"}),
+    "pre-tokenizer WhitespaceSplit": lambda raw: raw.update(pre_tokenizer={"type": "WhitespaceSplit"}),
+    "the special token ''": lambda raw: raw["added_tokens"].append({**raw["added_tokens"][0], "content": "", "id": 9}),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_the_runtime_refuses_is_told_of_at_export(mini: Path, why: str) -> None:
+    edit(mini / "tokenizer.json", REFUSED[why])
+    (doubt,) = read(mini).doubts
+    assert why in doubt
+    assert "will take and give token ids, not text" in doubt
+    with pytest.raises(TokenizerError, match=why):
+        runtime.open_tokenizer(mini / "tokenizer.json")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_frame_that_repeats_the_text_is_refused(mini: Path, nested: bool) -> None:
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    frame: dict[str, Any] = {"type": "TemplateProcessing", "single": [text] * 200_000, "pair": [], "special_tokens": {}}
+    if nested:
+        frame = {"type": "Sequence", "processors": [frame]}
+    edit(mini / "tokenizer.json", lambda raw: raw.update(post_processor=frame))
+    with pytest.raises(CorruptCheckpointError, match="the text 200,000 times"):
+        read(mini)
+    with pytest.raises(TokenizerError, match="the text 200,000 times"):
+        runtime.open_tokenizer(mini / "tokenizer.json")
 
 
 def test_padding_without_end_is_not_made(mini: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle import texts
 from sc2onnx.errors import CheckpointError, RequestError, TokenizerError
 from sc2onnx.export.small_files import SmallFiles
 from sc2onnx.export.text_files import origin, tokenizer_data
@@ -112,7 +113,7 @@ def _own() -> Iterator[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return texts.contents(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise RequestError(f"{path} cannot be read ({error.strerror}), expected a text file to calibrate on") from error
     except UnicodeDecodeError as error:

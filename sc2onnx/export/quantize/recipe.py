@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle import texts
 from sc2onnx.bundle.records import record
 from sc2onnx.errors import RequestError
 from sc2onnx.export.quantize.codec import Scheme
@@ -91,11 +92,11 @@ def recipe(name: str, presets: Mapping[str, Recipe] = PRESETS) -> Recipe:
             raise RequestError(f"precision is {name!r}, expected one of {', '.join(presets)}, or a recipe in a .json file")
         return presets[name]
     try:
-        raw = json.loads(Path(name).read_text(encoding="utf-8"))
+        raw = json.loads(texts.contents(Path(name)).decode("utf-8"))
         return _from_dict({"name": Path(name).stem, **raw})
     except OSError as error:
         raise RequestError(f"the recipe {name} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, RequestError):
             raise
         example = PRESETS["int4"].to_json().replace("\n", " ")

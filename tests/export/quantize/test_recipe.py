@@ -233,3 +233,9 @@ def test_on_a_gpu_the_names_mean_blocks_of_32(write: Write) -> None:
     path = write({**PLAIN, "name": "int4"}, "mine.json")
     with pytest.raises(RequestError, match="is called 'int4', which means another precision"):
         Variant(path, "cuda")
+
+
+def test_a_recipe_that_is_nested_beyond_measure(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text('{"a":' * 100_000)
+    with pytest.raises(RequestError, match=r"deep\.json is malformed"):
+        recipe(str(tmp_path / "deep.json"))
