@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Collection, Iterable, Mapping, Set, Sized
+from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import islice
 from typing import Any, Final
 
@@ -12,19 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError
+from sc2onnx.manifest import plain_text
 
 _SHOWN: Final = 80
 """Characters of a wrong value that an error repeats."""
 
 
 def shown(value: object) -> str:
-    """A value in an error: its repr, cut, or its type where it has none (integers of thousands of
-    digits have none).
+    """A value in an error: its repr, on one line and cut, or its type where it has none (integers
+    of thousands of digits have none).
     """
     try:
-        text = repr(value)
+        lines = repr(value).splitlines()  # that of an array has several
     except Exception:  # whatever a stranger's __repr__ raises
         return f"a {type(value).__name__}"
+    text = plain_text(" ".join(line.strip() for line in lines))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... (a {type(value).__name__})"
 
 
@@ -118,10 +120,9 @@ def stop_strings(value: Any) -> tuple[str, ...]:
     """Stop strings: None for none, one, or a collection of them. Raises :class:`RequestError`."""
     found = () if value is None else (value,) if isinstance(value, str) else value
     iterable = isinstance(found, Collection) and not isinstance(found, (bytes, bytearray, memoryview, Mapping))
-    strings = tuple(found) if iterable else ()
-    if not iterable or not all(isinstance(stop, str) and stop for stop in strings):
+    if not iterable or not all(isinstance(stop, str) and stop for stop in found):  # looked at before they are taken: a range has any length
         raise RequestError(f"stop is {shown(value)}, expected strings that are not empty: one, a list of them, or None for none")
-    return strings
+    return tuple(found)
 
 
 def token_ids(
@@ -130,13 +131,14 @@ def token_ids(
     """Token ids (n,) as int64; n may be 0. Raises :class:`TokenIdError` for anything that is not an
     id below ``vocab``.
 
-    ``most``: of an iterator, which may never end, no more than one beyond so many are taken.
+    ``most``: no more than one beyond so many are taken of what is not in memory already: an
+    iterator may never end, and a range be as long as it likes.
     """
     if isinstance(tokens, np.ndarray) and (tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iuO")):
         raise TokenIdError(f"{name} are an array of shape {tokens.shape} of {tokens.dtype}, expected whole numbers in one dimension")
     if isinstance(tokens, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(tokens, Iterable):
         raise TokenIdError(f"{name} are {shown(tokens)}, expected whole numbers, in a list or an array")
-    taken = tokens if most is None or isinstance(tokens, Sized) else islice(tokens, most + 1)
+    taken = tokens if most is None or isinstance(tokens, (list, tuple, np.ndarray)) else islice(tokens, most + 1)
     try:
         ids = np.fromiter(map(_index, taken), dtype=np.int64)
     except TypeError as error:

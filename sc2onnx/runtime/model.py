@@ -20,6 +20,7 @@ from sc2onnx.errors import (
     InferenceError,
     RequestError,
     Sc2onnxError,
+    TokenIdError,
 )
 from sc2onnx.hub import located
 from sc2onnx.manifest import RING, Manifest
@@ -105,14 +106,13 @@ def load(
     """
     one_of("packed", packed, get_args(Packed))
     one_of("check", check, get_args(Check))
-    for name, value in (("prefill_chunk", prefill_chunk), ("max_batch", max_batch)):
-        whole_number(name, value, 1)
+    prefill_chunk, max_batch = whole_number("prefill_chunk", prefill_chunk, 1), whole_number("max_batch", max_batch, 1)
     if threads is not None:
-        whole_number("threads", threads, 1, MOST_THREADS)
+        threads = whole_number("threads", threads, 1, MOST_THREADS)
     if cache_capacity is not None:
-        whole_number("cache_capacity", cache_capacity, 1)
+        cache_capacity = whole_number("cache_capacity", cache_capacity, 1)
     if prefix_memory is not None:
-        whole_number("prefix_memory", prefix_memory, 0)
+        prefix_memory = whole_number("prefix_memory", prefix_memory, 0)
     if isinstance(spin, bool) or not isinstance(spin, (int, float)) or not 0 <= spin <= 1:
         raise RequestError(f"spin is {shown(spin)}, expected 0 to 1 second")
     if speculate is not None:
@@ -503,7 +503,10 @@ class Model:
 
     def _stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
         vocab = self._facts.vocab_size
-        return frozenset(token_ids(tokens, vocab, vocab, name="stop_tokens").tolist())
+        ids = token_ids(tokens, vocab, vocab, name="stop_tokens")
+        if len(ids) > vocab:  # some may not have been taken
+            raise TokenIdError(f"stop_tokens are more than the {vocab} tokens that there are: give each once")
+        return frozenset(ids.tolist())
 
     def _begun(self, text: str, heal: bool, special_tokens: SpecialTokens) -> tuple[list[int], str]:
         """Token ids of a text, and the end of it that is to be written again."""
@@ -529,7 +532,7 @@ class Model:
     def _budget(self, fit: bool, prompt_tokens: int | None, rules: GenerationRules) -> int | None:
         """Tokens that an infilling prompt may have; None: it is not cut."""
         if prompt_tokens is not None:
-            whole_number("prompt_tokens", prompt_tokens, 1)
+            prompt_tokens = whole_number("prompt_tokens", prompt_tokens, 1)
         if flag("fit", fit):
             return budget_of(self._facts.context_length, rules.max_new_tokens, prompt_tokens)
         if prompt_tokens is not None:

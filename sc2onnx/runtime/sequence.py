@@ -43,10 +43,10 @@ class TokenSequence:
 
     def rewind(self, count: int) -> None:
         """Drop the last ``count`` tokens, exactly, without copying. Raises :class:`RewindError` where that is impossible."""
-        if isinstance(count, bool) or (isinstance(count, int) and abs(count) > self._facts.context_length):
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or abs(int(count)) > self._facts.context_length:
             whole = f"give a whole number from 0 to {self.length}"
             raise RewindError(f"cannot rewind {shown(count)} tokens of a sequence of {self.length}: {whole}")
-        self._decoder.rewind(count)
+        self._decoder.rewind(int(count))  # numpy's small integers overflow
 
     @property
     def length(self) -> int:

@@ -147,6 +147,34 @@ def test_what_is_odd_and_right(model: sc2onnx.Model, options: dict[str, Any]) ->
     assert isinstance(done, sc2onnx.Completion)
 
 
+SMALL = [np.uint8, np.int8, np.uint64]
+"""Types of numpy's whose arithmetic with lengths and their negatives overflows or wraps."""
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_numbers_of_numpy_are_the_numbers_that_they_say(model: sc2onnx.Model, kind: type[np.integer[Any]]) -> None:
+    """Of -np.uint8(5) numpy makes 251, which as top_k is another distribution."""
+    sampled: dict[str, Any] = {"temperature": 2.0, "top_k": 5, "seed": 3, "max_new_tokens": 24}
+    odd: dict[str, Any] = {"temperature": np.float16(2.0), "top_k": kind(5), "seed": kind(3), "max_new_tokens": kind(24)}
+    assert model.generate("def f(", **odd).tokens == model.generate("def f(", **sampled).tokens
+    assert sc2onnx.SamplingParameters(temperature=2.0, top_k=kind(5), seed=kind(3)) == sc2onnx.SamplingParameters(temperature=2.0, top_k=5, seed=3)
+    options: dict[str, Any] = {"prompt_tokens": kind(100), "max_new_tokens": kind(2)}
+    assert model.infill("x = 1\n" * 400, "y = 2\n" * 400, **options).prompt_tokens <= 100
+    with model.sequence() as sequence:
+        sequence.append(range(300), logits=None)
+        sequence.rewind(kind(3))  # type: ignore[arg-type]
+        assert sequence.length == 297
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_numbers_of_numpy_at_loading(bundle: Path, kind: type[np.integer[Any]]) -> None:
+    sizes: dict[str, Any] = {name: kind(2) for name in ("threads", "prefill_chunk", "max_batch", "prefix_memory")}
+    prompts = ["def f(x):\n" * 9, "a", "b"]
+    assert sc2onnx.load(bundle, **sizes).generate(prompts, max_new_tokens=4) == sc2onnx.load(bundle, prefill_chunk=2, max_batch=2).generate(
+        prompts, max_new_tokens=4
+    )
+
+
 def test_a_huge_number_of_tokens_is_as_many_as_the_context_takes(model: sc2onnx.Model) -> None:
     prompt = np.full(2040, 7)
     assert len(list(model.generate_tokens(prompt, max_new_tokens=HUGE, stop_tokens=()))) == 9
@@ -159,6 +187,7 @@ def test_a_huge_number_of_tokens_is_as_many_as_the_context_takes(model: sc2onnx.
         ((text for text in "ab"), "prompt is <generator"),
         ({"a": 1}, "prompt is {'a': 1}"),
         ({"a"}, "prompt is {'a'}"),
+        (np.array([[1, 2], [3, 4]]), r"prompt\[0\] is array\(\[1, 2\]\)"),
         ([["a"]], r"prompt\[0\] is \['a'\], expected a str"),
         ([1], r"prompt\[0\] is 1"),
     ],
@@ -205,10 +234,18 @@ def test_what_are_not_tokens(model: sc2onnx.Model, tokens: Any, message: str) ->
 
 
 def test_tokens_that_never_end(model: sc2onnx.Model) -> None:
-    refused(lambda: model.generate_tokens(itertools.repeat(1)), ContextLengthError, "the model's context holds 2048")
+    for endless in (lambda: itertools.repeat(1), lambda: range(1, 10**15)):
+        with pytest.raises((ContextLengthError, TokenIdError), match=r"the model's context holds 2048|expected 0 to 4095"):
+            model.generate_tokens(endless())
+        refused(lambda endless=endless: model.generate("a", stop_tokens=endless()), TokenIdError, "more than the 4096|expected 0 to 4095")  # type: ignore[misc]
+    refused(lambda: model.generate("a", stop=range(10**15)), RequestError, r"stop is range\(0")  # type: ignore[arg-type]
     with model.sequence() as sequence:
         refused(lambda: sequence.append(itertools.repeat(1)), ContextLengthError, "the model's context holds 2048")
         refused(lambda: sequence.append(iter(())), EmptyPromptError, "expected at least one")
+
+
+def test_a_value_with_a_repr_of_several_lines_is_shown_on_one(model: sc2onnx.Model) -> None:
+    refused(lambda: model.generate("a", stop=np.ma.masked_array([1, 2], [0, 1])), RequestError, r"stop is masked_array\(data=\[1, --\], mask=")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sampling", [5, {"temperature": 1}, "greedy"])
