@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Collection, Iterable, Mapping, Set
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ def texts(name: str, value: Any) -> list[str]:
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str: decode it first")
-    if not isinstance(value, Collection) or isinstance(value, (Mapping, Set)):
+    if not _is_collection(value) or isinstance(value, Set):
         raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str")
     return [text(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
 
@@ -107,10 +108,16 @@ def code_files(value: Any) -> dict[str, str]:
 
 def place_of(name: str, value: Any) -> str:
     """``value``, a path that the system could have, or an id. Raises :class:`RequestError`."""
+    given = value
     if isinstance(value, os.PathLike):
-        value = os.fspath(value)
+        with suppress(TypeError):  # of a path that gives something else
+            value = os.fspath(value)
     if isinstance(value, bytes) or not isinstance(value, str):
-        raise RequestError(f"{name} is {shown(value)}, expected a path or a hub id")
+        raise RequestError(f"{name} is {shown(given)}, expected a path or a hub id")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name} is {shown(value)}, which no file can be called here ({error.reason}): correct the path") from None
     if not value or "\0" in value:
         raise RequestError(f"{name} is {shown(value)}, expected a path that is not empty and has no null character")
     return value
@@ -119,8 +126,9 @@ def place_of(name: str, value: Any) -> str:
 def stop_strings(value: Any) -> tuple[str, ...]:
     """Stop strings: None for none, one, or a collection of them. Raises :class:`RequestError`."""
     found = () if value is None else (value,) if isinstance(value, str) else value
-    iterable = isinstance(found, Collection) and not isinstance(found, (bytes, bytearray, memoryview, Mapping))
-    if not iterable or not all(isinstance(stop, str) and stop for stop in found):  # looked at before they are taken: a range has any length
+    if not _is_collection(found) or not all(
+        isinstance(stop, str) and stop for stop in found
+    ):  # looked at before they are taken: a range has any length
         raise RequestError(f"stop is {shown(value)}, expected strings that are not empty: one, a list of them, or None for none")
     return tuple(found)
 
@@ -160,6 +168,12 @@ def some_token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, 
     if not ids.size:
         raise EmptyPromptError("there are no tokens, expected at least one: a model continues something")
     return ids
+
+
+def _is_collection(value: Any) -> bool:
+    """Whether it holds values one by one: no bytes, no mapping, no array without dimensions."""
+    none = isinstance(value, (bytes, bytearray, memoryview, Mapping)) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return isinstance(value, Collection) and not none
 
 
 def _index(value: Any) -> int:

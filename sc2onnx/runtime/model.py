@@ -44,6 +44,7 @@ from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
+from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, TextSink, complete
 from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
@@ -224,6 +225,9 @@ class Model:
         self._codec: Codec | None = None
         self._lock = threading.Lock()
         self._decoders: list[weakref.ref[Decoder]] = []  # not a WeakSet: those change under whoever iterates them
+
+    def __reduce__(self) -> str:
+        raise not_portable(self)
 
     @property
     def manifest(self) -> Manifest:
@@ -536,7 +540,7 @@ class Model:
         if flag("fit", fit):
             return budget_of(self._facts.context_length, rules.max_new_tokens, prompt_tokens)
         if prompt_tokens is not None:
-            raise RequestError(f"fit is False and prompt_tokens is {prompt_tokens}, expected one of them")
+            raise RequestError(f"fit is False and prompt_tokens is {shown(prompt_tokens)}, expected one of them")
         return None
 
     def _check_length(self, characters: int) -> None:

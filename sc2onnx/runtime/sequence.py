@@ -11,6 +11,7 @@ from sc2onnx.errors import RequestError, RewindError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import shown, some_token_ids
 from sc2onnx.runtime.decoder import Decoder, Logits
+from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.memory import not_enough
 
 
@@ -67,6 +68,9 @@ class TokenSequence:
 
     def __enter__(self) -> TokenSequence:
         return self
+
+    def __reduce__(self) -> str:
+        raise not_portable(self)
 
     def __exit__(self, *exception: object) -> None:
         self.close()
