@@ -28,7 +28,7 @@
     |-- InferenceError (RuntimeError)         ONNX Runtime failed
     |   `-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
     |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
-    |   |-- CancelledError                    closed while it was computing
+    |   |-- CancelledError                    closed while it was computing, or the program ended
     |   `-- ForkedError                       a model, or what belongs to it, in a child forked after it was loaded
     `-- MissingDependencyError (ImportError)  an optional package is not installed
 
@@ -144,7 +144,7 @@ class SequenceStateError(Sc2onnxError, RuntimeError):
 
 
 class CancelledError(SequenceStateError):
-    """The sequence was closed while it was computing."""
+    """The sequence was closed while it was computing, or the program ended under it."""
 
 
 class ForkedError(SequenceStateError):

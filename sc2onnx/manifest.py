@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sc2onnx.bundle.agreement import NONE
 from sc2onnx.bundle.records import parse, record
+from sc2onnx.bundle.steps import NONE
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
 FORMAT_VERSION: Final = 5
@@ -281,7 +281,7 @@ class Manifest:
     """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph.
 
     ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see
-    :mod:`sc2onnx.bundle.agreement`.
+    :mod:`sc2onnx.bundle.steps`.
     """
 
     model: ModelFacts

@@ -102,5 +102,6 @@ def _no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache."""
+    """No test reads or writes the user's cache; and digests are remembered also where temporary files lie in memory."""
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "sc2onnx-cache"))
+    monkeypatch.setattr("sc2onnx.runtime.stamps.MOUNTS", tmp_path / "no-table-of-mounts")

@@ -6,11 +6,12 @@ import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
 from fault_kinds.children import environment, run
+from fault_kinds.damage import remembered
 from fault_kinds.kills import export_action, record_action
 from fault_kinds.material import Fault, Material, ask, packable, whole
 
@@ -104,13 +105,11 @@ def _memo(rng: Random, material: Material, scratch: Path, limit: float, mounted:
     with _disk(rng, scratch, 4096 if mounted else 400, mounted) as (place, what, limited):
 
         def action() -> None:
-            from sc2onnx.runtime import bundle
-
-            bundle._LARGE = 1  # type: ignore[misc]
             limited()
-            for _ in range(2):
-                if not ask(material.bundle(form), check="auto").same(material.answer(form)):
-                    raise Fault("another answer")
+            with remembered():
+                for _ in range(2):
+                    if not ask(material.bundle(form), check="auto").same(material.answer(form)):
+                        raise Fault("another answer")
 
         with environment(SC2ONNX_CACHE=str(place)):
             if run(action, scratch / "log", limit):
@@ -128,12 +127,8 @@ def _record(rng: Random, material: Material, scratch: Path, limit: float, mounte
                 material.copy(form, bundle)
             except OSError:
                 return f"{what}: no room for the bundle itself"
-            with (place / "filler").open("wb") as file:
-                try:
-                    while True:
-                        file.write(bytes(4096))
-                        file.flush()
-                except OSError:
+            with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
                     pass
         else:
             bundle = material.copy(form, place / "bundle")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from sc2onnx.errors import BundleIntegrityError
 
 
 def inside(directory: Path, path: Path) -> bool:
@@ -22,3 +26,16 @@ def inside(directory: Path, path: Path) -> bool:
         model = root.parent.parent
         roots += [model / "blobs", model.parent / "blobs"]
     return any(target.is_relative_to(allowed) for allowed in roots)
+
+
+def check_links(directory: Path, names: Iterable[str]) -> None:
+    """Raise :class:`BundleIntegrityError` for a file of the bundle at ``directory`` that is a link out of it.
+
+    Names of files that are not there are ignored.
+    """
+    for name in names:
+        path = directory / name
+        if os.path.exists(path) and not inside(directory, path):
+            raise BundleIntegrityError(
+                f"{path} is a link that leads out of the bundle, expected a file in it: copy the bundle with its files (cp -L)"
+            )

@@ -70,8 +70,8 @@ def _check_ids(tokens: Any) -> None:
 def _check_part(part: str, value: Any, known: frozenset[str]) -> None:
     if value is None:
         return
-    if not isinstance(value, dict) or value.get("type") not in known:
-        found = value.get("type") if isinstance(value, dict) else value
+    found = value.get("type") if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not isinstance(found, str) or found not in known:
         raise ValueError(f"it has the {part.replace('_', '-')} {printable(str(found))[:80]}, expected {' or '.join(sorted(known))}")
     pattern = value.get("pattern")
     if isinstance(pattern, dict) and any(len(str(text)) > _LONGEST for text in pattern.values()):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
-from sc2onnx.bundle.agreement import NONE, agreeing_steps
+from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.adapter import adapters_below
 from sc2onnx.export.checkpoint import Checkpoint

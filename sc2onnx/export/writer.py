@@ -179,21 +179,22 @@ def _replace(partial: Path, out: Path) -> None:
     """Rename into place; an old bundle steps aside first and comes back if that fails."""
     _sync(partial)
     aside = out.parent / f".{out.name}.replaced-{secrets.token_hex(4)}"
-    try:
-        if out.exists():
-            out.rename(aside)
-        partial.rename(out)
-    except BaseException:
-        if aside.exists() and partial.exists():
-            aside.rename(out)
-        raise
-    finally:
-        if not partial.exists():
-            (out / _LOCK).unlink(missing_ok=True)  # only now: without it another export would take the directory for a dead one's
-    try:
+    try:  # a signal may end the process after any line
+        try:
+            if out.exists():
+                out.rename(aside)
+            partial.rename(out)
+        except BaseException:
+            if aside.exists() and partial.exists():
+                aside.rename(out)
+            raise
+        finally:
+            if not partial.exists():
+                (out / _LOCK).unlink(missing_ok=True)  # only now: without it another export would take the directory for a dead one's
         _sync(out.parent)
     finally:
-        _remove(aside)
+        if not partial.exists():  # the new one is in place
+            _remove(aside)
 
 
 def _remove(directory: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle import records
-from sc2onnx.bundle.agreement import NONE, agreeing_steps
+from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.manifest import GROWING, LINEAR, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime import expected

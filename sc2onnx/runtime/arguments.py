@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Collection, Iterable, Mapping, Set, Sized
+from collections.abc import Collection, Iterable, Mapping, Set
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -12,19 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError
+from sc2onnx.manifest import plain_text
 
 _SHOWN: Final = 80
 """Characters of a wrong value that an error repeats."""
 
 
 def shown(value: object) -> str:
-    """A value in an error: its repr, cut, or its type where it has none (integers of thousands of
-    digits have none).
+    """A value in an error: its repr, on one line and cut, or its type where it has none (integers
+    of thousands of digits have none).
     """
     try:
-        text = repr(value)
+        lines = repr(value).splitlines()  # that of an array has several
     except Exception:  # whatever a stranger's __repr__ raises
         return f"a {type(value).__name__}"
+    text = plain_text(" ".join(line.strip() for line in lines))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... (a {type(value).__name__})"
 
 
@@ -87,7 +90,7 @@ def texts(name: str, value: Any) -> list[str]:
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str: decode it first")
-    if not isinstance(value, Collection) or isinstance(value, (Mapping, Set)):
+    if not _is_collection(value) or isinstance(value, Set):
         raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str")
     return [text(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
 
@@ -105,10 +108,16 @@ def code_files(value: Any) -> dict[str, str]:
 
 def place_of(name: str, value: Any) -> str:
     """``value``, a path that the system could have, or an id. Raises :class:`RequestError`."""
+    given = value
     if isinstance(value, os.PathLike):
-        value = os.fspath(value)
+        with suppress(TypeError):  # of a path that gives something else
+            value = os.fspath(value)
     if isinstance(value, bytes) or not isinstance(value, str):
-        raise RequestError(f"{name} is {shown(value)}, expected a path or a hub id")
+        raise RequestError(f"{name} is {shown(given)}, expected a path or a hub id")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name} is {shown(value)}, which no file can be called here ({error.reason}): correct the path") from None
     if not value or "\0" in value:
         raise RequestError(f"{name} is {shown(value)}, expected a path that is not empty and has no null character")
     return value
@@ -117,11 +126,11 @@ def place_of(name: str, value: Any) -> str:
 def stop_strings(value: Any) -> tuple[str, ...]:
     """Stop strings: None for none, one, or a collection of them. Raises :class:`RequestError`."""
     found = () if value is None else (value,) if isinstance(value, str) else value
-    iterable = isinstance(found, Collection) and not isinstance(found, (bytes, bytearray, memoryview, Mapping))
-    strings = tuple(found) if iterable else ()
-    if not iterable or not all(isinstance(stop, str) and stop for stop in strings):
+    if not _is_collection(found) or not all(
+        isinstance(stop, str) and stop for stop in found
+    ):  # looked at before they are taken: a range has any length
         raise RequestError(f"stop is {shown(value)}, expected strings that are not empty: one, a list of them, or None for none")
-    return strings
+    return tuple(found)
 
 
 def token_ids(
@@ -130,13 +139,14 @@ def token_ids(
     """Token ids (n,) as int64; n may be 0. Raises :class:`TokenIdError` for anything that is not an
     id below ``vocab``.
 
-    ``most``: of an iterator, which may never end, no more than one beyond so many are taken.
+    ``most``: no more than one beyond so many are taken of what is not in memory already: an
+    iterator may never end, and a range be as long as it likes.
     """
     if isinstance(tokens, np.ndarray) and (tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iuO")):
         raise TokenIdError(f"{name} are an array of shape {tokens.shape} of {tokens.dtype}, expected whole numbers in one dimension")
     if isinstance(tokens, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(tokens, Iterable):
         raise TokenIdError(f"{name} are {shown(tokens)}, expected whole numbers, in a list or an array")
-    taken = tokens if most is None or isinstance(tokens, Sized) else islice(tokens, most + 1)
+    taken = tokens if most is None or isinstance(tokens, (list, tuple, np.ndarray)) else islice(tokens, most + 1)
     try:
         ids = np.fromiter(map(_index, taken), dtype=np.int64)
     except TypeError as error:
@@ -158,6 +168,12 @@ def some_token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, 
     if not ids.size:
         raise EmptyPromptError("there are no tokens, expected at least one: a model continues something")
     return ids
+
+
+def _is_collection(value: Any) -> bool:
+    """Whether it holds values one by one: no bytes, no mapping, no array without dimensions."""
+    none = isinstance(value, (bytes, bytearray, memoryview, Mapping)) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return isinstance(value, Collection) and not none
 
 
 def _index(value: Any) -> int:

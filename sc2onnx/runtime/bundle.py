@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sc2onnx import hub
+from sc2onnx.bundle.links import check_links
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
 from sc2onnx.runtime.agreement import check_agreement
 from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
-from sc2onnx.runtime.links import check_links
-from sc2onnx.runtime.stamps import Memo
+from sc2onnx.runtime.stamps import Memo, Stamp
 from sc2onnx.runtime.stops import check_stops
 
 Check = Literal["auto", "full", "size"]
@@ -40,11 +40,13 @@ class Bundle:
     """A bundle on disk whose files are what the manifest says.
 
     ``digests``: the SHA-256 of its files, by name, as checked; empty where only sizes were.
+    ``stamps``: of the files, by name, taken before they were checked.
     """
 
     directory: Path
     manifest: Manifest
     digests: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, directory: str | Path, check: Check = "auto", *, others: bool = False) -> Bundle:
@@ -60,13 +62,27 @@ class Bundle:
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
         check_links(path, [*manifest.files, CARD_FILE])
-        for name, entry in manifest.files.items():
-            _check_size(path / name, entry)
+        stamps = {name: _check_size(path / name, entry) for name, entry in manifest.files.items()}
         remember = check == "auto"
         digests = {} if check == "size" else _check_digests(path, manifest, remember=remember)
         check_agreement(path, manifest)
         check_stops(path, manifest)
-        return cls(path, manifest, digests)
+        return cls(path, manifest, digests, stamps)
+
+    def check_unchanged(self, *names: str) -> None:
+        """Raise :class:`BundleIntegrityError` unless these files are still those that were checked.
+
+        Whoever opens a file asks afterwards: what was put in its place in between, by an export to
+        the same path say, would else be computed with although nobody checked it.
+        """
+        for name in names:
+            path = self.directory / name
+            try:
+                same = Stamp.at(path) == self.stamps[name] or _unaltered(self.directory, self.manifest, name)
+            except OSError:
+                same = False
+            if not same:
+                raise BundleIntegrityError(f"{path} changed after it was checked: load the bundle again")
 
     @property
     def graphs(self) -> list[Path]:
@@ -129,11 +145,18 @@ def _check_supported(manifest: Manifest) -> None:
         )
 
 
-def _check_size(path: Path, entry: FileEntry) -> None:
+def _check_size(path: Path, entry: FileEntry) -> Stamp:
+    """The stamp of a file that has the size it must have."""
     if not path.is_file():
         raise BundleIntegrityError(f"{path.name} is missing from {path.parent}, the manifest lists it: copy or export the bundle again")
-    if (size := path.stat().st_size) != entry.size:
-        raise BundleIntegrityError(f"{path} is {size} bytes, the manifest says {entry.size}: copy or export the bundle again")
+    stamp = Stamp.at(path)
+    if stamp.size != entry.size:
+        raise BundleIntegrityError(f"{path} is {stamp.size} bytes, the manifest says {entry.size}: copy or export the bundle again")
+    return stamp
+
+
+def _unaltered(directory: Path, manifest: Manifest, name: str) -> bool:
+    return Memo(directory).digest(name) == manifest.files[name].sha256
 
 
 def _check_digests(directory: Path, manifest: Manifest, remember: bool) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Decoder:
 
         What it shares with a kept sequence is not computed again (:mod:`sc2onnx.runtime.prefix`).
         The logits are the same, in integers to the last bit, because all of a prompt is computed in
-        steps that agree with each other (:mod:`sc2onnx.bundle.agreement`).
+        steps that agree with each other (:mod:`sc2onnx.bundle.steps`).
         """
         with self._use():
             if self._store is not None:
@@ -84,11 +84,13 @@ class Decoder:
         """The most tokens that can be appended in one step, to all rows, by the chunk, the window and the context; 0 where it is full."""
         return min(self._chunk, self.cache.longest_step(), self._facts.context_length - int(self.cache.lengths.max()))
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         """Close it without waiting for a running step, which stops: its thread then frees the
-        cache.
+        cache. Whether no step was running, so that the cache is free already.
         """
         self._closed = True
+        if self._session.process.forked:  # as in :meth:`close`
+            return True
         if (step := self._step) is not None:
             step.cancel()
         if self._worker != threading.get_ident() and self._busy.acquire(blocking=False):
@@ -96,6 +98,8 @@ class Decoder:
                 self._free()
             finally:
                 self._busy.release()
+            return True
+        return False
 
     def rewind(self, count: int, row: int = 0) -> None:
         """See :meth:`RingCache.rewind`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sc2onnx.errors import DeviceError
+from sc2onnx.runtime.arguments import shown
 
 _NAMED: Final = re.compile(r"cpu|cuda(?::(\d{1,3}))?")
 
@@ -26,7 +27,7 @@ class Device:
         """``cpu``, ``cuda`` or ``cuda:1``. Raises :class:`DeviceError` for anything else."""
         found = _NAMED.fullmatch(name) if isinstance(name, str) else None
         if found is None:
-            raise DeviceError(f"device is {name!r}, expected 'cpu', 'cuda', 'cuda:1' (the second GPU) or 'auto'")
+            raise DeviceError(f"device is {shown(name)}, expected 'cpu', 'cuda', 'cuda:1' (the second GPU) or 'auto'")
         return cls("cpu") if name == "cpu" else cls("cuda", int(found[1] or 0))
 
     @property

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sc2onnx.errors import ContextLengthError, RequestError
+from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.text import Codec, FimOrder, cut_around, fim_prompt, last_tokens
 
 LEAST: Final = 16
@@ -96,7 +97,7 @@ def budget_of(context: int, max_new_tokens: int, prompt_tokens: int | None) -> i
     if prompt_tokens is None:
         return context - min(max_new_tokens, context // 4)
     if prompt_tokens > context:
-        raise ContextLengthError(f"prompt_tokens is {prompt_tokens}, the model's context holds {context}: ask for less")
+        raise ContextLengthError(f"prompt_tokens is {shown(prompt_tokens)}, the model's context holds {context}: ask for less")
     return prompt_tokens
 
 

@@ -47,6 +47,12 @@ class Process:
             )
 
 
+def not_portable(thing: object) -> TypeError:
+    """What to raise where an object is to be pickled or copied that belongs to its process: its sessions, threads and locks do."""
+    name = type(thing).__name__
+    return TypeError(f"a {name} belongs to its process and cannot be pickled or copied: share it between threads, load the model in each process")
+
+
 def outlive(session: Any) -> None:
     """Have a session outlive every child that is forked while it is there."""
     _sessions.add(session)

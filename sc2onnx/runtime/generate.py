@@ -35,7 +35,8 @@ class GenerationRules:
     logprobs: bool
 
     def __post_init__(self) -> None:
-        whole_number("max_new_tokens", self.max_new_tokens, 1)
+        most = whole_number("max_new_tokens", self.max_new_tokens, 1)
+        object.__setattr__(self, "max_new_tokens", most)  # numpy's small integers overflow
         stop_strings(self.stop)
         flag("logprobs", self.logprobs)
 

@@ -20,9 +20,10 @@ from sc2onnx.errors import (
     InferenceError,
     RequestError,
     Sc2onnxError,
+    TokenIdError,
 )
 from sc2onnx.hub import located
-from sc2onnx.manifest import RING, Manifest
+from sc2onnx.manifest import RING, TOKENIZER_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.arguments import (
     code_files,
     flag,
@@ -43,6 +44,7 @@ from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache, default_capacity
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
+from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, TextSink, complete
 from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
@@ -105,14 +107,13 @@ def load(
     """
     one_of("packed", packed, get_args(Packed))
     one_of("check", check, get_args(Check))
-    for name, value in (("prefill_chunk", prefill_chunk), ("max_batch", max_batch)):
-        whole_number(name, value, 1)
+    prefill_chunk, max_batch = whole_number("prefill_chunk", prefill_chunk, 1), whole_number("max_batch", max_batch, 1)
     if threads is not None:
-        whole_number("threads", threads, 1, MOST_THREADS)
+        threads = whole_number("threads", threads, 1, MOST_THREADS)
     if cache_capacity is not None:
-        whole_number("cache_capacity", cache_capacity, 1)
+        cache_capacity = whole_number("cache_capacity", cache_capacity, 1)
     if prefix_memory is not None:
-        whole_number("prefix_memory", prefix_memory, 0)
+        prefix_memory = whole_number("prefix_memory", prefix_memory, 0)
     if isinstance(spin, bool) or not isinstance(spin, (int, float)) or not 0 <= spin <= 1:
         raise RequestError(f"spin is {shown(spin)}, expected 0 to 1 second")
     if speculate is not None:
@@ -191,6 +192,7 @@ def open_model(
     if session is None:
         packed = None
         session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs])
+    bundle.check_unchanged(*bundle.manifest.graphs, WEIGHTS_FILE)
     return Model(bundle, session, shape, settings, packed)
 
 
@@ -206,10 +208,13 @@ def cache_shape(manifest: Manifest, chunk: int, capacity: int | None = None) -> 
 def _open_packed(bundle: Bundle, form: PackedForm, place: Place) -> Session | None:
     """The session over packed weights; one that cannot be had is not kept either."""
     try:
-        return place.session(bundle, [Substitute(*form.graph(bundle.weights), optimised=True)])
+        session = place.session(bundle, [Substitute(*form.graph(bundle.weights), optimised=True)])
+        if form.unchanged:
+            return session
     except (InferenceError, OSError, ValueError, KeyError):  # KeyError: a location that this version does not write
-        form.discard()
-        return None
+        pass
+    form.discard()
+    return None
 
 
 class Model:
@@ -224,6 +229,9 @@ class Model:
         self._codec: Codec | None = None
         self._lock = threading.Lock()
         self._decoders: list[weakref.ref[Decoder]] = []  # not a WeakSet: those change under whoever iterates them
+
+    def __reduce__(self) -> str:
+        raise not_portable(self)
 
     @property
     def manifest(self) -> Manifest:
@@ -462,11 +470,17 @@ class Model:
 
     @property
     def codec(self) -> Codec:
-        """The tokenizer. Raises :class:`~sc2onnx.errors.TokenizerError` if the bundle has none that works."""
+        """The tokenizer, opened when it is first asked for.
+
+        Raises :class:`~sc2onnx.errors.TokenizerError` if the bundle has none that works, and
+        :class:`~sc2onnx.errors.BundleIntegrityError` if its file is another by now.
+        """
         self._session.process.check()  # before a lock that another thread may have held at the fork
         with self._lock:
             if self._codec is None:
-                self._codec = open_codec(self._bundle.tokenizer)
+                codec = open_codec(self._bundle.tokenizer)
+                self._bundle.check_unchanged(TOKENIZER_FILE)  # it may have been a long time since
+                self._codec = codec
             return self._codec
 
     @property
@@ -503,7 +517,10 @@ class Model:
 
     def _stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
         vocab = self._facts.vocab_size
-        return frozenset(token_ids(tokens, vocab, vocab, name="stop_tokens").tolist())
+        ids = token_ids(tokens, vocab, vocab, name="stop_tokens")
+        if len(ids) > vocab:  # some may not have been taken
+            raise TokenIdError(f"stop_tokens are more than the {vocab} tokens that there are: give each once")
+        return frozenset(ids.tolist())
 
     def _begun(self, text: str, heal: bool, special_tokens: SpecialTokens) -> tuple[list[int], str]:
         """Token ids of a text, and the end of it that is to be written again."""
@@ -529,11 +546,11 @@ class Model:
     def _budget(self, fit: bool, prompt_tokens: int | None, rules: GenerationRules) -> int | None:
         """Tokens that an infilling prompt may have; None: it is not cut."""
         if prompt_tokens is not None:
-            whole_number("prompt_tokens", prompt_tokens, 1)
+            prompt_tokens = whole_number("prompt_tokens", prompt_tokens, 1)
         if flag("fit", fit):
             return budget_of(self._facts.context_length, rules.max_new_tokens, prompt_tokens)
         if prompt_tokens is not None:
-            raise RequestError(f"fit is False and prompt_tokens is {prompt_tokens}, expected one of them")
+            raise RequestError(f"fit is False and prompt_tokens is {shown(prompt_tokens)}, expected one of them")
         return None
 
     def _check_length(self, characters: int) -> None:

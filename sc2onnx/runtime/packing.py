@@ -156,7 +156,7 @@ class _Source:
     def read(cls, bundle: Bundle) -> _Source:
         """Raises :class:`OSError`."""
         memo = Memo.open(bundle.directory)
-        stamps = [Stamp.of((bundle.directory / name).stat()) for name in _PACKED_FILES]
+        stamps = [Stamp.at(bundle.directory / name) for name in _PACKED_FILES]
         digests = [memo.digest(name) for name in _PACKED_FILES]
         memo.save()
         return cls(digests, stamps)
@@ -277,11 +277,11 @@ class _Data:
 
 def main(directory: str) -> None:
     """What the background process runs."""
-    if hasattr(os, "nice"):
-        os.nice(19)
     with suppress(Sc2onnxError, OSError, ValueError):
         make(Bundle.open(directory), wait=False)
 
 
 if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(19)
     main(sys.argv[1])

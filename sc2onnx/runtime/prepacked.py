@@ -19,16 +19,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle import records
 from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.errors import OutputError, RequestError
-from sc2onnx.runtime.stamps import Memo
+from sc2onnx.runtime.stamps import Memo, Stamp
 from sc2onnx.runtime.wire import Place, with_places
 from sc2onnx.trust import check_directories, check_file, is_link
 
@@ -117,9 +117,21 @@ def processor(information: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PackedForm:
-    """One whole packed form."""
+    """One whole packed form. ``stamps``: of its files, taken before they were checked, by name."""
 
     directory: Path
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether its files are those that were checked.
+
+        Asked after they were opened, it shows that nothing else was opened in their place.
+        """
+        try:
+            return all(Stamp.at(self.directory / name) == stamp for name, stamp in self.stamps.items())
+        except OSError:
+            return False
 
     @property
     def data(self) -> Path:
@@ -185,12 +197,13 @@ class PackedCache:
             return None
         if not os.path.lexists(form.directory):
             return None
-        if not _whole(self.directory, name):
+        stamps = _checked(self.directory, name)
+        if stamps is None:
             form.discard()
             return None
         with suppress(OSError):  # in a directory that cannot be written nothing is removed either
             os.utime(form.directory / ENTRY)
-        return form
+        return PackedForm(form.directory, stamps)
 
     def check(self) -> None:
         """Raise :class:`OSError` where the cache is missing, or somebody else could write to it."""
@@ -320,22 +333,24 @@ class PackedCache:
         return self.directory / f".{name}.tried"
 
 
-def _whole(cache: Path, name: str) -> bool:
-    """Whether the files are those that were written for this key, by nobody else."""
+def _checked(cache: Path, name: str) -> dict[str, Stamp] | None:
+    """Stamps of graph and data; None unless these were written for this key, by nobody else."""
     directory = cache / name
     try:
         check_directories(cache.parent, cache.name, name)
-        sizes = {file: check_file(directory / file).st_size for file in (ENTRY, GRAPH, DATA)}
+        check_file(directory / ENTRY)
+        stamps = {file: Stamp.of(check_file(directory / file)) for file in (GRAPH, DATA)}
         entry, memo = Entry.read(directory), Memo.open(directory)
-        if entry.key != name or any(sizes[file] != entry.files[file][0] for file in (GRAPH, DATA)):
-            return False
+        if entry.key != name or any(stamp.size != entry.files[file][0] for file, stamp in stamps.items()):
+            return None
         digests = {file: entry.files[file][1] for file in (GRAPH, DATA)}
         whole = all(memo.digest(file, digest) == digest for file, digest in digests.items())
     except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return False
-    if whole:
-        memo.save()
-    return whole
+        return None
+    if not whole:
+        return None
+    memo.save()
+    return stamps
 
 
 def _is_form(entry: Path) -> bool:

@@ -45,6 +45,14 @@ class SamplingParameters:
         _check("repetition_penalty", penalty, 0.01 <= penalty <= 100.0, "0.01 to 100 (1 for none)")
         seeded = _is_whole(self.seed) and self.seed is not None and self.seed >= 0
         _check("seed", self.seed, self.seed is None or seeded, "None or a whole number from 0")
+        self._as_plain_numbers()
+
+    def _as_plain_numbers(self) -> None:
+        """Keep Python's numbers in the place of numpy's, whose arithmetic wraps: -np.uint8(5) is 251."""
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "top_k", int(self.top_k))
+        object.__setattr__(self, "seed", None if self.seed is None else int(self.seed))
 
 
 _NOT_FINITE: Final = "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision"

@@ -11,6 +11,7 @@ from sc2onnx.errors import RequestError, RewindError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import shown, some_token_ids
 from sc2onnx.runtime.decoder import Decoder, Logits
+from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.memory import not_enough
 
 
@@ -43,10 +44,10 @@ class TokenSequence:
 
     def rewind(self, count: int) -> None:
         """Drop the last ``count`` tokens, exactly, without copying. Raises :class:`RewindError` where that is impossible."""
-        if isinstance(count, bool) or (isinstance(count, int) and abs(count) > self._facts.context_length):
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or abs(int(count)) > self._facts.context_length:
             whole = f"give a whole number from 0 to {self.length}"
             raise RewindError(f"cannot rewind {shown(count)} tokens of a sequence of {self.length}: {whole}")
-        self._decoder.rewind(count)
+        self._decoder.rewind(int(count))  # numpy's small integers overflow
 
     @property
     def length(self) -> int:
@@ -67,6 +68,9 @@ class TokenSequence:
 
     def __enter__(self) -> TokenSequence:
         return self
+
+    def __reduce__(self) -> str:
+        raise not_portable(self)
 
     def __exit__(self, *exception: object) -> None:
         self.close()

@@ -21,13 +21,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.agreement import ANY, EVEN, NONE, agreeing_steps
-from sc2onnx.errors import DeviceError, InferenceError
+from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
+from sc2onnx.errors import CancelledError, DeviceError, InferenceError
 from sc2onnx.hints import install
 from sc2onnx.manifest import GREEDY_IDS, LINEAR, RING, WEIGHTS_FILE, Manifest
+from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import InMemory, Storage
 from sc2onnx.runtime.device import Device, cuda_libraries, driver, missing_libraries, unsuitable
+from sc2onnx.runtime.exits import computing
 from sc2onnx.runtime.forks import Process, keep_for_ever, outlive
 from sc2onnx.runtime.limits import processors
 from sc2onnx.runtime.ort.library import ort
@@ -50,12 +52,12 @@ def chosen_devices(device: str, device_map: Sequence[str] | None, manifest: Mani
     """
     stages = len(manifest.graphs)
     if device_map is None:
-        if device == "auto":
+        if isinstance(device, str) and device == "auto":
             device = "cuda" if manifest.target == "cuda" and cuda_trouble(Device("cuda")) is None else "cpu"
         return (Device.named(device),) * stages
     if isinstance(device_map, str) or len(device_map) != stages:
         expected = f"expected a list of {stages}, one for each stage of the bundle (`sc2onnx export --stages` makes more)"
-        raise DeviceError(f"device_map is {device_map!r}, {expected}")
+        raise DeviceError(f"device_map is {shown(device_map)}, {expected}")
     return tuple(Device.named(name) for name in device_map)
 
 
@@ -85,7 +87,7 @@ def steps_agree(manifest: Manifest) -> bool:
     """Whether a step of several tokens gives the tokens of as many steps of one, on the CPU.
 
     In float32 the logits differ by rounding alone, 1e-5 of the largest; in integers they are the same to the last bit, or the last bit
-    decides how the next activations are rounded to int8, and they differ by up to a per cent (:mod:`sc2onnx.bundle.agreement`). Bundles of
+    decides how the next activations are rounded to int8, and they differ by up to a per cent (:mod:`sc2onnx.bundle.steps`). Bundles of
     earlier versions are not written for it. In half precision every kernel rounds in its own way (docs/decisions/0013-cuda.md).
     """
     if manifest.cache.dtype != "float32":
@@ -332,7 +334,10 @@ def _load(graph: Path, options: ort.SessionOptions, instead: bytes | None = None
     try:
         if instead is None and isinstance(native(graph), bytes):  # as the name of a model, bytes would be the model
             instead = graph.read_bytes()  # and the options say where its weights are
-        session = ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
+        with computing(lambda: None):
+            session = ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
+    except CancelledError:
+        raise
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise InferenceError(f"onnxruntime {ort.__version__} could not load {graph}{_too_old()}: {error}") from error
     outlive(session)

@@ -2,7 +2,8 @@
 
 A file is known again by a stamp of its size, its times, its inode and its device. What restores a
 modification time (a backup, ``touch -r``, ``cp -p``, ``rsync -t``) cannot restore the time of
-change, which the system sets, nor a copy the inode. The memo lies in the user's cache directory,
+change, which the system sets, nor a copy the inode. In memory (tmpfs) writes through a mapping set
+no time, so what lies there is read every time. The memo lies in the user's cache directory,
 one file for each directory of hashed files, and counts for nothing where somebody else could have
 written it (:mod:`sc2onnx.trust`).
 """
@@ -36,6 +37,12 @@ _COARSE_TICK: Final = 2_000_000_000
 ticks every few milliseconds, and of file systems that keep whole seconds, or every second one."""
 
 
+MOUNTS: Final = Path("/proc/self/mountinfo")
+"""The table of mounts of this process."""
+
+_IN_MEMORY: Final = ("tmpfs", "ramfs", "hugetlbfs", "devtmpfs")
+
+
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What shows that a file changed: its bytes, its times in nanoseconds, and where it lies."""
@@ -52,14 +59,35 @@ class Stamp:
         times = status.st_mtime_ns, status.st_ctime_ns
         return cls(status.st_size, *times, status.st_ino, status.st_dev)
 
+    @classmethod
+    def at(cls, path: Path) -> Stamp:
+        """The stamp of the file at a path, links followed. Raises :class:`OSError`."""
+        return cls.of(path.stat())
+
     @property
     def tells(self) -> bool:
-        """Whether it shows every change: not without an inode or a time of change (Windows)."""
-        return sys.platform != "win32" and self.changed != 0 and self.inode != 0
+        """Whether it shows every change: not without an inode or a time of change (Windows), nor in memory."""
+        if sys.platform == "win32" or self.changed == 0 or self.inode == 0:
+            return False
+        return not in_memory(self.device)
 
     def settled(self, now: int) -> bool:
         """Whether any change from ``now`` on (nanoseconds) would give another stamp."""
         return now - self.changed > (_TICK if self.changed % 1_000_000_000 else _COARSE_TICK)
+
+
+def in_memory(device: int) -> bool:
+    """Whether a device is a file system in memory, by the table of mounts (``proc(5)``).
+
+    Its line is ``ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAGS] - TYPE SOURCE OPTIONS``. False where there is none (macOS).
+    """
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    rows = [before.split()[2:3] + after.split()[:1] for before, _, after in (line.partition(" - ") for line in lines)]
+    return any(row in ([number, kind] for kind in _IN_MEMORY) for row in rows)
 
 
 @dataclass(slots=True)
@@ -98,7 +126,7 @@ class Memo:
 
     def known(self, name: str) -> str | None:
         """The SHA-256 of a file, None if a large one must be read. Raises :class:`OSError`."""
-        stamp = Stamp.of((self.directory / name).stat())
+        stamp = Stamp.at(self.directory / name)
         return self.digest(name) if stamp.size < LARGE else self._remembered(name, stamp)
 
     def save(self) -> None:

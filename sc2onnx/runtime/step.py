@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sc2onnx.errors import CancelledError, InferenceError
 from sc2onnx.manifest import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN, NUM_LOGITS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.exits import computing
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.ort.library import ort
@@ -193,9 +194,12 @@ class Step:
         result = np.empty(shape, dtype=np.int64) if ids else np.empty((*shape, self._vocab), dtype=np.float32)
         hidden: Any = None
         try:
-            for part in self._parts[:-1]:
-                hidden = part.run(feeds, hidden, None, "")
-            return np.asarray(self._parts[-1].run(feeds, hidden, result, GREEDY_IDS if ids else LOGITS))
+            with computing(self.cancel):
+                for part in self._parts[:-1]:
+                    hidden = part.run(feeds, hidden, None, "")
+                return np.asarray(self._parts[-1].run(feeds, hidden, result, GREEDY_IDS if ids else LOGITS))
+        except CancelledError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             if self._cancelled:
                 raise CancelledError("the sequence was closed while it was computing") from None

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from sc2onnx.errors import SequenceStateError
+from sc2onnx.errors import CancelledError, SequenceStateError
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.fitting import Surroundings
+from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.generate import FinishReason, Piece, Row, Token, columns, tokens
 from sc2onnx.runtime.memory import not_enough
 
@@ -59,8 +60,9 @@ class Generation(Generic[T]):
         except MemoryError as error:
             self._failed = True
             raise not_enough(error) from error
-        except SequenceStateError:
-            if self._closed:  # by another thread, just now
+        except SequenceStateError as error:
+            if self._closed or isinstance(error, CancelledError):  # by another thread, just now, or by the end of the program
+                self._closed = True
                 raise StopIteration from None
             self._failed = True
             raise
@@ -145,9 +147,10 @@ class Generation(Generic[T]):
 
     async def aclose(self) -> None:
         """Close it from asyncio: the event loop goes on while the step that runs stops."""
+        if self._cancel():  # as between two pieces: no thread is needed, of which none may be free
+            return
         import asyncio
 
-        self._cancel()
         await asyncio.to_thread(self.close)
 
     async def __aenter__(self) -> Self:
@@ -156,12 +159,15 @@ class Generation(Generic[T]):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
 
-    def _cancel(self) -> None:
+    def _cancel(self) -> bool:
         """Close it without waiting for the step that runs: its thread frees the cache on its way
-        out.
+        out. Whether none was running.
         """
         self._closed = True
-        self._decoder.cancel()
+        return self._decoder.cancel()
+
+    def __reduce__(self) -> str:
+        raise not_portable(self)
 
 
 class Stream(Generation[Piece]):

@@ -311,3 +311,22 @@ def test_a_relative_output_path(tiny_checkpoint: Path, place: Path, monkeypatch:
     monkeypatch.chdir(place)
     export(tiny_checkpoint, "bundle/")
     assert_new_and_alone(place / "bundle")
+
+
+def test_a_signal_right_after_the_renames_leaves_the_new_bundle_alone(
+    tiny_checkpoint: Path, old: Path, monkeypatch: pytest.MonkeyPatch, assert_new_and_alone: Check
+) -> None:
+    """It comes while the lock is removed, when the old bundle still stands aside."""
+    unlink, told = Path.unlink, list[str]()
+
+    def interrupted(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path.name == ".lock" and not told:
+            told.append(path.name)
+            raise SystemExit(129)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(SystemExit):
+        export(tiny_checkpoint, old, overwrite=True)
+    assert told
+    assert_new_and_alone(old)

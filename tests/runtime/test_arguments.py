@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ SURROGATE = "a\udc80"
 class Nameless:
     def __repr__(self) -> str:
         raise ValueError("no name")
+
+
+class Pathless:
+    def __fspath__(self) -> Any:
+        return 5
 
 
 WRONG_TEXTS = [
@@ -112,6 +119,7 @@ def test_what_is_not_text(model: sc2onnx.Model, name: str, value: Any, message: 
         *(({"repetition_penalty": value}, SamplingError, "repetition_penalty is") for value in (None, 0, True, HUGE)),
         *(({"seed": value}, SamplingError, "seed is") for value in (-1, 1.0, "1", True, [1], np.float64(3))),
         *(({"stop": value}, RequestError, "stop is") for value in (5, b"a", "", [""], ["a", None], [b"a"], {"a": 1}, True)),
+        *(({"stop": value}, RequestError, "stop is") for value in some(np.array(3), np.array("a"))),
         *(({"stop_tokens": value}, TokenIdError, "token") for value, _ in WRONG_TOKENS if value is not None),
         *(({name: value}, RequestError, f"{name} is") for name in ("heal", "logprobs") for value in (None, 1, "no")),
         *(({"special_tokens": value}, RequestError, "special_tokens is.*'parse' or 'text'") for value in (None, True, "both", [1])),
@@ -147,6 +155,34 @@ def test_what_is_odd_and_right(model: sc2onnx.Model, options: dict[str, Any]) ->
     assert isinstance(done, sc2onnx.Completion)
 
 
+SMALL = [np.uint8, np.int8, np.uint64]
+"""Types of numpy's whose arithmetic with lengths and their negatives overflows or wraps."""
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_numbers_of_numpy_are_the_numbers_that_they_say(model: sc2onnx.Model, kind: type[np.integer[Any]]) -> None:
+    """Of -np.uint8(5) numpy makes 251, which as top_k is another distribution."""
+    sampled: dict[str, Any] = {"temperature": 2.0, "top_k": 5, "seed": 3, "max_new_tokens": 24}
+    odd: dict[str, Any] = {"temperature": np.float16(2.0), "top_k": kind(5), "seed": kind(3), "max_new_tokens": kind(24)}
+    assert model.generate("def f(", **odd).tokens == model.generate("def f(", **sampled).tokens
+    assert sc2onnx.SamplingParameters(temperature=2.0, top_k=kind(5), seed=kind(3)) == sc2onnx.SamplingParameters(temperature=2.0, top_k=5, seed=3)
+    options: dict[str, Any] = {"prompt_tokens": kind(100), "max_new_tokens": kind(2)}
+    assert model.infill("x = 1\n" * 400, "y = 2\n" * 400, **options).prompt_tokens <= 100
+    with model.sequence() as sequence:
+        sequence.append(range(300), logits=None)
+        sequence.rewind(kind(3))  # type: ignore[arg-type]
+        assert sequence.length == 297
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_numbers_of_numpy_at_loading(bundle: Path, kind: type[np.integer[Any]]) -> None:
+    sizes: dict[str, Any] = {name: kind(2) for name in ("threads", "prefill_chunk", "max_batch", "prefix_memory")}
+    prompts = ["def f(x):\n" * 9, "a", "b"]
+    assert sc2onnx.load(bundle, **sizes).generate(prompts, max_new_tokens=4) == sc2onnx.load(bundle, prefill_chunk=2, max_batch=2).generate(
+        prompts, max_new_tokens=4
+    )
+
+
 def test_a_huge_number_of_tokens_is_as_many_as_the_context_takes(model: sc2onnx.Model) -> None:
     prompt = np.full(2040, 7)
     assert len(list(model.generate_tokens(prompt, max_new_tokens=HUGE, stop_tokens=()))) == 9
@@ -159,6 +195,8 @@ def test_a_huge_number_of_tokens_is_as_many_as_the_context_takes(model: sc2onnx.
         ((text for text in "ab"), "prompt is <generator"),
         ({"a": 1}, "prompt is {'a': 1}"),
         ({"a"}, "prompt is {'a'}"),
+        (np.array("a"), "prompt is array"),
+        (np.array([[1, 2], [3, 4]]), r"prompt\[0\] is array\(\[1, 2\]\)"),
         ([["a"]], r"prompt\[0\] is \['a'\], expected a str"),
         ([1], r"prompt\[0\] is 1"),
     ],
@@ -187,6 +225,8 @@ def test_collections_of_prompts(model: sc2onnx.Model) -> None:
         ({"prompt_tokens": 0}, RequestError, "prompt_tokens is 0"),
         ({"prompt_tokens": 19}, RequestError, r"prompt_tokens.*expected at least 20"),
         ({"prompt_tokens": 5000}, ContextLengthError, "prompt_tokens is 5000, the model's context holds 2048"),
+        ({"prompt_tokens": HUGE}, ContextLengthError, "prompt_tokens is .*the model's context holds 2048"),
+        ({"prompt_tokens": HUGE, "fit": False}, RequestError, "fit is False and prompt_tokens is"),
         ({"prompt_tokens": 100, "fit": False}, RequestError, "fit is False and prompt_tokens is 100"),
     ],
 )  # fmt: skip
@@ -205,10 +245,18 @@ def test_what_are_not_tokens(model: sc2onnx.Model, tokens: Any, message: str) ->
 
 
 def test_tokens_that_never_end(model: sc2onnx.Model) -> None:
-    refused(lambda: model.generate_tokens(itertools.repeat(1)), ContextLengthError, "the model's context holds 2048")
+    for endless in (lambda: itertools.repeat(1), lambda: range(1, 10**15)):
+        with pytest.raises((ContextLengthError, TokenIdError), match=r"the model's context holds 2048|expected 0 to 4095"):
+            model.generate_tokens(endless())
+        refused(lambda endless=endless: model.generate("a", stop_tokens=endless()), TokenIdError, "more than the 4096|expected 0 to 4095")  # type: ignore[misc]
+    refused(lambda: model.generate("a", stop=range(10**15)), RequestError, r"stop is range\(0")  # type: ignore[arg-type]
     with model.sequence() as sequence:
         refused(lambda: sequence.append(itertools.repeat(1)), ContextLengthError, "the model's context holds 2048")
         refused(lambda: sequence.append(iter(())), EmptyPromptError, "expected at least one")
+
+
+def test_a_value_with_a_repr_of_several_lines_is_shown_on_one(model: sc2onnx.Model) -> None:
+    refused(lambda: model.generate("a", stop=np.ma.masked_array([1, 2], [0, 1])), RequestError, r"stop is masked_array\(data=\[1, --\], mask=")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sampling", [5, {"temperature": 1}, "greedy"])
@@ -235,10 +283,10 @@ def test_how_much_to_rewind(model: sc2onnx.Model, count: Any) -> None:
         assert sequence.length == 3
 
 
-@pytest.mark.parametrize("bundle", [123, None, b"x", 1.5, [], "", "a\0b", Nameless()])
+@pytest.mark.parametrize("bundle", [123, None, b"x", 1.5, [], "", "a\0b", "\ud800", Path("\ud800"), Nameless(), Pathless()])
 def test_what_is_no_bundle(bundle: Any) -> None:
-    refused(lambda: sc2onnx.load(bundle), RequestError, "bundle is .*expected a path")
-    refused(lambda: sc2onnx.push(bundle, "owner/name"), RequestError, "bundle is .*expected a path")
+    refused(lambda: sc2onnx.load(bundle), RequestError, "bundle is .*(expected a path|correct the path)")
+    refused(lambda: sc2onnx.push(bundle, "owner/name"), RequestError, "bundle is .*(expected a path|correct the path)")
 
 
 @pytest.mark.parametrize(
@@ -271,8 +319,9 @@ def test_a_bundle_that_is_not_there(bundle: Any) -> None:
         *(({"check": value}, RequestError, "check is") for value in some(None, True, "some", [], np.array(["auto", "full"]))),
         *(({"packed": value}, RequestError, "packed is") for value in some(None, True, "yes", {})),
         *(({"device": value}, DeviceError, "device is") for value in (None, 1, b"cpu", "gpu", ["cpu"], "cuda:-1")),
+        *(({"device": value}, DeviceError, "device is") for value in some(HUGE, "x" * 9999, Nameless(), np.array(["cpu", "auto"]))),
         *(({"device_map": value}, RequestError, "device_map is") for value in (1, "cpu", {"cpu": 1}, {"cpu"})),
-        *(({"device_map": value}, DeviceError, "device") for value in ([1], [None], [], ["cpu", "cpu"], [["cpu"]])),
+        *(({"device_map": value}, DeviceError, "device") for value in ([1], [None], [], ["cpu", "cpu"], [["cpu"]], [HUGE], [Nameless()] * 2)),
         *(({"revision": value}, RequestError, "revision") for value in (1, b"main", ["main"])),
         *(({name: value}, RequestError, f"{name} is") for name in ("speculate", "cuda_graphs") for value in some("yes", 1, [])),
     ],
@@ -286,6 +335,17 @@ def test_options_of_load(bundle: Path, options: dict[str, Any], error: type[Exce
 def test_what_is_more_than_there_can_be_is_all_there_is(bundle: Path, options: dict[str, Any]) -> None:
     model = sc2onnx.load(bundle, **options)
     assert len(model.generate(["def f(", "a"], max_new_tokens=4)) == 2
+
+
+def test_what_belongs_to_its_process_is_not_copied(model: sc2onnx.Model) -> None:
+    """As arguments of multiprocessing are; a copy would share locks and caches."""
+    with model.stream("a") as stream, model.sequence() as sequence:
+        for thing, call in itertools.product((model, stream, sequence), (pickle.dumps, copy.copy, copy.deepcopy)):
+            with pytest.raises(TypeError, match=f"a {type(thing).__name__} belongs to its process .* load the model in each process"):
+                call(thing)
+    done = model.infill("a = ", "", max_new_tokens=2)
+    assert pickle.loads(pickle.dumps(done)) == done
+    assert pickle.loads(pickle.dumps(done)).used == done.used
 
 
 def test_unknown_names_are_the_signatures(model: sc2onnx.Model) -> None:

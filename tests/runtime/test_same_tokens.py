@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
-from sc2onnx.bundle.agreement import ANY, EVEN, NONE, agreeing_steps
+from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.model import open_model
 from sc2onnx.runtime.sampling import SamplingParameters

@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from mmap import mmap
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -351,3 +353,41 @@ def test_root_counts_as_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     (tmp_path / "file").touch(0o644)
     check_file(tmp_path / "file")
+
+
+def test_what_lies_in_memory_is_read_every_time(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a write through a mapping sets no time."""
+    shared = Path("/dev/shm")
+    table = Path("/proc/self/mountinfo")
+    if not table.exists() or " /dev/shm " not in table.read_text() or not os.access(shared, os.W_OK):
+        pytest.skip("there is no file system in memory")
+    monkeypatch.setattr(stamps, "MOUNTS", table)
+    monkeypatch.setattr(stamps, "LARGE", 1 << 20)
+    with TemporaryDirectory(dir=shared) as place:
+        copied = Path(shutil.copytree(bundle, Path(place) / "copy"))
+        time.sleep(SETTLED)
+        Bundle.open(copied)
+        with (copied / DATA).open("r+b") as file, mmap(file.fileno(), 0) as mapped:
+            mapped[1 << 20] ^= 1
+            mapped.flush()
+        with pytest.raises(BundleIntegrityError, match="altered or damaged"):
+            Bundle.open(copied)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("22 1 0:31 / /dev/shm rw,nosuid shared:4 - tmpfs tmpfs rw,size=1k", True),
+        ("22 1 0:31 / /mnt/a\\040b rw - ramfs none rw", True),
+        ("22 1 0:31 / /home rw,relatime - ext4 /dev/sda rw", False),
+        ("22 1 0:3 / /dev/shm rw - tmpfs tmpfs rw", False),
+        ("22 1 0:31", False),
+        (" - tmpfs", False),
+        ("", False),
+    ],
+)
+def test_which_devices_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, found: bool) -> None:
+    (tmp_path / "mounts").write_text(f"21 1 8:1 / / rw - ext4 /dev/root rw\n{line}\n")
+    monkeypatch.setattr(stamps, "MOUNTS", tmp_path / "mounts")
+    assert stamps.in_memory(os.makedev(0, 31)) is found

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,29 @@ asyncio.run(main())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cancelled")
     assert time.perf_counter() - began < 10
+
+
+def test_a_stream_is_left_where_no_thread_is_free(forgetful: sc2onnx.Model) -> None:
+    """Other work of an application may hold all of asyncio's threads, or the pool may be gone already."""
+    free = threading.Event()
+
+    async def leave() -> float:
+        loop, pool = asyncio.get_running_loop(), ThreadPoolExecutor(1)
+        loop.set_default_executor(pool)
+        async with forgetful.stream(PROMPT, max_new_tokens=64, stop_tokens=()) as stream:
+            await anext(stream)
+            pool.submit(free.wait, 10)
+            waiting = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0.01)
+            waiting.cancel()
+            began = time.perf_counter()
+        assert stream.finish_reason == "cancelled"
+        free.set()
+        pool.shutdown()
+        async with forgetful.stream(PROMPT) as unread:
+            pass
+        assert unread.finish_reason == "cancelled"
+        return time.perf_counter() - began
+
+    assert asyncio.run(leave()) < 5
+    assert forgetful.memory_footprint().cache == 0

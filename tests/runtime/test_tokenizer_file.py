@@ -48,6 +48,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a special token of a megabyte": ({"added_tokens": [special(content="x" * 1_000_000)]}, "has 1,000,000 characters, expected 1 to 1,000"),
     "a special token of nothing": ({"added_tokens": [special(content="")]}, "has 0 characters"),
     "special tokens that are none": ({"added_tokens": [5]}, "its added_tokens are not a list of tokens"),
+    "a part of a type that is none": ({"normalizer": {"type": ["NFC"]}}, "has the normalizer .'NFC'., expected NFC"),
     "a part that is none": ({"post_processor": ["ByteLevel"]}, "has the post-processor"),
 }
 

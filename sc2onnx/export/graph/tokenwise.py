@@ -1,7 +1,7 @@
 """Attention's second product token by token, so that its sums do not depend on how many tokens a step has.
 
 ONNX Runtime sums a long product in parts, and longer ones the fewer columns it has
-(:mod:`sc2onnx.bundle.agreement`). The columns of ``values x weights`` are the query heads of a key-value
+(:mod:`sc2onnx.bundle.steps`). The columns of ``values x weights`` are the query heads of a key-value
 head for every token of the step. As a batch of products with the columns of one token each, or of so
 many as fit into 16, the parts are always those of a step of one, and so are the sums.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.agreement import PANEL
+from sc2onnx.bundle.steps import PANEL
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.attention import Heads, Mix, RingStep
 from sc2onnx.export.graph.ops import Recorder
