@@ -119,13 +119,20 @@ def test_a_newer_manifest(copy: Path) -> None:
         (lambda raw: raw["model"].update(tied_embeddings=1), "tied_embeddings is 1"),
         (lambda raw: raw.update(weight_bytes=None), "weight_bytes is None"),
         (lambda raw: raw["provenance"].update(source=5), "source is 5"),
+        *((lambda raw, value=value: raw.update(provenance=value), "malformed") for value in ("x", [["source", "x"]], [], 5, None)),
+        *((lambda raw, value=value: raw.update(stages=value), "stages is .*expected a list") for value in ("x", {}, {"1": 2}, None)),
+        *((lambda raw, value=value: raw["provenance"].update(allowed_settings=value), "allowed_settings is") for value in ("x", {}, None, [1])),
+        (lambda raw: raw.update(target="a" * 100_000), "a text of 100,000 characters"),
+        (lambda raw: raw["model"].update(num_layers="a" * 4000), "num_layers is"),
+        (lambda raw: raw.update({str(number): 1 for number in range(1000)}), "unknown fields"),
         (lambda raw: raw["files"]["model.onnx"].update(size="33818"), "size is '33818'"),
     ],
 )
 def test_a_malformed_manifest(copy: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
     edit(copy, change)
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=message) as caught:
         sc2onnx.load(copy)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\ufeff{}"])
