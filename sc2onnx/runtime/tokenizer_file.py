@@ -36,6 +36,12 @@ _KNOWN: Final[Mapping[str, frozenset[str]]] = {
 }
 """Types of the parts of a tokenizer, in a sequence too."""
 
+_MOST_PARTS: Final = 16
+"""Parts one after the other, pieces of a template, ids of a special token in it. StarCoder2's tokenizers have three at most."""
+
+_ONCE: Final = frozenset({"ByteLevel", "TemplateProcessing"})
+"""What multiplies a text or its tokens when it is repeated: each byte of a character beyond ASCII becomes a character of two."""
+
 _PARTS: Final = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
@@ -77,7 +83,11 @@ def guarded(what: str) -> Iterator[None]:
 def _check(raw: Mapping[str, Any]) -> None:
     """Raise :class:`ValueError` for what the library should not see."""
     for part, known in _KNOWN.items():
-        _check_part(part, raw.get(part), known)
+        kinds = list(_check_part(part, raw.get(part), known))
+        if len(kinds) > _MOST_PARTS or any(kinds.count(kind) > 1 for kind in _ONCE):
+            raise ValueError(
+                f"its {part.replace('_', '-')} has {len(kinds)} parts, expected at most {_MOST_PARTS}, and {' and '.join(sorted(_ONCE))} once"
+            )
     model = raw.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         found = model.get("type") if isinstance(model, dict) else model
@@ -106,19 +116,40 @@ def _check_ids(tokens: Any) -> None:
             raise ValueError(f"the token {_short(token)} has the id {_short(number)}, expected 0 to {MOST_TOKENS - 1}")
 
 
-def _check_part(part: str, value: Any, known: frozenset[str]) -> None:
+def _check_part(part: str, value: Any, known: frozenset[str]) -> Iterator[str]:
+    """The types of a part and of what is in it, each checked when it comes."""
     if value is None:
         return
-    if not isinstance(value, dict) or value.get("type") not in known:
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str) or value["type"] not in known:
         found = value.get("type") if isinstance(value, dict) else value
         raise ValueError(f"it has the {part.replace('_', '-')} {plain_text(str(found))[:80]}, expected {' or '.join(sorted(known))}")
     pattern = value.get("pattern")
     if isinstance(pattern, dict) and any(len(str(text)) > _LONGEST for text in pattern.values()):
         raise ValueError(f"its {part.replace('_', '-')} has a pattern of more than {_LONGEST:,} characters")
+    if value["type"] == "TemplateProcessing":
+        _check_template(value)
+    yield value["type"]
     for name in _PARTS:
         inner = value.get(name, [])
         for item in inner if isinstance(inner, list) else [inner]:
-            _check_part(part, item, known)
+            yield from _check_part(part, item, known)
+
+
+def _check_template(value: Mapping[str, Any]) -> None:
+    """A template puts a few special tokens around a text, which it repeats as often as it says."""
+    for name in ("single", "pair"):
+        pieces = value.get(name)
+        if not isinstance(pieces, list) or len(pieces) > _MOST_PARTS:
+            raise ValueError(f"its template {name} is {_short(pieces)}, expected a list of at most {_MOST_PARTS} pieces")
+    repeated = sum("Sequence" in piece for piece in value["single"] if isinstance(piece, dict))
+    if repeated > 1:
+        raise ValueError(f"its template has the text {repeated} times, expected once")
+    tokens = value.get("special_tokens")
+    tokens = tokens if isinstance(tokens, dict) else {}
+    for name, token in tokens.items():
+        ids = token.get("ids") if isinstance(token, dict) else None
+        if not isinstance(ids, list) or len(ids) > _MOST_PARTS:
+            raise ValueError(f"its template has the special token {_short(name)} with {_short(ids)}, expected at most {_MOST_PARTS} ids")
 
 
 def _short(value: Any) -> str:
