@@ -80,11 +80,11 @@ def packed_form(rng: Random, material: Material, scratch: Path) -> str:
 
 def memo(rng: Random, material: Material, scratch: Path) -> str:
     """The memo of digests, and weights that change after they were checked."""
-    from sc2onnx.runtime import bundle as opening
+    from sc2onnx.runtime import stamps
 
     form = rng.choice(runnable(material))
     copy = material.copy(form, scratch / "bundle")
-    large, opening._LARGE = opening._LARGE, 1  # type: ignore[misc]  # else only files of full-size models are remembered
+    large, stamps.LARGE = stamps.LARGE, 1  # type: ignore[misc]  # else only files of full-size models are remembered
     try:
         with environment(SC2ONNX_CACHE=str(scratch / "cache")):
             ask(copy, check="auto")
@@ -92,7 +92,7 @@ def memo(rng: Random, material: Material, scratch: Path) -> str:
             what = f"{form}: {spoil(rng, target)}"
             return f"{what}: {expect_refused_or_same(material, form, copy, 'auto')}"
     finally:
-        opening._LARGE = large  # type: ignore[misc]
+        stamps.LARGE = large  # type: ignore[misc]
 
 
 def checkpoint(rng: Random, material: Material, scratch: Path) -> str:

@@ -104,9 +104,9 @@ def _memo(rng: Random, material: Material, scratch: Path, limit: float, mounted:
     with _disk(rng, scratch, 4096 if mounted else 400, mounted) as (place, what, limited):
 
         def action() -> None:
-            from sc2onnx.runtime import bundle
+            from sc2onnx.runtime import stamps
 
-            bundle._LARGE = 1  # type: ignore[misc]
+            stamps.LARGE = 1  # type: ignore[misc]
             limited()
             for _ in range(2):
                 if not ask(material.bundle(form), check="auto").same(material.answer(form)):
