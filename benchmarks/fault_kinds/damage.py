@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 from random import Random
 
 from fault_kinds.children import environment
 from fault_kinds.material import FORMS, Fault, Material, ask, packable, pick, runnable
 from sc2onnx.errors import Sc2onnxError
+
+_SETTLED = 0.1
+"""Seconds after which a file that was just written is remembered."""
 
 
 def spoil(rng: Random, path: Path) -> str:
@@ -87,8 +91,10 @@ def memo(rng: Random, material: Material, scratch: Path) -> str:
     large, stamps.LARGE = stamps.LARGE, 1  # type: ignore[misc]  # else only files of full-size models are remembered
     try:
         with environment(SC2ONNX_CACHE=str(scratch / "cache")):
+            time.sleep(_SETTLED)
             ask(copy, check="auto")
-            target = pick(rng, scratch / "cache") if rng.random() < 0.3 else pick(rng, copy)
+            noted = (scratch / "cache" / "checked").exists()  # not where files lie in memory
+            target = pick(rng, scratch / "cache") if rng.random() < 0.3 and noted else pick(rng, copy)
             what = f"{form}: {spoil(rng, target)}"
             return f"{what}: {expect_refused_or_same(material, form, copy, 'auto')}"
     finally:
