@@ -68,6 +68,9 @@ _MOST: Final = (1 << 31) - 1
 
 _MOST_BYTES: Final = (1 << 63) - 1
 
+_LONGEST_TEXT: Final = 4096
+"""Characters of a text or a name in a manifest. The longest, of a verification, say which texts were compared."""
+
 
 def plain_file_name(name: str) -> bool:
     """Whether ``name`` names a file in the bundle's own directory, whatever the operating system."""
@@ -344,11 +347,16 @@ class Manifest:
         for string in _strings(raw):
             if plain_text(string) != string:
                 raise BundleError(f"{MANIFEST_FILE} has control characters in {string[:80]!r}, expected plain text: do not trust this bundle")
+            if len(string) > _LONGEST_TEXT:  # which errors would repeat
+                raise BundleError(
+                    f"{MANIFEST_FILE} has a text of {len(string):,} characters ({string[:80]!r}...), expected at most {_LONGEST_TEXT:,}: "
+                    "do not trust this bundle"
+                )
         try:
             files = _files(raw["files"])
-            facts = dict(raw["model"], eos_token_ids=tuple(raw["model"]["eos_token_ids"]))
-            origin = dict(raw["provenance"])
-            origin["allowed_settings"] = tuple(origin.get("allowed_settings", ()))
+            facts = {**raw["model"], "eos_token_ids": _listed("eos_token_ids", raw["model"]["eos_token_ids"])}
+            origin = {**raw["provenance"]}
+            origin["allowed_settings"] = _listed("allowed_settings", origin.get("allowed_settings", []))
             verification, quantization = raw.get("verification"), raw.get("quantization")
             parsed = dict(
                 raw,
@@ -358,7 +366,7 @@ class Manifest:
                 provenance=record(Provenance, origin),
                 quantization=quantization and record(Quantization, quantization),
                 verification=verification and record(Verification, verification),
-                stages=tuple(raw.get("stages", ())),
+                stages=_listed("stages", raw.get("stages", [])),
             )
             manifest = record(cls, parsed)
         except (KeyError, TypeError, AttributeError) as error:
@@ -389,6 +397,13 @@ class Manifest:
     def verified(self, result: Verification) -> Manifest:
         """The same manifest with the outcome of a verification."""
         return replace(self, verification=result)
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    """A list read from JSON. Raises :class:`TypeError` for anything else, that has items too."""
+    if not isinstance(value, list):
+        raise TypeError(f"{name} is {repr(value)[:80]}, expected a list")
+    return tuple(value)
 
 
 def _files(raw: Any) -> dict[str, FileEntry]:

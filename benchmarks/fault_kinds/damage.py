@@ -14,6 +14,9 @@ from fault_kinds.children import environment
 from fault_kinds.material import FORMS, Fault, Material, ask, packable, pick, runnable
 from sc2onnx.errors import Sc2onnxError
 
+_SETTLED = 0.1
+"""Seconds after which a file that was just written is remembered."""
+
 
 def spoil(rng: Random, path: Path) -> str:
     """Flip 1 to 8 bits, cut the file short or make it longer, half of the time with its old modification time; says what."""

@@ -72,10 +72,10 @@ def record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
     """``cls(**raw)``, refusing unknown and missing fields by name."""
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(raw) - known):
-        raise TypeError(f"{cls.__name__} has unknown fields {unknown}")
+        raise TypeError(f"{cls.__name__} has unknown fields {str(unknown)[:200]}")
     for name, hint in get_type_hints(cls).items():
         if name in raw and not _fits(raw[name], hint):
-            raise TypeError(f"{cls.__name__}.{name} is {raw[name]!r}, expected {getattr(hint, '__name__', hint)}")
+            raise TypeError(f"{cls.__name__}.{name} is {repr(raw[name])[:80]}, expected {getattr(hint, '__name__', hint)}")
     return cls(**raw)
 
 

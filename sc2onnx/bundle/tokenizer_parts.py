@@ -7,7 +7,7 @@ fine-tunes' too, is let through; nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from sc2onnx.messages import printable
@@ -29,6 +29,13 @@ _KNOWN: Final[Mapping[str, frozenset[str]]] = {
 }
 """Types of the parts of a tokenizer, in a sequence too."""
 
+_MOST_PARTS: Final = 16
+"""Parts one after the other. StarCoder2's tokenizers have three at most."""
+
+_ONCE: Final = frozenset({"ByteLevel", "TemplateProcessing"})
+"""What multiplies a text or its tokens when it is repeated: each byte of a character beyond ASCII
+becomes a character of two."""
+
 _PARTS: Final = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
@@ -38,7 +45,10 @@ def check_tokenizer(raw: Mapping[str, Any]) -> None:
     ``raw``: the file, parsed.
     """
     for part, known in _KNOWN.items():
-        _check_part(part, raw.get(part), known)
+        kinds = list(_check_part(part, raw.get(part), known))
+        if len(kinds) > _MOST_PARTS or any(kinds.count(kind) > 1 for kind in _ONCE):
+            limits = f"at most {_MOST_PARTS}, and {' and '.join(sorted(_ONCE))} once"
+            raise ValueError(f"its {part.replace('_', '-')} has {len(kinds)} parts, expected {limits}")
     model = raw.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         found = model.get("type") if isinstance(model, dict) else model
@@ -67,7 +77,8 @@ def _check_ids(tokens: Any) -> None:
             raise ValueError(f"the token {_short(token)} has the id {_short(number)}, expected 0 to {MOST_TOKENS - 1}")
 
 
-def _check_part(part: str, value: Any, known: frozenset[str]) -> None:
+def _check_part(part: str, value: Any, known: frozenset[str]) -> Iterator[str]:
+    """The types of a part and of what is in it, each checked when it comes."""
     if value is None:
         return
     found = value.get("type") if isinstance(value, dict) else value
@@ -78,10 +89,11 @@ def _check_part(part: str, value: Any, known: frozenset[str]) -> None:
         raise ValueError(f"its {part.replace('_', '-')} has a pattern of more than {_LONGEST:,} characters")
     if part == "post_processor":
         check_frame(value)
+    yield found
     for name in _PARTS:
         inner = value.get(name, [])
         for item in inner if isinstance(inner, list) else [inner]:
-            _check_part(part, item, known)
+            yield from _check_part(part, item, known)
 
 
 def check_frame(value: Any) -> None:

@@ -462,11 +462,12 @@ class Model:
             raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
         stops = frozenset(self._facts.eos_token_ids) if stop_tokens is None else self._stop_ids(stop_tokens)
         rules = GenerationRules(max_new_tokens, sampling or SamplingParameters(), (), stops, logprobs)
-        return TokenStream(self._decoder(self._store), self._row(prompt, rules, text=False))
+        row = self._row(prompt, rules, text=False)
+        return TokenStream(self._opened(self._store), row)
 
     def sequence(self) -> TokenSequence:
         """An empty sequence: append token ids, read logits, rewind."""
-        return TokenSequence(self._decoder(), self._facts)
+        return TokenSequence(self._opened(), self._facts)
 
     @property
     def codec(self) -> Codec:
@@ -620,8 +621,15 @@ class Model:
             self._decoders.append(weakref.ref(decoder))
         return decoder
 
+    def _opened(self, store: PrefixStore | None = None) -> Decoder:
+        """A fresh decoder as of :meth:`_decoder`. Raises :class:`OutOfMemoryError` where its cache finds no room."""
+        try:
+            return self._decoder(store)
+        except MemoryError as error:
+            raise not_enough(error) from error
+
     def _complete(self, row: Row) -> Completion:
-        decoder = self._decoder(self._store)
+        decoder = self._opened(self._store)
         try:
             return complete(row, decoder)
         except MemoryError as error:
@@ -637,7 +645,7 @@ class Model:
             raise not_enough(error) from error
 
     def _stream(self, row: Row) -> Stream:
-        return Stream(self._decoder(self._store), row)
+        return Stream(self._opened(self._store), row)
 
 
 def _surroundings(prefix: str, suffix: str, path: str | None, repo: str | None, files: Mapping[str, str] | None) -> Surroundings:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,14 @@ def test_a_path_that_leaves_the_directory(copy: Path, name: str) -> None:
         sc2onnx.load(copy)
 
 
+def put(name: str, value: Any, raw: dict[str, Any]) -> None:
+    """Set a field of the manifest, ``model.head_dim`` say."""
+    *within, last = name.split(".")
+    for part in within:
+        raw = raw[part]
+    raw[last] = value
+
+
 def test_a_newer_manifest(copy: Path) -> None:
     edit(copy, lambda raw: raw.update(format_version=6, something_new={}))
     with pytest.raises(BundleVersionError, match="format_version 6, this sc2onnx reads 1 to 5: upgrade sc2onnx"):
@@ -119,13 +128,25 @@ def test_a_newer_manifest(copy: Path) -> None:
         (lambda raw: raw["model"].update(tied_embeddings=1), "tied_embeddings is 1"),
         (lambda raw: raw.update(weight_bytes=None), "weight_bytes is None"),
         (lambda raw: raw["provenance"].update(source=5), "source is 5"),
+        (partial(put, "provenance", "x"), "malformed"),
+        (partial(put, "provenance", [["source", "x"]]), "malformed"),
+        (partial(put, "provenance", 5), "malformed"),
+        (partial(put, "stages", "x"), "stages is 'x', expected a list"),
+        (partial(put, "stages", {}), "stages is {}, expected a list"),
+        (partial(put, "stages", None), "stages is None, expected a list"),
+        (partial(put, "provenance.allowed_settings", "x"), "allowed_settings is 'x', expected a list"),
+        (partial(put, "provenance.allowed_settings", [1]), "allowed_settings is"),
+        (lambda raw: raw.update(target="a" * 100_000), "a text of 100,000 characters"),
+        (lambda raw: raw["model"].update(num_layers="a" * 4000), "num_layers is"),
+        (lambda raw: raw.update({str(number): 1 for number in range(1000)}), "unknown fields"),
         (lambda raw: raw["files"]["model.onnx"].update(size="33818"), "size is '33818'"),
     ],
 )
 def test_a_malformed_manifest(copy: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
     edit(copy, change)
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=message) as caught:
         sc2onnx.load(copy)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\ufeff{}"])

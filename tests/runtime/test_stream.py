@@ -120,11 +120,12 @@ def test_after_an_error_there_is_no_reason(forgetful: sc2onnx.Model, monkeypatch
     assert list(stream) == []
 
 
-def test_no_memory_is_an_error_of_ours_that_says_how_much(forgetful: sc2onnx.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: RingCache, step: int) -> None:
+@pytest.mark.parametrize("where", ["__init__", "begin"])
+def test_no_memory_is_an_error_of_ours_that_says_how_much(forgetful: sc2onnx.Model, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def full(self: RingCache, *arguments: Any, **options: Any) -> None:
         raise MemoryError("Unable to allocate 3.00 GiB for an array")
 
-    monkeypatch.setattr(RingCache, "begin", full)
+    monkeypatch.setattr(RingCache, where, full)
     calls: list[Callable[[], Any]] = [
         lambda: forgetful.generate("a"),
         lambda: forgetful.generate(["a", "b"]),

@@ -64,6 +64,50 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+A = {"Sequence": {"id": "A", "type_id": 0}}
+END = {"SpecialToken": {"id": "x", "type_id": 0}}
+
+
+def template(single: Any, ids: Any = (0,)) -> dict[str, Any]:
+    special = {"x": {"id": "x", "ids": list(ids) if isinstance(ids, tuple) else ids, "tokens": ["x"]}}
+    return {"post_processor": {"type": "TemplateProcessing", "single": single, "pair": [A], "special_tokens": special}}
+
+
+REPEATED: dict[str, tuple[dict[str, Any], str]] = {
+    "bytes of bytes": ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 12}}, "its pre-tokenizer has 13 parts.*ByteLevel.* once"),
+    "deeper": ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES, {"type": "Sequence", "pretokenizers": [BYTES]}]}}, "has 4 parts"),
+    "digits": ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}] * 16}}, "has 17 parts"),
+    "forms": ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKD"}] * 99}}, "its normalizer has 100 parts, expected at most 16"),
+    "the text twice": (template([A, A]), "its post-processor has the text 2 times among 2 pieces, expected once"),
+    "a long template": (template([END] * 65), "has the text 0 times among 65 pieces, expected once and at most 64"),
+    "no template": (template("A"), "is not a tokenizer that tokenizers can read"),
+    "many ids": (template([A, END], (0,) * 65), "among 65 pieces, expected once and at most 64"),
+    "no ids": (template([A, END], None), "is not a tokenizer that tokenizers can read"),
+    "two templates": (
+        {"post_processor": {"type": "Sequence", "processors": [template([A])["post_processor"]] * 2}},
+        "its post-processor has 3 parts.* TemplateProcessing once",
+    ),
+    "a type that is no text": ({"pre_tokenizer": {"type": []}}, "it has the pre-tokenizer"),
+}
+"""What makes much of a short text: twelve ByteLevels one after the other thousands of characters of each."""
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_what_multiplies_texts(tokenizer: dict[str, Any], what: str, tmp_path: Path) -> None:
+    change, said = REPEATED[what]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**tokenizer, **change}), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=said) as raised:
+        Codec(tmp_path / "tokenizer.json")
+    assert len(str(raised.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_template_around_a_text(tokenizer: dict[str, Any], tmp_path: Path, model: sc2onnx.Model) -> None:
+    processor = {"type": "Sequence", "processors": [BYTES, template([END, A, END])["post_processor"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": processor}), encoding="utf-8")
+    assert Codec(tmp_path / "tokenizer.json").encode(TEXT) == [0, *model.codec.encode(TEXT), 0]
+
+
 @pytest.mark.parametrize("what", [*HOSTILE, *MODELS])
 def test_what_the_library_should_not_see(tokenizer: dict[str, Any], what: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
