@@ -72,7 +72,7 @@ class Ways:
             return sc2onnx.load(bundle, packed="off", **{**plain, **settings})
 
         self.plain, self.reuse = load(), load(prefix_memory=None)
-        self.drafts, self.single = load(speculate=True), load(threads=1)
+        self.drafts, self.single, self.one_by_one = load(speculate=True), load(threads=1), load(max_batch=1)
         self.integers = self.plain.manifest.quantization is not None
 
     def differing(self, request: Request) -> list[str]:
@@ -92,7 +92,7 @@ class Ways:
         sampled: dict[str, Any] = {"temperature": 0.8, "seed": batch[0].seed}
         for suffix, options in (("", settings), (" sampled", settings | sampled)):
             together = self.plain.generate(prompts, **options)
-            alone = [self.plain.generate(prompt, **options) for prompt in prompts]
+            alone = self.one_by_one.generate(prompts, **options)  # with each row's own random numbers
             found += ["batch" + suffix for a, b in zip(together, alone, strict=True) if a.tokens != b.tokens]
         return found
 
