@@ -120,7 +120,7 @@ class PackedForm:
     """One whole packed form. ``stamps``: of its files, taken before they were checked, by name."""
 
     directory: Path
-    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def unchanged(self) -> bool:

@@ -83,7 +83,7 @@ def test_mistakes_are_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RequestError, match=r"--plot is q\.gif, expected a name that ends in \.png"):
         check_plot(Path("q.gif"))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match=r'plotting needs the package matplotlib.*"sc2onnx\[cpu,evaluate\]"'):
+    with pytest.raises(MissingDependencyError, match=r'plotting needs the package matplotlib.*: pip install .*"matplotlib>=3'):
         check_plot(Path("q.png"))
 
 

@@ -121,11 +121,13 @@ def test_as_many_stages_as_layers_at_most(make_checkpoint: Make, tmp_path: Path,
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize("device_map", [[], ["cpu"], ["cpu"] * 3, "cpu"])
+@pytest.mark.parametrize("device_map", [[], ["cpu"], ["cpu"] * 3])
 def test_a_device_for_each_stage(checkpoint: Path, tmp_path: Path, device_map: Any) -> None:
     export(checkpoint, tmp_path / "bundle", stages=2)
     with pytest.raises(DeviceError, match=r"device_map is .*, expected a list of 2, one for each stage of the bundle"):
         sc2onnx.load(tmp_path / "bundle", device_map=device_map)
+    with pytest.raises(RequestError, match=r"device_map is 'cpu', expected a list of devices, one for each stage"):
+        sc2onnx.load(tmp_path / "bundle", device_map="cpu")
     assert sc2onnx.load(tmp_path / "bundle", device_map=["cpu", "cpu"]).manifest.stages == (3, 3)
 
 
