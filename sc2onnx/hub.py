@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sc2onnx.bundle import records
 from sc2onnx.card import PLACE
 from sc2onnx.errors import BundleIntegrityError, BundleNotFoundError, HubError, RequestError, Sc2onnxError
 from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest
@@ -163,11 +164,7 @@ def _card(directory: Path) -> str:
     try:
         if not path.is_file():
             raise ValueError("it is missing")
-        with path.open("rb") as file:
-            data = file.read(_MOST_CARD_BYTES + 1)
-        if len(data) > _MOST_CARD_BYTES:
-            raise ValueError(f"it has more than {_MOST_CARD_BYTES:,} bytes")
-        return data.decode("utf-8")
+        return records.contents(path, _MOST_CARD_BYTES).decode("utf-8")
     except (OSError, ValueError) as error:
         raise BundleIntegrityError(f"the card {path} cannot be pushed ({error}): write one, or export the bundle again") from error
 

@@ -77,11 +77,7 @@ def _check_names(manifest: Manifest) -> None:
 
 def _read(path: Path, manifest: Manifest) -> OnnxGraph:
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        graph = read_graph(data)
+        graph = read_graph(records.contents(path, MOST_BYTES))
         check_operators(graph, manifest)
     except OSError as error:
         raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
