@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from sc2onnx.bundle import kernels
 from sc2onnx.bundle.records import parse, record
 from sc2onnx.bundle.steps import NONE
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 """Raised whenever an older runtime would misread the bundle."""
 
 MANIFEST_FILE: Final = "sc2onnx.json"
@@ -53,6 +54,11 @@ def present_name(layer: int | str, kind: str) -> str:
 def graph_files(stages: Sequence[int]) -> tuple[str, ...]:
     """Names of the graphs: ``model.onnx``, or of stages ``model.0.onnx`` and so on."""
     return tuple(f"model.{number}.onnx" for number in range(len(stages))) or (GRAPH_FILE,)
+
+
+def kernel_graph_files(stages: Sequence[int]) -> tuple[str, ...]:
+    """Names of the graphs for the kernels: ``model.kernels.onnx``, ``model.0.kernels.onnx`` and so on."""
+    return tuple(map(kernels.graph_name, graph_files(stages)))
 
 
 MOST_MANIFEST_BYTES: Final = 4 << 20
@@ -284,7 +290,8 @@ class Manifest:
     """The whole of ``sc2onnx.json``. ``stages``: layers of each graph that the model is cut into; empty: it is one graph.
 
     ``agreeing_steps``: for integers, which steps over the same tokens give the same bits, see
-    :mod:`sc2onnx.bundle.steps`.
+    :mod:`sc2onnx.bundle.steps`. ``kernels``: the version of the operators that a second set of
+    graphs is written for (:mod:`sc2onnx.bundle.kernels`); 0: there are none.
     """
 
     model: ModelFacts
@@ -299,6 +306,7 @@ class Manifest:
     verification: Verification | None = None
     stages: tuple[int, ...] = ()
     agreeing_steps: str = NONE
+    kernels: int = 0
     format_version: int = field(default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
@@ -312,6 +320,8 @@ class Manifest:
             raise BundleError(f"opset is {self.opset}, expected at most 1000: export the bundle again")
         if not 0 <= self.weight_bytes <= _MOST_BYTES:
             raise BundleError(f"weight_bytes is {self.weight_bytes}, expected a size: export the bundle again")
+        if not 0 <= self.kernels <= 1000:
+            raise BundleError(f"kernels is {self.kernels}, expected a version of at most 1000: export the bundle again")
 
     @property
     def for_others(self) -> bool:
@@ -322,6 +332,11 @@ class Manifest:
     def graphs(self) -> tuple[str, ...]:
         """Names of the graphs, in order."""
         return graph_files(self.stages)
+
+    @property
+    def kernel_graphs(self) -> tuple[str, ...]:
+        """Names of the graphs for the kernels, in order; none where they are for none or for others than this version knows."""
+        return kernel_graph_files(self.stages) if self.kernels == kernels.VERSION else ()
 
     def to_json(self) -> str:
         """Text of ``sc2onnx.json``; the same manifest always gives the same bytes."""

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__, card, manifest
+from sc2onnx.bundle import kernels
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.adapter import adapters_below
@@ -24,6 +25,7 @@ from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
 from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
 from sc2onnx.export.graph.growing import growing_attention
+from sc2onnx.export.graph.kernels import computes, kernels_form
 from sc2onnx.export.graph.layers import Products
 from sc2onnx.export.graph.model import Form, attention_mask, build
 from sc2onnx.export.graph.ops import CUDA_OPSET, PORTABLE_OPSET
@@ -127,6 +129,14 @@ def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan
     return agreeing_steps(plan.quantization.schemes.values(), *heads)
 
 
+def _kernels(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> int:
+    """The version of the operators that the model can also be computed with, 0 if it cannot."""
+    if plan.quantization is None or not computes(config):
+        return 0
+    ring = variant.cache.kind == manifest.RING
+    return kernels.version_for(variant.target, ring=ring, schemes=plan.quantization.schemes.values(), head_dim=config.head_dim)
+
+
 def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
     """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows.
 
@@ -157,8 +167,13 @@ def _write(
     bundle.weights(plan.weights, placed, report.advance)
     agreeing = _agreeing_steps(config, variant, plan)
     form = _form(variant, plan.products, agrees=agreeing != NONE)
-    for name, layers in zip(manifest.graph_files(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
-        bundle.graph(name, build(config, placed, form, layers))
+    version = _kernels(config, variant, plan)
+    forms = {manifest.graph_files: form}
+    if version:
+        forms[manifest.kernel_graph_files] = kernels_form(plan.schemes, form.activations)
+    for names, built in forms.items():
+        for name, layers in zip(names(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
+            bundle.graph(name, build(config, placed, built, layers))
     opened.check_unchanged()
     for name, data in subject.text.files.items():
         bundle.file(name, data)
@@ -183,6 +198,7 @@ def _write(
         quantization=plan.quantization,
         stages=subject.stages,
         agreeing_steps=agreeing,
+        kernels=version,
     )
     bundle.file(manifest.CARD_FILE, card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())

@@ -76,12 +76,14 @@ class Calibration:
 class WeightPlan:
     """The weights of a bundle by name, the products of its graph, and what the manifest says of both.
 
-    ``zeros``: blocks of zeros by tensor of the checkpoint, counted while the weights are written.
+    ``schemes``: of the products that are integers. ``zeros``: blocks of zeros by tensor of the
+    checkpoint, counted while the weights are written.
     """
 
     weights: Weights
     products: Products
     quantization: Quantization | None
+    schemes: Schemes = field(default_factory=dict)
     zeros: Mapping[str, int] = field(default_factory=dict)
 
     def doubts(self) -> str | None:
@@ -211,7 +213,7 @@ def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, reci
     nbytes = [scheme.nbytes(rows, columns, scale) for name, scheme in body.items() for rows, columns in [floats[f"{name}.weight"].shape]]
     bits = 8 * sum(nbytes) / _parameters(floats, body)
     how = "nearest" if rounding.store is None else "calibrated"
-    return WeightPlan(weights, products, Quantization(recipe.name, named, round(bits, 4), how, rounding.text), rounding.zeros)
+    return WeightPlan(weights, products, Quantization(recipe.name, named, round(bits, 4), how, rounding.text), rounding.schemes, rounding.zeros)
 
 
 def _with_lifts(

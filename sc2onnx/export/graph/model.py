@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import manifest
-from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
-from sc2onnx.export.graph.layers import Linear, Lookup, Products, layer_norm, mlp
+from sc2onnx.export.graph.layers import Head, Norm, Product, Products
 from sc2onnx.export.graph.ops import IR_VERSION, OPSET, Recorder
 
 MakeAttention = Callable[[Recorder, Starcoder2Config, ir.Value, ir.Value, range], Attention]
@@ -65,7 +65,7 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
     num_logits = _num_logits(op) if ends and form.asks else None
     attention = form.attention(op, config, input_ids, where, layers)
     for layer in layers:
-        x = _layer(op, x, layer, config, attention, form.products.linear)
+        x = _layer(op, x, layer, config, attention, form.products.product)
     before = len(op.graph.outputs)
     if not ends:
         op.output(x, manifest.NEXT_HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
@@ -92,26 +92,25 @@ def _num_logits(op: Recorder) -> ir.Value:
     return num_logits
 
 
-def _layer(op: Recorder, x: ir.Value, layer: int, config: Starcoder2Config, attention: Attention, product: Linear) -> ir.Value:
+def _layer(op: Recorder, x: ir.Value, layer: int, config: Starcoder2Config, attention: Attention, product: Product) -> ir.Value:
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
-    name = f"model.layers.{layer}"
-    normed = layer_norm(op, x, f"{name}.input_layernorm", config.norm_epsilon)
-    mixed = attention(layer, product(op, normed, f"{name}.self_attn.qkv_proj"))
-    x = op.Add(x, product(op, mixed, f"{name}.self_attn.o_proj"))
-    normed = layer_norm(op, x, f"{name}.post_attention_layernorm", config.norm_epsilon)
-    return op.Add(x, mlp(op, normed, f"{name}.mlp", config, product))
+    name, epsilon = f"model.layers.{layer}", config.norm_epsilon
+    qkv = product(op, x, f"{name}.self_attn.qkv_proj", norm=Norm(f"{name}.input_layernorm", epsilon))
+    x = product(op, attention(layer, qkv), f"{name}.self_attn.o_proj", residual=x)
+    norm = Norm(f"{name}.post_attention_layernorm", epsilon)
+    inner = product(op, x, f"{name}.mlp.c_fc", norm=norm, gelu=ACTIVATIONS[config.hidden_act])
+    return product(op, inner, f"{name}.mlp.c_proj", residual=x)
 
 
-def _head(op: Recorder, x: ir.Value, input_ids: ir.Value, num_logits: ir.Value | None, config: Starcoder2Config, head: Lookup) -> ir.Value:
+def _head(op: Recorder, x: ir.Value, input_ids: ir.Value, num_logits: ir.Value | None, config: Starcoder2Config, head: Head) -> ir.Value:
     """Logits (batch, num_logits, vocab) of the last ``num_logits`` positions of each row; None: of all."""
+    norm = Norm("model.norm", config.norm_epsilon)
     if num_logits is None:
-        logits = head(op, layer_norm(op, x, "model.norm", config.norm_epsilon))
-        return op.Reshape(logits, op.Concat(op.Shape(input_ids), op.ints(config.vocab_size), axis=0))
+        return op.Reshape(head(op, x, norm), op.Concat(op.Shape(input_ids), op.ints(config.vocab_size), axis=0))
     rows = op.Reshape(x, op.Concat(op.Shape(input_ids), op.ints(config.hidden_size), axis=0))  # (batch, step, hidden)
     step = op.Shape(input_ids, start=1, end=2)
     wanted = op.Slice(rows, op.Sub(step, num_logits), step, op.ints(1))  # (batch, num_logits, hidden)
-    normed = layer_norm(op, op.Reshape(wanted, op.ints(-1, config.hidden_size)), "model.norm", config.norm_epsilon)
-    logits = head(op, normed)
+    logits = head(op, op.Reshape(wanted, op.ints(-1, config.hidden_size)), norm)
     batch = op.Shape(input_ids, start=0, end=1)
     return op.Reshape(logits, op.Concat(batch, num_logits, op.ints(config.vocab_size), axis=0), allowzero=1)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from sc2onnx.export.graph.layers import Lookup, Products
+from sc2onnx.export.graph.layers import Embed, Linear, Products, around, bias
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, codes_name, scales_name
@@ -23,35 +23,42 @@ def nbits_products(schemes: Schemes) -> Products:
     """``MatMulNBits`` with the bias inside, and ``GatherBlockQuantized`` on the same bytes where the head is tied."""
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
-        return _matmul(op, x, name, schemes[name], _bias(op, name), accuracy_level=_INT8_ACTIVATIONS)
+        return _matmul(op, x, name, schemes[name], bias(op, name), accuracy_level=_INT8_ACTIVATIONS)
 
-    return Products(linear, _gathered(schemes), head=lambda op, x: linear(op, x, HEAD_PRODUCT))
+    return _products(linear, gathered(schemes))
 
 
 def cuda_products(schemes: Schemes) -> Products:
     """The same operators as a GPU takes them: activations stay floats, and the fast kernels add no bias."""
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
-        y, bias = _matmul(op, x, name, schemes[name], None), _bias(op, name)
-        return y if bias is None else op.Add(y, bias)
+        y, added = _matmul(op, x, name, schemes[name], None), bias(op, name)
+        return y if added is None else op.Add(y, added)
 
-    return Products(linear, _gathered(schemes), head=lambda op, x: linear(op, x, HEAD_PRODUCT))
+    return _products(linear, gathered(schemes))
+
+
+def _products(linear: Linear, embed: Embed) -> Products:
+    product = around(linear)
+    return Products(product, embed, head=lambda op, x, norm: product(op, x, HEAD_PRODUCT, norm=norm))
 
 
 def _matmul(op: Recorder, x: ir.Value, name: str, scheme: Scheme, bias: ir.Value | None, **attributes: int) -> ir.Value:
-    codes = op.weight(codes_name(name))  # (out, blocks, bytes of a block)
+    codes, scales = packed(op, name)
+    return op.contrib("MatMulNBits", x, codes, scales, None, None, bias, **attributes, **sizes(codes, scheme))
+
+
+def sizes(codes: ir.Value, scheme: Scheme) -> dict[str, int]:
+    """Attributes that say what ``codes`` (out, blocks, bytes of a block) are."""
     rows, blocks, _ = codes.shape.numpy() if codes.shape is not None else (0, 0, 0)
-    sizes = {"N": rows, "K": blocks * scheme.block_size, "bits": scheme.bits, "block_size": scheme.block_size}
-    return op.contrib("MatMulNBits", x, codes, op.weight(scales_name(name)), None, None, bias, **attributes, **sizes)
+    return {"N": rows, "K": blocks * scheme.block_size, "bits": scheme.bits, "block_size": scheme.block_size}
 
 
-def _bias(op: Recorder, name: str) -> ir.Value | None:
-    return op.weight(f"{name}.bias") if op.has_weight(f"{name}.bias") else None
+def gathered(schemes: Schemes) -> Embed:
+    """``GatherBlockQuantized``, on the bytes of the head where it is tied."""
 
-
-def _gathered(schemes: Schemes) -> Lookup:
     def embed(op: Recorder, ids: ir.Value) -> ir.Value:
-        scheme, (codes, scales) = schemes[EMBEDDING_PRODUCT], _weights(op, EMBEDDING_PRODUCT)
+        scheme, (codes, scales) = schemes[EMBEDDING_PRODUCT], packed(op, EMBEDDING_PRODUCT)
         how = {"gather_axis": 0, "quantize_axis": 1, "bits": scheme.bits, "block_size": scheme.block_size}
         return op.contrib("GatherBlockQuantized", codes, ids, scales, **how)
 
@@ -62,19 +69,21 @@ def standard_products(schemes: Schemes) -> Products:
     """``DequantizeLinear`` and ``MatMul`` on matrices that lie (in, out), which ONNX Runtime fuses into ``MatMulNBits`` at load."""
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
-        codes, scales = _weights(op, name)  # (in, out), (in / block_size, out)
+        codes, scales = packed(op, name)  # (in, out), (in / block_size, out)
         y = op.MatMul(x, op.DequantizeLinear(codes, scales, axis=0, block_size=schemes[name].block_size))
-        return op.Add(y, op.weight(f"{name}.bias")) if op.has_weight(f"{name}.bias") else y
+        added = bias(op, name)
+        return y if added is None else op.Add(y, added)
 
     def embed(op: Recorder, ids: ir.Value) -> ir.Value:
         """What DequantizeLinear does, written out: OpenVINO has it for constants only."""
-        codes, scales = (op.Gather(part, ids, axis=1) for part in _weights(op, EMBEDDING_PRODUCT))  # (hidden, tokens), (blocks, tokens)
+        codes, scales = (op.Gather(part, ids, axis=1) for part in packed(op, EMBEDDING_PRODUCT))  # (hidden, tokens), (blocks, tokens)
         blocks = op.Reshape(op.Cast(codes, to=ir.DataType.FLOAT), op.Concat(op.Shape(scales, end=1), op.ints(-1), op.Shape(ids), axis=0))
         floats = op.Mul(blocks, op.Unsqueeze(scales, op.ints(1)))  # (blocks, block_size, tokens)
         return op.Transpose(op.Reshape(floats, op.Shape(codes)), perm=[1, 0])
 
-    return Products(linear, embed, head=lambda op, x: linear(op, x, HEAD_PRODUCT))
+    return _products(linear, embed)
 
 
-def _weights(op: Recorder, name: str) -> tuple[ir.Value, ir.Value]:
+def packed(op: Recorder, name: str) -> tuple[ir.Value, ir.Value]:
+    """Codes and scales of a product."""
     return op.weight(codes_name(name)), op.weight(scales_name(name))

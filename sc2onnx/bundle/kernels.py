@@ -1,0 +1,47 @@
+"""Which bundles get a second graph, for the operators of the wheel ``sc2onnx-kernels``.
+
+That graph lies beside the one that every runtime reads, and takes the same weights from the same
+places. It is written for what those operators compute; whoever lacks them needs none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+DOMAIN: Final = "sc2onnx"
+"""Domain of the operators."""
+
+VERSION: Final = 1
+"""Version of the domain that this version writes and runs."""
+
+LINEAR: Final = "BlockwiseLinear"
+"""``[gelu](layer_norm(x) W^T + bias) + residual``, with integers in blocks."""
+
+ATTENTION: Final = "RingAttention"
+"""Rotation, writing into the ring, and attention over it."""
+
+TILE: Final = 16
+"""Channels that the operators take at once, which the size of a head is a multiple of."""
+
+ENDING: Final = ".kernels.onnx"
+"""What names of these graphs end with, in the place of ``.onnx``."""
+
+_SCHEMES: Final = frozenset(f"int{bits} in blocks of {size}" for bits in (4, 8) for size in (16, 32, 64, 128, 256))
+
+
+def version_for(target: str, *, ring: bool, schemes: Iterable[str], head_dim: int) -> int:
+    """The version of the operators that a model can be computed with, 0 if it cannot.
+
+    ``ring``: whether its cache is one; ``schemes``: of all matrices, such as
+    ``int4 in blocks of 128``, none for floats. What else they need is in the graph: layer norms,
+    and GELU in the approximation by tanh.
+    """
+    used = set(schemes)
+    fits = target == "cpu" and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
+    return VERSION if fits else 0
+
+
+def graph_name(graph: str) -> str:
+    """``model.onnx`` -> ``model.kernels.onnx``."""
+    return graph.removesuffix(".onnx") + ENDING

@@ -1,0 +1,72 @@
+"""The graph for the operators of the wheel sc2onnx-kernels: five nodes to a layer, on the same weights.
+
+A product takes the norm before it, the activation behind it and what is added to it along;
+attention turns, writes and reads the ring at once (docs/kernels.md).
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from sc2onnx.bundle.kernels import ATTENTION, LINEAR
+from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
+from sc2onnx.export.graph.activations import Activations
+from sc2onnx.export.graph.attention import Attention
+from sc2onnx.export.graph.layers import Norm, Products, bias
+from sc2onnx.export.graph.model import Form
+from sc2onnx.export.graph.ops import Recorder
+from sc2onnx.export.graph.quantized import Schemes, gathered, packed, sizes
+from sc2onnx.export.quantize.weights import HEAD_PRODUCT
+from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
+from sc2onnx.manifest import past_name, present_name
+
+SLOTS = "slot_bytes"
+"""Bytes of a slot, which say in what form keys and values are kept: whoever runs the graph chooses."""
+
+
+def computes(config: Starcoder2Config) -> bool:
+    """Whether the operators have the model's activation."""
+    return ACTIVATIONS[config.hidden_act] == "tanh"
+
+
+def kernels_form(schemes: Schemes, activations: Activations) -> Form:
+    """With what a graph is built that the operators compute. ``activations``: of float32."""
+    return Form(_ring_attention, _products(schemes), activations)
+
+
+def _products(schemes: Schemes) -> Products:
+    def product(
+        op: Recorder,
+        x: ir.Value,
+        name: str,
+        *,
+        norm: Norm | None = None,
+        gelu: str | None = None,
+        residual: ir.Value | None = None,
+    ) -> ir.Value:
+        codes, scales = packed(op, name)
+        weight, shift = (None, None) if norm is None else norm.weights(op)
+        more: dict[str, float] = {} if norm is None else {"epsilon": float(norm.epsilon)}
+        more |= {} if gelu is None else {"gelu": 1}
+        inputs = x, codes, scales, bias(op, name), weight, shift, residual
+        (y,) = op.kernel(LINEAR, 1, *inputs, **sizes(codes, schemes[name]), **more)
+        return y
+
+    return Products(product, gathered(schemes), head=lambda op, x, norm: product(op, x, HEAD_PRODUCT, norm=norm))
+
+
+def _ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, layers: range) -> Attention:
+    """Declare the cache inputs of these layers, uint8, and return the attention of one layer."""
+    shape = ("batch", config.num_key_value_heads, "capacity", SLOTS)
+    caches = {layer: [op.input(past_name(layer, kind), ir.DataType.UINT8, shape) for kind in ("key", "value")] for layer in layers}
+    heads = {"num_heads": config.num_attention_heads, "num_kv_heads": config.num_key_value_heads}
+
+    def attend(layer: int, qkv: ir.Value) -> ir.Value:
+        tables = op.weight(COS_CACHE), op.weight(SIN_CACHE)
+        inputs = qkv, input_ids, past, *tables, *caches[layer]
+        mixed, *presents = op.kernel(ATTENTION, 3, *inputs, **heads, window=config.sliding_window or 0)
+        for kind, present in zip(("key", "value"), presents, strict=True):
+            op.output(present, present_name(layer, kind), ir.DataType.UINT8, shape)
+        return mixed
+
+    return attend
