@@ -12,15 +12,15 @@ from position 15; 15 + 6 >= 20 holds. Rewinding 4 gives length 16, which reads f
 
 A cache that keeps every position is one whose window and capacity are the context: nothing ever wraps.
 
-The kernels' slots (:func:`slot_bytes`) are opaque bytes, in tiles of :data:`TILE`: what lies where within a tile is the
-kernels' business, so whole tiles are made and copied, and the first n slots are those of the first ceil(n / 16) tiles.
+Slots may be opaque bytes that lie in tiles (:mod:`sc2onnx.runtime.slots`). What is where within a tile is its writer's business,
+so whole tiles are made and copied: with tiles of 16, the first n slots are in the first ceil(n / 16) of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +33,6 @@ CHUNK: Final = 256
 _GRANULE: Final = 64
 """Capacities are multiples of this, so that kernels see aligned sizes and growth is not token by token."""
 
-TILE: Final = 16
-"""Slots of a tile of the kernels' cache."""
-
-SlotType = Literal["int8", "float32"]
-"""What the kernels keep of a key or a value: int8 with a scale for each slot and head, or float32."""
-
 STORAGE: Final[Mapping[str, npt.DTypeLike]] = {
     "float32": np.float32,
     "float16": np.float16,
@@ -46,11 +40,6 @@ STORAGE: Final[Mapping[str, npt.DTypeLike]] = {
     "uint8": np.uint8,
 }
 """Element type of a cache -> the numpy type that its bits are held in. Numpy has no bfloat16; nothing here computes with it."""
-
-
-def slot_bytes(kept: SlotType, head_dim: int) -> int:
-    """Bytes of one slot of one head in the kernels' cache: 132 for int8 and a head of 128, 512 for float32."""
-    return head_dim + 4 if kept == "int8" else 4 * head_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +87,9 @@ class CacheShape:
         return 2 * self.layers * self.kv_heads * self.capacity * self.width * np.dtype(STORAGE[self.dtype]).itemsize
 
 
-def default_capacity(window: int, context: int, chunk: int, tile: int = 1) -> int:
-    """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up, never beyond the context's tiles."""
-    return min(_round_up(window + chunk - 1), round_up(context, tile))
+def default_capacity(window: int, context: int, chunk: int) -> int:
+    """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up, never beyond the context."""
+    return min(_round_up(window + chunk - 1), context)
 
 
 def first_capacity(slots: int, full: int) -> int:

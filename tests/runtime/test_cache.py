@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sc2onnx.errors import RequestError, RewindError
-from sc2onnx.runtime.cache import TILE, CacheShape, RingCache, default_capacity, first_capacity, round_up, slot_bytes
+from sc2onnx.manifest import Manifest
+from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity, first_capacity, round_up
+from sc2onnx.runtime.slots import TILE, cache_shape, slot_bytes
 
 
 class Slots:
@@ -238,14 +243,17 @@ def test_tiles_are_copied_whole_whatever_is_done_with_them(data: st.DataObject, 
         check(cache, marks)
 
 
-def test_a_row_whose_context_is_no_multiple_of_a_tile_takes_the_next() -> None:
-    assert default_capacity(window=100, context=100, chunk=256, tile=TILE) == 112
-    assert default_capacity(window=4096, context=16384, chunk=256, tile=TILE) == 4352
-    cache = RingCache(CacheShape(1, 1, 4, 100, 100, 112, "uint8", turned=False, tile=TILE), rows=1)
+def test_a_context_that_is_no_multiple_of_a_tile_takes_the_next(int4_bundle: Path) -> None:
+    manifest = Manifest.read(int4_bundle)
+    manifest = replace(manifest, model=replace(manifest.model, context_length=100))
+    assert cache_shape(manifest).capacity == 100
+    shape = cache_shape(manifest, kept="float32")
+    assert (shape.capacity, shape.rewindable) == (112, 100)
+    cache = RingCache(shape, rows=1)
     cache.begin(100)
     assert cache.capacity == 112
-    assert cache.nbytes == 2 * 112 * 4
-    assert cache.shape.rewindable == 100
+    assert {buffer.shape for buffer in cache.buffers} == {(1, manifest.model.num_kv_heads, 112, 4 * manifest.model.head_dim)}
+    assert cache.nbytes == sum(buffer.nbytes for buffer in cache.buffers) == shape.nbytes
 
 
 def test_bytes_of_a_slot() -> None:
