@@ -1,0 +1,4 @@
+#pragma once
+namespace sc2onnx {
+struct AttentionKernels {};
+}  // namespace sc2onnx

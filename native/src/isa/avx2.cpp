@@ -1,0 +1,18 @@
+#include "instructions.h"
+#include "lanes/avx2.h"
+
+namespace sc2onnx {
+namespace avx2 {
+
+#include "kernels/math.inl"
+
+#include "kernels/attention.inl"
+#include "kernels/linear.inl"
+
+}  // namespace avx2
+
+extern const Instructions kAvx2;
+const Instructions kAvx2 = {
+    "avx2", {avx2::round_rows, avx2::product}, avx2::attention_kernels()};
+
+}  // namespace sc2onnx

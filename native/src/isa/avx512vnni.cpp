@@ -1,0 +1,18 @@
+#include "instructions.h"
+#include "lanes/avx512vnni.h"
+
+namespace sc2onnx {
+namespace avx512vnni {
+
+#include "kernels/math.inl"
+
+#include "kernels/attention.inl"
+#include "kernels/linear.inl"
+
+}  // namespace avx512vnni
+
+extern const Instructions kAvx512Vnni;
+const Instructions kAvx512Vnni = {
+    "avx512-vnni", {avx512vnni::round_rows, avx512vnni::product}, avx512vnni::attention_kernels()};
+
+}  // namespace sc2onnx

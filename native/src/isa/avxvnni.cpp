@@ -1,0 +1,18 @@
+#include "instructions.h"
+#include "lanes/avxvnni.h"
+
+namespace sc2onnx {
+namespace avxvnni {
+
+#include "kernels/math.inl"
+
+#include "kernels/attention.inl"
+#include "kernels/linear.inl"
+
+}  // namespace avxvnni
+
+extern const Instructions kAvxVnni;
+const Instructions kAvxVnni = {
+    "avx-vnni", {avxvnni::round_rows, avxvnni::product}, avxvnni::attention_kernels()};
+
+}  // namespace sc2onnx

@@ -1,0 +1,18 @@
+#include "instructions.h"
+#include "lanes/neon_dot.h"
+
+namespace sc2onnx {
+namespace neondot {
+
+#include "kernels/math.inl"
+
+#include "kernels/attention.inl"
+#include "kernels/linear.inl"
+
+}  // namespace neondot
+
+extern const Instructions kNeonDot;
+const Instructions kNeonDot = {
+    "neon-dot", {neondot::round_rows, neondot::product}, neondot::attention_kernels()};
+
+}  // namespace sc2onnx

@@ -1,0 +1,18 @@
+#include "instructions.h"
+#include "lanes/neon_i8mm.h"
+
+namespace sc2onnx {
+namespace neoni8mm {
+
+#include "kernels/math.inl"
+
+#include "kernels/attention.inl"
+#include "kernels/linear.inl"
+
+}  // namespace neoni8mm
+
+extern const Instructions kNeonI8mm;
+const Instructions kNeonI8mm = {
+    "neon-i8mm", {neoni8mm::round_rows, neoni8mm::product}, neoni8mm::attention_kernels()};
+
+}  // namespace sc2onnx

@@ -1,0 +1,18 @@
+#include "instructions.h"
+#include "lanes/portable.h"
+
+namespace sc2onnx {
+namespace portable {
+
+#include "kernels/math.inl"
+
+#include "kernels/attention.inl"
+#include "kernels/linear.inl"
+
+}  // namespace portable
+
+extern const Instructions kPortable;
+const Instructions kPortable = {
+    "portable", {portable::round_rows, portable::product}, portable::attention_kernels()};
+
+}  // namespace sc2onnx

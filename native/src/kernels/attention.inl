@@ -1,0 +1,1 @@
+SC2ONNX_LANES AttentionKernels attention_kernels() { return {}; }

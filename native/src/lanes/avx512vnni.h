@@ -1,0 +1,77 @@
+// Sixteen lanes in one register of AVX-512, with the dot products of VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include "lanes/common.h"
+
+namespace sc2onnx::avx512vnni {
+
+using F = __m512;
+using I = __m512i;
+using B = __m512i;
+
+constexpr bool kBiased = true;
+constexpr int kRows = 6, kTiles = 2, kTilesOfOneRow = 4;
+
+SC2ONNX_LANES F splat(float x) { return _mm512_set1_ps(x); }
+SC2ONNX_LANES F load(const float *p) { return _mm512_loadu_ps(p); }
+SC2ONNX_LANES void store(float *p, F x) { _mm512_storeu_ps(p, x); }
+
+SC2ONNX_LANES F add(F a, F b) { return _mm512_add_ps(a, b); }
+SC2ONNX_LANES F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+SC2ONNX_LANES F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+SC2ONNX_LANES F div(F a, F b) { return _mm512_div_ps(a, b); }
+SC2ONNX_LANES F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+SC2ONNX_LANES F max(F a, F b) { return _mm512_max_ps(a, b); }
+SC2ONNX_LANES F abs(F a) { return _mm512_abs_ps(a); }
+SC2ONNX_LANES float sum(F a) {
+  __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+SC2ONNX_LANES float largest(F a) {
+  __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+
+SC2ONNX_LANES I isplat(int32_t x) { return _mm512_set1_epi32(x); }
+SC2ONNX_LANES I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
+SC2ONNX_LANES int32_t isum(I a) { return _mm512_reduce_add_epi32(a); }
+template <int kBits>
+SC2ONNX_LANES I ishift_left(I a) {
+  return _mm512_slli_epi32(a, kBits);
+}
+SC2ONNX_LANES I to_int(F a) { return _mm512_cvtps_epi32(a); }
+SC2ONNX_LANES F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+SC2ONNX_LANES F power_of_two(I n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+SC2ONNX_LANES void store_bytes(int8_t *p, I a) {
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(a));
+}
+
+SC2ONNX_LANES B load_bytes(const void *p) { return _mm512_loadu_si512(p); }
+SC2ONNX_LANES B low_nibbles(B a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+SC2ONNX_LANES B high_nibbles(B a) {
+  return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
+}
+SC2ONNX_LANES I four_bytes(const int8_t *four) {
+  int32_t x;
+  memcpy(&x, four, 4);
+  return _mm512_set1_epi32(x);
+}
+SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) {
+  return _mm512_dpbusd_epi32(acc, codes, four_bytes(four));
+}
+SC2ONNX_LANES I dot_byte(I acc, B codes, const int8_t *four) {
+  return _mm512_dpbusd_epi32(acc, codes, four_bytes(four));
+}
+SC2ONNX_LANES I dot_seven(I acc, B values, const int8_t *four) {
+  return _mm512_dpbusd_epi32(acc, four_bytes(four), values);
+}
+
+}  // namespace sc2onnx::avx512vnni

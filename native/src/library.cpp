@@ -1,0 +1,108 @@
+// What the library exports: the registration of its operators, and functions for whoever packs weights.
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "attention_op.h"
+#include "instructions.h"
+#include "linear_op.h"
+#include "packing.h"
+
+#if defined(_WIN32)
+#define SC2ONNX_EXPORT extern "C" __declspec(dllexport)
+#else
+#define SC2ONNX_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace sc2onnx {
+
+namespace {
+
+// The operators over the weights of one session. ONNX Runtime keeps no hold of them, and says nobody
+// when a session ends, so they stay: some hundred bytes, and the packed file as it is mapped.
+struct Domain {
+  std::string packed;
+  std::vector<std::unique_ptr<Operator>> operators;
+  OrtCustomOpDomain *domain = nullptr;
+
+  Domain(std::string path, int threads) : packed(std::move(path)) {
+    operators.push_back(blockwise_linear(std::make_shared<Weights>(packed, threads)));
+    operators.push_back(ring_attention());
+    check(ort().CreateCustomOpDomain("sc2onnx", &domain));
+    for (const auto &each : operators) check(ort().CustomOpDomain_Add(domain, each.get()));
+  }
+};
+
+std::string entry(const OrtSessionOptions *options, const char *key) {
+  int there = 0;
+  check(ort().HasSessionConfigEntry(options, key, &there));
+  if (!there) return {};
+  size_t size = 0;
+  check(ort().GetSessionConfigEntry(options, key, nullptr, &size));
+  std::string value(size, '\0');
+  check(ort().GetSessionConfigEntry(options, key, value.data(), &size));
+  while (!value.empty() && value.back() == '\0') value.pop_back();
+  return value;
+}
+
+int threads_of(const OrtSessionOptions *options) {
+  const std::string text = entry(options, "sc2onnx.threads");
+  int threads = 0;
+  for (char digit : text)
+    threads = digit >= '0' && digit <= '9' && threads < 1000 ? threads * 10 + (digit - '0') : threads;
+  return threads < 1 ? 1 : threads;
+}
+
+void register_operators(OrtSessionOptions *options) {
+  static std::mutex lock;
+  static std::vector<std::unique_ptr<Domain>> kept;
+  auto domain = std::make_unique<Domain>(entry(options, "sc2onnx.packed"), threads_of(options));
+  const std::lock_guard<std::mutex> held(lock);
+  kept.push_back(std::move(domain));
+  check(ort().AddCustomOpDomain(options, kept.back()->domain));
+}
+
+}  // namespace
+
+}  // namespace sc2onnx
+
+// Called by ONNX Runtime for register_custom_ops_library. The session configuration may say
+// `sc2onnx.packed`, a file of packed weights, and `sc2onnx.threads`, how many threads pack where there is none.
+SC2ONNX_EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+  const OrtApi *api = base->GetApi(ORT_API_VERSION);
+  if (api == nullptr) {
+    const OrtApi *first = base->GetApi(1);
+    const std::string needed = "1." + std::to_string(ORT_API_VERSION);
+    const std::string message =
+        "sc2onnx-kernels needs ONNX Runtime " + needed + ", this is " + base->GetVersionString();
+    return first->CreateStatus(ORT_FAIL, message.c_str());
+  }
+  sc2onnx::set_ort(api);
+  return sc2onnx::guarded([&] { sc2onnx::register_operators(options); });
+}
+
+SC2ONNX_EXPORT const char *sc2onnx_kernels_instructions(void) { return sc2onnx::instructions().name; }
+
+SC2ONNX_EXPORT int32_t sc2onnx_kernels_layout(void) { return sc2onnx::kLayout; }
+
+// Bytes of a packed matrix; -1 for one that the kernels do not compute with.
+SC2ONNX_EXPORT int64_t sc2onnx_kernels_packed_bytes(int64_t n, int64_t k, int32_t bits, int32_t block_size) {
+  const sc2onnx::MatrixShape matrix{n, k, bits, block_size};
+  return matrix.fits() ? matrix.bytes() : -1;
+}
+
+// Packs codes (n, k / block_size, block_size * bits / 8) and scales (n, k / block_size) into out,
+// with so many threads. 0 when it is done.
+SC2ONNX_EXPORT int32_t sc2onnx_kernels_pack(const void *codes, const void *scales, int64_t n, int64_t k,
+                                            int32_t bits, int32_t block_size, int32_t threads, void *out) {
+  const sc2onnx::MatrixShape matrix{n, k, bits, block_size};
+  if (!matrix.fits()) return 1;
+  try {
+    sc2onnx::pack(matrix, static_cast<const uint8_t *>(codes), static_cast<const float *>(scales),
+                  threads, static_cast<uint8_t *>(out));
+    return 0;
+  } catch (...) {
+    return 2;
+  }
+}

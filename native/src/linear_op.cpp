@@ -1,0 +1,127 @@
+#include "linear_op.h"
+
+#include <algorithm>
+
+#include "instructions.h"
+
+namespace sc2onnx {
+
+namespace {
+
+enum Input { kX, kCodes, kScales, kBias, kNormWeight, kNormBias, kResidual, kInputs };
+
+void expect(const Tensor &tensor, const std::vector<int64_t> &shape, const char *name) {
+  if (tensor.shape == shape) return;
+  Tensor expected;
+  expected.shape = shape;
+  throw Refused(std::string("BlockwiseLinear: ") + name + " is " + tensor.shown() + ", expected " +
+                expected.shown());
+}
+
+// Activations as int8. One for each thread that runs steps, kept for the next product.
+struct Rounded {
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int32_t> starts;
+
+  void resize(int64_t rows, const MatrixShape &matrix) {
+    codes.resize((size_t)(rows * matrix.inputs));
+    scales.resize((size_t)(rows * matrix.blocks()));
+    starts.resize((size_t)(rows * matrix.blocks()));
+  }
+};
+
+class BlockwiseLinear : public Kernel {
+ public:
+  BlockwiseLinear(const NodeInfo &node, const Weights &weights) {
+    matrix_ = {node.integer("N"), node.integer("K"), (int32_t)node.integer("bits"),
+               (int32_t)node.integer("block_size")};
+    if (!matrix_.fits())
+      throw Refused("BlockwiseLinear: N = " + std::to_string(matrix_.outputs) + ", K = " +
+                    std::to_string(matrix_.inputs) + ", bits = " + std::to_string(matrix_.bits) +
+                    ", block_size = " + std::to_string(matrix_.block) +
+                    ", expected 4 or 8 bits, blocks of 16, 32, 64, 128 or 256 and K a multiple of them");
+    gelu_ = node.integer("gelu", 0) != 0;
+    epsilon_ = node.real("epsilon", 0);
+    const Tensor codes = node.constant(kCodes), scales = node.constant(kScales);
+    expect(codes, {matrix_.outputs, matrix_.blocks(), (int64_t)matrix_.block * matrix_.bits / 8}, "codes");
+    if (scales.size() != matrix_.outputs * matrix_.blocks())
+      expect(scales, {matrix_.outputs, matrix_.blocks()}, "scales");
+    weights_ = weights.matrix(node.input_name(kCodes), matrix_, codes.as<uint8_t>(), scales.as<float>());
+  }
+
+  void compute(const Call &call) const override {
+    const Tensor x = call.input(kX), bias = call.input(kBias), norm_weight = call.input(kNormWeight),
+                 norm_bias = call.input(kNormBias), residual = call.input(kResidual);
+    if (x.shape.size() != 2 || x.shape[1] != matrix_.inputs)
+      throw Refused("BlockwiseLinear: x is " + x.shown() + ", expected (tokens, " +
+                    std::to_string(matrix_.inputs) + ")");
+    const int64_t rows = x.shape[0];
+    if (bias) expect(bias, {matrix_.outputs}, "bias");
+    if (norm_weight) {
+      expect(norm_weight, {matrix_.inputs}, "norm_weight");
+      expect(norm_bias, {matrix_.inputs}, "norm_bias");
+    }
+    if (residual) expect(residual, {rows, matrix_.outputs}, "residual");
+    const Tensor y = call.output(0, {rows, matrix_.outputs});
+    if (rows == 0) return;
+
+    static thread_local Rounded rounded;
+    rounded.resize(rows, matrix_);
+    Rounding rounding;
+    rounding.x = x.as<float>();
+    rounding.matrix = matrix_;
+    rounding.norm_weight = norm_weight.as<float>();
+    rounding.norm_bias = norm_bias.as<float>();
+    rounding.epsilon = epsilon_;
+    rounding.codes = rounded.codes.data();
+    rounding.scales = rounded.scales.data();
+    rounding.starts = rounded.starts.data();
+    round(call, rounding, rows);
+
+    Product product;
+    product.matrix = matrix_;
+    product.weights = weights_.get();
+    product.rows = rows;
+    product.codes = rounding.codes;
+    product.scales = rounding.scales;
+    product.starts = rounding.starts;
+    product.bias = bias.as<float>();
+    product.residual = residual.as<float>();
+    product.gelu = gelu_;
+    product.y = y.as<float>();
+    const int64_t tiles = matrix_.tiles();
+    call.parallel((tiles + kTogether - 1) / kTogether, [&](int64_t i) {
+      kernels_.product(product, i * kTogether, std::min(tiles, (i + 1) * kTogether));
+    });
+  }
+
+ private:
+  static constexpr int64_t kTogether = 8;      // tiles of a task
+  static constexpr int64_t kRowsTogether = 8;  // rows that are rounded by one thread
+
+  void round(const Call &call, const Rounding &rounding, int64_t rows) const {
+    call.parallel((rows + kRowsTogether - 1) / kRowsTogether, [&](int64_t i) {
+      kernels_.round_rows(rounding, i * kRowsTogether, std::min(rows, (i + 1) * kRowsTogether));
+    });
+  }
+
+  MatrixShape matrix_;
+  bool gelu_ = false;
+  float epsilon_ = 0;
+  PackedMatrix weights_;
+  LinearKernels kernels_ = instructions().linear;
+};
+
+}  // namespace
+
+std::unique_ptr<Operator> blockwise_linear(std::shared_ptr<const Weights> weights) {
+  constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  std::vector<ONNXTensorElementDataType> inputs(kInputs, kFloat);
+  inputs[kCodes] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  return std::make_unique<Operator>(
+      "BlockwiseLinear", Ports{inputs, {kFloat}, kBias},
+      [weights](const NodeInfo &node) { return std::make_unique<BlockwiseLinear>(node, *weights); });
+}
+
+}  // namespace sc2onnx

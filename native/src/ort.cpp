@@ -1,0 +1,119 @@
+#include "ort.h"
+
+namespace sc2onnx {
+
+namespace {
+
+const OrtApi *g_ort = nullptr;
+
+Tensor tensor(const OrtValue *value) {
+  Tensor result;
+  if (value == nullptr) return result;
+  OrtTensorTypeAndShapeInfo *info = nullptr;
+  check(ort().GetTensorTypeAndShape(value, &info));
+  size_t rank = 0;
+  OrtStatus *status = ort().GetDimensionsCount(info, &rank);
+  if (status == nullptr) {
+    result.shape.resize(rank);
+    status = ort().GetDimensions(info, result.shape.data(), rank);
+  }
+  ort().ReleaseTensorTypeAndShapeInfo(info);
+  check(status);
+  check(ort().GetTensorMutableData(const_cast<OrtValue *>(value), &result.data));
+  static char nothing[64];  // a tensor of no elements may have no address, and is there all the same
+  if (result.data == nullptr) result.data = nothing;
+  return result;
+}
+
+}  // namespace
+
+const OrtApi &ort() { return *g_ort; }
+void set_ort(const OrtApi *api) { g_ort = api; }
+
+void check(OrtStatus *status) {
+  if (status == nullptr) return;
+  const std::string message = ort().GetErrorMessage(status);
+  ort().ReleaseStatus(status);
+  throw std::runtime_error(message);
+}
+
+int64_t Tensor::size() const {
+  int64_t count = 1;
+  for (int64_t extent : shape) count *= extent;
+  return count;
+}
+
+std::string Tensor::shown() const {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + ")";
+}
+
+int64_t NodeInfo::integer(const char *name) const {
+  int64_t value = 0;
+  check(ort().KernelInfoGetAttribute_int64(info_, name, &value));
+  return value;
+}
+
+int64_t NodeInfo::integer(const char *name, int64_t otherwise) const {
+  int64_t value = otherwise;
+  if (OrtStatus *status = ort().KernelInfoGetAttribute_int64(info_, name, &value)) {
+    ort().ReleaseStatus(status);
+    return otherwise;
+  }
+  return value;
+}
+
+float NodeInfo::real(const char *name, float otherwise) const {
+  float value = otherwise;
+  if (OrtStatus *status = ort().KernelInfoGetAttribute_float(info_, name, &value)) {
+    ort().ReleaseStatus(status);
+    return otherwise;
+  }
+  return value;
+}
+
+std::string NodeInfo::input_name(size_t index) const {
+  size_t size = 0;
+  check(ort().KernelInfo_GetInputName(info_, index, nullptr, &size));
+  std::string name(size, '\0');
+  check(ort().KernelInfo_GetInputName(info_, index, name.data(), &size));
+  while (!name.empty() && name.back() == '\0') name.pop_back();
+  return name;
+}
+
+size_t NodeInfo::inputs() const {
+  size_t count = 0;
+  check(ort().KernelInfo_GetInputCount(info_, &count));
+  return count;
+}
+
+Tensor NodeInfo::constant(size_t index) const {
+  int is_constant = 0;
+  const OrtValue *value = nullptr;
+  check(ort().KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value));
+  if (!is_constant || value == nullptr)
+    throw Refused("input " + std::to_string(index) + " is computed, expected a weight of the file");
+  return tensor(value);
+}
+
+Tensor Call::input(size_t index) const {
+  size_t count = 0;
+  check(ort().KernelContext_GetInputCount(context_, &count));
+  if (index >= count) return {};
+  const OrtValue *value = nullptr;
+  check(ort().KernelContext_GetInput(context_, index, &value));
+  return tensor(value);
+}
+
+Tensor Call::output(size_t index, const std::vector<int64_t> &shape) const {
+  OrtValue *value = nullptr;
+  check(ort().KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+  return tensor(value);
+}
+
+void Call::run(void (*each)(void *, size_t), size_t count, void *data) const {
+  check(ort().KernelContext_ParallelFor(context_, each, count, 0, data));
+}
+
+}  // namespace sc2onnx
