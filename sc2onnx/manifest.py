@@ -25,6 +25,9 @@ from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundErro
 FORMAT_VERSION: Final = 6
 """Raised whenever an older runtime would misread the bundle."""
 
+_WITH_KERNELS: Final = 6
+"""The first format whose manifests say whether there are graphs for the kernels."""
+
 MANIFEST_FILE: Final = "sc2onnx.json"
 GRAPH_FILE: Final = "model.onnx"
 WEIGHTS_FILE: Final = "model.onnx.data"
@@ -359,6 +362,8 @@ class Manifest:
                 f"{MANIFEST_FILE} has format_version {version}, this sc2onnx reads 1 to {FORMAT_VERSION}: "
                 "upgrade sc2onnx, or export the bundle with this version"
             )
+        if version < _WITH_KERNELS and "kernels" in raw:
+            raise BundleError(f"{MANIFEST_FILE} has kernels and format_version {version}, expected {_WITH_KERNELS} at least: export the bundle again")
         for string in _strings(raw):
             if plain_text(string) != string:
                 raise BundleError(f"{MANIFEST_FILE} has control characters in {string[:80]!r}, expected plain text: do not trust this bundle")

@@ -39,10 +39,14 @@ Weight = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the graphs that a model is cut into, by the layers that it computes."""
+    """One of the graphs that a model is cut into, by the layers that it computes.
+
+    ``kernels``: that for the kernels.
+    """
 
     manifest: Manifest
     layers: range
+    kernels: bool = False
 
     @property
     def first(self) -> bool:
@@ -159,9 +163,11 @@ def outputs(part: Part) -> Ports:
 
 
 def _cache(part: Part, which: str) -> dict[str, Port]:
-    facts, kind = part.manifest.model, part.manifest.cache.kind
+    facts, kind, element = part.manifest.model, part.manifest.cache.kind, part.element
     heads = None if kind == GROWING and which == "past" else facts.num_kv_heads
     rows, columns = (None, heads, None, facts.head_dim), (None, heads, facts.head_dim, None)
-    shapes = {"key": rows, "value": columns if kind == RING else rows}
+    shapes: dict[str, tuple[int | None, ...]] = {"key": rows, "value": columns if kind == RING else rows}
+    if part.kernels:  # slots of as many bytes as whoever runs it chooses
+        element, shapes = UINT8, dict.fromkeys(shapes, (None, heads, None, None))
     name = past_name if which == "past" else present_name
-    return {name(layer, kind): Port(part.element, shape) for layer in part.layers for kind, shape in shapes.items()}
+    return {name(layer, kind): Port(element, shape) for layer in part.layers for kind, shape in shapes.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
 from sc2onnx.manifest import RING, Manifest
 from sc2onnx.runtime.graph_facts import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
 
@@ -16,6 +17,8 @@ CONTRIB: Final = "com.microsoft"
 MATMUL_NBITS: Final = f"{CONTRIB}.MatMulNBits"
 GATHER_NBITS: Final = f"{CONTRIB}.GatherBlockQuantized"
 GROUPED_QUERY: Final = f"{CONTRIB}.GroupQueryAttention"
+BLOCKWISE_LINEAR: Final = f"{DOMAIN}.{LINEAR}"
+RING_ATTENTION: Final = f"{DOMAIN}.{ATTENTION}"
 
 TOKENWISE: Final = (0, 1, 2, 4, 3)
 """A transposition that only graphs have whose attention is computed token by token, so that steps of any length agree."""
@@ -51,6 +54,8 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     MATMUL_NBITS: {"K": _COMPARED, "N": _COMPARED, "bits": _COMPARED, "block_size": _COMPARED, "accuracy_level": _ints(4)},
     GATHER_NBITS: {"bits": _COMPARED, "block_size": _COMPARED, "gather_axis": _ints(0), "quantize_axis": _ints(1)},
     GROUPED_QUERY: {"num_heads": _COMPARED, "kv_num_heads": _COMPARED, "local_window_size": _COMPARED, "do_rotary": _ints(1)},
+    BLOCKWISE_LINEAR: {"K": _COMPARED, "N": _COMPARED, "bits": _COMPARED, "block_size": _COMPARED, "epsilon": _COMPARED, "gelu": _ints(1)},
+    RING_ATTENTION: {"num_heads": _COMPARED, "num_kv_heads": _COMPARED, "window": _COMPARED},
 }
 """Attributes of the operators that have some, and the values that they may have."""
 
@@ -70,12 +75,18 @@ ALLOWED: Final[Mapping[str, frozenset[str]]] = {
 }
 """Operators by target. TensorScatter for ``portable``: earlier exporters wrote it."""
 
+KERNELS: Final = frozenset(f"Concat Reshape Shape Slice Sub {GATHER_NBITS} {BLOCKWISE_LINEAR} {RING_ATTENTION}".split())
+"""Operators of graphs for the kernels, whose domain no other graph has."""
 
-def check_operators(graph: OnnxGraph, manifest: Manifest) -> None:
-    """Raise :class:`ValueError` for an operator, an attribute or a use that the exporter does not write for the manifest's target."""
+
+def check_operators(graph: OnnxGraph, manifest: Manifest, *, kernels: bool = False) -> None:
+    """Raise :class:`ValueError` for an operator, an attribute or a use that the exporter does not write for the manifest's target.
+
+    ``kernels``: whether it is a graph for the kernels.
+    """
     ring_for_cuda = manifest.target == "cuda" and manifest.cache.kind == RING  # of earlier exporters
-    allowed = ALLOWED["cpu" if ring_for_cuda else manifest.target]
-    if foreign := set(graph.opsets) - {"", CONTRIB}:
+    allowed = KERNELS if kernels else ALLOWED["cpu" if ring_for_cuda else manifest.target]
+    if foreign := set(graph.opsets) - {"", CONTRIB} - ({DOMAIN} if kernels else set()):
         raise ValueError(f"it imports operators of {sorted(foreign)[0][:80]!r}, which the exporter never writes")
     for node in graph.nodes:
         if node.operator not in allowed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,19 @@ class Matrix:
 
 def matrices(bundle: Path) -> dict[str, Matrix]:
     """Every quantised matrix of a bundle, by the name of its codes; where two nodes read one, both see the same."""
-    graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
     found: dict[str, Matrix] = {}
+    for path in sorted(bundle.glob("*.onnx")):
+        if path.name.endswith(".kernels.onnx"):
+            continue
+        for name, matrix in _of_graph(onnx.load(path, load_external_data=False).graph, bundle):
+            if name in found:
+                np.testing.assert_array_equal(found[name].weights, matrix.weights)
+            found[name] = matrix
+    return found
+
+
+def _of_graph(graph: onnx.GraphProto, bundle: Path) -> Iterator[tuple[str, Matrix]]:
+    stored = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         gathers = node.op_type == "Gather" and node.input[0].endswith(".codes")  # columns, of which floats are made
         if node.op_type not in ("MatMulNBits", "GatherBlockQuantized", "DequantizeLinear") and not gathers:
@@ -55,12 +65,7 @@ def matrices(bundle: Path) -> dict[str, Matrix]:
         codes, scales = (node.input[1], node.input[2]) if node.op_type == "MatMulNBits" else (node.input[0], node.input[-1])
         if gathers:
             scales = codes.replace(".codes", ".scales")
-        matrix = _matrix(node, stored[codes], stored[scales], bundle)
-        name = codes.removesuffix(".weight.codes")
-        if name in found:
-            np.testing.assert_array_equal(found[name].weights, matrix.weights)
-        found[name] = matrix
-    return found
+        yield codes.removesuffix(".weight.codes"), _matrix(node, stored[codes], stored[scales], bundle)
 
 
 def _matrix(node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorProto, bundle: Path) -> Matrix:

@@ -1,0 +1,244 @@
+"""What the operators of sc2onnx-kernels mean, in numpy: slow, plain, and written without a look at the kernels.
+
+:func:`evaluator` computes a bundle's graph for the kernels with it. In what order a tile of the cache
+lies is a kernel's own business; here a slot is what its position has: float32, or int8 and a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+Array = npt.NDArray[Any]
+
+
+def unpacked(codes: Array, scales: Array, bits: int) -> Array:
+    """Weights (out, in), float64, from codes (out, blocks, bytes) and scales (out, blocks)."""
+    whole = codes if bits == 8 else np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
+    floats = (whole.astype(np.float64) - (1 << (bits - 1))) * scales[..., None]
+    return np.asarray(floats.reshape(len(codes), -1))
+
+
+def rounded(x: Array, block: int) -> Array:
+    """Activations (tokens, in) as they are once they went through int8: a scale for each row and block."""
+    blocks = x.astype(np.float32).reshape(len(x), x.shape[1] // block, block)
+    scales = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    codes = np.rint(blocks / np.where(scales > 0, scales, 1))
+    return np.asarray((codes.astype(np.float64) * scales).reshape(x.shape))
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
+    """Over the last axis, in float64."""
+    centred = x.astype(np.float64) - x.mean(axis=-1, keepdims=True, dtype=np.float64)
+    variance = (centred**2).mean(axis=-1, keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + epsilon) * weight + bias)
+
+
+def gelu(x: Array) -> Array:
+    """In the approximation by tanh."""
+    return np.asarray(x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2)
+
+
+def blockwise_linear(
+    x: Array,
+    codes: Array,
+    scales: Array,
+    bias: Array | None = None,
+    norm: tuple[Array, Array, float] | None = None,
+    residual: Array | None = None,
+    *,
+    bits: int,
+    block: int,
+    activate: bool = False,
+    rounds: bool = True,
+) -> Array:
+    """``[gelu](rounded([norm](x)) W^T + bias) + residual``, float32 (tokens, out).
+
+    ``rounds``: whether activations go through int8, as they do in the kernels.
+    """
+    normed = x if norm is None else layer_norm(x, *norm)
+    y = (rounded(normed, block) if rounds else normed) @ unpacked(codes, scales, bits).T
+    y = y if bias is None else y + bias
+    y = gelu(y) if activate else y
+    return np.asarray(y if residual is None else y + residual, dtype=np.float32)
+
+
+def turned(heads: Array, cos: Array, sin: Array) -> Array:
+    """``(a, b) -> (a cos - b sin, b cos + a sin)``. heads (step, heads, head_dim), tables (step, head_dim / 2)."""
+    a, b = np.split(heads.astype(np.float64), 2, axis=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def stored(values: Array, slot_bytes: int) -> Array:
+    """Keys or values (..., head_dim) as slots, uint8 (..., slot_bytes)."""
+    floats = np.ascontiguousarray(values, dtype=np.float32)
+    if slot_bytes == 4 * floats.shape[-1]:
+        return floats.view(np.uint8)
+    assert slot_bytes == floats.shape[-1] + 4
+    scales = np.abs(floats).max(axis=-1, keepdims=True) / np.float32(127)
+    codes = np.rint(floats / np.where(scales > 0, scales, 1)).astype(np.int8)
+    return np.concatenate([codes.view(np.uint8), np.ascontiguousarray(scales).view(np.uint8)], axis=-1)
+
+
+def loaded(slots: Array, head_dim: int) -> Array:
+    """Keys or values (..., head_dim), float64, of slots as :func:`stored` makes them."""
+    if slots.shape[-1] == 4 * head_dim:
+        return np.ascontiguousarray(slots).view(np.float32).astype(np.float64)
+    codes, scales = np.ascontiguousarray(slots[..., :head_dim]), np.ascontiguousarray(slots[..., head_dim:])
+    return np.asarray(codes.view(np.int8).astype(np.float64) * scales.view(np.float32))
+
+
+def ring_attention(
+    qkv: Array,
+    shape: tuple[int, int],
+    past_lengths: Array,
+    tables: tuple[Array, Array],
+    caches: tuple[Array, Array],
+    *,
+    heads: int,
+    kv_heads: int,
+    window: int,
+) -> tuple[Array, Array, Array]:
+    """Mixed values float32 (batch * step, heads * head_dim), and the caches with the step in its slots.
+
+    ``shape``: batch and step; ``tables``: cosine and sine of every position; ``caches``: keys and
+    values, uint8 (batch, kv_heads, capacity, slot_bytes). ``window`` 0: none.
+    """
+    (batch, step), capacity = shape, caches[0].shape[2]
+    head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
+    packed = qkv.reshape(batch, step, heads + 2 * kv_heads, head_dim)
+    keys, values = (cache.copy() for cache in caches)
+    mixed = np.empty((batch, step, heads, head_dim), dtype=np.float32)
+    for row, past in enumerate(map(int, past_lengths)):
+        positions = np.arange(past, past + step)
+        cos, sin = (table[positions] for table in tables)
+        q, k, v = np.split(packed[row], [heads, heads + kv_heads], axis=1)
+        q, k = turned(q, cos, sin), turned(k, cos, sin)
+        for cache, new in ((keys, k), (values, v)):
+            cache[row][:, positions % capacity] = stored(new, cache.shape[-1]).transpose(1, 0, 2)
+        last = past + step - 1
+        held = last - (last - np.arange(capacity)) % capacity  # which position a slot holds, negative: none
+        distance = positions[:, None] - held
+        visible = (distance >= 0) & (held >= 0) & ((distance < window) if window else True)
+        for head in range(heads):
+            shared = head // (heads // kv_heads)
+            with np.errstate(invalid="ignore", over="ignore"):  # slots that hold nothing may hold anything
+                rows, columns = (loaded(cache[row, shared], head_dim) for cache in (keys, values))
+                scores = np.where(visible, q[:, head] @ rows.T / np.sqrt(head_dim), -np.inf)
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            mixed[row, :, head] = weights @ np.where(visible.any(axis=0)[:, None], columns, 0)
+    return mixed.reshape(batch * step, -1), keys, values
+
+
+class BlockwiseLinear(OpRun):
+    """The operator of a graph."""
+
+    op_domain = "sc2onnx"
+    rounds = True
+    N: int
+    K: int
+    bits: int
+    block_size: int
+    epsilon: float
+
+    def _run(self, x: Array, codes: Array, scales: Array, *others: Array | None, **_: Any) -> tuple[Array]:
+        bias, weight, shift, residual = (*others, None, None, None, None)[:4]
+        norm = None if weight is None or shift is None else (weight, shift, float(self.epsilon))
+        assert (len(codes), x.shape[1]) == (self.N, self.K)
+        y = blockwise_linear(
+            x,
+            codes,
+            scales,
+            bias,
+            norm,
+            residual,
+            bits=self.bits,
+            block=self.block_size,
+            activate=bool(getattr(self, "gelu", 0)),
+            rounds=self.rounds,
+        )
+        return (y,)
+
+
+_Exact = type("BlockwiseLinear", (BlockwiseLinear,), {"rounds": False})
+"""Goes by the same name, and leaves activations what they are."""
+
+
+class RingAttention(OpRun):
+    """The operator of a graph."""
+
+    op_domain = "sc2onnx"
+    num_heads: int
+    num_kv_heads: int
+    window: int
+
+    def _run(self, qkv: Array, ids: Array, past: Array, cos: Array, sin: Array, *caches: Array, **_: Any) -> tuple[Array, ...]:
+        heads = {"heads": self.num_heads, "kv_heads": self.num_kv_heads, "window": self.window}
+        keys, values = caches
+        return ring_attention(qkv, ids.shape, past, (cos, sin), (keys, values), **heads)
+
+
+class GatherBlockQuantized(OpRun):
+    """ONNX Runtime's operator, as the graphs for the kernels have it: rows of packed codes (out, bytes of a row)."""
+
+    op_domain = "com.microsoft"
+    gather_axis: int
+    quantize_axis: int
+    bits: int
+
+    def _run(self, codes: Array, ids: Array, scales: Array, **_: Any) -> tuple[Array]:
+        assert (self.gather_axis, self.quantize_axis) == (0, 1)
+        rows = codes[ids].reshape(len(ids), scales.shape[1], -1)
+        return (unpacked(rows, scales[ids], self.bits).astype(np.float32),)
+
+
+def evaluator(graph: Path, *, rounds: bool = True) -> ReferenceEvaluator:
+    """Of a graph for the kernels, its weights beside it. ``rounds``: whether activations go through int8."""
+    linear = BlockwiseLinear if rounds else _Exact
+    return ReferenceEvaluator(onnx.load(graph), new_ops=[linear, RingAttention, GatherBlockQuantized])
+
+
+class Stepper:
+    """A model in one or more such graphs, and its cache: as the runtime drives them."""
+
+    def __init__(self, graphs: Sequence[Path], slot_bytes: int, capacity: int, *, batch: int = 1, rounds: bool = True) -> None:
+        """``capacity``: slots of the ring. They hold noise at first. ``rounds``: as for :func:`evaluator`."""
+        self._stages = [evaluator(graph, rounds=rounds) for graph in graphs]
+        self.past = np.zeros(batch, dtype=np.int64)
+        self._caches: dict[str, Array] = {}
+        noise = np.random.default_rng(0)
+        for graph in graphs:
+            for value in onnx.load(graph, load_external_data=False).graph.input:
+                if value.name.startswith("past_key_values."):
+                    kv_heads = value.type.tensor_type.shape.dim[1].dim_value
+                    shape = (batch, kv_heads, capacity, slot_bytes)
+                    self._caches[value.name] = noise.integers(0, 256, shape, dtype=np.uint8)
+
+    def step(self, tokens: Array, num_logits: int) -> Array:
+        """tokens (batch, step) -> logits (batch, num_logits, vocab)."""
+        found: dict[str, Array] = {}
+        for stage in self._stages:
+            feeds = {"input_ids": tokens, "past_lengths": self.past, "num_logits": np.array([num_logits]), **self._caches}
+            if "next_hidden_states" in found:
+                feeds["hidden_states"] = found["next_hidden_states"]
+            known = {name: feeds[name] for name in stage.input_names}
+            outputs: Any = stage.run(None, known)
+            found = dict(zip(stage.output_names, outputs, strict=True))
+            self._caches |= {name.replace("present", "past_key_values"): found[name] for name in found if name.startswith("present.")}
+        self.past = self.past + tokens.shape[1]
+        return found["logits"]
+
+    def all(self, tokens: Array, sizes: Sequence[int]) -> Array:
+        """Logits (batch, n, vocab) of tokens (batch, n), in steps of these sizes."""
+        assert sum(sizes) == tokens.shape[1]
+        pieces = np.split(tokens, np.cumsum(sizes)[:-1], axis=1)
+        return np.concatenate([self.step(piece, piece.shape[1]) for piece in pieces], axis=1)
