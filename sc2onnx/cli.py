@@ -296,11 +296,12 @@ def _warm(args: argparse.Namespace) -> int:
     from sc2onnx.runtime.bundle import Bundle
     from sc2onnx.runtime.ort.kernels import usable
     from sc2onnx.runtime.packing import make
+    from sc2onnx.runtime.summary import on_kernels
 
     bundle = Bundle.open(args.bundle)
-    kernels = usable("on" if bundle.kernel_graphs else "auto", bundle.manifest)
+    kernels = usable("auto", bundle.manifest)
     if kernels is None:
-        say(f"{args.bundle}: it has no graph for sc2onnx-kernels, its weights run from its own file: there is nothing to pack")
+        say(f"{args.bundle}: {on_kernels(bundle.manifest)[1] or 'its weights are not quantised'}: there is nothing to pack")
         return 0
     form = make(bundle, kernels)
     say(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.kernels import VERSION
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import install
 from sc2onnx.manifest import Manifest
@@ -105,7 +106,10 @@ def look() -> Kernels | Missing:
         return Missing(f"{_PACKAGE} is not installed")
     except Exception as error:  # it is somebody else's code
         return Missing(f"{_PACKAGE} cannot be imported ({error})")
-    version = str(getattr(module, "__version__", "of unknown version"))
+    version, operators = str(getattr(module, "__version__", "of unknown version")), getattr(module, "OPERATORS", 0)
+    if operators != VERSION:
+        age = f"too {'old' if operators < VERSION else 'new'} (its operators are of version {operators}, expected {VERSION})"
+        return Missing(f"{_PACKAGE} {version} is {age}")
     try:
         path = Path(module.library())
         library = _declared(ctypes.CDLL(os.fspath(path)))
