@@ -22,12 +22,13 @@ from typing import Final, Literal
 from sc2onnx.bundle import records
 from sc2onnx.errors import DiskSpaceError, OutputError, Sc2onnxError
 from sc2onnx.manifest import WEIGHTS_FILE, Manifest
+from sc2onnx.runtime import packed_file
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.graph_facts import MOST_BYTES, read_graph
 from sc2onnx.runtime.limits import processors
 from sc2onnx.runtime.ort.kernels import Kernels, usable
-from sc2onnx.runtime.packed_file import Contents, Matrix, matrices, write
+from sc2onnx.runtime.packed_file import Contents, Matrix, matrices
 from sc2onnx.runtime.prepacked import DATA, PackedCache, PackedForm, key
 from sc2onnx.runtime.session import Session
 from sc2onnx.runtime.stamps import Memo, Stamp
@@ -173,7 +174,7 @@ class _Maker:
 
     def _write(self, path: Path, found: Sequence[Matrix]) -> None:
         with self.bundle.weights.open("rb") as weights, path.open("wb") as file:
-            write(file, weights, found, self.kernels, self.threads)
+            packed_file.write(file, weights, found, self.kernels, self.threads)
 
 
 def _check_room(directory: Path, size: int) -> None:

@@ -23,7 +23,7 @@ import sc2onnx
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, MissingDependencyError, OutputError, RequestError
 from sc2onnx.evaluate import bundle_opener
-from sc2onnx.runtime import packing, prepacked
+from sc2onnx.runtime import packed_file, packing, prepacked
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.ort.kernels import Kernels, look
 from sc2onnx.runtime.prepacked import DATA, ENTRY, Entry, PackedCache, PackedForm
@@ -392,7 +392,7 @@ def test_a_disk_that_fills_up_meanwhile(int4: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(packing, "write", full)
+    monkeypatch.setattr(packed_file, "write", full)
     with pytest.raises(OutputError, match="No space left on device"):
         make(Bundle.open(int4))
     assert names() == set()

@@ -109,7 +109,7 @@ def test_the_matrices_of_graphs_each_once() -> None:
     [product(codes="absent"), product(scales=""), product(N=(4,)), product(bits=(8,)), product(K=(0,)), product(block_size=1.0), product(N=(3, 3))],
 )
 def test_products_whose_sizes_contradict_each_other(node: Node) -> None:
-    with pytest.raises(ValueError, match="is none with weights of the bundle|bytes of codes and scales"):
+    with pytest.raises(ValueError, match=r"is none with weights of the bundle|bytes of codes and scales"):
         matrices([graph(node, codes=CODES, scales=SCALES)])
 
 

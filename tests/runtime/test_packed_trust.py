@@ -22,7 +22,7 @@ import pytest
 import sc2onnx
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import OutputError, Sc2onnxError
-from sc2onnx.runtime import packing, prepacked, stamps
+from sc2onnx.runtime import packed_file, packing, prepacked, stamps
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.prepacked import DATA, ENTRY, PackedCache, PackedForm
 from sc2onnx.runtime.wire import with_places
@@ -192,7 +192,7 @@ def test_files_that_change_while_they_are_packed_are_not_kept(
     back: bool,
 ) -> None:
     """Also where they are again what they were."""
-    write, at = packing.write, (copy / name).stat().st_size - 200
+    write, at = packed_file.write, (copy / name).stat().st_size - 200
 
     def between(*arguments: Any) -> None:
         write(*arguments)
@@ -202,7 +202,7 @@ def test_files_that_change_while_they_are_packed_are_not_kept(
 
     opened = Bundle.open(copy)
     time.sleep(SETTLED)
-    monkeypatch.setattr(packing, "write", between)
+    monkeypatch.setattr(packed_file, "write", between)
     with pytest.raises(Sc2onnxError, match=r"changed while it was packed|could not load"):
         make(opened)
     assert names() == set()
