@@ -143,10 +143,11 @@ def tokenizer(rng: Random, material: Material, scratch: Path) -> str:
 
 
 def graph(rng: Random, material: Material, scratch: Path) -> str:
-    """A bundle's graph, whose digest the manifest has."""
+    """One of a bundle's graphs, that for the kernels too, whose digest the manifest has."""
     form = rng.choice(runnable(material))
     copy = material.copy(form, scratch / "bundle")
-    replace(copy, "model.onnx", _graph(rng, (copy / "model.onnx").read_bytes()))
+    path = rng.choice(sorted(copy.glob("*.onnx")))
+    replace(copy, path.name, _graph(rng, path.read_bytes()))
     return f"{form}: {_outcome(copy)}"
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from sc2onnx.bundle.kernels import ENDING
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.export import Calibration, export
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.graph_facts import read_graph
-from sc2onnx.runtime.operators import ALLOWED, ATTRIBUTES
+from sc2onnx.runtime.operators import ALLOWED, ATTRIBUTES, KERNELS
 from tests.parity.shapes import SHAPES, make
 
 VARIANTS = [
@@ -43,12 +44,14 @@ def test_every_variant_opens(bundles: dict[tuple[str, str, int], Path]) -> None:
 
 
 def test_what_is_allowed_is_what_is_written(bundles: dict[tuple[str, str, int], Path]) -> None:
-    for target, allowed in ALLOWED.items():
-        graphs = [read_graph(file.read_bytes()) for key, path in bundles.items() if key[0] == target for file in path.glob("*.onnx")]
+    known = {(operator, name) for operator, names in ATTRIBUTES.items() for name in names}
+    for target, kernels, allowed in [*((target, False, allowed) for target, allowed in ALLOWED.items()), ("cpu", True, KERNELS)]:
+        files = [file for key, path in bundles.items() if key[0] == target for file in path.glob("*.onnx")]
+        graphs = [read_graph(file.read_bytes()) for file in files if file.name.endswith(ENDING) == kernels]
         written = {node.operator for graph in graphs for node in graph.nodes}
         assert allowed - EARLIER.get(target, set()) <= written, target
-        attributes = {(node.operator, name) for graph in graphs for node in graph.nodes for name in node.attributes}
-        assert attributes <= {(operator, name) for operator, names in ATTRIBUTES.items() for name in names}
+        assert written <= allowed, target
+        assert {(node.operator, name) for graph in graphs for node in graph.nodes for name in node.attributes} <= known
 
 
 @pytest.mark.parametrize("said", ["none", "even", "anx"])

@@ -155,7 +155,7 @@ SAYS_NOTHING = {"provenance", "verification"}  # of what is computed
 
 
 def test_bits_of_a_manifest_are_noticed_or_change_nothing(copy: Path) -> None:
-    """Of all 12,880 of the fixture's manifest, 182 pass: they are in ``provenance``. Here a few, chosen by a seed, and all of the window's."""
+    """Of all 13,456 of the fixture's manifest, 182 pass: they are in ``provenance``. Here a few, chosen by a seed, and all of the window's."""
     original, path = (copy / "sc2onnx.json").read_bytes(), copy / "sc2onnx.json"
     expected = asdict(Manifest.from_json(original))
     where = original.index(b'"sliding_window"')

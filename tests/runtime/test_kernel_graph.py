@@ -75,7 +75,7 @@ def test_floats_of_earlier_formats(bundle: Path, tmp_path: Path, version: int) -
     ("change", "said"),
     [
         (lambda raw: raw.update(kernels=0), f"lists {KERNELS} of graphs for the kernels, expected none"),
-        (lambda raw: raw["files"].pop(KERNELS), f"lists none .*, expected {KERNELS} where kernels is 1"),
+        (lambda raw: raw["files"].pop(KERNELS), f"(lists none .*, expected {KERNELS} where kernels is 1|does not list {KERNELS})"),
         (
             lambda raw: raw["files"].update({"a.kernels.onnx": raw["files"][KERNELS]}),
             f"lists a.kernels.onnx, {KERNELS} of graphs for the kernels, expected {KERNELS} where kernels is 1",

@@ -91,7 +91,8 @@ SC2ONNX_LANES void finish(const Product &a, F sums, int64_t row, int64_t tile) {
 
 constexpr int kAhead = 4096;  // bytes that are fetched before they are wanted
 
-template <int kBits, int kM, int kN>
+// kFetch: whether the weights come from memory, and are asked for before they are wanted.
+template <int kBits, int kM, int kN, bool kFetch>
 SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
   const int64_t blocks = a.matrix.blocks(), inputs = a.matrix.inputs;
   const int64_t tile_bytes = a.matrix.tile_bytes();
@@ -109,7 +110,7 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
       B codes[kN], high[kN];
       for (int n = 0; n < kN; n++) {
         const uint8_t *at = w + n * tile_bytes + g * 64;
-        if (kM <= 4) SC2ONNX_PREFETCH(at + kAhead);
+        if (kFetch) SC2ONNX_PREFETCH(at + kAhead);
         codes[n] = load_bytes(at);
         if (kBits == 4) {
           high[n] = high_nibbles(codes[n]);
@@ -140,23 +141,27 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
 }
 
 // `rows` rows from `row` on, of which as many at a time as fit into registers.
-template <int kBits, int kN, int kM>
+template <int kBits, int kN, bool kFetch, int kM>
 SC2ONNX_LANES void rows_of(const Product &a, int64_t row, int rows, int64_t tile) {
   if constexpr (kM > 0) {
     if (rows == kM)
-      part<kBits, kM, kN>(a, row, tile);
+      part<kBits, kM, kN, kFetch>(a, row, tile);
     else
-      rows_of<kBits, kN, kM - 1>(a, row, rows, tile);
+      rows_of<kBits, kN, kFetch, kM - 1>(a, row, rows, tile);
   }
 }
 
-// All rows, in groups that differ by one at most: 8 rows are 4 and 4, not 6 and 2.
+// All rows, in groups that differ by one at most: 8 rows are 4 and 4, not 6 and 2. The first group
+// brings the weights; the others find them in a cache. Few rows are worth larger groups, which read the weights
+// less often, though not all of their sums stay in registers.
 template <int kBits, int kN>
 static void all_rows(const Product &a, int64_t tile) {
-  const int64_t groups = (a.rows + kRows - 1) / kRows;
-  for (int64_t group = 0; group < groups; group++) {
+  const int64_t most = a.rows <= 2 * kRowsAtMost ? kRowsAtMost : kRows;
+  const int64_t groups = (a.rows + most - 1) / most;
+  rows_of<kBits, kN, true, kRowsAtMost>(a, 0, (int)(a.rows / groups), tile);
+  for (int64_t group = 1; group < groups; group++) {
     const int64_t first = a.rows * group / groups, end = a.rows * (group + 1) / groups;
-    rows_of<kBits, kN, kRows>(a, first, (int)(end - first), tile);
+    rows_of<kBits, kN, false, kRowsAtMost>(a, first, (int)(end - first), tile);
   }
 }
 
@@ -164,12 +169,13 @@ template <int kBits>
 static void tiles_of(const Product &a, int64_t tile, int64_t end) {
   if (a.rows == 1)
     for (; tile + kTilesOfOneRow <= end; tile += kTilesOfOneRow)
-      part<kBits, 1, kTilesOfOneRow>(a, 0, tile);
+      part<kBits, 1, kTilesOfOneRow, true>(a, 0, tile);
   for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kTiles>(a, tile);
   for (; tile < end; tile++) all_rows<kBits, 1>(a, tile);
 }
 
 static void product(const Product &a, int64_t first_tile, int64_t end) {
+  if (a.rows == 0) return;
   if (a.matrix.bits == 4)
     tiles_of<4>(a, first_tile, end);
   else

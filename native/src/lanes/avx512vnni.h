@@ -12,7 +12,7 @@ using I = __m512i;
 using B = __m512i;
 
 constexpr bool kBiased = true;
-constexpr int kRows = 6, kTiles = 2, kTilesOfOneRow = 4;
+constexpr int kRows = 6, kRowsAtMost = 10, kTiles = 2, kTilesOfOneRow = 4;
 
 SC2ONNX_LANES F splat(float x) { return _mm512_set1_ps(x); }
 SC2ONNX_LANES F load(const float *p) { return _mm512_loadu_ps(p); }

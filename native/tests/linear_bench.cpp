@@ -1,0 +1,110 @@
+// linear_bench [layers] [bits] [block]: ms of the products of a StarCoder2-3B for some numbers of rows, on two threads.
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "instructions.h"
+#include "packing.h"
+
+using namespace sc2onnx;
+
+// A second thread that waits actively, as those of a session do.
+struct Pair {
+  std::atomic<int> begun{0}, done{0};
+  std::atomic<bool> over{false};
+  std::function<void()> work;
+  std::thread other{[this] {
+    for (int seen = 0;; seen++) {
+      while (begun.load() == seen)
+        if (over) return;
+      work();
+      done++;
+    }
+  }};
+  void run(std::function<void()> both) {
+    work = std::move(both);
+    const int before = done;
+    begun++;
+    work();
+    while (done == before) {
+    }
+  }
+  ~Pair() {
+    over = true;
+    other.join();
+  }
+};
+
+int main(int argc, char **argv) {
+  const int layers = argc > 1 ? atoi(argv[1]) : 30, bits = argc > 2 ? atoi(argv[2]) : 4,
+            block = argc > 3 ? atoi(argv[3]) : 128;
+  const int64_t most = 512, together = getenv("TOGETHER") ? atoi(getenv("TOGETHER")) : 8;
+  struct Matrix {
+    MatrixShape shape;
+    uint8_t *data;
+  };
+  std::vector<Matrix> matrices;
+  double gigabytes = 0, weights = 0;
+  for (int layer = 0; layer < layers; layer++)
+    for (auto size : {std::pair<int64_t, int64_t>{3584, 3072}, {3072, 3072}, {12288, 3072}, {3072, 12288}}) {
+      const MatrixShape shape{size.first, size.second, bits, block};
+      auto *data = (uint8_t *)aligned_alloc(4096, (size_t)(shape.bytes() + 4095) / 4096 * 4096);
+      uint32_t x = 1;
+      for (int64_t i = 0; i < shape.bytes(); i += 4) x = x * 1664525 + 1013904223, memcpy(data + i, &x, 4);
+      for (int64_t i = 0; i < shape.bytes(); i += shape.block_bytes())
+        for (int j = 0; j < 16; j++) {
+          const float scale = 0.01f;
+          memcpy(data + i + 64 * shape.vectors() + 4 * j, &scale, 4);
+        }
+      matrices.push_back({shape, data});
+      gigabytes += (double)shape.bytes() / 1e9;
+      weights += (double)shape.outputs * (double)shape.inputs / 1e9;
+    }
+  std::vector<float> x((size_t)(most * 12288)), y((size_t)(most * 12288)), scales((size_t)(most * 12288 / block));
+  std::vector<int8_t> codes((size_t)(most * 12288));
+  std::vector<int32_t> starts((size_t)(most * 12288 / block));
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (auto &each : x) each = normal(random);
+  printf("%s, %.3f GB, %.3f G weights\n", instructions().name, gigabytes, weights);
+  const LinearKernels kernels = instructions().linear;
+  Pair pair;
+  double one = 0;
+  for (int64_t rows : {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 256, 512}) {
+    std::vector<double> times;
+    for (int repeat = 0; repeat < (rows > 64 ? 3 : 7); repeat++) {
+      const auto began = std::chrono::steady_clock::now();
+      for (const auto &m : matrices) {
+        Rounding rounding{x.data(), m.shape, nullptr, nullptr, 0, codes.data(), scales.data(), starts.data()};
+        std::atomic<int64_t> row{0}, tile{0};
+        if (rows <= 8) kernels.round_rows(rounding, 0, rows);
+        else
+          pair.run([&] {
+            for (int64_t i; (i = row.fetch_add(8)) < rows;) kernels.round_rows(rounding, i, std::min(rows, i + 8));
+          });
+        Product product{m.shape, m.data, rows, codes.data(), scales.data(), starts.data(), nullptr, nullptr, false, y.data()};
+        pair.run([&] {
+          for (int64_t t; (t = tile.fetch_add(together)) < m.shape.tiles();)
+            kernels.product(product, t, std::min(m.shape.tiles(), t + together));
+        });
+      }
+      times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3);
+    }
+    std::sort(times.begin(), times.end());
+    const double ms = times[times.size() / 2];
+    if (rows == 1) one = ms;
+    printf("%4lld rows %8.1f ms  %5.2f x  %6.1f GB/s  %6.0f G/s  %7.0f rows/s\n", (long long)rows, ms, ms / one,
+           gigabytes / ms * 1e3, weights * (double)rows / ms * 1e3, (double)rows / ms * 1e3);
+    fflush(stdout);
+  }
+}

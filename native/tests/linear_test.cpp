@@ -1,0 +1,185 @@
+// Products with few bits: against arithmetic in double, and to the bit between processors, companies and cuts.
+
+#include <stdio.h>
+#include <string.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "instructions.h"
+#include "packing.h"
+
+using namespace sc2onnx;
+
+static int g_failures = 0;
+
+static void fail(const char *what, const MatrixShape &m, const char *name, int64_t rows) {
+  g_failures++;
+  printf("FAILED %s: %lld x %lld, %d bits, blocks of %d, %s, %lld rows\n", what, (long long)m.outputs,
+         (long long)m.inputs, m.bits, m.block, name, (long long)rows);
+}
+
+struct Case {
+  MatrixShape matrix;
+  std::vector<uint8_t> codes;
+  std::vector<float> scales, bias, norm_weight, norm_bias, x, residual;
+  std::vector<uint8_t> memory;
+  const uint8_t *packed = nullptr;
+
+  Case(MatrixShape shape, int64_t rows, unsigned seed) : matrix(shape) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    codes.resize((size_t)(shape.outputs * shape.inputs * shape.bits / 8));
+    for (auto &code : codes) code = (uint8_t)random();
+    auto fill = [&](std::vector<float> &v, int64_t n, float size) {
+      v.resize((size_t)n);
+      for (auto &each : v) each = size * normal(random);
+    };
+    fill(scales, shape.outputs * shape.blocks(), 0.01f);
+    fill(bias, shape.outputs, 1);
+    fill(norm_weight, shape.inputs, 1);
+    fill(norm_bias, shape.inputs, 1);
+    fill(x, rows * shape.inputs, 1);
+    fill(residual, rows * shape.outputs, 1);
+    memory.resize((size_t)shape.bytes() + 64);
+    auto *at = (uint8_t *)(((uintptr_t)memory.data() + 63) / 64 * 64);
+    pack(shape, codes.data(), scales.data(), 2, at);
+    packed = at;
+  }
+
+  int code(int64_t output, int64_t input) const {
+    const int64_t i = output * matrix.inputs + input;
+    if (matrix.bits == 8) return codes[(size_t)i] - 128;
+    return (codes[(size_t)(i / 2)] >> (i % 2 * 4) & 15) - 8;
+  }
+};
+
+struct Options {
+  bool norm = false, gelu = false, residual = false;
+};
+
+struct Rows {
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int32_t> starts;
+};
+
+static std::vector<float> compute(const LinearKernels &kernels, const Case &c, int64_t first, int64_t rows,
+                                  Options options, Rows *keep = nullptr, int64_t tiles_at_a_time = 3) {
+  Rows r;
+  r.codes.resize((size_t)(rows * c.matrix.inputs));
+  r.scales.resize((size_t)(rows * c.matrix.blocks()));
+  r.starts.resize((size_t)(rows * c.matrix.blocks()));
+  std::vector<float> y((size_t)(rows * c.matrix.outputs));
+  Rounding rounding;
+  rounding.x = c.x.data() + first * c.matrix.inputs;
+  rounding.matrix = c.matrix;
+  if (options.norm) rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
+  rounding.epsilon = 1e-5f;
+  rounding.codes = r.codes.data();
+  rounding.scales = r.scales.data();
+  rounding.starts = r.starts.data();
+  kernels.round_rows(rounding, 0, rows);
+  Product product;
+  product.matrix = c.matrix;
+  product.weights = c.packed;
+  product.rows = rows;
+  product.codes = r.codes.data();
+  product.scales = r.scales.data();
+  product.starts = r.starts.data();
+  product.bias = c.bias.data();
+  if (options.residual) product.residual = c.residual.data() + first * c.matrix.outputs;
+  product.gelu = options.gelu;
+  product.y = y.data();
+  for (int64_t t = 0; t < c.matrix.tiles(); t += tiles_at_a_time)
+    kernels.product(product, t, std::min(c.matrix.tiles(), t + tiles_at_a_time));
+  if (keep) *keep = r;
+  return y;
+}
+
+static void against_double(const Instructions &with, const Case &c, int64_t rows, Options options) {
+  Rows r;
+  const std::vector<float> y = compute(with.linear, c, 0, rows, options, &r);
+  const MatrixShape &m = c.matrix;
+  double worst = 0, size = 0, rounding = 0;
+  for (int64_t row = 0; row < rows; row++) {
+    std::vector<double> x(c.x.begin() + row * m.inputs, c.x.begin() + (row + 1) * m.inputs);
+    if (options.norm) {
+      double mean = 0, square = 0;
+      for (double v : x) mean += v / (double)m.inputs;
+      for (double v : x) square += (v - mean) * (v - mean) / (double)m.inputs;
+      for (int64_t i = 0; i < m.inputs; i++)
+        x[(size_t)i] = (x[(size_t)i] - mean) / std::sqrt(square + 1e-5) * c.norm_weight[(size_t)i] + c.norm_bias[(size_t)i];
+    }
+    for (int64_t i = 0; i < m.inputs; i++) {  // half a step at most, and what float32 loses
+      const double scale = r.scales[(size_t)(row * m.blocks() + i / m.block)];
+      const double rounded = scale * r.codes[(size_t)(row * m.inputs + i)];
+      rounding = std::max(rounding, std::abs(rounded - x[(size_t)i]) / (scale * 0.5 + 1e-30));
+    }
+    for (int64_t o = 0; o < m.outputs; o++) {
+      double sum = 0;
+      for (int64_t i = 0; i < m.inputs; i++)
+        sum += (double)c.code(o, i) * c.scales[(size_t)(o * m.blocks() + i / m.block)] *
+               r.codes[(size_t)(row * m.inputs + i)] * r.scales[(size_t)(row * m.blocks() + i / m.block)];
+      sum += c.bias[(size_t)o];
+      if (options.gelu)
+        sum = 0.5 * sum * (1 + std::tanh(std::sqrt(2 / M_PI) * (sum + 0.044715 * sum * sum * sum)));
+      if (options.residual) sum += c.residual[(size_t)(row * m.outputs + o)];
+      worst = std::max(worst, std::abs(sum - y[(size_t)(row * m.outputs + o)]));
+      size = std::max(size, std::abs(sum));
+    }
+  }
+  if (!(worst <= 2e-6 * size)) fail("against double", m, with.name, rows), printf("  %.2e of %.2e\n", worst, size);
+  if (!(rounding <= 1.001)) fail("rounding", m, with.name, rows), printf("  %.4f of half a step\n", rounding);
+}
+
+int main() {
+  const auto all = available_instructions();
+  for (const auto *each : all) printf("%s\n", each->name);
+  const Instructions &portable = *all.back();
+  const int blocks[] = {16, 32, 64, 128, 256};
+  const int64_t outputs[] = {15, 16, 1, 48, 77};
+  unsigned seed = 1;
+  uint64_t digest = 1469598103934665603ull;  // of the portable results: the same on every machine
+  for (int bits : {4, 8})
+    for (int block : blocks)
+      for (int64_t n : outputs)
+        for (int how = 0; how < 4; how++) {
+          const Options options{how % 2 == 1, how == 2, how >= 2};
+          const Case c({n, block * (1 + (int64_t)seed % 3), bits, block}, 13, seed++);
+          against_double(portable, c, 4, options);
+          const auto expected = compute(portable.linear, c, 0, 13, options);
+          for (float value : expected) {
+            uint32_t word;
+            memcpy(&word, &value, 4);
+            digest = (digest ^ word) * 1099511628211ull;
+          }
+          for (const auto *each : all)
+            for (int64_t rows = 1; rows <= 13; rows++)
+              for (int64_t first : {(int64_t)0, 13 - rows}) {
+                const auto y = compute(each->linear, c, first, rows, options, nullptr, 1 + rows % 4);
+                if (memcmp(y.data(), &expected[(size_t)(first * n)], y.size() * 4) != 0)
+                  fail("to the bit", c.matrix, each->name, rows);
+              }
+        }
+  printf("digest %016llx\n", (unsigned long long)digest);
+
+  for (const auto *each : all) {  // nothing, zeros, and what is not finite
+    Case c({32, 128, 4, 32}, 3, 99);
+    std::fill(c.x.begin(), c.x.begin() + 128, 0.f);
+    c.x[128 + 5] = NAN;
+    c.x[256 + 7] = INFINITY;
+    const auto y = compute(each->linear, c, 0, 3, {});
+    for (int64_t o = 0; o < 32; o++) {
+      if (y[(size_t)o] != c.bias[(size_t)o]) fail("zeros", c.matrix, each->name, 1);
+      if (std::isfinite(y[(size_t)(32 + o)]) || std::isfinite(y[(size_t)(64 + o)])) fail("not finite", c.matrix, each->name, 3);
+    }
+    if (!compute(each->linear, c, 0, 0, {}).empty()) fail("no rows", c.matrix, each->name, 0);
+  }
+  const MatrixShape odd[] = {{16, 100, 4, 32}, {16, 64, 3, 32}, {16, 64, 4, 48}, {0, 64, 4, 32}, {16, 0, 8, 32}};
+  for (const auto &shape : odd)
+    if (shape.fits()) fail("refusing", shape, "", 0);
+  printf(g_failures ? "%d failures\n" : "all well\n", g_failures);
+  return g_failures != 0;
+}
