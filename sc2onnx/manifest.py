@@ -362,7 +362,7 @@ class Manifest:
                 f"{MANIFEST_FILE} has format_version {version}, this sc2onnx reads 1 to {FORMAT_VERSION}: "
                 "upgrade sc2onnx, or export the bundle with this version"
             )
-        if version < _WITH_KERNELS and "kernels" in raw:
+        if version < _WITH_KERNELS and raw.get("kernels", 0) != 0:  # 0 is written again where an older one is verified
             raise BundleError(f"{MANIFEST_FILE} has kernels and format_version {version}, expected {_WITH_KERNELS} at least: export the bundle again")
         for string in _strings(raw):
             if plain_text(string) != string:
