@@ -130,7 +130,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sc2onnx.evaluate.plot import plot
     from sc2onnx.evaluate.table import lines
 
-    settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads, args.order)
+    settings = Settings(args.length, args.max_tokens, args.infill, args.seed, args.threads, args.order, args.kernels, args.cache_type)
     _check_outputs(args)
     report = evaluate(args.bundle, args.files, also=args.also, against=_reference(args), settings=settings, tell=tell)
     _publish(args, lines(report), report.figures, lambda path: plot(report, path))
@@ -158,7 +158,8 @@ def _bench(args: argparse.Namespace) -> int:
     from sc2onnx.bench.table import lines
 
     contexts, prefill = (None if given is None else tuple(given) for given in (args.contexts, args.prefill))
-    settings = Settings(contexts, tuple(args.steps), prefill, args.repeat, args.threads, args.real_prefill, args.device)
+    where = (args.threads, args.real_prefill, args.device, args.kernels, args.cache_type)
+    settings = Settings(contexts, tuple(args.steps), prefill, args.repeat, *where)
     _check_outputs(args)
     report = bench(args.bundle, also=args.also, settings=settings, tell=tell)
     _publish(args, lines(report), report.figures, lambda path: plot(report, path))
@@ -246,14 +247,15 @@ def _info(args: argparse.Namespace) -> int:
     if args.plan:
         return _plan(args)
     from sc2onnx.runtime.bundle import Bundle
-    from sc2onnx.runtime.summary import memory_need, rows
+    from sc2onnx.runtime.summary import memory_need, on_kernels, rows
 
     manifest = Bundle.open(_bundle(args), check="size", others=True).manifest
-    need = memory_need(manifest, args.context)
+    kept, kernels = on_kernels(manifest)
+    need = memory_need(manifest, args.context, kept)
     if args.json:
         _print_json({**asdict(manifest), "memory": asdict(need)})
         return 0
-    shown = {"bundle": str(args.bundle), **rows(manifest, need)}
+    shown = {"bundle": str(args.bundle), **rows(manifest, need, kept, kernels)}
     width = max(map(len, shown))
     for name, value in shown.items():
         say(f"{name:<{width}}  {value}")
@@ -292,13 +294,17 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _warm(args: argparse.Namespace) -> int:
     from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.ort.kernels import usable
     from sc2onnx.runtime.packing import make
+    from sc2onnx.runtime.summary import on_kernels
 
-    form = make(Bundle.open(args.bundle))
-    if form is None:
-        say(f"{args.bundle}: its weights are not quantised, they run from the bundle's own file: there is nothing to pack")
-    else:
-        say(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")
+    bundle = Bundle.open(args.bundle)
+    kernels = usable("auto", bundle.manifest)
+    if kernels is None:
+        say(f"{args.bundle}: {on_kernels(bundle.manifest)[1] or 'its weights are not quantised'}: there is nothing to pack")
+        return 0
+    form = make(bundle, kernels)
+    say(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")
     return 0
 
 
@@ -355,8 +361,8 @@ def _load(args: argparse.Namespace) -> Model:
 
     if args.device_map is not None and args.device != "cpu":
         raise RequestError("--device and --device-map are given, expected either")
-    devices = {"device": args.device, "device_map": args.device_map}
-    return load(args.bundle, **devices, threads=args.threads, speculate=args.speculate, prefix_memory=0)  # one request a process
+    place = {"device": args.device, "device_map": args.device_map, "threads": args.threads, "kernels": args.kernels, "cache_type": args.cache_type}
+    return load(args.bundle, **place, speculate=args.speculate, prefix_memory=0)  # one request a process
 
 
 def _rules(args: argparse.Namespace) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
     system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     parts = [name for name in _PARTS if find_spec(f"sc2onnx.{name}")]
-    return [system, _ours(whole=bool(parts)), *_packages(), *_providers(), _packed(), *map(_part, parts)]
+    return [system, _ours(whole=bool(parts)), *_packages(), *_providers(), _kernels(), _packed(), *map(_part, parts)]
 
 
 def _ours(*, whole: bool) -> Finding:
@@ -99,6 +99,19 @@ def _cuda(status: ProviderStatus) -> Finding:
         return Finding("cuda", None, f"does not work: {status.detail}")
     shown = f"{found.devices} GPU" + ("s" if found.devices > 1 else "")
     return Finding("cuda", True, f"works, {status.detail}: {shown}, the driver runs CUDA {'.'.join(map(str, found.cuda))}")
+
+
+def _kernels() -> Finding:
+    """Whether bundles of integers run on our own kernels, and on which instructions. All run without."""
+    try:
+        from sc2onnx.runtime.ort.kernels import Missing, look
+    except (Sc2onnxError, ImportError):
+        return Finding("kernels", None, "not looked for, as there is no onnxruntime")
+    found = look()
+    if isinstance(found, Missing):
+        gain = "with it int8 and int4 run faster, prompts twice as fast and more"
+        return Finding("kernels", None, f"{found.reason}: {gain}", install("kernels", upgrade=True))
+    return Finding("kernels", True, f"sc2onnx-kernels {found.version}, {found.instructions}")
 
 
 def _packed() -> Finding:

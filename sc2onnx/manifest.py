@@ -343,8 +343,14 @@ class Manifest:
         return kernel_graph_files(self.stages) if self.kernels == kernels.VERSION else ()
 
     def to_json(self) -> str:
-        """Text of ``sc2onnx.json``; the same manifest always gives the same bytes."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """Text of ``sc2onnx.json``; the same manifest always gives the same bytes.
+
+        One of an earlier format is written again in that.
+        """
+        fields = asdict(self)
+        if self.format_version < _WITH_KERNELS:
+            del fields["kernels"]
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -15,6 +15,10 @@ from sc2onnx.messages import printable
 ORDERS: Final = ("psm", "spm")
 """``sc2onnx.runtime.text.FimOrder``, whose room needs tokenizers."""
 
+KERNELS: Final = ("auto", "on", "off")
+CACHE_TYPES: Final = ("auto", "int8", "float32")
+"""``sc2onnx.runtime.ort.kernels.Use`` and ``CacheType``, whose room needs onnxruntime."""
+
 SHAPES: Final = ("3b", "7b", "15b")
 """Keys of ``sc2onnx.export.shapes.SHAPES``, which only the exporter's packages let us import."""
 
@@ -134,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0, help="which spans (default: 0)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every figure to a file")
     evaluate.add_argument("--plot", type=Path, metavar="FILE", help="draw quality over size: .png, .svg or .pdf")
-    evaluate.add_argument("--threads", type=int)
+    _processor_options(evaluate)
 
     bench = commands.add_parser("bench", help="how fast bundles are: load, first token, prefill, decode over context, memory")
     bench.add_argument("bundle")
@@ -179,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--context", type=int, metavar="N", help="memory at so many tokens (default: the model's context; with --plan: 1k, 4k, 16k)")
     info.add_argument("--json", action="store_true")
 
-    warm = commands.add_parser("warm", help="keep a quantised bundle's weights as this machine wants them packed, so that it starts fast")
+    warm = commands.add_parser("warm", help="keep a quantised bundle's weights as sc2onnx-kernels reads them, so that it starts fast")
     warm.add_argument("bundle", help="directory or hub id")
     warm.add_argument("--revision", help="of a hub id: branch, tag or commit")
 
@@ -215,7 +219,7 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--real-prefill", action="store_true", help="compute up to each context, for minutes, instead of placing the sequence")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to a file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw decoding over context: .png, .svg or .pdf")
-    parser.add_argument("--threads", type=int)
+    _processor_options(parser)
 
 
 def _generation_options(parser: argparse.ArgumentParser) -> None:
@@ -238,4 +242,12 @@ def _generation_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (the second GPU) or auto (default: cpu)")
     parser.add_argument("--device-map", nargs="+", metavar="DEVICE", help="one for each stage of a bundle that is cut, instead of --device")
+    _processor_options(parser)
+
+
+def _processor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--kernels", choices=KERNELS, default="auto", help="whether int8 and int4 run on sc2onnx-kernels (default: where that is installed)"
+    )
+    parser.add_argument("--cache-type", choices=CACHE_TYPES, default="auto", help="what the kernels keep of keys and values (default: int8)")

@@ -14,17 +14,22 @@ import pytest
 
 import sc2onnx
 from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.ort.kernels import Missing, look
 from sc2onnx.runtime.session import cuda_trouble
 
 ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU are skipped where there is none, with what is missing as the reason."""
+    """Tests that need a GPU or the kernels are skipped where there are none, with what is missing as the reason."""
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked and (trouble := cuda_trouble(Device("cuda"))):
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=trouble))
+    if isinstance(found := look(), Missing):
+        for item in items:
+            if item.get_closest_marker("kernels"):
+                item.add_marker(pytest.mark.skip(reason=found.reason))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from fault_kinds.children import environment
-from fault_kinds.material import FORMS, Fault, Material, ask, packable, pick, runnable
+from fault_kinds.material import FORMS, NOTHING_PACKED, Fault, Material, ask, packable, packed_weights, pick, runnable
 from sc2onnx.errors import Sc2onnxError
 
 _SETTLED = 0.1
@@ -72,6 +72,8 @@ def expect_refused_or_same(material: Material, form: str, copy: Path, check: str
 
 def packed_form(rng: Random, material: Material, scratch: Path) -> str:
     """A file of the cache of packed weights: the bundle runs all the same, with or without it."""
+    if not packed_weights(material):
+        return NOTHING_PACKED
     form = rng.choice(packable(material))
     copy = material.copy(form, scratch / "bundle")
     cache = Path(shutil.copytree(material.directory / "cache", scratch / "cache"))

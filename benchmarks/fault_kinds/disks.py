@@ -13,7 +13,7 @@ from random import Random
 from fault_kinds.children import environment, run
 from fault_kinds.damage import remembered
 from fault_kinds.kills import export_action, record_action
-from fault_kinds.material import Fault, Material, ask, packable, whole
+from fault_kinds.material import Fault, Material, ask, pack, packable, whole
 
 
 def full(rng: Random, material: Material, scratch: Path, limit: float) -> str:
@@ -76,15 +76,14 @@ def _export(rng: Random, material: Material, scratch: Path, limit: float, mounte
 
 def _packing(rng: Random, material: Material, scratch: Path, limit: float, mounted: bool) -> str:
     form = rng.choice(packable(material))
-    with _disk(rng, scratch, 4 * _size(material.bundle(form)), mounted) as (place, what, limited):
+    with _disk(rng, scratch, 2 * _size(material.bundle(form)), mounted) as (place, what, limited):
 
         def action() -> None:
             from sc2onnx.runtime import packing
-            from sc2onnx.runtime.bundle import Bundle
 
-            packing._check_room = lambda directory, weights: None
+            packing._check_room = lambda directory, size: None
             limited()
-            packing.make(Bundle.open(material.bundle(form)))
+            pack(material.bundle(form))
 
         def same() -> None:
             if not ask(material.bundle(form), "auto").same(material.answer(form)):

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from fault_kinds.children import Child, count_events, die_at, environment, run
-from fault_kinds.material import Fault, Material, ask, packable, whole
+from fault_kinds.material import NOTHING_PACKED, Fault, Material, ask, pack, packable, packed_weights, whole
 
 _EVENTS: dict[str, int] = {}
 """File-system events of each undisturbed action, counted once a process."""
@@ -113,24 +113,23 @@ def _check_place(place: Path, out: Path, overwrite: bool, number: int, status: i
 
 def packing_kill(rng: Random, material: Material, scratch: Path, limit: float) -> str:
     """A process that packs weights dies: the bundle runs, packing again succeeds, and nothing of the dead one is left."""
+    if not packed_weights(material):
+        return NOTHING_PACKED
     form = rng.choice(packable(material))
     cache = scratch / "cache"
 
-    def pack() -> None:
-        from sc2onnx.runtime.bundle import Bundle
-        from sc2onnx.runtime.packing import make
-
-        make(Bundle.open(material.bundle(form)))
+    def packing() -> None:
+        pack(material.bundle(form))
 
     def same() -> None:
         if not ask(material.bundle(form), "auto").same(material.answer(form)):
             raise Fault("another answer")
 
     with environment(SC2ONNX_CACHE=str(scratch / "undisturbed")):
-        events = _events(f"pack {form}", pack, scratch / "log-undisturbed", limit)
+        events = _events(f"pack {form}", packing, scratch / "log-undisturbed", limit)
     with environment(SC2ONNX_CACHE=str(cache)):
-        _, when = _struck(rng, events, pack, signal.SIGKILL, scratch, limit)
-        for action, name in ((same, "the bundle does not run"), (pack, "packing again failed"), (same, "the bundle does not run")):
+        _, when = _struck(rng, events, packing, signal.SIGKILL, scratch, limit)
+        for action, name in ((same, "the bundle does not run"), (packing, "packing again failed"), (same, "the bundle does not run")):
             if run(action, scratch / "log-after", limit):
                 raise Fault(f"{name}: {(scratch / 'log-after').read_text()[-800:]}")
         left = [path.name for path in (cache / "packed").iterdir() if path.is_dir() and path.name.startswith(".")]

@@ -102,8 +102,6 @@ def prepare(checkpoint: Path, directory: Path, forms: Sequence[str] = tuple(FORM
     """Export and pack some of :data:`FORMS` once, fp32 among them, and ask each bundle."""
     from sc2onnx.errors import Sc2onnxError
     from sc2onnx.export import Calibration, export
-    from sc2onnx.runtime.bundle import Bundle
-    from sc2onnx.runtime.packing import make
 
     material = Material(directory)
     shutil.copytree(checkpoint, material.checkpoint)
@@ -123,7 +121,7 @@ def prepare(checkpoint: Path, directory: Path, forms: Sequence[str] = tuple(FORM
         costs["export"] = max(costs["export"], time.perf_counter() - began)
         if target == "genai":
             continue
-        make(Bundle.open(material.bundle(form)))
+        pack(material.bundle(form))
         began = time.perf_counter()
         found = ask(material.bundle(form))
         costs["load"] = max(costs["load"], time.perf_counter() - began)
@@ -138,8 +136,30 @@ def runnable(material: Material) -> list[str]:
 
 
 def packable(material: Material) -> list[str]:
-    """Bundles whose weights are kept packed."""
-    return [form for form in runnable(material) if FORMS[form][0] != "fp32"]
+    """Bundles whose weights are kept packed, where the kernels are installed that read them so."""
+    return [form for form in runnable(material) if FORMS[form][0] != "fp32" and FORMS[form][1] == "cpu"]
+
+
+def pack(bundle: Path, *, wait: bool = True) -> bool:
+    """Keep a bundle's weights packed. False: nothing packs them, as it is of floats or the kernels are not installed."""
+    from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.ort.kernels import usable
+    from sc2onnx.runtime.packing import make
+
+    opened = Bundle.open(bundle)
+    if (kernels := usable("auto", opened.manifest)) is None:
+        return False
+    make(opened, kernels, wait=wait)
+    return True
+
+
+NOTHING_PACKED = "nothing was packed: sc2onnx-kernels are not installed"
+"""Outcome of a trial of packed weights without them."""
+
+
+def packed_weights(material: Material) -> bool:
+    """Whether there are any."""
+    return (material.directory / "cache" / "packed").is_dir()
 
 
 def whole(bundle: Path) -> bool:

@@ -14,25 +14,25 @@ from typing import Any
 from fault_kinds.children import Child, environment, run
 from fault_kinds.damage import spoil
 from fault_kinds.kills import export_action
-from fault_kinds.material import Fault, Material, ask, packable, pick, whole
+from fault_kinds.material import NOTHING_PACKED, Fault, Material, ask, pack, packable, packed_weights, pick, whole
 
 
 def cache(rng: Random, material: Material, scratch: Path, limit: float) -> str:
     """Processes load and pack while forms are removed and damaged: every answer is the whole bundle's."""
+    if not packed_weights(material):
+        return NOTHING_PACKED
     form = rng.choice(packable(material))
     place = Path(shutil.copytree(material.directory / "cache", scratch / "cache")) / "packed"
     seeds = [rng.random() for _ in range(3)]
 
     def worker(seed: float) -> None:
         from sc2onnx.errors import Sc2onnxError
-        from sc2onnx.runtime.bundle import Bundle
-        from sc2onnx.runtime.packing import make
 
         own = Random(seed)
         for _ in range(2):
             with suppress(Sc2onnxError):
                 if own.random() < 0.4:
-                    make(Bundle.open(material.bundle(form)), wait=own.random() < 0.5)
+                    pack(material.bundle(form), wait=own.random() < 0.5)
             if not ask(material.bundle(form), "auto").same(material.answer(form)):
                 raise Fault("another answer")
 

@@ -8,11 +8,12 @@ processor's cache. The logits mean nothing.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from sc2onnx.runtime.cache import CHUNK, RingCache
+from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model
 
@@ -36,6 +37,17 @@ def place(cache: RingCache, depth: int) -> None:
         cache.begin(step)
         cache.commit(step)
         done += step
-    shape = (cache.shape.kv_heads, cache.capacity, cache.shape.head_dim)
     if depth:
-        cache.fill(np.random.default_rng(0).standard_normal(shape, dtype=np.float32) * _SIZE)
+        cache.fill(noise(cache.shape, cache.capacity))
+
+
+def noise(shape: CacheShape, slots: int) -> npt.NDArray[Any]:
+    """Contents (kv_heads, slots, width) that are harmless to compute with.
+
+    Opaque slots are filled with bytes of 0x3a to 0x3d: as codes they are about 60, and wherever four of them are taken for
+    a float32, it is one from 0.0004 to 0.13.
+    """
+    random, size = np.random.default_rng(0), (shape.kv_heads, slots, shape.width)
+    if shape.dtype == "uint8":
+        return random.integers(0x3A, 0x3E, size, np.uint8)
+    return random.standard_normal(size, dtype=np.float32) * _SIZE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,9 @@ from sc2onnx.errors import OutputError
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import CHUNK
 from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.model import Model, load
+from sc2onnx.runtime.ort.kernels import CacheType, Use, usable
 from sc2onnx.runtime.packing import Packed, make
 
 Tokens = npt.NDArray[np.int64]
@@ -80,24 +83,46 @@ class BundleEngine:
             self._decoder.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """What a bundle is loaded with, as :func:`sc2onnx.load` explains it."""
+
+    threads: int
+    device: str
+    kernels: Use
+    cache_type: CacheType
+    packed: Packed
+
+
 @contextmanager
-def _open(path: Path, threads: int, real: bool, packed: Packed, device: str) -> Iterator[Engine]:
-    engine = BundleEngine(load(path, device=device, threads=threads, prefill_chunk=CHUNK, packed=packed), real=real)
+def _open(path: Path, real: bool, choices: _Choices) -> Iterator[Engine]:
+    engine = BundleEngine(load(path, prefill_chunk=CHUNK, **asdict(choices)), real=real)
     try:
         yield engine
     finally:
         engine.close()
 
 
-def bundle_opener(path: str | Path, threads: int, *, real: bool = False, device: str = "cpu") -> Opener:
+def bundle_opener(
+    path: str | Path,
+    threads: int,
+    *,
+    real: bool = False,
+    device: str = "cpu",
+    kernels: Use = "auto",
+    cache_type: CacheType = "auto",
+) -> Opener:
     """Of a bundle; see :class:`BundleEngine`. It is loaded as every start after the first has it, with packed weights."""
-    return partial(_open, Path(path), threads, real, _packed(path), device)
+    choices = _Choices(threads, device, kernels, cache_type, _packed(path, kernels, Device.named(device)))
+    return partial(_open, Path(path), real, choices)
 
 
-def _packed(path: str | Path) -> Packed:
+def _packed(path: str | Path, kernels: Use, device: Device) -> Packed:
     """Packs the weights now, so that no engine's own memory and time are those of packing, and once, where they can be kept."""
+    bundle = Bundle.open(path, "size")
     try:
-        make(Bundle.open(path, "size"))
+        if library := usable(kernels, bundle.manifest, (device,)):
+            make(bundle, library)
     except OutputError:
         return "off"
     return "auto"

@@ -20,6 +20,7 @@ from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import open_named
 from sc2onnx.runtime.cache import CHUNK, default_capacity
 from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.ort.kernels import CacheType, Use
 from sc2onnx.runtime.session import check_cuda, check_suits, copy_rate, default_threads
 
 Tell = Callable[[str], None]
@@ -37,7 +38,8 @@ class Settings:
     """What to measure. ``contexts``: decode when the sequence has so many tokens; ``steps``: of so many tokens, at one of the contexts;
     ``prefill``: of so many. None: :data:`CONTEXTS` and :data:`PREFILL`, as far as the models' context goes. ``repeat``: rounds;
     ``threads``: of every engine, by default one per processor; ``real_prefill``: compute what comes before instead of placing the
-    sequence (:mod:`sc2onnx.bench.depth`); ``device``: ``cpu``, ``cuda`` or ``cuda:1``. Raises :class:`RequestError` on construction.
+    sequence (:mod:`sc2onnx.bench.depth`); ``device``: ``cpu``, ``cuda`` or ``cuda:1``; ``kernels`` and ``cache_type``: what
+    bundles run on, as :func:`sc2onnx.load` explains it. Raises :class:`RequestError` on construction.
     """
 
     contexts: tuple[int, ...] | None = None
@@ -47,6 +49,8 @@ class Settings:
     threads: int | None = None
     real_prefill: bool = False
     device: str = "cpu"
+    kernels: Use = "auto"
+    cache_type: CacheType = "auto"
 
     def __post_init__(self) -> None:
         for name, values, least in (("contexts", self.contexts, 2), ("steps", self.steps, 1), ("prefill", self.prefill, 1)):
@@ -96,7 +100,8 @@ def bench(bundle: str | Path, *, also: Sequence[str | Path] = (), settings: Sett
     for fact in facts:
         _check_steps(wanted.steps, fact)
     threads = wanted.threads or default_threads()
-    openers = {name: bundle_opener(opened.directory, threads, real=wanted.real_prefill, device=wanted.device) for name, opened in bundles.items()}
+    how = {"real": wanted.real_prefill, "device": wanted.device, "kernels": wanted.kernels, "cache_type": wanted.cache_type}
+    openers = {name: bundle_opener(opened.directory, threads, **how) for name, opened in bundles.items()}  # type: ignore[arg-type]
     tasks = wanted.tasks(min(fact.context_length for fact in facts))
     failed: dict[str, Exception] = {}
     report = _measure(openers, wanted, tasks, min(fact.vocab_size for fact in facts), tell, failed)

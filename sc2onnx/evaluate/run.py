@@ -13,12 +13,13 @@ from sc2onnx.evaluate import infill
 from sc2onnx.evaluate.progress import Progress, Tell
 from sc2onnx.evaluate.report import InfillScore, ReferenceScore, Report, Score
 from sc2onnx.evaluate.score import bits_per_byte, difference, mean_nll, perplexity, record
-from sc2onnx.evaluate.source import About, LogitSource, Opener, bundle_opener, check_alike, check_same_tokens, open_bundle
+from sc2onnx.evaluate.source import About, LogitSource, Opener, bundle_opener, check_alike, check_same_tokens
 from sc2onnx.evaluate.spans import choose
 from sc2onnx.evaluate.store import LogitStore, logit_store
 from sc2onnx.evaluate.text import Document, Passage, passage, read
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import Bundle, open_named
+from sc2onnx.runtime.ort.kernels import CacheType, Use
 from sc2onnx.runtime.text import Codec, FimOrder, open_codec
 
 DEFAULT_LENGTH: Final = 1024
@@ -28,7 +29,8 @@ DEFAULT_LENGTH: Final = 1024
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to measure. ``length``: tokens of a window, :data:`DEFAULT_LENGTH` or the smallest context by default; ``max_tokens``: scored
-    at most, over all files; ``infill``: spans, 0 for none; ``seed``: which spans; ``order``: of the prompts' parts. Raises
+    at most, over all files; ``infill``: spans, 0 for none; ``seed``: which spans; ``order``: of the prompts' parts;
+    ``kernels`` and ``cache_type``: what bundles run on, as :func:`sc2onnx.load` explains it. Raises
     :class:`RequestError` on construction.
     """
 
@@ -38,6 +40,8 @@ class Settings:
     seed: int = 0
     threads: int | None = None
     order: FimOrder = "psm"
+    kernels: Use = "auto"
+    cache_type: CacheType = "auto"
 
     def __post_init__(self) -> None:
         for name, value, least in (("length", self.length, 1), ("threads", self.threads, 1)):
@@ -99,10 +103,12 @@ def evaluate(
     task = _task(documents, list(bundles.values()), wanted, tell)
     abouts = {name: About.of(name, opened.manifest) for name, opened in bundles.items()}
     first = next(iter(abouts.values()))
-    opener = bundle_opener(against, wanted.threads) if isinstance(against, (str, Path)) else against
-    with logit_store(task.passage.positions, first.vocab_size) if opener else nullcontext() as store:
-        found = _record(task, opener, first, store) if opener and store else None
-        scores = tuple(_score(task, opened.directory, name, wanted.threads, store) for name, opened in bundles.items())
+    how = (wanted.threads, wanted.kernels, wanted.cache_type)
+    reader = bundle_opener(against, *how) if isinstance(against, (str, Path)) else against
+    with logit_store(task.passage.positions, first.vocab_size) if reader else nullcontext() as store:
+        found = _record(task, reader, first, store) if reader and store else None
+        openers = [bundle_opener(opened.directory, *how, name) for name, opened in bundles.items()]
+        scores = tuple(_score(task, opener, store) for opener in openers)
     reference = None
     if found and scores[0].difference:
         nll = scores[0].difference.nll_reference
@@ -134,9 +140,9 @@ def _record(task: _Task, opener: Opener, expected: About, store: LogitStore) -> 
         return source.about, task.answer(source)
 
 
-def _score(task: _Task, path: Path, name: str, threads: int | None, store: LogitStore | None) -> Score:
+def _score(task: _Task, opener: Opener, store: LogitStore | None) -> Score:
     """A bundle's turn."""
-    with open_bundle(path, name, threads) as source:
+    with opener() as source:
         progress, windows = task.progress(source.about), task.passage.windows
         found = difference(source, windows, store, progress) if store else None
         nll = found.nll if found else mean_nll(source, windows, progress)

@@ -17,6 +17,7 @@ from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.text import Document, tokenize
 from sc2onnx.manifest import TOKENIZER_FILE, Manifest
 from sc2onnx.runtime.model import Model, load
+from sc2onnx.runtime.ort.kernels import CacheType, Use
 from sc2onnx.runtime.text import Codec
 
 _CHUNK: Final = 256
@@ -88,14 +89,15 @@ class BundleSource:
 
 
 @contextmanager
-def open_bundle(path: Path, name: str, threads: int | None) -> Iterator[BundleSource]:
-    """A bundle, loaded with ``threads`` for a step."""
-    yield BundleSource(load(path, threads=threads, prefix_memory=0, packed="off"), name)
+def _open(path: Path, name: str, threads: int | None, kernels: Use, cache_type: CacheType) -> Iterator[LogitSource]:
+    model = load(path, threads=threads, kernels=kernels, cache_type=cache_type, prefix_memory=0, packed="off")
+    yield BundleSource(model, name)
 
 
-def bundle_opener(path: str | Path, threads: int | None = None) -> Opener:
-    """A bundle as the reference of :func:`sc2onnx.evaluate.evaluate`."""
-    return partial(open_bundle, Path(path), Path(path).resolve().name, threads)
+def bundle_opener(path: str | Path, threads: int | None = None, kernels: Use = "auto", cache_type: CacheType = "auto", name: str = "") -> Opener:
+    """A bundle, by default under its directory's ``name``; the rest as in :func:`sc2onnx.load`."""
+    cache_type = cache_type if Manifest.read(Path(path)).kernel_graphs else "auto"  # a reference in floats has no such choice
+    return partial(_open, Path(path), name or Path(path).resolve().name, threads, kernels, cache_type)
 
 
 def check_alike(found: About, expected: About, length: int) -> None:

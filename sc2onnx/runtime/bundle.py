@@ -58,7 +58,7 @@ class Bundle:
         manifest = Manifest.read(path)
         if not (others and manifest.for_others):
             _check_supported(manifest)
-        for name in (*manifest.graphs, WEIGHTS_FILE):
+        for name in (*manifest.graphs, *manifest.kernel_graphs, WEIGHTS_FILE):
             if name not in manifest.files:
                 raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
         check_links(path, [*manifest.files, CARD_FILE])
@@ -88,6 +88,11 @@ class Bundle:
     def graphs(self) -> list[Path]:
         """The ONNX graphs, one for each stage, their weights beside them."""
         return [self.directory / name for name in self.manifest.graphs]
+
+    @property
+    def kernel_graphs(self) -> list[Path]:
+        """Those for the kernels, one for each stage; empty if it has none that this version runs."""
+        return [self.directory / name for name in self.manifest.kernel_graphs]
 
     @property
     def tokenizer(self) -> Path | None:

@@ -1,7 +1,7 @@
 """The sliding-window key-value cache: positions, capacity, rewind. Arithmetic and numpy arrays only; where they lie is for :class:`Storage` to say.
 
-A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffers, keys (rows, kv_heads, C, head_dim)
-and values (rows, kv_heads, head_dim, C) or like the keys, and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S
+A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffers, keys (rows, kv_heads, C, width)
+and values (rows, kv_heads, width, C) or like the keys, and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S
 tokens first writes its own slots, and with them destroys the positions C below. ``written`` is one past the highest position
 ever written (rewinding does not restore what was overwritten), so a step is exact iff nothing it reads is gone::
 
@@ -11,6 +11,9 @@ Worked example, W = 4, C = 6, twenty tokens written (positions 14..19 survive): 
 from position 15; 15 + 6 >= 20 holds. Rewinding 4 gives length 16, which reads from 13; 13 + 6 >= 20 fails.
 
 A cache that keeps every position is one whose window and capacity are the context: nothing ever wraps.
+
+Slots may be opaque bytes that lie in tiles (:mod:`sc2onnx.runtime.slots`). What is where within a tile is its writer's business,
+so whole tiles are made and copied: with tiles of 16, the first n slots are in the first ceil(n / 16) of them.
 """
 
 from __future__ import annotations
@@ -30,8 +33,12 @@ CHUNK: Final = 256
 _GRANULE: Final = 64
 """Capacities are multiples of this, so that kernels see aligned sizes and growth is not token by token."""
 
-
-STORAGE: Final[Mapping[str, npt.DTypeLike]] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+STORAGE: Final[Mapping[str, npt.DTypeLike]] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "uint8": np.uint8,
+}
 """Element type of a cache -> the numpy type that its bits are held in. Numpy has no bfloat16; nothing here computes with it."""
 
 
@@ -40,20 +47,25 @@ class CacheShape:
     """What decides a cache's size. ``window`` counts the current token; ``context`` is the most positions there can be.
 
     ``capacity`` is the most slots a row may take; a step past the window may have ``capacity - window + 1`` tokens, and as
-    many tokens can be rewound there. ``dtype``: of its elements, a key of :data:`STORAGE`. ``turned``: values lie (head_dim, capacity).
+    many tokens can be rewound there. ``width``: elements of a slot of one head, which are its channels, or bytes.
+    ``dtype``: of the elements, a key of :data:`STORAGE`. ``turned``: values lie (width, capacity). ``tile``: slots that
+    are made and copied together; the capacity is a multiple.
     Raises :class:`RequestError` if the capacity is below the window.
     """
 
     layers: int
     kv_heads: int
-    head_dim: int
+    width: int
     window: int
     context: int
     capacity: int
     dtype: str = "float32"
     turned: bool = True
+    tile: int = 1
 
     def __post_init__(self) -> None:
+        assert self.capacity % self.tile == 0
+        assert self.tile == 1 or not self.turned
         if self.capacity < min(self.window, self.context):
             raise RequestError(f"cache capacity is {self.capacity} slots, expected at least the window of {self.window}: raise it or leave it out")
 
@@ -72,7 +84,7 @@ class CacheShape:
     @property
     def nbytes(self) -> int:
         """Bytes of one row at the full capacity."""
-        return 2 * self.layers * self.kv_heads * self.capacity * self.head_dim * np.dtype(STORAGE[self.dtype]).itemsize
+        return 2 * self.layers * self.kv_heads * self.capacity * self.width * np.dtype(STORAGE[self.dtype]).itemsize
 
 
 def default_capacity(window: int, context: int, chunk: int) -> int:
@@ -112,7 +124,7 @@ class InMemory:
 class RingCache:
     """Keys and values of some rows, and how far each row has come.
 
-    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, head_dim) and (rows, kv_heads, head_dim, capacity) if ``turned``, in
+    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, width) and (rows, kv_heads, width, capacity) if ``turned``, in
     :data:`STORAGE`'s type, where ``storage`` puts them. They are replaced when the cache grows; :attr:`generation` counts that, so that
     whoever bound them knows to bind again.
     """
@@ -132,7 +144,7 @@ class RingCache:
 
     @property
     def by_slot(self) -> list[npt.NDArray[Any]]:
-        """The contents as (rows, kv_heads, capacity, head_dim), values too; views where the buffers are arrays, else copies."""
+        """The contents as (rows, kv_heads, capacity, width), values too; views where the buffers are arrays, else copies."""
         return [self._turned(number, self.storage.get(number, buffer)) for number, buffer in enumerate(self.buffers)]
 
     @property
@@ -207,10 +219,11 @@ class RingCache:
         """A cache of its own with the first ``length`` tokens of a single row, which must be exact to rewind to, and room for ``room`` in all.
 
         Until the row has wrapped, slot = position, and the first slots are all there is to copy; a ring is copied whole.
+        With tiles of 16, 17 tokens take two: what is copied beyond them counts as not written.
         """
         assert self.rows == 1
         wrapped = int(self.written[0]) > self.capacity
-        slots = self.capacity if wrapped else length
+        slots = self.capacity if wrapped else round_up(length, self.shape.tile)
         copied = RingCache(self.shape, rows=0, slots=max(slots, room), storage=self.storage)
         copied.buffers = self._made(1, copied.capacity, [self], slots)
         copied.lengths, copied.written = (self.lengths.copy(), self.written.copy()) if wrapped else (np.array([length]), np.array([length]))
@@ -232,7 +245,7 @@ class RingCache:
         return joined
 
     def fill(self, values: npt.NDArray[Any]) -> None:
-        """Write values (kv_heads, capacity, head_dim) to every slot of every row and layer, keys and values alike: for measurements."""
+        """Write values (kv_heads, capacity, width) to every slot of every row and layer, keys and values alike: for measurements."""
         for number, buffer in enumerate(self.buffers):
             array = self.storage.get(number, buffer)
             self._turned(number, array)[:] = values
@@ -261,7 +274,7 @@ class RingCache:
         made = []
         for number in range(2 * self.shape.layers):
             # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
-            plain = (rows, self.shape.kv_heads, capacity, self.shape.head_dim)
+            plain = (rows, self.shape.kv_heads, capacity, self.shape.width)
             lying = (*plain[:2], plain[3], plain[2]) if self._is_turned(number) else plain
             array, first = np.zeros(lying, STORAGE[self.shape.dtype]), 0
             for source in sources:
@@ -281,5 +294,10 @@ class RingCache:
         return array.swapaxes(2, 3) if self._is_turned(number) else array
 
 
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not below a number: 17 to 16 is 32."""
+    return -(-number // multiple) * multiple
+
+
 def _round_up(slots: int) -> int:
-    return -(-slots // _GRANULE) * _GRANULE
+    return round_up(slots, _GRANULE)

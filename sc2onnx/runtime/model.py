@@ -23,7 +23,7 @@ from sc2onnx.errors import (
     TokenIdError,
 )
 from sc2onnx.hub import located
-from sc2onnx.manifest import RING, TOKENIZER_FILE, WEIGHTS_FILE, Manifest
+from sc2onnx.manifest import TOKENIZER_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.arguments import (
     code_files,
     flag,
@@ -40,7 +40,7 @@ from sc2onnx.runtime.arguments import (
 )
 from sc2onnx.runtime.batch import complete_together
 from sc2onnx.runtime.bundle import Bundle, Check
-from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache, default_capacity
+from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
@@ -49,12 +49,14 @@ from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, Te
 from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
 from sc2onnx.runtime.options import GenerationKeywords, SpecialTokens
+from sc2onnx.runtime.ort.kernels import CacheType, Kernels, Use, kept_slots, usable
 from sc2onnx.runtime.packing import Packed, find, make, make_in_background
 from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
 from sc2onnx.runtime.prepacked import PackedForm
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
-from sc2onnx.runtime.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads, steps_agree
+from sc2onnx.runtime.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads
+from sc2onnx.runtime.slots import cache_shape
 from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
 from sc2onnx.runtime.stream import Stream, TokenStream
 from sc2onnx.runtime.text import Codec, FimOrder, open_codec
@@ -82,6 +84,8 @@ def load(
     prefix_memory: int | None = None,
     packed: Packed = "auto",
     cuda_graphs: bool = True,
+    kernels: Use = "auto",
+    cache_type: CacheType = "auto",
 ) -> Model:
     """Load a bundle: a directory, or a hub id ``owner/name``, of which ``revision`` is a branch, tag or commit.
 
@@ -93,16 +97,20 @@ def load(
     for a GPU needs.
     ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
     in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
-    (:func:`~sc2onnx.runtime.session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties may go
-    the other way. ``max_batch``: the most prompts of one call that decode together.
+    (:attr:`sc2onnx.runtime.session.Session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties
+    may go the other way. ``max_batch``: the most prompts of one call that decode together.
     ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
-    keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none. ``packed``: whether the packed
-    weights of a quantised bundle are kept in the user's cache directory, for memory that processes share and a faster start, see
-    :data:`sc2onnx.runtime.packing.Packed`. ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
+    keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none.
+    ``kernels``: whether a quantised bundle runs on the kernels of ``sc2onnx-kernels``, see
+    :data:`sc2onnx.runtime.ort.kernels.Use`. ``cache_type``: what they keep of keys and values, ``int8`` (with a scale) or
+    ``float32``; ``auto`` is int8. ``packed``: whether the weights that are packed for them are kept in the user's cache
+    directory, for memory that processes share and a faster start, see :data:`sc2onnx.runtime.packing.Packed`.
+    ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
 
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.HubError`,
     :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
-    sizes, with ``packed="now"`` also :class:`~sc2onnx.errors.OutputError`. Warns (:class:`UserWarning`) if the bundle was made for another
+    sizes, with ``packed="now"`` also :class:`~sc2onnx.errors.OutputError`, with ``kernels="on"`` also
+    :class:`~sc2onnx.errors.MissingDependencyError`. Warns (:class:`UserWarning`) if the bundle was made for another
     device and is slow on this one.
     """
     one_of("packed", packed, get_args(Packed))
@@ -126,13 +134,14 @@ def load(
     devices = chosen_devices(device, device_map, opened.manifest)
     check_suits(opened.manifest, devices)
     settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)
-    place = Place(devices, threads or default_threads(), spin, cuda_graphs)
-    if packed == "now":
-        make(opened)
-    form = None if packed == "off" else find(opened)
+    place = Place(devices, threads or default_threads(), spin, cuda_graphs, kernels, cache_type)
+    library = place.library(opened.manifest)
+    if packed == "now" and library:
+        make(opened, library, place.threads)
+    form = None if packed == "off" or library is None else find(opened, library)
     model = open_model(opened, place=place, cache_capacity=cache_capacity, settings=settings, packed=form)
-    if packed == "auto" and not model.packed:
-        make_in_background(opened)
+    if packed == "auto" and library and not model.packed:
+        make_in_background(opened, library)
     return model
 
 
@@ -159,17 +168,32 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a model runs, as :func:`load` explains it: a device for each stage, and the processors' part in it. No devices: the CPU."""
+    """What a model runs on, as :func:`load` explains it: a device for each stage, and the processors' part in it. No devices: the CPU."""
 
     devices: tuple[Device, ...] = ()
     threads: int = field(default_factory=default_threads)
     spin: float = SPIN
     cuda_graphs: bool = True
+    kernels: Use = "auto"
+    cache_type: CacheType = "auto"
 
-    def session(self, bundle: Bundle, instead: Sequence[Substitute] = ()) -> Session:
-        """The bundle's graphs, loaded."""
+    def library(self, manifest: Manifest) -> Kernels | None:
+        """The kernels that a bundle is to run on. Raises as :func:`~sc2onnx.runtime.ort.kernels.usable`."""
+        return usable(self.kernels, manifest, self.devices)
+
+    def session(self, bundle: Bundle, instead: Sequence[Substitute] = (), library: Kernels | None = None, packed: Path | None = None) -> Session:
+        """The bundle's graphs, loaded; on the kernels of a ``library``, those for them, with weights ``packed`` in a file."""
         devices = self.devices or (Device(),) * len(bundle.graphs)
-        return Session(bundle, self.threads, devices, instead=instead, cuda_graphs=self.cuda_graphs, spin=self.spin)
+        return Session(
+            bundle,
+            self.threads,
+            devices,
+            instead=instead,
+            cuda_graphs=self.cuda_graphs,
+            spin=self.spin,
+            kernels=library,
+            packed=packed,
+        )
 
 
 def open_model(
@@ -183,35 +207,29 @@ def open_model(
 ) -> Model:
     """The model of an open bundle, the rest as in :func:`load`.
 
-    ``graphs``: in the place of the bundle's own, over its weights. ``packed``: of its weights, to be used if that works.
+    ``graphs``: in the place of the bundle's own, over its weights, on ONNX Runtime's own kernels. ``packed``: its weights,
+    to be used if that works.
     """
-    assert not graphs or packed is None, "packed weights come with a graph"
     settings, place = settings or Settings(), place or Place()
-    shape = cache_shape(bundle.manifest, settings.prefill_chunk, cache_capacity)
-    session = None if packed is None else _open_packed(bundle, packed, place)
+    library = None if graphs else place.library(bundle.manifest)
+    assert library or packed is None, "weights are packed for the kernels"
+    kept = kept_slots(place.cache_type, library, bundle.manifest.cache.dtype)
+    shape = cache_shape(bundle.manifest, settings.prefill_chunk, cache_capacity, kept)
+    session = None if packed is None or library is None else _open_packed(bundle, packed, place, library)
     if session is None:
         packed = None
-        session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs])
-    bundle.check_unchanged(*bundle.manifest.graphs, WEIGHTS_FILE)
+        session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs], library)
+    bundle.check_unchanged(*(bundle.manifest.kernel_graphs if library else bundle.manifest.graphs), WEIGHTS_FILE)
     return Model(bundle, session, shape, settings, packed)
 
 
-def cache_shape(manifest: Manifest, chunk: int, capacity: int | None = None) -> CacheShape:
-    """Of a sequence. A cache that keeps every position is, to its arithmetic, one whose window is the context."""
-    facts, layout = manifest.model, manifest.cache
-    window = layout.window(facts)
-    wanted = default_capacity(window, facts.context_length, chunk) if capacity is None else capacity
-    size = (facts.num_layers, facts.num_kv_heads, facts.head_dim)
-    return CacheShape(*size, window, facts.context_length, min(wanted, facts.context_length), layout.dtype, turned=layout.kind == RING)
-
-
-def _open_packed(bundle: Bundle, form: PackedForm, place: Place) -> Session | None:
+def _open_packed(bundle: Bundle, form: PackedForm, place: Place, library: Kernels) -> Session | None:
     """The session over packed weights; one that cannot be had is not kept either."""
     try:
-        session = place.session(bundle, [Substitute(*form.graph(bundle.weights), optimised=True)])
+        session = place.session(bundle, library=library, packed=form.data)
         if form.unchanged:
             return session
-    except (InferenceError, OSError, ValueError, KeyError):  # KeyError: a location that this version does not write
+    except InferenceError:
         pass
     form.discard()
     return None
@@ -222,7 +240,7 @@ class Model:
 
     def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, settings: Settings, packed: PackedForm | None = None) -> None:
         self._bundle, self._session, self._cache_shape, self._settings, self._packed = bundle, session, cache_shape, settings, packed
-        self._speculates = steps_agree(bundle.manifest) if settings.speculate is None else settings.speculate
+        self._speculates = session.steps_agree if settings.speculate is None else settings.speculate
         self._costs = StepCosts()
         self._facts = bundle.manifest.model
         self._store = PrefixStore(SEQUENCES * cache_shape.nbytes if settings.prefix_memory is None else settings.prefix_memory)
@@ -239,8 +257,13 @@ class Model:
         return self._bundle.manifest
 
     @property
+    def kernels(self) -> bool:
+        """Whether it runs on the kernels of ``sc2onnx-kernels``."""
+        return self._session.kernels is not None
+
+    @property
     def packed(self) -> bool:
-        """Whether its weights are mapped as packed before, from the user's cache directory."""
+        """Whether its weights, packed for the kernels, are mapped from the user's cache directory."""
         return self._packed is not None
 
     @overload

@@ -1,11 +1,9 @@
 """The local cache of packed weights: where a packed form lies, whether it is whole, which ones are kept.
 
-A packed form is a directory named by its key: for which bytes, onnxruntime and processor it is:
-``graph.onnx`` (the graph as onnxruntime optimised it, its weights in ``weights``, the bundle's own file, or ``packed``),
-``packed.data`` (what onnxruntime made of the weights, page-aligned) and ``entry.json`` (what the key
-was made of, and the digests of the other two). Every byte is checked before use. Writers
-hold the one lock, make it under a name that begins with a dot, and rename it when it is whole; readers need no lock.
-Making one is :mod:`sc2onnx.runtime.packing`'s.
+A packed form is a directory named by its key, which says for which bytes and which layout it is: ``packed.data`` (the
+weights as the kernels read them, :mod:`sc2onnx.runtime.packed_file`) and ``entry.json`` (what the key was made of, and
+the digest of the data). Every byte is checked before use. Writers hold the one lock, make it under a name that begins
+with a dot, and rename it when it is whole; readers need no lock. Making one is :mod:`sc2onnx.runtime.packing`'s.
 """
 
 from __future__ import annotations
@@ -13,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,18 +26,13 @@ from sc2onnx.bundle import records
 from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.errors import OutputError, RequestError
 from sc2onnx.runtime.stamps import Memo, Stamp
-from sc2onnx.runtime.wire import Place, with_places
 from sc2onnx.trust import check_directories, check_file, is_link
 
-FORMAT: Final = 2
-"""Part of every key. Raised whenever what is written, or the session options it was written with, change."""
+FORMAT: Final = 3
+"""Part of every key. Raised whenever what is written changes, beside the layout of the matrices, which has its own number."""
 
-GRAPH: Final = "graph.onnx"
 DATA: Final = "packed.data"
 ENTRY: Final = "entry.json"
-
-IN_BUNDLE: Final = "weights"
-IN_CACHE: Final = "packed"
 
 DEFAULT_LIMIT: Final = 16_000_000_000
 """Of all packed forms together: a 15B model in int4 (8 GB) beside a few smaller ones (3B: 1.8 GB)."""
@@ -67,14 +59,14 @@ def limit() -> int:
 class Entry:
     """What ``entry.json`` says of a packed form.
 
-    ``made_from``: the digests of the bundle's graph and weights, as they were read to be packed.
-    ``made_for``: onnxruntime's build, and the processor. ``files``: bytes and SHA-256 of the form's
-    own files, by name. Threads are not in it: they change neither the graph nor the packing.
+    ``made_from``: the digests of the bundle's graphs for the kernels and of its weights, as they were read to be packed.
+    ``layout``: of the packed matrices. ``files``: bytes and SHA-256 of the form's data, by name. Neither the processor is
+    in it, nor onnxruntime, nor how many threads packed: none of them changes a byte.
     """
 
     format: int
     made_from: list[str]
-    made_for: list[str]
+    layout: int
     files: dict[str, list[Any]]
 
     @classmethod
@@ -84,52 +76,33 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The name of a form made from and for this. Raises :class:`ValueError` for other formats."""
+        """The name of a form made from this. Raises :class:`ValueError` for other formats."""
         if self.format != FORMAT:
             raise ValueError(f"a packed form of format {self.format}, expected {FORMAT}")
-        return key(self.made_from, self.made_for)
+        return key(self.made_from, self.layout)
 
 
-def key(made_from: Sequence[str], made_for: Sequence[str]) -> str:
+def key(made_from: Sequence[str], layout: int) -> str:
     """The name of a packed form, by what :class:`Entry` says that it depends on."""
-    parts = json.dumps([FORMAT, list(made_from), list(made_for)])
+    parts = json.dumps([FORMAT, list(made_from), layout])
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
-
-
-def processor(information: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """What decides how this processor wants weights packed: its model, and what it can do beyond its architecture.
-
-    Of x86's flags only those of vector and matrix instructions: the others come and go with kernels and their mitigations.
-    """
-    machine = f"{sys.platform} {platform.machine()}"
-    first: dict[str, str] = {}
-    with suppress(OSError), information.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if not line.strip() and first:  # one paragraph per core; large machines have hundreds
-                break
-            name, _, value = line.partition(":")
-            first[name.strip()] = value.strip()
-    flags = [flag for flag in first.get("flags", "").split() if flag.startswith(("sse", "ssse", "avx", "amx", "fma", "f16c"))]
-    names = ("vendor_id", "cpu family", "model", "model name", "CPU implementer", "CPU part", "Features")
-    known = [first[name] for name in names if name in first]
-    return (machine, *(known or [platform.processor()]), *sorted(flags))
 
 
 @dataclass(frozen=True, slots=True)
 class PackedForm:
-    """One whole packed form. ``stamps``: of its files, taken before they were checked, by name."""
+    """One whole packed form. ``stamp``: of its data, taken before they were checked."""
 
     directory: Path
-    stamps: Mapping[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
+    stamp: Stamp | None = field(default=None, repr=False, compare=False)
 
     @property
     def unchanged(self) -> bool:
-        """Whether its files are those that were checked.
+        """Whether its data are those that were checked.
 
         Asked after they were opened, it shows that nothing else was opened in their place.
         """
         try:
-            return all(Stamp.at(self.directory / name) == stamp for name, stamp in self.stamps.items())
+            return Stamp.at(self.data) == self.stamp
         except OSError:
             return False
 
@@ -157,21 +130,6 @@ class PackedForm:
             finally:
                 shutil.rmtree(dead, ignore_errors=True)
 
-    def graph(self, weights: Path) -> tuple[bytes, Path]:
-        """The graph, over the bundle's ``weights`` and the packed ones, and the directory that its locations are relative to.
-
-        onnxruntime takes no absolute location and none outside that directory, links followed, so it is one that both are in.
-        Raises :class:`ValueError` where there is none (two drives of Windows), and :class:`OSError`.
-        """
-        files = {IN_BUNDLE: weights.resolve(), IN_CACHE: self.data.resolve()}
-        folder = Path(os.path.commonpath([file.parent for file in files.values()]))
-        locations = {name: file.relative_to(folder).as_posix() for name, file in files.items()}
-
-        def here(name: str, place: Place) -> Place:
-            return {**place, "location": locations[place["location"]]}
-
-        return with_places((self.directory / GRAPH).read_bytes(), here), folder
-
 
 @dataclass(frozen=True, slots=True)
 class PackedCache:
@@ -197,13 +155,13 @@ class PackedCache:
             return None
         if not os.path.lexists(form.directory):
             return None
-        stamps = _checked(self.directory, name)
-        if stamps is None:
+        stamp = _checked(self.directory, name)
+        if stamp is None:
             form.discard()
             return None
         with suppress(OSError):  # in a directory that cannot be written nothing is removed either
             os.utime(form.directory / ENTRY)
-        return PackedForm(form.directory, stamps)
+        return PackedForm(form.directory, stamp)
 
     def check(self) -> None:
         """Raise :class:`OSError` where the cache is missing, or somebody else could write to it."""
@@ -290,17 +248,16 @@ class PackedCache:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def keep(self, draft: Path, made_from: Sequence[str], made_for: Sequence[str]) -> PackedForm:
-        """Make a packed form of a draft that has its graph and data.
+    def keep(self, draft: Path, made_from: Sequence[str], layout: int) -> PackedForm:
+        """Make a packed form of a draft that has its data.
 
         Others are removed, the least recently used first, to stay within the limit. ``made_from``,
-        ``made_for``: as in :class:`Entry`. Raises :class:`OutputError` and :class:`OSError`.
+        ``layout``: as in :class:`Entry`. Raises :class:`OutputError` and :class:`OSError`.
         """
-        for file in (draft / GRAPH, draft / DATA):
-            _settle(file)
+        _settle(draft / DATA)
         memo = Memo(draft)
-        files = {name: [(draft / name).stat().st_size, memo.digest(name)] for name in (GRAPH, DATA)}
-        entry = Entry(FORMAT, list(made_from), list(made_for), files)
+        files: dict[str, list[Any]] = {DATA: [(draft / DATA).stat().st_size, memo.digest(DATA)]}
+        entry = Entry(FORMAT, list(made_from), layout, files)
         form = PackedForm(self.directory / entry.key)
         (draft / ENTRY).write_text(json.dumps(asdict(entry), indent=2) + "\n", encoding="utf-8")
         _settle(draft / ENTRY)
@@ -333,24 +290,21 @@ class PackedCache:
         return self.directory / f".{name}.tried"
 
 
-def _checked(cache: Path, name: str) -> dict[str, Stamp] | None:
-    """Stamps of graph and data; None unless these were written for this key, by nobody else."""
+def _checked(cache: Path, name: str) -> Stamp | None:
+    """The stamp of the data; None unless these were written for this key, by nobody else."""
     directory = cache / name
     try:
         check_directories(cache.parent, cache.name, name)
         check_file(directory / ENTRY)
-        stamps = {file: Stamp.of(check_file(directory / file)) for file in (GRAPH, DATA)}
+        stamp = Stamp.of(check_file(directory / DATA))
         entry, memo = Entry.read(directory), Memo.open(directory)
-        if entry.key != name or any(stamp.size != entry.files[file][0] for file, stamp in stamps.items()):
+        size, digest = entry.files[DATA]
+        if entry.key != name or stamp.size != size or memo.digest(DATA, digest) != digest:
             return None
-        digests = {file: entry.files[file][1] for file in (GRAPH, DATA)}
-        whole = all(memo.digest(file, digest) == digest for file, digest in digests.items())
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-    if not whole:
-        return None
     memo.save()
-    return stamps
+    return stamp
 
 
 def _is_form(entry: Path) -> bool:

@@ -32,6 +32,7 @@ from sc2onnx.runtime.device import Device, cuda_libraries, driver, missing_libra
 from sc2onnx.runtime.exits import computing
 from sc2onnx.runtime.forks import Process, keep_for_ever, outlive
 from sc2onnx.runtime.limits import processors
+from sc2onnx.runtime.ort.kernels import Kernels
 from sc2onnx.runtime.ort.library import ort
 from sc2onnx.runtime.step import BFLOAT16, Graph, Step
 from sc2onnx.runtime.wire import with_places
@@ -106,14 +107,10 @@ def _agreeing(manifest: Manifest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Substitute:
-    """A serialised graph in the place of the bundle's file. ``folder``: what the locations of its weights are relative to.
-
-    ``optimised``: by this onnxruntime on this processor, so that it need not be again.
-    """
+    """A serialised graph in the place of the bundle's file. ``folder``: what the locations of its weights are relative to."""
 
     graph: bytes
     folder: Path
-    optimised: bool = False
 
 
 class Session:
@@ -128,24 +125,34 @@ class Session:
         instead: Sequence[Substitute] = (),
         cuda_graphs: bool = True,
         spin: float = SPIN,
+        kernels: Kernels | None = None,
+        packed: Path | None = None,
     ) -> None:
         """``threads``: intra-op threads of one step, which look for work for ``spin`` seconds before they sleep. ``devices``: one for each graph.
 
         ``instead``: graphs in the place of the bundle's. ``cuda_graphs``: steps of one token become CUDA graphs, where there is one stage.
+        ``kernels``: run the bundle's graphs for them, on their weights in the file ``packed``, or packed into private memory.
         Raises :class:`InferenceError` and :class:`DeviceError`.
         """
+        assert kernels is None or not instead
+        self.kernels = kernels
         facts = bundle.manifest.model
         counts = bundle.manifest.stages or (facts.num_layers,)
-        self.even_steps = _agreeing(bundle.manifest) == EVEN
+        self.steps_agree = kernels is not None or steps_agree(bundle.manifest)
+        """Whether a step of several tokens gives the tokens of as many steps of one: with the kernels, any step the same bits."""
+        self.even_steps = kernels is None and _agreeing(bundle.manifest) == EVEN
         """Whether steps of an even number of tokens agree with each other, to the last bit, but not with steps of one."""
         self._vocab, self._storage = facts.vocab_size, Storages(devices, counts)
         self.process = Process.here()
         """Where its threads are: in a child forked later it cannot run."""
         self._graphs, first = list[Graph](), 0
+        graphs = bundle.graphs if kernels is None else bundle.kernel_graphs
         for number, (device, count) in enumerate(zip(devices, counts, strict=True)):
-            options = _options(threads, bundle.manifest.quantization is not None, spin)
+            options = _options(threads, bundle.manifest.quantization is not None and kernels is None, spin)
+            if kernels is not None:
+                _run_on(kernels, options, threads, packed)
             captures = cuda_graphs and device.away and len(counts) == 1
-            session = _opened(bundle.graphs[number], options, device, captures, instead[number] if instead else None)
+            session = _opened(graphs[number], options, device, captures, instead[number] if instead else None)
             captures = captures and _captures(session, device)
             lock = threading.Lock() if captures else nullcontext()
             self._graphs.append(Graph(session, device, range(first, first + count), _run_options, _value, captures, lock))
@@ -235,26 +242,6 @@ class Storages:
             del waiting[self._FREE :]
 
 
-def build() -> str:
-    """Version and build of onnxruntime: what it writes for itself is for that one alone."""
-    return f"onnxruntime {ort.__version__} {ort.get_build_info()}"
-
-
-def save_packed(graph: Path, optimised: Path, data: str) -> None:
-    """Write the optimised graph of a quantised bundle, and beside it, to ``data``, its weights as they are and as packed.
-
-    Takes the memory and the time of loading it, and the disk for both. Raises :class:`InferenceError`.
-    """
-    options = _options(1, quantised=True)
-    options.optimized_model_filepath = native(optimised)
-    followed = _followed(graph, None)
-    options.add_session_config_entry(_FOLDER, native(graph.parent if followed is None else followed.folder))
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    _load(graph, options, None if followed is None else followed.graph)
-
-
 def open_graph(graph: Path, *, quantised: bool = False, instead: bytes | None = None) -> ort.InferenceSession:
     """A graph by itself, on the CPU, for callers that drive it on their own. Raises :class:`InferenceError`."""
     options = _options(default_threads(), quantised)
@@ -269,6 +256,7 @@ def tensor(array: npt.NDArray[Any]) -> ort.OrtValue:
 
 
 def _options(threads: int, quantised: bool, spin: float = SPIN) -> ort.SessionOptions:
+    """``quantised``: whether ONNX Runtime's own kernels compute with integers, for which they pack weights."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -285,11 +273,16 @@ def _options(threads: int, quantised: bool, spin: float = SPIN) -> ort.SessionOp
     return options
 
 
+def _run_on(kernels: Kernels, options: ort.SessionOptions, threads: int, packed: Path | None) -> None:
+    """Have our kernels in a session. What they are told is read while they are registered; ``threads`` pack where nothing is packed."""
+    options.add_session_config_entry("sc2onnx.threads", str(threads))
+    if packed is not None:
+        options.add_session_config_entry("sc2onnx.packed", native(packed))
+    options.register_custom_ops_library(str(kernels.path))
+
+
 def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: bool, instead: Substitute | None) -> ort.InferenceSession:
-    if instead is not None and instead.optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    else:
-        instead = _followed(graph, instead)
+    instead = _followed(graph, instead)
     folder = graph.parent if instead is None else instead.folder
     options.add_session_config_entry(_FOLDER, native(folder))
     source = None if instead is None else instead.graph

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sc2onnx.errors import RequestError
+from sc2onnx.errors import RequestError, Sc2onnxError
+from sc2onnx.hints import install
 from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
-from sc2onnx.runtime.cache import CHUNK, default_capacity, first_capacity
+from sc2onnx.runtime.cache import first_capacity
 from sc2onnx.runtime.prefix import SEQUENCES
+from sc2onnx.runtime.slots import SlotType, shape_ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,30 +26,34 @@ class MemoryNeed:
     total: int
 
 
-def memory_need(manifest: Manifest, context: int | None = None, prefill_chunk: int = CHUNK) -> MemoryNeed:
-    """With the cache capacity that :func:`sc2onnx.load` chooses by default. Raises :class:`RequestError` beyond the model's context."""
-    return memory_ahead(manifest.model, manifest.cache, manifest.weight_bytes, context, prefill_chunk)
+def memory_need(manifest: Manifest, context: int | None = None, kept: SlotType | None = None) -> MemoryNeed:
+    """With the cache capacity that :func:`sc2onnx.load` chooses by default. Raises :class:`RequestError` beyond the model's context.
+
+    ``kept``: what the kernels keep of keys and values; None: the bundle runs without them.
+    """
+    return memory_ahead(manifest.model, manifest.cache, manifest.weight_bytes, context, kept)
 
 
-def memory_ahead(facts: ModelFacts, layout: CacheLayout, weight_bytes: int, context: int | None = None, prefill_chunk: int = CHUNK) -> MemoryNeed:
+def memory_ahead(facts: ModelFacts, layout: CacheLayout, weight_bytes: int, context: int | None = None, kept: SlotType | None = None) -> MemoryNeed:
     """:func:`memory_need` of a bundle that is not there yet."""
     context = facts.context_length if context is None else context
     if not 1 <= context <= facts.context_length:
         raise RequestError(f"the context is {context}, expected 1 to {facts.context_length}, the model's own")
-    slots = first_capacity(context, default_capacity(layout.window(facts), facts.context_length, prefill_chunk))
-    cache = slots * layout.bytes_per_token(facts)
+    shape = shape_ahead(facts, layout, kept=kept)
+    slots = first_capacity(context, shape.capacity)
+    cache = shape.nbytes // shape.capacity * slots
     return MemoryNeed(context, slots, weight_bytes, cache, weight_bytes + cache)
 
 
-def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
-    """Label -> value, for printing."""
+def rows(manifest: Manifest, need: MemoryNeed, slots: SlotType | None = None, kernels: str = "") -> dict[str, str]:
+    """Label -> value, for printing. ``slots``: what the kernels keep, as in :func:`memory_need`; ``kernels``: what is said of them."""
     facts, origin, checked = manifest.model, manifest.provenance, manifest.verification
     heads = f"{facts.num_heads} heads, {facts.num_kv_heads} key-value heads of {facts.head_dim}"
     window = f"{facts.sliding_window:,}" if facts.sliding_window else "none"
     verified = "not yet"
     if checked is not None:
         verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.shown('max_rel_diff', '.1e')} against {checked.reference}"
-    kept = f"at most {size(SEQUENCES * memory_need(manifest).cache)} of caches, or prefix_memory= of load"
+    kept = f"at most {size(SEQUENCES * memory_need(manifest, kept=slots).cache)} of caches, or prefix_memory= of load"
     return {
         "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
         "licence": origin.license or "not stated by the source",
@@ -55,6 +61,7 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
         **({"quantised": str(manifest.quantization)} if manifest.quantization else {}),
         "parameters": f"{facts.parameters:,}",
         "layers": f"{facts.num_layers} of {facts.hidden_size} channels, {heads}",
+        **({"kernels": kernels} if kernels else {}),
         **({"stages": f"{' + '.join(map(str, manifest.stages))} layers"} if manifest.stages else {}),
         "context": f"{facts.context_length:,} tokens, sliding window {window}",
         "files": f"{size(sum(entry.size for entry in manifest.files.values()))} in {len(manifest.files)} files",
@@ -63,6 +70,25 @@ def rows(manifest: Manifest, need: MemoryNeed) -> dict[str, str]:
         f"({need.cache_slots:,} slots)",
         **({} if manifest.for_others else {"kept between requests": kept}),
     }
+
+
+def on_kernels(manifest: Manifest) -> tuple[SlotType | None, str]:
+    """What the kernels keep here, None where the bundle runs without them; and what is to be said of that, nothing of floats."""
+    if manifest.quantization is None or manifest.target != "cpu":
+        return None, ""
+    if not manifest.kernel_graphs:
+        return None, "no graph for sc2onnx-kernels, the bundle runs without"
+    try:
+        from sc2onnx.runtime.ort.kernels import Missing, kept_slots, look, usable
+    except Sc2onnxError as error:  # onnxruntime is not installed
+        return None, f"a graph for sc2onnx-kernels ({error})"
+    found = look()
+    if isinstance(found, Missing):
+        return None, f"a graph for them, but {found.reason} ({install('kernels', upgrade=True)})"
+    if usable("auto", manifest) is None:
+        return None, "a graph for sc2onnx-kernels, which are turned off here"
+    kept = kept_slots("auto", found, manifest.cache.dtype)
+    return kept, f"a graph for sc2onnx-kernels, which runs here ({found.version}, {found.instructions}); keys and values in {kept}"
 
 
 def size(nbytes: int) -> str:

@@ -1,4 +1,4 @@
-"""As much of protobuf as it takes to say where the weights of an ONNX graph lie: the runtime has no onnx package.
+"""As much of protobuf as it takes to read an ONNX graph, and to say where its weights lie: the runtime has no onnx package.
 
 Field numbers are those of onnx.proto: ``ModelProto.graph`` 7, ``GraphProto.initializer`` 5, ``TensorProto.name`` 8 and
 ``TensorProto.external_data`` 13, which is made of ``StringStringEntryProto`` with ``key`` 1 and ``value`` 2.
@@ -23,7 +23,7 @@ BYTES: Final = 2
 FIXED32: Final = 5
 
 Place = Mapping[str, str]
-"""Entries of ``external_data``: ``location``, ``offset``, ``length``, and what onnxruntime adds (``prepacked_0``, ...)."""
+"""Entries of ``external_data``: ``location``, ``offset`` and ``length``."""
 
 
 class Field(NamedTuple):
@@ -38,18 +38,6 @@ class Field(NamedTuple):
     start: int
     end: int
     value: int
-
-
-def places(model: bytes) -> dict[str, Place]:
-    """Where the graph's external initializers lie, by name. Raises :class:`ValueError` for what is not protobuf."""
-    found: dict[str, Place] = {}
-
-    def keep(name: str, place: Place) -> Place:
-        found[name] = place
-        return place
-
-    with_places(model, keep)
-    return found
 
 
 def with_places(model: bytes, place: Callable[[str, Place], Place]) -> bytes:

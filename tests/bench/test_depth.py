@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import sc2onnx
-from sc2onnx.bench.depth import place, placed
+from sc2onnx.bench.depth import noise, place, placed
 from sc2onnx.runtime.cache import CacheShape, RingCache
 
 TOKEN = np.array([[7]])
@@ -39,7 +39,7 @@ def test_it_can_go_on_and_back(model: sc2onnx.Model, depth: int) -> None:
 
 
 def test_every_slot_is_memory_that_was_written() -> None:
-    cache = RingCache(CacheShape(layers=2, kv_heads=2, head_dim=8, window=100, context=1000, capacity=192), rows=2)
+    cache = RingCache(CacheShape(layers=2, kv_heads=2, width=8, window=100, context=1000, capacity=192), rows=2)
     place(cache, 500)
     assert cache.capacity == 192
     for buffer in cache.buffers:
@@ -60,3 +60,12 @@ def test_its_cache_counts_as_the_models(model: sc2onnx.Model) -> None:
     decoder = placed(model, 300)
     assert model.memory_footprint().cache - before == decoder.cache.nbytes > 0
     decoder.close()
+
+
+def test_opaque_slots_are_filled_with_what_is_sane_as_any_float() -> None:
+    shape = CacheShape(1, 2, width=20, window=100, context=1000, capacity=192, dtype="uint8", turned=False, tile=16)
+    filled = noise(shape, 192)
+    assert filled.shape == (2, 192, 20)
+    for shift in range(4):
+        floats = np.ascontiguousarray(filled.reshape(-1)[shift : shift - 4 or None]).view("<f4")
+        assert 4e-4 < floats.min() < floats.max() < 0.13

@@ -21,6 +21,7 @@ def kept(directory: Path) -> str:
     return str(next(finding["detail"] for finding in findings if finding["subject"] == "packed weights"))
 
 
+@pytest.mark.kernels
 def test_warm_keeps_what_the_next_start_uses(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "int8", precision="int8", calibration=Calibration(False))
     assert kept(tmp_path).startswith("0 kept, 0.00 GB of at most 16.00 GB, in ")
@@ -41,6 +42,13 @@ def test_warm_has_nothing_to_do_for_float_weights(bundle: Path, tmp_path: Path) 
     assert kept(tmp_path).startswith("0 kept")
 
 
+def test_warm_has_nothing_to_do_without_the_kernels(int8_bundle: Path, tmp_path: Path) -> None:
+    told = succeeded(sc2onnx("warm", int8_bundle, directory=tmp_path, environment={"SC2ONNX_RUN_KERNELS": "off"}))
+    assert "there is nothing to pack" in told
+    assert kept(tmp_path).startswith("0 kept")
+
+
+@pytest.mark.kernels
 def test_warm_says_what_is_in_the_way(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "int8", precision="int8", calibration=Calibration(False))
     little = {"SC2ONNX_PACKED_BYTES": "1000"}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sc2onnx.errors import RequestError, RewindError
-from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity, first_capacity
+from sc2onnx.manifest import Manifest
+from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity, first_capacity, round_up
+from sc2onnx.runtime.slots import TILE, cache_shape, slot_bytes
 
 
 class Slots:
@@ -38,7 +44,7 @@ class Slots:
 
 
 def shape(window: int, capacity: int, context: int = 10_000) -> CacheShape:
-    return CacheShape(layers=1, kv_heads=1, head_dim=2, window=window, context=context, capacity=capacity)
+    return CacheShape(layers=1, kv_heads=1, width=2, window=window, context=context, capacity=capacity)
 
 
 @settings(max_examples=300, deadline=None)
@@ -170,3 +176,86 @@ def test_capacity_below_the_window_is_refused() -> None:
 )
 def test_default_capacity(window: int, context: int, chunk: int, expected: int) -> None:
     assert default_capacity(window, context, chunk) == expected
+
+
+WIDTH = 5
+
+
+def tiled(window: int, capacity: int) -> CacheShape:
+    return CacheShape(1, 1, WIDTH, window, 10_000, capacity, "uint8", turned=False, tile=TILE)
+
+
+def slot(cache: RingCache, number: int, row: int, position: int) -> npt.NDArray[np.uint8]:
+    """The bytes of a slot, to be read and written, in an order that is no numpy slice of slots: byte b of slot s is the (16 b + s)-th of its tile."""
+    at = position % cache.capacity
+    tile: npt.NDArray[np.uint8] = cache.buffers[number][row, 0].reshape(-1, WIDTH * TILE)[at // TILE]
+    return tile[at % TILE :: TILE]
+
+
+def content(position: int, number: int, mark: int) -> npt.NDArray[np.uint8]:
+    return np.array([position % 251, position // 251, number, mark, 7], np.uint8)
+
+
+def feed(cache: RingCache, step: int, marks: list[int]) -> None:
+    """What the kernel does with a step."""
+    cache.begin(step)
+    for row, mark in enumerate(marks):
+        for number in range(2):
+            for position in range(cache.length(row), cache.length(row) + step):
+                slot(cache, number, row, position)[:] = content(position, number, mark)
+    cache.commit(step)
+
+
+def check(cache: RingCache, marks: list[int]) -> None:
+    """Everything that the next token would read is there."""
+    assert cache.capacity % TILE == 0
+    for row, mark in enumerate(marks):
+        for position in range(max(0, cache.length(row) + 1 - cache.shape.window), cache.length(row)):
+            assert all((slot(cache, number, row, position) == content(position, number, mark)).all() for number in range(2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), window=st.integers(1, 90), extra=st.integers(0, 40))
+def test_tiles_are_copied_whole_whatever_is_done_with_them(data: st.DataObject, window: int, extra: int) -> None:
+    shape = tiled(window, round_up(window + extra, TILE))
+    cache, marks = RingCache(shape, rows=1), [1]
+    for _ in range(data.draw(st.integers(1, 8))):
+        feed(cache, data.draw(st.integers(1, min(cache.longest_step(), 70))), marks)
+        check(cache, marks)
+        action = data.draw(st.sampled_from(["rewind", "copy", "stack", "keep"]))
+        if action == "rewind":
+            cache.rewind(data.draw(st.integers(0, cache.rewindable())))
+        elif action == "copy" and len(marks) == 1 and (least := cache.earliest()) <= cache.length():
+            length = data.draw(st.integers(max(1, least), cache.length()))
+            copy = cache.copy(length, data.draw(st.integers(0, 100)))
+            check(copy, marks)
+            feed(copy, 1, [99])  # the copy is its own
+            check(cache, marks)
+            cache = cache.copy(length)
+        elif action == "stack":
+            other = RingCache(shape, rows=1)
+            feed(other, data.draw(st.integers(1, min(other.longest_step(), 30))), [len(marks) + 1])
+            cache, marks = RingCache.stack([cache, other]), [*marks, len(marks) + 1]
+        elif action == "keep":
+            rows = data.draw(st.lists(st.sampled_from(range(len(marks))), min_size=1, unique=True))
+            cache.keep(rows)
+            marks = [marks[row] for row in rows]
+        check(cache, marks)
+
+
+def test_a_context_that_is_no_multiple_of_a_tile_takes_the_next(int4_bundle: Path) -> None:
+    manifest = Manifest.read(int4_bundle)
+    manifest = replace(manifest, model=replace(manifest.model, context_length=100))
+    assert cache_shape(manifest).capacity == 100
+    shape = cache_shape(manifest, kept="float32")
+    assert (shape.capacity, shape.rewindable) == (112, 100)
+    cache = RingCache(shape, rows=1)
+    cache.begin(100)
+    assert cache.capacity == 112
+    assert {buffer.shape for buffer in cache.buffers} == {(1, manifest.model.num_kv_heads, 112, 4 * manifest.model.head_dim)}
+    assert cache.nbytes == sum(buffer.nbytes for buffer in cache.buffers) == shape.nbytes
+
+
+def test_bytes_of_a_slot() -> None:
+    assert slot_bytes("int8", 128) == 132
+    assert slot_bytes("float32", 128) == 512

@@ -29,9 +29,9 @@ def made_for(bundle: Path, out: Path, precision: str, dtype: str) -> Path:
 
 @pytest.mark.parametrize("dtype", STORAGE)
 def test_a_cache_keeps_its_type_however_it_changes(dtype: str) -> None:
-    shape = CacheShape(layers=2, kv_heads=1, head_dim=2, window=100, context=1000, capacity=228, dtype=dtype)
+    shape = CacheShape(layers=2, kv_heads=1, width=2, window=100, context=1000, capacity=228, dtype=dtype)
     cache, other = RingCache(shape, rows=1), RingCache(shape, rows=2)
-    width = 4 if dtype == "float32" else 2
+    width = np.dtype(STORAGE[dtype]).itemsize
     assert cache.nbytes == 2 * 2 * 64 * 2 * width
     cache.by_slot[3][0, 0, 7] = 5
     cache.begin(200)

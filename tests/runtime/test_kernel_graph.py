@@ -59,6 +59,9 @@ def test_integers_of_the_format_before(copy: Path) -> None:
     edit(copy, lambda raw: raw.update(format_version=5))
     manifest = Bundle.open(copy).manifest
     assert (manifest.format_version, manifest.kernels, manifest.kernel_graphs) == (5, 0, ())
+    (copy / "sc2onnx.json").write_text(manifest.to_json())  # as after a verification
+    assert Bundle.open(copy).manifest == manifest
+    assert "kernels" not in json.loads(manifest.to_json())
 
 
 @pytest.mark.parametrize("version", [5, 4, 3, 2, 1])

@@ -16,6 +16,7 @@ from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime import model as loading
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.model import Place
+from sc2onnx.runtime.ort.kernels import usable
 from sc2onnx.runtime.packing import make
 from sc2onnx.runtime.session import Session
 
@@ -59,7 +60,15 @@ def replaced(path: Path, old: bytes, new: bytes) -> None:
 def test_a_bundle_that_changes_while_it_is_loaded(copy: Path, before_opening: Any, name: str, change: tuple[bytes, bytes]) -> None:
     before_opening(lambda: replaced(copy / name, *change))
     with pytest.raises(BundleIntegrityError, match=rf"{name} changed after it was checked: load the bundle again"):
-        sc2onnx.load(copy, packed="off")
+        sc2onnx.load(copy, packed="off", kernels="off")
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("name", "change"), [("model.kernels.onnx", EPSILON), ("model.onnx.data", (b"\x80\x80", b"\x80\x81"))])
+def test_a_bundle_that_changes_while_it_is_loaded_for_the_kernels(copy: Path, before_opening: Any, name: str, change: tuple[bytes, bytes]) -> None:
+    before_opening(lambda: replaced(copy / name, *change))
+    with pytest.raises(BundleIntegrityError, match=rf"{name} changed after it was checked: load the bundle again"):
+        sc2onnx.load(copy, packed="off", kernels="on")
 
 
 def test_the_same_bytes_in_another_file_are_no_change(copy: Path, before_opening: Any) -> None:
@@ -71,15 +80,18 @@ def test_the_same_bytes_in_another_file_are_no_change(copy: Path, before_opening
     sc2onnx.load(copy, packed="off")
 
 
+@pytest.mark.kernels
 def test_a_packed_form_that_changes_while_it_is_loaded_is_dropped(
     copy: Path, before_opening: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "cache"))
-    form = make(Bundle.open(copy))
-    assert form is not None
+    opened = Bundle.open(copy)
+    kernels = usable("on", opened.manifest)
+    assert kernels is not None
+    form = make(opened, kernels)
     assert sc2onnx.load(copy).packed
     expected = sc2onnx.load(copy, packed="off").generate(PROMPT, max_new_tokens=8)
-    todo = [lambda: replaced(form.directory / "graph.onnx", *EPSILON)]
+    todo = [lambda: replaced(form.data, form.data.read_bytes()[-64:], bytes(64))]
     before_opening(lambda: todo.pop()() if todo else None)
     model = sc2onnx.load(copy)
     assert not todo

@@ -1,7 +1,8 @@
-"""Packed weights in the user's cache: the same numbers from mapped memory, or else the bundle as it is."""
+"""Packed weights in the user's cache: the same numbers from mapped memory, or else packed in this process."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,38 @@ import sc2onnx
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, MissingDependencyError, OutputError, RequestError
 from sc2onnx.evaluate import bundle_opener
-from sc2onnx.runtime import packing, prepacked
+from sc2onnx.runtime import packed_file, packing, prepacked
 from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.packing import find, make
-from sc2onnx.runtime.prepacked import DATA, ENTRY, GRAPH, Entry, PackedCache, PackedForm
-from sc2onnx.runtime.wire import places, with_places
+from sc2onnx.runtime.ort.kernels import Kernels, look
+from sc2onnx.runtime.prepacked import DATA, ENTRY, Entry, PackedCache, PackedForm
 
 try:
     from sc2onnx.export import Calibration, export
 except MissingDependencyError:
     pytest.skip("makes quantised bundles: install the export extra", allow_module_level=True)
 
+pytestmark = pytest.mark.kernels
+
 TOKENS = [(7 * index) % 4000 + 1 for index in range(300)]  # beyond the window of 256
-KINDS = [("int4", "cpu"), ("int4-fast", "cpu"), ("int8", "cpu"), ("int4", "portable"), ("int8", "portable")]
 
 
-def quantised(checkpoint: Path, out: Path, precision: str, target: str = "cpu") -> Path:
-    export(checkpoint, out, precision=precision, target=target, calibration=Calibration(False))
+def quantised(checkpoint: Path, out: Path, precision: str, stages: int = 1) -> Path:
+    export(checkpoint, out, precision=precision, stages=stages, calibration=Calibration(False))
     return out
+
+
+def library() -> Kernels:
+    found = look()
+    assert isinstance(found, Kernels)
+    return found
+
+
+def find(bundle: Bundle) -> PackedForm | None:
+    return packing.find(bundle, library())
+
+
+def make(bundle: Bundle, *, wait: bool = True) -> PackedForm:
+    return packing.make(bundle, library(), wait=wait)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +84,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def made(bundle: Path) -> PackedForm:
-    form = make(Bundle.open(bundle))
-    assert form is not None
-    return form
+    return make(Bundle.open(bundle))
 
 
 def logits(model: sc2onnx.Model) -> npt.NDArray[np.float32]:
@@ -92,9 +105,9 @@ def names() -> set[str]:
     return {entry.name for entry in PackedCache.open().directory.iterdir()} - {".lock"}
 
 
-@pytest.mark.parametrize(("precision", "target"), KINDS)
-def test_the_numbers_are_the_same_to_the_bit(checkpoint: Path, tmp_path: Path, precision: str, target: str) -> None:
-    bundle = quantised(checkpoint, tmp_path / "bundle", precision, target)
+@pytest.mark.parametrize(("precision", "stages"), [("int4", 1), ("int4-fast", 1), ("int8", 1), ("int4", 3)])
+def test_the_numbers_are_the_same_to_the_bit(checkpoint: Path, tmp_path: Path, precision: str, stages: int) -> None:
+    bundle = quantised(checkpoint, tmp_path / "bundle", precision, stages)
     assert sc2onnx.load(bundle, packed="now").packed
     for threads in (1, 2):  # packed by one thread, used by any number
         first, second = sc2onnx.load(bundle, packed="off", threads=threads), sc2onnx.load(bundle, threads=threads)
@@ -102,64 +115,18 @@ def test_the_numbers_are_the_same_to_the_bit(checkpoint: Path, tmp_path: Path, p
         assert logits(first).tobytes() == logits(second).tobytes()
 
 
-def without_packed_bytes(form: PackedForm) -> None:
-    """Zeros in the place of everything that a kernel packed, under the same size and time."""
-    listed = [
-        value for place in places((form.directory / GRAPH).read_bytes()).values() for entry, value in place.items() if entry.startswith("prepacked_")
-    ]
-    buffers = [buffer.split(";") for value in listed for buffer in value.split("|")[1:]]
-    assert buffers
-    status = form.data.stat()
-    with form.data.open("r+b") as file:
-        for offset, length, *_ in buffers:
-            file.seek(int(offset))
-            file.write(bytes(int(length)))
-    os.utime(form.data, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def test_altered_bytes_are_never_computed_with(int4: Path) -> None:
-    """Even where all digests are those that were noted: onnxruntime compares with what it packs itself."""
-    expected, form = plain(int4), made(int4)
-    without_packed_bytes(form)
-    replace(form, (form.directory / GRAPH).read_bytes())
-    assert find_form(int4) == form  # as far as the digests can tell
-    model = sc2onnx.load(int4)
-    assert not model.packed
-    assert logits(model).tobytes() == expected.tobytes()
-    assert names() == set()
-
-
-def test_what_another_kernel_packed_is_not_used(int4: Path) -> None:
-    """onnxruntime finds packed weights by a digest of what it would pack itself: here, under other digests, by none."""
-    expected, form = plain(int4), made(int4)
-    without_packed_bytes(form)
-
-    def others(_: str, place: Mapping[str, str]) -> Mapping[str, str]:
-        return {entry: value.replace("+", "+1", 1) if entry.startswith("prepacked_") else value for entry, value in place.items()}
-
-    replace(form, with_places((form.directory / GRAPH).read_bytes(), others))
-    model = sc2onnx.load(int4)
-    assert model.packed
-    assert logits(model).tobytes() == expected.tobytes()
-
-
-def replace(form: PackedForm, graph: bytes) -> None:
-    """Other files in a packed form, stamped as its own."""
+def replace(form: PackedForm, data: bytes) -> None:
+    """Other data in a packed form, stamped as its own."""
     cache = PackedCache.open()
     with cache.locked(wait=True), cache.draft() as draft:
-        (draft / GRAPH).write_bytes(graph)
-        shutil.copyfile(form.data, draft / DATA)
+        (draft / DATA).write_bytes(data)
         entry = Entry.read(form.directory)
-        assert cache.keep(draft, entry.made_from, entry.made_for) == form
+        assert cache.keep(draft, entry.made_from, entry.layout) == form
 
 
-def test_only_what_was_packed_is_stored(int4: Path) -> None:
-    """Not the weights once more: they stay in the bundle's file."""
-    form = made(int4)
-    assert form.nbytes < 1.1 * (int4 / "model.onnx.data").stat().st_size
-    located = [place["location"] for place in places((form.directory / GRAPH).read_bytes()).values()]
-    assert sorted(set(located)) == ["packed", "weights"]
-    assert located.count("packed") == 1
+def test_it_takes_what_the_weights_take(int4: Path) -> None:
+    weights = (int4 / "model.onnx.data").stat().st_size
+    assert 0.8 * weights < made(int4).nbytes < 1.2 * weights
 
 
 def test_a_bundle_may_move(int4: Path, tmp_path: Path) -> None:
@@ -280,27 +247,29 @@ def alter(form: PackedForm) -> None:
     os.utime(form.data, (0, form.data.stat().st_mtime + 2))
 
 
-def alter_graph(form: PackedForm) -> None:
-    path = form.directory / GRAPH
-    data = bytearray(path.read_bytes())
-    data[100] ^= 1
-    path.write_bytes(data)
+def with_head(form: PackedForm, at: int, changed: bytes) -> None:
+    """Another beginning of the file, under digests of its own."""
+    data = form.data.read_bytes()
+    replace(form, data[:at] + changed + data[at + len(changed) :])
 
 
 DAMAGES: list[Callable[[PackedForm], Any]] = [
     truncate,
     alter,
-    alter_graph,
     lambda form: form.data.unlink(),
-    lambda form: (form.directory / GRAPH).unlink(),
     lambda form: (form.directory / ENTRY).unlink(),
     lambda form: (form.directory / ENTRY).write_text('{"format": 1'),
     lambda form: (form.directory / ENTRY).write_text("null"),
     lambda form: (form.directory / ENTRY).write_text("{}"),
     lambda form: replace(form, b""),
-    lambda form: replace(form, b"\xff" * 100),
-    lambda form: replace(form, with_places((form.directory / GRAPH).read_bytes(), lambda _, place: {**place, "location": "elsewhere"})),
-    lambda form: replace(form, with_places((form.directory / GRAPH).read_bytes(), lambda _, place: {**place, "offset": "999999999999"})),
+    lambda form: replace(form, b"\xff" * 10_000),
+    lambda form: replace(form, form.data.read_bytes()[:-5000]),
+    lambda form: with_head(form, 0, b"SC2ONNXQ"),
+    lambda form: with_head(form, 8, b"\x63"),  # another layout
+    lambda form: with_head(form, 12, b"\x01"),  # one matrix
+    lambda form: with_head(form, 12, b"\xff\xff\xff\xff"),
+    lambda form: with_head(form, 16, b"\xff\xff\xff\x7f"),  # the length of a name
+    lambda form: with_head(form, 20, b"x"),  # another name
 ]
 
 
@@ -316,33 +285,21 @@ def test_a_damaged_form_is_removed_and_made_again(int4: Path, damage: Callable[[
     assert sc2onnx.load(int4).packed
 
 
-@pytest.mark.parametrize("module", ["build", "processor", "FORMAT"])
-def test_one_that_was_made_for_something_else_is_not_found(int4: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    form = made(int4)
+@pytest.mark.parametrize("what", ["layout", "format"])
+def test_one_of_another_layout_is_not_found(int4: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    form, opened = made(int4), Bundle.open(int4)
     with monkeypatch.context() as patch:
-        if module == "build":
-            patch.setattr(packing, "build", lambda: "onnxruntime 9.9.9")
-        elif module == "processor":
-            patch.setattr(packing, "processor", lambda: ("linux x86_64", "avx2"))
-        else:
+        if what == "format":
             patch.setattr(prepacked, "FORMAT", prepacked.FORMAT + 1)
-        assert not sc2onnx.load(int4).packed
-        assert made(int4).directory != form.directory
+            assert not sc2onnx.load(int4, packed="auto").packed
+            assert made(int4).directory != form.directory
+        else:
+            assert packing.find(opened, dataclasses.replace(library(), layout=99)) is None
     assert find_form(int4) == form
 
 
 def test_other_weights_are_another_form(int4: Path, int8: Path) -> None:
     assert made(int4).directory != made(int8).directory
-
-
-def test_a_processor_is_what_it_is_and_what_it_can(tmp_path: Path) -> None:
-    core = "processor\t: {}\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 md_clear avx512_vnni sse2\ncpu MHz\t\t: {}\n\n"
-    file = tmp_path / "cpuinfo"
-    file.write_text(core.format(0, 1000) + core.format(1, 2000))
-    assert prepacked.processor(file)[1:] == ("Some CPU", "avx2", "avx512_vnni", "sse2")
-    file.write_text("processor\t: 0\nFeatures\t: asimd i8mm\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n\n")
-    assert prepacked.processor(file)[1:] == ("0x41", "0xd40", "asimd i8mm")
-    assert len(prepacked.processor(tmp_path / "absent")) == 2
 
 
 @pytest.fixture
@@ -423,16 +380,11 @@ def test_a_cache_that_can_only_be_read_is_used(int4: Path, monkeypatch: pytest.M
     assert sc2onnx.load(int4).packed
 
 
-def test_a_disk_or_a_memory_that_is_too_small(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(cache_directory().parent)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
-        with pytest.raises(DiskSpaceError, match="has 1,000,000 free: make room"):
-            make(Bundle.open(int4))
-    with monkeypatch.context() as patch:
-        patch.setattr(packing, "available", lambda: 1_000_000)
-        with pytest.raises(OutputError, match="of memory, 1,000,000 are free"):
-            make(Bundle.open(int4))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(DiskSpaceError, match="has 1,000,000 free: make room"):
+        make(Bundle.open(int4))
     assert names() == set()
 
 
@@ -440,7 +392,7 @@ def test_a_disk_that_fills_up_meanwhile(int4: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(packing, "_split", full)
+    monkeypatch.setattr(packed_file, "write", full)
     with pytest.raises(OutputError, match="No space left on device"):
         make(Bundle.open(int4))
     assert names() == set()
@@ -491,9 +443,16 @@ def test_private_memory_is_a_fraction(int4: Path, tmp_path: Path, monkeypatch: p
     assert rest < 0.4 * private
 
 
-def test_a_graph_of_ones_own_is_never_packed(int4: Path) -> None:
+def test_a_graph_of_ones_own_runs_without_the_kernels(int4: Path) -> None:
     opened, form = Bundle.open(int4), made(int4)
     model = sc2onnx.runtime.model.open_model(opened, [(int4 / "model.onnx").read_bytes()])
-    assert not model.packed
+    assert (model.kernels, model.packed) == (False, False)
     with pytest.raises(AssertionError):
         sc2onnx.runtime.model.open_model(opened, [(int4 / "model.onnx").read_bytes()], packed=form)
+
+
+def test_without_the_kernels_nothing_is_packed(int4: Path, no_processes: list[list[str]]) -> None:
+    made(int4)
+    model = sc2onnx.load(int4, packed="now", kernels="off")
+    assert (model.kernels, model.packed) == (False, False)
+    assert no_processes == []

@@ -21,24 +21,27 @@ import pytest
 
 import sc2onnx
 from sc2onnx.directories import cache_directory
-from sc2onnx.errors import DiskSpaceError, InferenceError, OutputError, Sc2onnxError
-from sc2onnx.runtime import packing, prepacked, session, stamps
+from sc2onnx.errors import OutputError, Sc2onnxError
+from sc2onnx.runtime import packed_file, packing, prepacked, stamps
 from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.packing import find, make
-from sc2onnx.runtime.prepacked import DATA, ENTRY, GRAPH, PackedCache, PackedForm
-from sc2onnx.runtime.wire import places, with_places
-from tests.runtime.test_packed import TOKENS, logits, made, names, quantised
+from sc2onnx.runtime.prepacked import DATA, ENTRY, PackedCache, PackedForm
+from sc2onnx.runtime.wire import with_places
+from tests.runtime.test_packed import TOKENS, find, logits, made, make, names, quantised
 from tests.runtime.test_stamps import SETTLED, for_all, for_the_group, give_away, linked_away, posix
+from tests.runtime.test_wire import places
+
+pytestmark = pytest.mark.kernels
 
 Logits = bytes
 MANIFEST = "sc2onnx.json"
+GRAPH = "model.kernels.onnx"
 WEIGHTS = "model.onnx.data"
 
 
 @pytest.fixture(scope="module")
 def int8(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For target portable: transposed weights are copied beside packed ones. Not to be written to."""
-    return quantised(checkpoint, tmp_path_factory.mktemp("trust") / "int8", "int8", "portable")
+    """Not to be written to."""
+    return quantised(checkpoint, tmp_path_factory.mktemp("trust") / "int8", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +80,13 @@ def with_other_places(bundle: Path) -> None:
 
     Two weights of one shape have changed places.
     """
-    graph = (bundle / "model.onnx").read_bytes()
+    graph = (bundle / GRAPH).read_bytes()
     found = places(graph)
     norms = sorted(name for name in found if "norm" in name and name.endswith("weight"))
     one, other = next((one, other) for one, other in combinations(norms, 2) if len(found[one]["offset"]) == len(found[other]["offset"]))
     places_of = {**found, one: found[other], other: found[one]}
-    (bundle / "model.onnx").write_bytes(with_places(graph, lambda name, _: places_of[name]))
-    assert (bundle / "model.onnx").stat().st_size == len(graph)
+    (bundle / GRAPH).write_bytes(with_places(graph, lambda name, _: places_of[name]))
+    assert (bundle / GRAPH).stat().st_size == len(graph)
 
 
 def flip(path: Path, at: int) -> None:
@@ -171,7 +174,7 @@ def test_the_background_packs_nothing_that_is_not_the_manifests(copy: Path) -> N
     assert not (cache_directory() / "packed").exists()
 
 
-@pytest.mark.parametrize("name", ["model.onnx", WEIGHTS])
+@pytest.mark.parametrize("name", [GRAPH, WEIGHTS])
 def test_files_that_change_after_they_were_checked_are_not_packed(copy: Path, name: str) -> None:
     opened = Bundle.open(copy)
     flip(copy / name, (copy / name).stat().st_size - 200)
@@ -181,7 +184,7 @@ def test_files_that_change_after_they_were_checked_are_not_packed(copy: Path, na
 
 
 @pytest.mark.parametrize("back", [False, True])
-@pytest.mark.parametrize("name", ["model.onnx", WEIGHTS])
+@pytest.mark.parametrize("name", [GRAPH, WEIGHTS])
 def test_files_that_change_while_they_are_packed_are_not_kept(
     copy: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,23 +192,23 @@ def test_files_that_change_while_they_are_packed_are_not_kept(
     back: bool,
 ) -> None:
     """Also where they are again what they were."""
-    save, at = session.save_packed, (copy / name).stat().st_size - 200
+    write, at = packed_file.write, (copy / name).stat().st_size - 200
 
-    def between(graph: Path, *rest: object) -> None:
-        save(graph, *rest)  # type: ignore[arg-type]
+    def between(*arguments: Any) -> None:
+        write(*arguments)
         flip(copy / name, at)
         if back:
             flip(copy / name, at)
 
     opened = Bundle.open(copy)
     time.sleep(SETTLED)
-    monkeypatch.setattr(packing, "save_packed", between)
+    monkeypatch.setattr(packed_file, "write", between)
     with pytest.raises(Sc2onnxError, match=r"changed while it was packed|could not load"):
         make(opened)
     assert names() == set()
 
 
-@pytest.mark.parametrize("file", [GRAPH, DATA, ENTRY])
+@pytest.mark.parametrize("file", [DATA, ENTRY])
 def test_no_changed_byte_is_computed_with(
     int8: Path,
     form: PackedForm,
@@ -225,12 +228,8 @@ def test_no_changed_byte_is_computed_with(
         shutil.copytree(whole, form.directory)
 
 
-def test_what_is_copied_beside_the_packed_weights_is_checked(
-    int8: Path,
-    form: PackedForm,
-    expected: Logits,
-) -> None:
-    """onnxruntime compares only what it packs itself."""
+def test_data_of_the_same_size_and_time_are_checked(int8: Path, form: PackedForm, expected: Logits) -> None:
+    """The kernels compute with what is there."""
     data = np.fromfile(form.data, np.uint8)
     status = form.data.stat()
     (data ^ 0x55).tofile(form.data)
@@ -255,7 +254,7 @@ SPOILS = [linked_away, for_all, for_the_group, give_away]
 
 @posix
 @pytest.mark.parametrize("spoil", [*SPOILS, fifo, directory])
-@pytest.mark.parametrize("file", [GRAPH, DATA, ENTRY])
+@pytest.mark.parametrize("file", [DATA, ENTRY])
 def test_a_file_that_is_not_to_be_believed(
     int8: Path,
     form: PackedForm,
@@ -299,7 +298,7 @@ def test_what_a_link_leads_to_stays(int8: Path, form: PackedForm, tmp_path: Path
     assert find(Bundle.open(int8)) is None
     form.directory.symlink_to(outside)
     assert made(int8) == form
-    assert {path.name for path in outside.iterdir()} == {GRAPH, DATA, ENTRY}
+    assert {path.name for path in outside.iterdir()} == {DATA, ENTRY}
 
 
 @posix
@@ -371,9 +370,10 @@ HOSTILE = [
     "[" * 100_000,
     '{"format": ' + "9" * 5000 + "}",
     " " * (1 << 20),
-    json.dumps({"format": "2", "made_from": [], "made_for": [], "files": {}}),
-    json.dumps({"format": 2, "made_from": [1], "made_for": [None], "files": {GRAPH: [], DATA: {}}}),
-    json.dumps({"format": 2, "made_from": ["a"], "made_for": [], "files": {GRAPH: 5, DATA: "x"}}),
+    json.dumps({"format": "3", "made_from": [], "layout": 1, "files": {}}),
+    json.dumps({"format": 3, "made_from": [1], "layout": None, "files": {DATA: []}}),
+    json.dumps({"format": 3, "made_from": ["a"], "layout": [], "files": {DATA: {}}}),
+    json.dumps({"format": 3, "made_from": ["a"], "layout": 1, "files": {DATA: "x"}}),
 ]
 
 
@@ -387,14 +387,14 @@ def test_a_hostile_entry(int8: Path, form: PackedForm, text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda entry: entry.update(files={GRAPH: ["1", "2"], DATA: [True, False]}),
+        lambda entry: entry.update(files={DATA: [True, False]}),
         lambda entry: entry["files"].pop(DATA),
         lambda entry: entry["files"].update({"/dev/zero": [0, ""]}),
         lambda entry: entry["files"][DATA].pop(),
         lambda entry: entry["files"][DATA].__setitem__(1, ""),
         lambda entry: entry["files"][DATA].__setitem__(1, None),
         lambda entry: entry["made_from"].reverse(),
-        lambda entry: entry["made_for"].pop(),
+        lambda entry: entry.update(layout=2),
         lambda entry: entry.update(format=1),
         lambda entry: entry.update(more=1),
     ],
@@ -526,23 +526,6 @@ def test_a_disk_that_is_full_while_a_form_is_kept(
         patch.setattr({"os": os, "Path": Path}[call[0]], call[1], full)
         with pytest.raises(OutputError, match="No space left on device"):
             make(opened)
-    assert names() == set()
-
-
-def test_a_disk_that_fills_up_while_onnxruntime_writes(
-    int8: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    free = [1 << 40, 5]
-    usage = shutil.disk_usage(cache_directory().parent)
-
-    def full(*_: object) -> None:
-        raise InferenceError("onnxruntime could not load a graph")
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free.pop(0)))
-    monkeypatch.setattr(packing, "save_packed", full)
-    with pytest.raises(DiskSpaceError, match=r"filled up while .* packed, 5 are free: make room"):
-        make(Bundle.open(int8))
     assert names() == set()
 
 

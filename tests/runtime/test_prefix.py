@@ -15,7 +15,7 @@ from sc2onnx.runtime.cache import CacheShape, RingCache
 from sc2onnx.runtime.prefix import Kept, Match, PrefixStore, common
 
 WINDOW, CAPACITY = 20, 100
-SHAPE = CacheShape(layers=1, kv_heads=1, head_dim=1, window=WINDOW, context=10_000, capacity=CAPACITY)
+SHAPE = CacheShape(layers=1, kv_heads=1, width=1, window=WINDOW, context=10_000, capacity=CAPACITY)
 
 
 def feed(cache: RingCache, tokens: list[int]) -> None:

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx.runtime.wire import places, with_places
+from sc2onnx.runtime.wire import Place, with_places
+
+
+def places(model: bytes) -> dict[str, Place]:
+    """Where the graph's external initializers lie, by name."""
+    found: dict[str, Place] = {}
+
+    def keep(name: str, place: Place) -> Place:
+        found[name] = place
+        return place
+
+    with_places(model, keep)
+    return found
 
 
 @pytest.fixture

@@ -28,9 +28,15 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
     size = max(size, abs(v));
     poison = fma(v, splat(0.f), poison);  // not a number if any of them is not finite
   }
-  const float most = largest(size), spoilt = sum(poison);
+  const float most = largest(size);
+  if (!(sum(poison) == 0.f)) {  // then neither is anything that is computed of them
+    memset(codes, 0, (size_t)block);
+    scale = __builtin_nanf("");
+    total = 0;
+    return;
+  }
   const float factor = most > kSmallest ? 127.f / most : 0.f;
-  scale = (most > kSmallest ? most / 127.f : 0.f) + spoilt;
+  scale = most > kSmallest ? most / 127.f : 0.f;
   I codes_sum = isplat(0);
   for (int i = 0; i < block; i += 16) {
     const I code = to_int(mul(load(x + i), splat(factor)));

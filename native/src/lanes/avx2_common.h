@@ -58,6 +58,13 @@ template <int kBits>
 SC2ONNX_LANES I ishift_left(I a) {
   return {_mm256_slli_epi32(a.low, kBits), _mm256_slli_epi32(a.high, kBits)};
 }
+template <int kBits>
+SC2ONNX_LANES I ishift_right(I a) {
+  return {_mm256_srai_epi32(a.low, kBits), _mm256_srai_epi32(a.high, kBits)};
+}
+SC2ONNX_LANES I iand(I a, I b) {
+  return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
+}
 SC2ONNX_LANES I to_int(F a) { return {_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)}; }
 SC2ONNX_LANES F to_float(I a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
 SC2ONNX_LANES F power_of_two(I n) {

@@ -45,6 +45,11 @@ template <int kBits>
 SC2ONNX_LANES I ishift_left(I a) {
   return _mm512_slli_epi32(a, kBits);
 }
+template <int kBits>
+SC2ONNX_LANES I ishift_right(I a) {
+  return _mm512_srai_epi32(a, kBits);
+}
+SC2ONNX_LANES I iand(I a, I b) { return _mm512_and_si512(a, b); }
 SC2ONNX_LANES I to_int(F a) { return _mm512_cvtps_epi32(a); }
 SC2ONNX_LANES F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 SC2ONNX_LANES F power_of_two(I n) {

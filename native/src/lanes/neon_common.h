@@ -82,6 +82,15 @@ SC2ONNX_LANES I ishift_left(I a) {
   SC2ONNX_EACH(a, vshlq_n_s32(a.part[i], kBits));
   return a;
 }
+template <int kBits>
+SC2ONNX_LANES I ishift_right(I a) {
+  SC2ONNX_EACH(a, vshrq_n_s32(a.part[i], kBits));
+  return a;
+}
+SC2ONNX_LANES I iand(I a, I b) {
+  SC2ONNX_EACH(a, vandq_s32(a.part[i], b.part[i]));
+  return a;
+}
 SC2ONNX_LANES I to_int(F a) {
   I r;
   SC2ONNX_EACH(r, vcvtnq_s32_f32(a.part[i]));

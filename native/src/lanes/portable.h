@@ -96,6 +96,15 @@ SC2ONNX_LANES I ishift_left(I a) {
   for (int i = 0; i < 16; i++) a.lane[i] = (int32_t)((uint32_t)a.lane[i] << kBits);
   return a;
 }
+template <int kBits>
+SC2ONNX_LANES I ishift_right(I a) {
+  for (int i = 0; i < 16; i++) a.lane[i] >>= kBits;
+  return a;
+}
+SC2ONNX_LANES I iand(I a, I b) {
+  for (int i = 0; i < 16; i++) a.lane[i] &= b.lane[i];
+  return a;
+}
 // To the nearest whole number, halves to the even one. |a| < 2^31.
 SC2ONNX_LANES I to_int(F a) {
   I r;

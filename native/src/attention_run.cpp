@@ -1,0 +1,168 @@
+#include "attention_run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace sc2onnx {
+
+namespace {
+
+constexpr int64_t kRowsTogether = 96;          // of a block: their scores and sums stay in the cache
+constexpr int64_t kTokensStored = 32;          // by one task
+constexpr int64_t kMostPartials = 4 << 20;     // floats that wait to be merged
+
+// Memory that a thread keeps from step to step: as much as its largest block needed.
+class Arena {
+ public:
+  // Aligned to 64 bytes; null if there is none.
+  float *reserve(int64_t floats) noexcept {
+    if (floats > size_) {
+      size_ = 0;
+      memory_.reset(new (std::nothrow) float[(size_t)floats + 16]);
+      if (!memory_) return nullptr;
+      size_ = floats;
+    }
+    const uintptr_t address = (uintptr_t)memory_.get();
+    return memory_.get() + (64 - address % 64) % 64 / sizeof(float);
+  }
+
+ private:
+  std::unique_ptr<float[]> memory_;
+  int64_t size_ = 0;
+};
+
+// What a block's rows see: segments first .. end - 1. Its partial sums lie from `partials` on.
+struct Job {
+  AttentionBlock block;
+  int64_t first, end, partials;
+};
+
+struct Step {
+  const Attention &a;
+  const AttentionKernels &kernels;
+  const AttentionFormat &format;
+  std::vector<Job> jobs;
+  int64_t rows = 0;      // of a block at most
+  int64_t partials = 0;  // one for each job and segment
+  std::atomic<bool> exhausted{false};
+
+  Step(const Attention &attention, const AttentionKernels &table)
+      : a(attention), kernels(table), format(attention.bytes() ? table.bytes : table.floats) {
+    const int64_t tokens = std::min(a.step, std::max<int64_t>(1, kRowsTogether / a.group()));
+    rows = tokens * a.group();
+    // The last tokens see the most: they come first, so that no thread is left with them in the end.
+    for (int64_t first = (a.step - 1) / tokens * tokens; first >= 0; first -= tokens)
+      for (int64_t row = 0; row < a.batch; row++)
+        for (int64_t head = 0; head < a.kv_heads; head++)
+          add({row, head, first, std::min(tokens, a.step - first)});
+  }
+
+  void add(const AttentionBlock &b) {
+    const int64_t position = a.past[b.row] + b.first;
+    const Job job{b, a.first_seen(position) / kSegment, (position + b.tokens - 1) / kSegment + 1,
+                  partials};
+    partials += job.end - job.first;
+    jobs.push_back(job);
+  }
+
+  int64_t sums() const { return AttentionSums::padded(AttentionSums::floats(rows, a.head_dim)); }
+
+  // Scratch of a thread, then room for two sums.
+  float *reserve() {
+    static thread_local Arena arena;
+    const int64_t scratch = AttentionScratch::floats(rows, a.head_dim);
+    float *p = arena.reserve(AttentionSums::padded(scratch) + 2 * sums());
+    if (p == nullptr) exhausted = true;
+    return p;
+  }
+  AttentionScratch scratch(float *p) const { return AttentionScratch::at(p, rows, a.head_dim); }
+  AttentionSums sums_at(float *p) const { return AttentionSums::at(p, rows); }
+  float *after_scratch(float *p) const {
+    return p + AttentionSums::padded(AttentionScratch::floats(rows, a.head_dim));
+  }
+
+  void whole(const Job &job) {
+    float *p = reserve();
+    if (p == nullptr) return;
+    const AttentionScratch s = scratch(p);
+    const AttentionSums total = sums_at(after_scratch(p)), part = sums_at(after_scratch(p) + sums());
+    format.prepare(a, job.block, s);
+    kernels.begin(a, job.block, total);
+    for (int64_t i = job.first; i < job.end; i++) {
+      format.segment(a, job.block, s, i, part);
+      kernels.merge(a, job.block, s, i, part, total);
+    }
+    kernels.finish(a, job.block, total);
+  }
+
+  void segment(const Job &job, int64_t i, float *parts) {
+    float *p = reserve();
+    if (p == nullptr) return;
+    const AttentionScratch s = scratch(p);
+    format.prepare(a, job.block, s);
+    format.segment(a, job.block, s, i, sums_at(parts + (job.partials + i - job.first) * sums()));
+  }
+
+  void together(const Job &job, float *parts) {
+    float *p = reserve();
+    if (p == nullptr) return;
+    const AttentionScratch s = scratch(p);
+    const AttentionSums total = sums_at(after_scratch(p));
+    kernels.begin(a, job.block, total);
+    for (int64_t i = job.first; i < job.end; i++)
+      kernels.merge(a, job.block, s, i, sums_at(parts + (job.partials + i - job.first) * sums()), total);
+    kernels.finish(a, job.block, total);
+  }
+};
+
+void store(const Attention &a, const AttentionFormat &format, const Parallel &parallel) {
+  const int64_t cuts = (a.step + kTokensStored - 1) / kTokensStored, lines = a.batch * a.kv_heads;
+  const auto work = [&](int64_t i) {
+    const int64_t line = i / cuts, first = i % cuts * kTokensStored;
+    format.store(a, {line / a.kv_heads, line % a.kv_heads, first,
+                     std::min(kTokensStored, a.step - first)});
+  };
+  if (lines * a.step > kTokensStored) return parallel(lines * cuts, work);
+  for (int64_t i = 0; i < lines * cuts; i++) work(i);
+}
+
+// Segments apart, for few rows: whoever is last with a job's segments puts them together.
+void run_segments(Step &step, const Parallel &parallel) {
+  static thread_local Arena arena;
+  float *parts = arena.reserve(step.partials * step.sums());
+  if (parts == nullptr) throw std::bad_alloc();
+  std::vector<int32_t> job_of((size_t)step.partials);
+  std::vector<std::atomic<int64_t>> left(step.jobs.size());
+  for (size_t j = 0; j < step.jobs.size(); j++) {
+    const Job &job = step.jobs[j];
+    left[j] = job.end - job.first;
+    std::fill_n(job_of.begin() + job.partials, job.end - job.first, (int32_t)j);
+  }
+  parallel(step.partials, [&](int64_t i) {
+    const int32_t j = job_of[(size_t)i];
+    const Job &job = step.jobs[(size_t)j];
+    step.segment(job, job.first + i - job.partials, parts);
+    if (left[(size_t)j].fetch_sub(1) == 1) step.together(job, parts);
+  });
+}
+
+}  // namespace
+
+void run_attention(const Attention &a, const AttentionKernels &kernels, const Parallel &parallel) {
+  if (a.batch == 0 || a.step == 0) return;
+  Step step(a, kernels);
+  store(a, step.format, parallel);
+  const int64_t enough = 2 * std::max<int64_t>(1, std::thread::hardware_concurrency());
+  const int64_t jobs = (int64_t)step.jobs.size();
+  if (jobs < enough && step.partials > jobs && step.partials * step.sums() <= kMostPartials)
+    run_segments(step, parallel);
+  else
+    parallel(jobs, [&](int64_t i) { step.whole(step.jobs[(size_t)i]); });
+  if (step.exhausted) throw std::bad_alloc();
+}
+
+}  // namespace sc2onnx

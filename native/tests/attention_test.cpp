@@ -1,0 +1,320 @@
+// Attention against float64, and against itself: the same bits on every instruction set, in any steps,
+// in any ring, beside any other rows and with any number of threads.
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "attention_run.h"
+#include "instructions.h"
+
+using namespace sc2onnx;
+
+namespace {
+
+int g_failures = 0, g_checks = 0;
+
+void check(bool good, const std::string &what) {
+  g_checks++;
+  if (good) return;
+  g_failures++;
+  printf("FAILED: %s\n", what.c_str());
+}
+
+Parallel threads(int count) {
+  return [count](int64_t tasks, const std::function<void(int64_t)> &work) {
+    std::atomic<int64_t> next{0};
+    const auto take = [&] {
+      for (int64_t i; (i = next.fetch_add(1)) < tasks;) work(i);
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < count; i++) others.emplace_back(take);
+    take();
+    for (auto &each : others) each.join();
+  };
+}
+
+struct Model {
+  int heads, kv_heads, head_dim;
+  int64_t window;
+  bool bytes;
+
+  int64_t width() const { return (int64_t)(heads + 2 * kv_heads) * head_dim; }
+  int64_t slot_bytes() const { return bytes ? head_dim + 4 : 4 * head_dim; }
+  std::string shown() const {
+    return std::string(bytes ? "int8" : "float32") + ", " + std::to_string(heads) + "/" +
+           std::to_string(kv_heads) + " heads of " + std::to_string(head_dim) + ", window " +
+           std::to_string(window);
+  }
+};
+
+// About normal, the same for the same place.
+float number(uint64_t seed, uint64_t place) {
+  uint64_t x = seed * 0x9e3779b97f4a7c15ull + place;
+  float sum = 0;
+  for (int i = 0; i < 4; i++) {
+    x += 0x9e3779b97f4a7c15ull;
+    uint64_t z = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    x ^= z ^ (z >> 31);
+    sum += (float)(x >> 40) / 16777216.f - 0.5f;
+  }
+  return sum * 1.7f;
+}
+
+// Tokens 0 .. count - 1 of a text as the projections give them, with some large channels in the keys
+// and a first token that most queries look at.
+std::vector<float> text(const Model &m, uint64_t seed, int64_t count) {
+  std::vector<float> qkv((size_t)(count * m.width()));
+  for (int64_t t = 0; t < count; t++)
+    for (int64_t i = 0; i < m.width(); i++) {
+      float x = number(seed, (uint64_t)(t * m.width() + i));
+      const int64_t head = i / m.head_dim, channel = i % m.head_dim;
+      if (head >= m.heads && head < m.heads + m.kv_heads && channel == 3) x = 6 + x;
+      if (head < m.heads && channel == 3) x = 0.3f * x + (t % 3 == 0 ? 1.f : 0.f);
+      if (t == 0 && head >= m.heads && channel == 3) x += 12;
+      qkv[(size_t)(t * m.width() + i)] = x;
+    }
+  return qkv;
+}
+
+struct Rotary {
+  std::vector<float> cos, sin;
+  Rotary(int head_dim, int64_t positions) {
+    for (int64_t p = 0; p < positions; p++)
+      for (int i = 0; i < head_dim / 2; i++) {
+        const double angle = (double)p * pow(1e5, -2.0 * i / head_dim);
+        cos.push_back((float)::cos(angle));
+        sin.push_back((float)::sin(angle));
+      }
+  }
+};
+
+// Rings of a batch, filled with what nobody may look at.
+struct Rings {
+  int64_t capacity;
+  std::vector<uint8_t> keys, values;
+  Rings(const Model &m, int64_t batch, int64_t slots)
+      : capacity(slots), keys((size_t)(batch * m.kv_heads * slots * m.slot_bytes()), 0xff), values(keys) {}
+};
+
+struct How {
+  const Instructions *instructions = available_instructions().front();
+  int threads = 1;
+};
+
+// One step of rows that have `past` tokens each.
+std::vector<float> step(const Model &m, const Rotary &rotary, Rings &rings, const std::vector<float> &qkv,
+                        const std::vector<int64_t> &past, const How &how) {
+  Attention a;
+  a.qkv = qkv.data();
+  a.cos = rotary.cos.data();
+  a.sin = rotary.sin.data();
+  a.past = past.data();
+  a.keys = rings.keys.data();
+  a.values = rings.values.data();
+  a.batch = (int64_t)past.size();
+  a.step = (int64_t)qkv.size() / m.width() / a.batch;
+  a.capacity = rings.capacity;
+  a.window = m.window;
+  a.heads = m.heads;
+  a.kv_heads = m.kv_heads;
+  a.head_dim = m.head_dim;
+  a.slot_bytes = (int)m.slot_bytes();
+  std::vector<float> mixed((size_t)(a.batch * a.step * m.heads * m.head_dim), -1.f);
+  a.mixed = mixed.data();
+  run_attention(a, how.instructions->attention, threads(how.threads));
+  return mixed;
+}
+
+// All of a text in steps of `cut` tokens.
+std::vector<float> in_steps(const Model &m, const std::vector<float> &qkv, int64_t cut, int64_t capacity,
+                            const How &how) {
+  const int64_t count = (int64_t)qkv.size() / m.width();
+  const Rotary rotary(m.head_dim, count);
+  Rings rings(m, 1, capacity);
+  std::vector<float> all;
+  for (int64_t t = 0; t < count; t += cut) {
+    const int64_t end = std::min(count, t + cut);
+    const std::vector<float> part(qkv.begin() + t * m.width(), qkv.begin() + end * m.width());
+    const std::vector<float> mixed = step(m, rotary, rings, part, {t}, how);
+    all.insert(all.end(), mixed.begin(), mixed.end());
+  }
+  return all;
+}
+
+std::vector<double> turned(const Model &m, const std::vector<float> &qkv, int64_t t, int64_t head) {
+  const float *x = qkv.data() + t * m.width() + head * m.head_dim;
+  const int half = m.head_dim / 2;
+  std::vector<double> y((size_t)m.head_dim);
+  for (int i = 0; i < half; i++) {
+    const double angle = (double)t * pow(1e5, -2.0 * i / m.head_dim);
+    y[(size_t)i] = x[i] * cos(angle) - x[i + half] * sin(angle);
+    y[(size_t)(i + half)] = x[i + half] * cos(angle) + x[i] * sin(angle);
+  }
+  return y;
+}
+
+std::vector<double> reference(const Model &m, const std::vector<float> &qkv) {
+  const int64_t count = (int64_t)qkv.size() / m.width(), group = m.heads / m.kv_heads;
+  std::vector<double> mixed;
+  std::vector<std::vector<double>> keys;
+  for (int64_t t = 0; t < count; t++)
+    for (int h = 0; h < m.kv_heads; h++) keys.push_back(turned(m, qkv, t, m.heads + h));
+  for (int64_t t = 0; t < count; t++)
+    for (int64_t h = 0; h < m.heads; h++) {
+      const std::vector<double> query = turned(m, qkv, t, h);
+      const int64_t first = m.window ? std::max<int64_t>(0, t - m.window + 1) : 0, kv = h / group;
+      std::vector<double> scores, y((size_t)m.head_dim);
+      for (int64_t p = first; p <= t; p++) {
+        double score = 0;
+        for (int c = 0; c < m.head_dim; c++)
+          score += query[(size_t)c] * keys[(size_t)(p * m.kv_heads + kv)][(size_t)c];
+        scores.push_back(score / sqrt((double)m.head_dim));
+      }
+      const double most = *std::max_element(scores.begin(), scores.end());
+      double total = 0;
+      for (double &score : scores) total += score = exp(score - most);
+      for (int64_t p = first; p <= t; p++)
+        for (int c = 0; c < m.head_dim; c++)
+          y[(size_t)c] += scores[(size_t)(p - first)] / total *
+                          qkv[(size_t)(p * m.width() + (m.heads + m.kv_heads + kv) * m.head_dim + c)];
+      mixed.insert(mixed.end(), y.begin(), y.end());
+    }
+  return mixed;
+}
+
+bool same(const std::vector<float> &a, const std::vector<float> &b) {
+  return a.size() == b.size() && memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// The root mean square of the difference, relative to that of the reference.
+double error(const std::vector<float> &got, const std::vector<double> &expected) {
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < got.size(); i++) {
+    difference += (got[i] - expected[i]) * (got[i] - expected[i]);
+    size += expected[i] * expected[i];
+  }
+  return sqrt(difference / size);
+}
+
+void against_reference(const Model &m, int64_t count) {
+  const std::vector<float> qkv = text(m, 1, count);
+  const double off = error(in_steps(m, qkv, count, (count + 15) / 16 * 16, {}), reference(m, qkv));
+  const double bound = m.bytes ? 2e-2 : 2e-6;
+  check(off < bound, m.shown() + ": error " + std::to_string(off) + " > " + std::to_string(bound));
+  printf("%s, %d tokens: error %.2e\n", m.shown().c_str(), (int)count, off);
+}
+
+int64_t least_capacity(const Model &m, int64_t cut, int64_t count) {
+  const int64_t needed = m.window ? std::min(count, m.window + cut - 1) : count;
+  return (needed + 15) / 16 * 16;
+}
+
+void same_bits(const Model &m, int64_t count) {
+  const std::vector<float> qkv = text(m, 2, count);
+  const int64_t wide = (count + 15) / 16 * 16 + 32;
+  const std::vector<float> whole = in_steps(m, qkv, count, wide, {});
+  for (const Instructions *each : available_instructions())
+    check(same(whole, in_steps(m, qkv, count, wide, {each, 1})), m.shown() + " on " + each->name);
+  for (int64_t cut : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 23, 32, 64, 128, 300}) {
+    const int64_t least = least_capacity(m, cut, count);
+    for (int64_t capacity : {least, least + 16, wide})
+      check(same(whole, in_steps(m, qkv, cut, capacity, {available_instructions().front(), cut % 3 ? 1 : 2})),
+            m.shown() + " in steps of " + std::to_string(cut) + ", " + std::to_string(capacity) + " slots");
+  }
+  for (const Instructions *each : available_instructions())
+    check(same(whole, in_steps(m, qkv, 37, least_capacity(m, 37, count), {each, 3})),
+          m.shown() + " in steps of 37 on " + each->name);
+}
+
+// Rows at different depths of different texts, each as if it were alone.
+void batches(const Model &m) {
+  const std::vector<int64_t> past = {0, 130, 517, 64, 5};
+  const Rotary rotary(m.head_dim, 1024);
+  for (int64_t fresh : {1, 3, 20}) {
+    const int64_t capacity = least_capacity(m, 600, 640);
+    Rings together(m, (int64_t)past.size(), capacity);
+    const size_t bytes = together.keys.size() / past.size();
+    std::vector<float> input, expected;
+    for (size_t row = 0; row < past.size(); row++) {
+      const std::vector<float> qkv = text(m, 10 + row, past[row] + fresh);
+      Rings alone(m, 1, capacity);
+      const std::vector<float> before(qkv.begin(), qkv.begin() + past[row] * m.width());
+      const std::vector<float> now(qkv.begin() + past[row] * m.width(), qkv.end());
+      if (past[row]) step(m, rotary, alone, before, {0}, {});
+      std::copy(alone.keys.begin(), alone.keys.end(), together.keys.begin() + (int64_t)(row * bytes));
+      std::copy(alone.values.begin(), alone.values.end(), together.values.begin() + (int64_t)(row * bytes));
+      const std::vector<float> mixed = step(m, rotary, alone, now, {past[row]}, {});
+      input.insert(input.end(), now.begin(), now.end());
+      expected.insert(expected.end(), mixed.begin(), mixed.end());
+    }
+    check(same(expected, step(m, rotary, together, input, past, {available_instructions().front(), 3})),
+          m.shown() + ": batch with steps of " + std::to_string(fresh));
+  }
+}
+
+// A query, key or value that is not finite spoils those who see it, and nobody else.
+void not_finite(const Model &m) {
+  const int64_t count = 300, at = 140, window = m.window ? m.window : count;
+  for (const Instructions *each : available_instructions())
+    for (float bad : {NAN, INFINITY, -INFINITY})
+      for (int part = 0; part < 3; part++) {
+        std::vector<float> qkv = text(m, 3, count);
+        const int64_t head = part == 0 ? 0 : part == 1 ? m.heads : m.heads + m.kv_heads;
+        const std::vector<float> clean = in_steps(m, qkv, count, 320, {each, 1});
+        qkv[(size_t)(at * m.width() + head * m.head_dim + 1)] = bad;
+        const std::vector<float> got = in_steps(m, qkv, count, 320, {each, 1});
+        bool good = true;
+        for (int64_t t = 0; t < count; t++)
+          for (int64_t h = 0; h < m.heads; h++) {
+            const bool sees = part == 0 ? t == at && h == 0
+                                        : t >= at && t < at + window && h < m.heads / m.kv_heads;
+            for (int64_t c = 0; c < m.head_dim; c++) {
+              const size_t i = (size_t)((t * m.heads + h) * m.head_dim + c);
+              good = good && (sees ? isnan(got[i]) : got[i] == clean[i]);
+            }
+          }
+        check(good, m.shown() + " on " + each->name + ": a number that is not finite, part " +
+                        std::to_string(part));
+      }
+}
+
+void nothing(const Model &m) {
+  Rings rings(m, 2, 32);
+  const Rotary rotary(m.head_dim, 4);
+  Attention a;
+  a.batch = 0;
+  run_attention(a, available_instructions().front()->attention, threads(1));
+  a.batch = 2;
+  run_attention(a, available_instructions().front()->attention, threads(1));
+  std::vector<float> zeros((size_t)(2 * m.width()));
+  for (float y : step(m, rotary, rings, zeros, {0, 0}, {})) check(y == 0, m.shown() + ": zeros");
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  const bool brief = argc > 1 && strcmp(argv[1], "brief") == 0;  // under an emulator or sanitizers
+  for (bool bytes : {true, false}) {
+    const std::vector<Model> models = {{24, 2, 128, 200, bytes}, {9, 1, 64, 0, bytes}, {4, 4, 16, 100, bytes},
+                                       {6, 2, 48, 7, bytes},     {4, 2, 256, 513, bytes}, {4, 1, 32, 0, bytes}};
+    for (const Model &m : models) {
+      against_reference(m, brief ? 150 : 400);
+      same_bits(m, brief ? 200 : m.head_dim < 100 ? 1100 : 700);
+      if (brief && m.head_dim > 64) continue;
+      batches(m);
+      not_finite(m);
+      nothing(m);
+    }
+  }
+  for (const Instructions *each : available_instructions()) printf("%s ", each->name);
+  printf("\n%d checks, %d failed\n", g_checks, g_failures);
+  return g_failures != 0;
+}
