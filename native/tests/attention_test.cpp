@@ -207,7 +207,7 @@ double error(const std::vector<float> &got, const std::vector<double> &expected)
 void against_reference(const Model &m, int64_t count) {
   const std::vector<float> qkv = text(m, 1, count);
   const double off = error(in_steps(m, qkv, count, (count + 15) / 16 * 16, {}), reference(m, qkv));
-  const double bound = m.bytes ? 2e-2 : 2e-6;
+  const double bound = m.bytes ? 1.2e-2 : 2e-6;
   check(off < bound, m.shown() + ": error " + std::to_string(off) + " > " + std::to_string(bound));
   printf("%s, %d tokens: error %.2e\n", m.shown().c_str(), (int)count, off);
 }
@@ -341,7 +341,7 @@ int main() {
       not_finite(m);
     }
   }
-  constexpr uint64_t kDigest = 0x59f564f0a625cb49ull;
+  constexpr uint64_t kDigest = 0x789a08301007e371ull;
   check(hash == kDigest, "the digest of results, which are of other bits than on other machines");
   printf("digest %016llx\n", (unsigned long long)hash);
   for (const Instructions *each : available_instructions()) printf("%s ", each->name);
