@@ -99,12 +99,19 @@ struct Step {
     kernels.finish(a, job.block, total);
   }
 
-  void segment(const Job &job, int64_t i, float *parts) {
-    float *p = reserve();
-    if (p == nullptr) return;
-    const AttentionScratch s = scratch(p);
-    format.prepare(a, job.block, s);
-    format.segment(a, job.block, s, i, sums_at(parts + (job.partials + i - job.first) * sums()));
+  // Queries that several threads share, and what each of them has beside.
+  int64_t queries() const { return AttentionSums::padded(AttentionScratch::floats(rows)); }
+  AttentionScratch shared(float *p, float *queries) const {
+    AttentionScratch s = scratch(p);
+    const AttentionScratch common = scratch(queries);
+    s.queries = common.queries;
+    s.scale = common.scale;
+    s.starts = common.starts;
+    return s;
+  }
+
+  void segment(const Job &job, int64_t i, float *queries, float *part) {
+    if (float *p = reserve()) format.segment(a, job.block, shared(p, queries), i, sums_at(part));
   }
 
   void together(const Job &job, float *parts) {
@@ -133,8 +140,18 @@ void store(const Attention &a, const AttentionFormat &format, const Parallel &pa
 // Segments apart, for few rows: whoever is last with a job's segments puts them together.
 void run_segments(Step &step, const Parallel &parallel) {
   static thread_local Arena arena;
-  float *parts = arena.reserve(step.partials * step.sums());
+  const int64_t jobs = (int64_t)step.jobs.size();
+  float *parts = arena.reserve(step.partials * step.sums() + jobs * step.queries());
   if (parts == nullptr) throw std::bad_alloc();
+  float *queries = parts + step.partials * step.sums();
+  const auto prepare = [&](int64_t j) {
+    const Job &job = step.jobs[(size_t)j];
+    step.format.prepare(step.a, job.block, step.scratch(queries + j * step.queries()));
+  };
+  if (jobs * step.rows > kRowsTogether)
+    parallel(jobs, prepare);
+  else
+    for (int64_t j = 0; j < jobs; j++) prepare(j);
   std::vector<int32_t> job_of((size_t)step.partials);
   std::vector<std::atomic<int64_t>> left(step.jobs.size());
   for (size_t j = 0; j < step.jobs.size(); j++) {
@@ -145,7 +162,8 @@ void run_segments(Step &step, const Parallel &parallel) {
   parallel(step.partials, [&](int64_t i) {
     const int32_t j = job_of[(size_t)i];
     const Job &job = step.jobs[(size_t)j];
-    step.segment(job, job.first + i - job.partials, parts);
+    step.segment(job, job.first + i - job.partials, queries + j * step.queries(),
+                 parts + i * step.sums());
     if (left[(size_t)j].fetch_sub(1) == 1) step.together(job, parts);
   });
 }

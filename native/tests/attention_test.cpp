@@ -207,7 +207,7 @@ double error(const std::vector<float> &got, const std::vector<double> &expected)
 void against_reference(const Model &m, int64_t count) {
   const std::vector<float> qkv = text(m, 1, count);
   const double off = error(in_steps(m, qkv, count, (count + 15) / 16 * 16, {}), reference(m, qkv));
-  const double bound = m.bytes ? 2e-2 : 2e-6;
+  const double bound = m.bytes ? 1.2e-2 : 2e-6;
   check(off < bound, m.shown() + ": error " + std::to_string(off) + " > " + std::to_string(bound));
   printf("%s, %d tokens: error %.2e\n", m.shown().c_str(), (int)count, off);
 }
@@ -218,20 +218,23 @@ int64_t least_capacity(const Model &m, int64_t cut, int64_t count) {
 }
 
 void same_bits(const Model &m, int64_t count) {
+  const std::vector<const Instructions *> all = available_instructions();
   const std::vector<float> qkv = text(m, 2, count);
   const int64_t wide = (count + 15) / 16 * 16 + 32;
   const std::vector<float> whole = in_steps(m, qkv, count, wide, {});
-  for (const Instructions *each : available_instructions())
+  for (const Instructions *each : all) {
     check(same(whole, in_steps(m, qkv, count, wide, {each, 1})), m.shown() + " on " + each->name);
-  for (int64_t cut : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 23, 32, 64, 128, 300}) {
-    const int64_t least = least_capacity(m, cut, count);
-    for (int64_t capacity : {least, least + 16, wide})
-      check(same(whole, in_steps(m, qkv, cut, capacity, {available_instructions().front(), cut % 3 ? 1 : 2})),
-            m.shown() + " in steps of " + std::to_string(cut) + ", " + std::to_string(capacity) + " slots");
-  }
-  for (const Instructions *each : available_instructions())
     check(same(whole, in_steps(m, qkv, 37, least_capacity(m, 37, count), {each, 3})),
           m.shown() + " in steps of 37 on " + each->name);
+  }
+  int turn = m.bytes ? 0 : 1;
+  for (int64_t cut : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 23, 32, 64, 128, 300}) {
+    if (turn++ % 2 && !m.bytes) continue;  // float32 is slow where it is emulated
+    const int64_t least = least_capacity(m, cut, count);
+    const int64_t capacity = turn % 3 == 0 ? wide : turn % 3 == 1 ? least : least + 16;
+    check(same(whole, in_steps(m, qkv, cut, capacity, {all.front(), turn % 4 ? 1 : 2})),
+          m.shown() + " in steps of " + std::to_string(cut) + ", " + std::to_string(capacity) + " slots");
+  }
 }
 
 // Rows at different depths of different texts, each as if it were alone.
@@ -263,12 +266,12 @@ void batches(const Model &m) {
 // A query, key or value that is not finite spoils those who see it, and nobody else.
 void not_finite(const Model &m) {
   const int64_t count = 300, at = 140, window = m.window ? m.window : count;
-  for (const Instructions *each : available_instructions())
+  for (const Instructions *each : available_instructions()) {
+    const std::vector<float> clean = in_steps(m, text(m, 3, count), count, 320, {each, 1});
     for (float bad : {NAN, INFINITY, -INFINITY})
       for (int part = 0; part < 3; part++) {
         std::vector<float> qkv = text(m, 3, count);
         const int64_t head = part == 0 ? 0 : part == 1 ? m.heads : m.heads + m.kv_heads;
-        const std::vector<float> clean = in_steps(m, qkv, count, 320, {each, 1});
         qkv[(size_t)(at * m.width() + head * m.head_dim + 1)] = bad;
         const std::vector<float> got = in_steps(m, qkv, count, 320, {each, 1});
         bool good = true;
@@ -284,6 +287,7 @@ void not_finite(const Model &m) {
         check(good, m.shown() + " on " + each->name + ": a number that is not finite, part " +
                         std::to_string(part));
       }
+  }
 }
 
 void nothing(const Model &m) {
@@ -295,25 +299,51 @@ void nothing(const Model &m) {
   a.batch = 2;
   run_attention(a, available_instructions().front()->attention, threads(1));
   std::vector<float> zeros((size_t)(2 * m.width()));
-  for (float y : step(m, rotary, rings, zeros, {0, 0}, {})) check(y == 0, m.shown() + ": zeros");
+  bool good = true;
+  for (float y : step(m, rotary, rings, zeros, {0, 0}, {})) good = good && y == 0;
+  check(good, m.shown() + ": zeros");
+}
+
+// All bits of a result, of angles that every machine computes alike: what another processor gives, too.
+uint64_t digest(const Model &m) {
+  const int64_t count = 200;
+  Rotary rotary(m.head_dim, 0);
+  for (int64_t i = 0; i < count * m.head_dim / 2; i++) {
+    const double t = number(4, (uint64_t)i);
+    rotary.cos.push_back((float)((1 - t * t) / (1 + t * t)));
+    rotary.sin.push_back((float)(2 * t / (1 + t * t)));
+  }
+  Rings rings(m, 1, 208);
+  uint64_t hash = 0xcbf29ce484222325ull;
+  for (float y : step(m, rotary, rings, text(m, 5, count), {0}, {})) {
+    uint32_t bits;
+    memcpy(&bits, &y, 4);
+    hash = (hash ^ bits) * 0x100000001b3ull;
+  }
+  return hash;
 }
 
 }  // namespace
 
-int main(int argc, char **argv) {
-  const bool brief = argc > 1 && strcmp(argv[1], "brief") == 0;  // under an emulator or sanitizers
+int main() {
+  uint64_t hash = 0;
   for (bool bytes : {true, false}) {
-    const std::vector<Model> models = {{24, 2, 128, 200, bytes}, {9, 1, 64, 0, bytes}, {4, 4, 16, 100, bytes},
-                                       {6, 2, 48, 7, bytes},     {4, 2, 256, 513, bytes}, {4, 1, 32, 0, bytes}};
-    for (const Model &m : models) {
-      against_reference(m, brief ? 150 : 400);
-      same_bits(m, brief ? 200 : m.head_dim < 100 ? 1100 : 700);
-      if (brief && m.head_dim > 64) continue;
+    const std::vector<std::pair<Model, int64_t>> models = {
+        {{12, 1, 128, 150, bytes}, 330}, {{9, 1, 64, 0, bytes}, 540},   {{4, 4, 16, 100, bytes}, 1100},
+        {{6, 2, 48, 7, bytes}, 300},     {{4, 2, 256, 0, bytes}, 140}, {{3, 1, 32, 520, bytes}, 1100}};
+    for (const auto &[m, count] : models) {
+      against_reference(m, std::min<int64_t>(count, 400));
+      same_bits(m, count);
+      nothing(m);
+      hash = hash * 31 + digest(m);
+      if (m.head_dim > 48) continue;
       batches(m);
       not_finite(m);
-      nothing(m);
     }
   }
+  constexpr uint64_t kDigest = 0x789a08301007e371ull;
+  check(hash == kDigest, "the digest of results, which are of other bits than on other machines");
+  printf("digest %016llx\n", (unsigned long long)hash);
   for (const Instructions *each : available_instructions()) printf("%s ", each->name);
   printf("\n%d checks, %d failed\n", g_checks, g_failures);
   return g_failures != 0;

@@ -19,7 +19,8 @@ constexpr float kQueryCodes = 127 * 128, kKeyCodes = 127, kWeightCodes = 127 * 1
 constexpr int kHeld = 2 * kRows * kTiles;
 constexpr int kByteScoreRows = kHeld / (kPlanes * kTiles), kFloatScoreRows = kHeld / kTiles;
 constexpr int kValueRows = kHeld < 6 ? 1 : 3;
-constexpr int kByteValueVectors = kHeld / (2 * kValueRows), kFloatValueVectors = kHeld / kValueRows;
+constexpr int kByteValueVectors = kHeld / (2 * kValueRows);
+constexpr int kFloatValueRows = kHeld < 24 ? kValueRows : 6, kFloatValueVectors = kHeld / kFloatValueRows;
 
 // e^x for x <= 0, and for x below -87 what it is there. Not a number stays what it is.
 SC2ONNX_LANES F exp_below(F x) { return exponential_within(max(splat(-87.f), x)); }
@@ -46,6 +47,36 @@ SC2ONNX_LANES void rotate(const float *x, const float *cos, const float *sin, in
     y[i] = (left - right) * factor;
     y[i + half] = (up + down) * factor;
   }
+}
+
+// One turn of a Hadamard transform: sums and differences of numbers that are kStride apart.
+template <int kStride>
+SC2ONNX_LANES void butterfly(float *x, int count) {
+  for (int i = 0; i < count; i += 2 * kStride)
+    for (int j = i; j < i + kStride; j++) {
+      const float a = x[j], b = x[j + kStride];
+      x[j] = a + b;
+      x[j + kStride] = a - b;
+    }
+}
+
+// Spreads what is large in a few channels over all of them, or over those of blocks whose size is the
+// largest power of two that divides `count`: a scale for all of them is then small. It is its own
+// inverse but for a factor, the size of a block, which is returned as its reciprocal.
+static float spread(float *x, int count) {
+  const int block = count & -count;
+  butterfly<1>(x, count);
+  butterfly<2>(x, count);
+  butterfly<4>(x, count);
+  butterfly<8>(x, count);
+  for (int stride = 16; stride < block; stride *= 2)
+    for (int i = 0; i < count; i += 2 * stride)
+      for (int j = i; j < i + stride; j += 16) {
+        const F a = load(x + j), b = load(x + j + stride);
+        store(x + j, add(a, b));
+        store(x + j + stride, sub(a, b));
+      }
+  return 1.f / (float)block;
 }
 
 // 0, or not a number if one of x is not finite.
@@ -194,59 +225,66 @@ struct FloatScores {
   }
 };
 
-// Weights relative to the largest score, and their sum: with kEdge only those that mask (1 or 0) leaves.
-template <bool kEdge>
-SC2ONNX_LANES void softmax(const View &v, int64_t row, const float *mask, F *weights) {
-  float *scores = v.s.scores + row * kSpan;
-  if (kEdge)
-    for (int i = 0; i < kSpan; i++)
-      if (mask[i] == 0.f) scores[i] = kNothing;
-  F most[kGroups], total[kGroups];
-  for (int g = 0; g < kGroups; g++) most[g] = weights[g] = load(scores + 16 * g);
+SC2ONNX_LANES float largest_of(F (&x)[kGroups]) {
   for (int w = kGroups / 2; w; w /= 2)
-    for (int g = 0; g < w; g++) most[g] = max(most[g], most[g + w]);
-  const float top = v.s.largest[row] = largest(most[0]);
-  for (int g = 0; g < kGroups; g++) {
-    weights[g] = exp_below(sub(weights[g], splat(top)));
-    if (kEdge) weights[g] = mul(weights[g], load(mask + 16 * g));
-    total[g] = weights[g];
-  }
+    for (int g = 0; g < w; g++) x[g] = max(x[g], x[g + w]);
+  return largest(x[0]);
+}
+SC2ONNX_LANES float sum_of(F (&x)[kGroups]) {
   for (int w = kGroups / 2; w; w /= 2)
-    for (int g = 0; g < w; g++) total[g] = add(total[g], total[g + w]);
-  v.s.total[row] = sum(total[0]);
+    for (int g = 0; g < w; g++) x[g] = add(x[g], x[g + w]);
+  return sum(x[0]);
 }
 
-// The same, times the scales of values, as two planes of seven bits.
+// The steps of a softmax each go over all rows: a row is a long chain, and several overlap.
+template <bool kEdge>
+static void largest_scores(const View &v, const float *mask) {
+  for (int64_t row = v.first; row < v.first + v.rows; row++) {
+    float *scores = v.s.scores + row * kSpan;
+    if (kEdge)
+      for (int i = 0; i < kSpan; i++)
+        if (mask[i] == 0.f) scores[i] = kNothing;
+    F x[kGroups];
+    for (int g = 0; g < kGroups; g++) x[g] = load(scores + 16 * g);
+    v.s.largest[row] = largest_of(x);
+  }
+}
+
+// Weights relative to the largest score in place of scores, with kEdge only those that mask (1 or 0)
+// leaves, and their sums. With kScaled weights times scales, and the largest of them as factors.
+template <bool kEdge, bool kScaled>
+static void softmax(const View &v, const float *mask, const float *scales) {
+  largest_scores<kEdge>(v, mask);
+  for (int64_t row = v.first; row < v.first + v.rows; row++) {
+    float *scores = v.s.scores + row * kSpan;
+    const F top = splat(v.s.largest[row]);
+    F weights[kGroups], scaled[kGroups];
+    for (int g = 0; g < kGroups; g++) {
+      weights[g] = exp_below(sub(load(scores + 16 * g), top));
+      if (kEdge) weights[g] = mul(weights[g], load(mask + 16 * g));
+      scaled[g] = kScaled ? mul(weights[g], load(scales + 16 * g)) : weights[g];
+      store(scores + 16 * g, scaled[g]);
+    }
+    v.s.total[row] = sum_of(weights);
+    v.s.factor[row] = kScaled ? largest_of(scaled) : 1.f;
+  }
+}
+
+// The same as two planes of seven bits.
 template <bool kEdge>
 static void byte_weights(const View &v, const float *mask, const float *scales) {
+  softmax<kEdge, true>(v, mask, scales);
+  const float spoilt = taint(scales, kSpan);
   for (int64_t row = v.first; row < v.first + v.rows; row++) {
-    F weights[kGroups], most[kGroups], spoilt = splat(0.f);
-    softmax<kEdge>(v, row, mask, weights);
-    for (int g = 0; g < kGroups; g++) {
-      most[g] = weights[g] = mul(weights[g], load(scales + 16 * g));
-      spoilt = fma(weights[g], splat(0.f), spoilt);
-    }
-    for (int w = kGroups / 2; w; w /= 2)
-      for (int g = 0; g < w; g++) most[g] = max(most[g], most[g + w]);
-    const float top = largest(most[0]);
+    const float *weights = v.s.scores + row * kSpan, top = v.s.factor[row];
     const F factor = splat(top > kLeast ? kWeightCodes / top : 0.f);
-    v.s.factor[row] = (top > kLeast ? top / kWeightCodes : 0.f) + sum(spoilt);
+    v.s.factor[row] = (top > kLeast ? top / kWeightCodes : 0.f) + spoilt;
     int8_t *high = (int8_t *)v.s.weights + row * 2 * kSpan, *low = high + kSpan;
     for (int g = 0; g < kGroups; g++) {
-      const I code = to_int(mul(weights[g], factor));
+      const I code = to_int(mul(load(weights + 16 * g), factor));
       store_bytes(high + 16 * g, ishift_right<7>(code));
       store_bytes(low + 16 * g, iand(code, isplat(127)));
     }
-  }
-}
-
-template <bool kEdge>
-static void float_weights(const View &v, const float *mask) {
-  for (int64_t row = v.first; row < v.first + v.rows; row++) {
-    F weights[kGroups];
-    softmax<kEdge>(v, row, mask, weights);
-    for (int g = 0; g < kGroups; g++) store(v.s.scores + row * kSpan + 16 * g, weights[g]);
-    v.s.factor[row] = 1.f;
   }
 }
 
@@ -341,7 +379,8 @@ struct FloatValues {
 
 // The two formats of a slot.
 struct Bytes {
-  static void store_key(const Attention &a, const float *x, uint8_t *tile, int lane) {
+  static void store_key(const Attention &a, float *x, uint8_t *tile, int lane) {
+    spread(x, a.head_dim);
     alignas(64) int8_t codes[kMostHeadDim];
     float scale;
     const F factor = splat(code_factor(x, a.head_dim, kKeyCodes, scale));
@@ -354,7 +393,8 @@ struct Bytes {
     }
     memcpy(tile + 16 * a.head_dim + 4 * lane, &scale, 4);
   }
-  static void store_value(const Attention &a, const float *x, uint8_t *tile, int lane) {
+  static void store_value(const Attention &a, float *x, uint8_t *tile, int lane) {
+    spread(x, a.head_dim);
     alignas(64) int8_t codes[kMostHeadDim];
     float scale;
     const F factor = splat(code_factor(x, a.head_dim, kKeyCodes, scale));
@@ -363,9 +403,11 @@ struct Bytes {
     for (int c = 0; c < a.head_dim; c++) at[4 * c] = (uint8_t)codes[c];
     memcpy(tile + 16 * a.head_dim + 4 * lane, &scale, 4);
   }
-  static void store_query(const Attention &a, const AttentionScratch &s, int64_t row, const float *x) {
+  static void store_query(const Attention &a, const AttentionScratch &s, int64_t row, float *x) {
+    const float less = spread(x, a.head_dim);
     int8_t *codes = (int8_t *)s.queries + row * kPlanes * kMostHeadDim;
     const F factor = splat(code_factor(x, a.head_dim, kPlanes == 2 ? kQueryCodes : 127, s.scale[row]));
+    s.scale[row] *= less;
     I total[kPlanes];
     for (int p = 0; p < kPlanes; p++) total[p] = isplat(0);
     for (int c = 0; c < a.head_dim; c += 16) {
@@ -412,9 +454,9 @@ struct Floats {
   }
   static void scores(const View &v) { all_groups<kFloatScoreRows, FloatScores>(v); }
   static void weights(const View &v, const float *mask) {
-    v.whole() ? float_weights<false>(v, mask) : float_weights<true>(v, mask);
+    v.whole() ? softmax<false, false>(v, mask, nullptr) : softmax<true, false>(v, mask, nullptr);
   }
-  static void values(const View &v) { all_groups<kValueRows, FloatValues>(v); }
+  static void values(const View &v) { all_groups<kFloatValueRows, FloatValues>(v); }
 };
 
 // What of qkv is a token's head, counted over queries, keys and values.
@@ -528,6 +570,10 @@ static void finish(const Attention &a, const AttentionBlock &b, const AttentionS
       float *y = a.mixed + (token * a.heads + b.head * group + g) * a.head_dim;
       for (int c = 0; c < a.head_dim; c += 16)
         store(y + c, div(load(total.values + row * a.head_dim + c), splat(total.total[row])));
+      if (a.bytes()) {
+        const float less = spread(y, a.head_dim);
+        for (int c = 0; c < a.head_dim; c += 16) store(y + c, mul(load(y + c), splat(less)));
+      }
     }
 }
 
