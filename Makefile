@@ -20,12 +20,12 @@ PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
 BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
-.PHONY: demo test lint types unit lean bench interop format clean
+.PHONY: demo test lint types native unit lean bench interop format clean
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.ready $(VENV)/.kernels
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
 
-test: lint types unit lean
+test: lint types native unit lean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,16 @@ $(VENV)/.dev: $(VENV)/.ready
 	$(BIN)/python $(PIP) -e ".[cpu,export,verify,evaluate,dev]"
 	@touch $@
 
+# The kernels, where a C++ compiler can build them; without one everything works, and is slower.
+$(VENV)/.kernels: $(shell find native -type f) | $(VENV)/.ready
+	@if command -v $(CXX) >/dev/null; then $(BIN)/python $(PIP) ./native; \
+	  else echo "no C++ compiler ($(CXX)): going on without the kernels"; fi
+	@touch $@
+
+# The kernels' own tests, with sanitizers, and where a cross compiler and an emulator are there on ARM as well.
+native:
+	CXX="$(CXX)" bash scripts/native-tests build/native
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,7 +55,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev $(FIXTURE)/reference.npz
+unit: $(VENV)/.dev $(VENV)/.kernels $(FIXTURE)/reference.npz
 	SC2ONNX_FIXTURE=$(FIXTURE) TORCH="$(TORCH)" $(BIN)/pytest -n $(JOBS)
 
 # What the runtime's tests need where nothing can export: a bundle, and torch's answers.
@@ -53,18 +63,18 @@ $(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model
 	rm -rf $(FIXTURE)
 	$(BIN)/python scripts/make_fixture.py $(FIXTURE)
 
-# The installed wheel, in an environment without torch, transformers, onnx and safetensors.
+# The installed wheel, in an environment without torch, transformers, onnx, safetensors and the kernels.
 lean: $(FIXTURE)/reference.npz
 	rm -rf $(LEAN)
 	$(PYTHON) -m venv $(LEAN)
 	$(LEAN)/bin/python $(PIP) ".[cpu,test]"
-	@for package in torch transformers onnx onnx_ir safetensors; do \
+	@for package in torch transformers onnx onnx_ir safetensors sc2onnx_kernels; do \
 	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then echo "$$package is installed in $(LEAN)"; exit 1; fi; done
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/ # away from the source tree, which would be imported instead
 	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/bench tests/cli/test_cli.py
 
 # Our speed beside the peers that are installed. The weights are random: what a token costs does not depend on them.
-bench: $(BENCH)/int4/sc2onnx.json $(BENCH)/int8/sc2onnx.json
+bench: $(VENV)/.kernels $(BENCH)/int4/sc2onnx.json $(BENCH)/int8/sc2onnx.json
 	$(PEERS_PYTHON) benchmarks/speed.py $(BENCH)/checkpoint --bundles $(BENCH)/int4 $(BENCH)/int8 $(BUNDLES) \
 	  --peers $(PEERS) --scratch $(BENCH)/peers $(BENCHFLAGS)
 
@@ -76,7 +86,7 @@ $(BENCH)/checkpoint/tokenizer.json: | $(VENV)/.ready # what is written last
 	$(BIN)/python benchmarks/make_checkpoint.py $(SHAPE) $(@D)
 
 # The table of other runtimes in the README: installs them under build/interop, runs the examples, compares tokens and times.
-interop: $(VENV)/.dev
+interop: $(VENV)/.dev $(VENV)/.kernels
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/interop.py
 
 format: $(VENV)/.dev

@@ -60,7 +60,7 @@ def graph_files(stages: Sequence[int]) -> tuple[str, ...]:
 
 
 def kernel_graph_files(stages: Sequence[int]) -> tuple[str, ...]:
-    """Names of the graphs for the kernels: ``model.kernels.onnx``, ``model.0.kernels.onnx`` and so on."""
+    """Names of the graphs for the kernels: ``model.kernels.onnx``, or ``model.0.kernels.onnx``, ..."""
     return tuple(map(kernels.graph_name, graph_files(stages)))
 
 
@@ -324,7 +324,8 @@ class Manifest:
         if not 0 <= self.weight_bytes <= _MOST_BYTES:
             raise BundleError(f"weight_bytes is {self.weight_bytes}, expected a size: export the bundle again")
         if not 0 <= self.kernels <= 1000:
-            raise BundleError(f"kernels is {self.kernels}, expected a version of at most 1000: export the bundle again")
+            expected = "0, or a version of at most 1000"
+            raise BundleError(f"kernels is {self.kernels}, expected {expected}: export the bundle again")
 
     @property
     def for_others(self) -> bool:
@@ -338,12 +339,18 @@ class Manifest:
 
     @property
     def kernel_graphs(self) -> tuple[str, ...]:
-        """Names of the graphs for the kernels, in order; none where they are for none or for others than this version knows."""
+        """Names of the graphs for the kernels, in order; none where there are none for this version."""
         return kernel_graph_files(self.stages) if self.kernels == kernels.VERSION else ()
 
     def to_json(self) -> str:
-        """Text of ``sc2onnx.json``; the same manifest always gives the same bytes."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """Text of ``sc2onnx.json``; the same manifest always gives the same bytes.
+
+        One of an earlier format is written again in that.
+        """
+        fields = asdict(self)
+        if self.format_version < _WITH_KERNELS:
+            del fields["kernels"]
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -362,8 +369,9 @@ class Manifest:
                 f"{MANIFEST_FILE} has format_version {version}, this sc2onnx reads 1 to {FORMAT_VERSION}: "
                 "upgrade sc2onnx, or export the bundle with this version"
             )
-        if version < _WITH_KERNELS and raw.get("kernels", 0) != 0:  # 0 is written again where an older one is verified
-            raise BundleError(f"{MANIFEST_FILE} has kernels and format_version {version}, expected {_WITH_KERNELS} at least: export the bundle again")
+        if version < _WITH_KERNELS and "kernels" in raw:
+            found = f"{MANIFEST_FILE} has kernels and format_version {version}"
+            raise BundleError(f"{found}, expected {_WITH_KERNELS} at least: export the bundle again")
         for string in _strings(raw):
             if plain_text(string) != string:
                 raise BundleError(f"{MANIFEST_FILE} has control characters in {string[:80]!r}, expected plain text: do not trust this bundle")

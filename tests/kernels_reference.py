@@ -1,7 +1,8 @@
-"""What the operators of sc2onnx-kernels mean, in numpy: slow, plain, and written without a look at the kernels.
+"""What the operators of sc2onnx-kernels mean, in numpy: slow, plain, independent.
 
-:func:`evaluator` computes a bundle's graph for the kernels with it. In what order a tile of the cache
-lies is a kernel's own business; here a slot is what its position has: float32, or int8 and a scale.
+:func:`evaluator` computes a bundle's graph for the kernels with it. In what order a tile of the
+cache lies is a kernel's own business; here a slot is what its position has: float32, or int8 and a
+scale.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ Array = npt.NDArray[Any]
 
 def unpacked(codes: Array, scales: Array, bits: int) -> Array:
     """Weights (out, in), float64, from codes (out, blocks, bytes) and scales (out, blocks)."""
-    whole = codes if bits == 8 else np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
-    floats = (whole.astype(np.float64) - (1 << (bits - 1))) * scales[..., None]
+    if bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
+    floats = (codes.astype(np.float64) - (1 << (bits - 1))) * scales[..., None]
     return np.asarray(floats.reshape(len(codes), -1))
 
 
 def rounded(x: Array, block: int) -> Array:
-    """Activations (tokens, in) as they are once they went through int8: a scale for each row and block."""
+    """Activations (tokens, in) that went through int8, with a scale for each row and block."""
     blocks = x.astype(np.float32).reshape(len(x), x.shape[1] // block, block)
     scales = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     codes = np.rint(blocks / np.where(scales > 0, scales, 1))
@@ -71,7 +73,7 @@ def blockwise_linear(
 
 
 def turned(heads: Array, cos: Array, sin: Array) -> Array:
-    """``(a, b) -> (a cos - b sin, b cos + a sin)``. heads (step, heads, head_dim), tables (step, head_dim / 2)."""
+    """``a cos - b sin, b cos + a sin``: (step, heads, head_dim), by tables (step, head_dim / 2)."""
     a, b = np.split(heads.astype(np.float64), 2, axis=-1)
     cos, sin = cos[:, None], sin[:, None]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -85,14 +87,18 @@ def stored(values: Array, slot_bytes: int) -> Array:
     assert slot_bytes == floats.shape[-1] + 4
     scales = np.abs(floats).max(axis=-1, keepdims=True) / np.float32(127)
     codes = np.rint(floats / np.where(scales > 0, scales, 1)).astype(np.int8)
-    return np.concatenate([codes.view(np.uint8), np.ascontiguousarray(scales).view(np.uint8)], axis=-1)
+    bytes_of_scales = np.ascontiguousarray(scales).view(np.uint8)
+    return np.concatenate([codes.view(np.uint8), bytes_of_scales], axis=-1)
 
 
 def loaded(slots: Array, head_dim: int) -> Array:
     """Keys or values (..., head_dim), float64, of slots as :func:`stored` makes them."""
     if slots.shape[-1] == 4 * head_dim:
         return np.ascontiguousarray(slots).view(np.float32).astype(np.float64)
-    codes, scales = np.ascontiguousarray(slots[..., :head_dim]), np.ascontiguousarray(slots[..., head_dim:])
+    codes, scales = (
+        np.ascontiguousarray(slots[..., :head_dim]),
+        np.ascontiguousarray(slots[..., head_dim:]),
+    )
     return np.asarray(codes.view(np.int8).astype(np.float64) * scales.view(np.float32))
 
 
@@ -107,7 +113,7 @@ def ring_attention(
     kv_heads: int,
     window: int,
 ) -> tuple[Array, Array, Array]:
-    """Mixed values float32 (batch * step, heads * head_dim), and the caches with the step in its slots.
+    """Mixed values float32 (batch * step, heads * head_dim), and the caches with the step in them.
 
     ``shape``: batch and step; ``tables``: cosine and sine of every position; ``caches``: keys and
     values, uint8 (batch, kv_heads, capacity, slot_bytes). ``window`` 0: none.
@@ -125,12 +131,12 @@ def ring_attention(
         for cache, new in ((keys, k), (values, v)):
             cache[row][:, positions % capacity] = stored(new, cache.shape[-1]).transpose(1, 0, 2)
         last = past + step - 1
-        held = last - (last - np.arange(capacity)) % capacity  # which position a slot holds, negative: none
+        held = last - (last - np.arange(capacity)) % capacity  # position in a slot, negative: none
         distance = positions[:, None] - held
         visible = (distance >= 0) & (held >= 0) & ((distance < window) if window else True)
         for head in range(heads):
             shared = head // (heads // kv_heads)
-            with np.errstate(invalid="ignore", over="ignore"):  # slots that hold nothing may hold anything
+            with np.errstate(invalid="ignore", over="ignore"):  # of slots that hold noise
                 rows, columns = (loaded(cache[row, shared], head_dim) for cache in (keys, values))
                 scores = np.where(visible, q[:, head] @ rows.T / np.sqrt(head_dim), -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -150,7 +156,8 @@ class BlockwiseLinear(OpRun):
     block_size: int
     epsilon: float
 
-    def _run(self, x: Array, codes: Array, scales: Array, *others: Array | None, **_: Any) -> tuple[Array]:
+    def _run(self, x: Array, *weights: Any, **_: Any) -> tuple[Array]:
+        codes, scales, *others = weights
         bias, weight, shift, residual = (*others, None, None, None, None)[:4]
         norm = None if weight is None or shift is None else (weight, shift, float(self.epsilon))
         assert (len(codes), x.shape[1]) == (self.N, self.K)
@@ -181,14 +188,14 @@ class RingAttention(OpRun):
     num_kv_heads: int
     window: int
 
-    def _run(self, qkv: Array, ids: Array, past: Array, cos: Array, sin: Array, *caches: Array, **_: Any) -> tuple[Array, ...]:
+    def _run(self, qkv: Array, ids: Array, *others: Array, **_: Any) -> tuple[Array, ...]:
+        past, cos, sin, keys, values = others
         heads = {"heads": self.num_heads, "kv_heads": self.num_kv_heads, "window": self.window}
-        keys, values = caches
         return ring_attention(qkv, ids.shape, past, (cos, sin), (keys, values), **heads)
 
 
 class GatherBlockQuantized(OpRun):
-    """ONNX Runtime's operator, as the graphs for the kernels have it: rows of packed codes (out, bytes of a row)."""
+    """ONNX Runtime's operator, on packed codes (out, bytes of a row)."""
 
     op_domain = "com.microsoft"
     gather_axis: int
@@ -202,16 +209,39 @@ class GatherBlockQuantized(OpRun):
 
 
 def evaluator(graph: Path, *, rounds: bool = True) -> ReferenceEvaluator:
-    """Of a graph for the kernels, its weights beside it. ``rounds``: whether activations go through int8."""
+    """Of a graph for the kernels. ``rounds``: whether activations go through int8."""
     linear = BlockwiseLinear if rounds else _Exact
-    return ReferenceEvaluator(onnx.load(graph), new_ops=[linear, RingAttention, GatherBlockQuantized])
+    operators = [linear, RingAttention, GatherBlockQuantized]
+    return ReferenceEvaluator(_with_weights(graph), new_ops=operators)
+
+
+def _with_weights(graph: Path) -> onnx.ModelProto:
+    """A model with its weights in it, which onnx takes from no file that has several names."""
+    model = onnx.load(graph, load_external_data=False)
+    for tensor in model.graph.initializer:
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        if where:
+            with (graph.parent / where["location"]).open("rb") as file:
+                file.seek(int(where["offset"]))
+                tensor.raw_data = file.read(int(where["length"]))
+            del tensor.external_data[:]
+            tensor.data_location = onnx.TensorProto.DEFAULT
+    return model
 
 
 class Stepper:
     """A model in one or more such graphs, and its cache: as the runtime drives them."""
 
-    def __init__(self, graphs: Sequence[Path], slot_bytes: int, capacity: int, *, batch: int = 1, rounds: bool = True) -> None:
-        """``capacity``: slots of the ring. They hold noise at first. ``rounds``: as for :func:`evaluator`."""
+    def __init__(
+        self,
+        graphs: Sequence[Path],
+        slot_bytes: int,
+        capacity: int,
+        *,
+        batch: int = 1,
+        rounds: bool = True,
+    ) -> None:
+        """``capacity``: slots of the ring, noise at first. ``rounds``: see :func:`evaluator`."""
         self._stages = [evaluator(graph, rounds=rounds) for graph in graphs]
         self.past = np.zeros(batch, dtype=np.int64)
         self._caches: dict[str, Array] = {}
@@ -227,13 +257,20 @@ class Stepper:
         """tokens (batch, step) -> logits (batch, num_logits, vocab)."""
         found: dict[str, Array] = {}
         for stage in self._stages:
-            feeds = {"input_ids": tokens, "past_lengths": self.past, "num_logits": np.array([num_logits]), **self._caches}
+            feeds = {
+                "input_ids": tokens,
+                "past_lengths": self.past,
+                "num_logits": np.array([num_logits]),
+                **self._caches,
+            }
             if "next_hidden_states" in found:
                 feeds["hidden_states"] = found["next_hidden_states"]
             known = {name: feeds[name] for name in stage.input_names}
             outputs: Any = stage.run(None, known)
             found = dict(zip(stage.output_names, outputs, strict=True))
-            self._caches |= {name.replace("present", "past_key_values"): found[name] for name in found if name.startswith("present.")}
+            for name in self._caches:
+                present = name.replace("past_key_values", "present")
+                self._caches[name] = found.get(present, self._caches[name])
         self.past = self.past + tokens.shape[1]
         return found["logits"]
 

@@ -27,7 +27,8 @@ TILE: Final = 16
 ENDING: Final = ".kernels.onnx"
 """What names of these graphs end with, in the place of ``.onnx``."""
 
-_SCHEMES: Final = frozenset(f"int{bits} in blocks of {size}" for bits in (4, 8) for size in (16, 32, 64, 128, 256))
+_BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
+_SCHEMES: Final = frozenset(f"int{bits} in blocks of {n}" for bits in (4, 8) for n in _BLOCK_SIZES)
 
 
 def version_for(target: str, *, ring: bool, schemes: Iterable[str], head_dim: int) -> int:

@@ -133,8 +133,8 @@ def _kernels(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> in
     """The version of the operators that the model can also be computed with, 0 if it cannot."""
     if plan.quantization is None or not computes(config):
         return 0
-    ring = variant.cache.kind == manifest.RING
-    return kernels.version_for(variant.target, ring=ring, schemes=plan.quantization.schemes.values(), head_dim=config.head_dim)
+    ring, schemes = variant.cache.kind == manifest.RING, plan.quantization.schemes.values()
+    return kernels.version_for(variant.target, ring=ring, schemes=schemes, head_dim=config.head_dim)
 
 
 def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
@@ -171,8 +171,9 @@ def _write(
     forms = {manifest.graph_files: form}
     if version:
         forms[manifest.kernel_graph_files] = kernels_form(plan.schemes, form.activations)
+    parts = list(ranges(subject.stages or [config.num_hidden_layers]))
     for names, built in forms.items():
-        for name, layers in zip(names(subject.stages), ranges(subject.stages or [config.num_hidden_layers]), strict=True):
+        for name, layers in zip(names(subject.stages), parts, strict=True):
             bundle.graph(name, build(config, placed, built, layers))
     opened.check_unchanged()
     for name, data in subject.text.files.items():

@@ -213,7 +213,8 @@ def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, reci
     nbytes = [scheme.nbytes(rows, columns, scale) for name, scheme in body.items() for rows, columns in [floats[f"{name}.weight"].shape]]
     bits = 8 * sum(nbytes) / _parameters(floats, body)
     how = "nearest" if rounding.store is None else "calibrated"
-    return WeightPlan(weights, products, Quantization(recipe.name, named, round(bits, 4), how, rounding.text), rounding.schemes, rounding.zeros)
+    quantization = Quantization(recipe.name, named, round(bits, 4), how, rounding.text)
+    return WeightPlan(weights, products, quantization, rounding.schemes, rounding.zeros)
 
 
 def _with_lifts(

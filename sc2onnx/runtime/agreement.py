@@ -62,8 +62,16 @@ def _agreed(directory: Path, name: str, part: Part) -> OnnxGraph:
     return graph
 
 
-def _kernel_graphs(directory: Path, manifest: Manifest, parts: list[Part], graphs: list[OnnxGraph]) -> list[OnnxGraph]:
-    """Those for the kernels, which compute what ``graphs`` do with the same weights. Empty: there are none for this version."""
+def _kernel_graphs(
+    directory: Path,
+    manifest: Manifest,
+    parts: list[Part],
+    graphs: list[OnnxGraph],
+) -> list[OnnxGraph]:
+    """Those for the kernels, which compute what ``graphs`` do with the same weights.
+
+    Empty where there are none for this version.
+    """
     if not manifest.kernel_graphs:
         _check_later(directory, manifest)
         return []
@@ -77,14 +85,19 @@ def _kernel_graphs(directory: Path, manifest: Manifest, parts: list[Part], graph
 
 
 def _check_later(directory: Path, manifest: Manifest) -> None:
-    """Graphs for later kernels are not used, and may be anything; where they can be read, they say for which."""
+    """Graphs for later kernels are not used, and may be anything; those that can be read say for which."""
     for name in kernel_graph_files(manifest.stages) if manifest.kernels else ():
         data = _contents(directory / name)
         try:
-            version = read_graph(data).opsets.get(DOMAIN)
+            graph = read_graph(data)
         except ValueError:
             continue
-        check_same(name, "the version of the kernels' operators", version, manifest.kernels)
+        _check_version(name, graph, manifest)
+
+
+def _check_version(name: str, graph: OnnxGraph, manifest: Manifest) -> None:
+    found = graph.opsets.get(DOMAIN)
+    check_same(name, "the version of the kernels' operators", found, manifest.kernels)
 
 
 _CONFIG: Final = "config.json"
@@ -107,7 +120,7 @@ def _read(path: Path, part: Part) -> OnnxGraph:
     check_same(path.name, "the opset", graph.opsets.get(""), manifest.opset)
     check_same(path.name, "the opset of ONNX Runtime's operators", graph.opsets.get(CONTRIB, 1), 1)
     if part.kernels:
-        check_same(path.name, "the version of the kernels' operators", graph.opsets.get(DOMAIN), manifest.kernels)
+        _check_version(path.name, graph, manifest)
     return graph
 
 

@@ -10,6 +10,7 @@ REMEDY: Final = "it was altered or damaged, copy or export the bundle again"
 
 
 def check_same(graph: str, what: str, found: Any, said: Any) -> None:
-    """Raise :class:`BundleIntegrityError` unless a graph has what the manifest says. ``graph``: its name."""
+    """Raise :class:`BundleIntegrityError` unless a graph is as the manifest says."""
     if found != said:
-        raise BundleIntegrityError(f"{what} is {found} in {graph}, the manifest says {said}: {REMEDY}")
+        contradiction = f"{what} is {found} in {graph}, the manifest says {said}"
+        raise BundleIntegrityError(f"{contradiction}: {REMEDY}")

@@ -24,7 +24,11 @@ def check_kernel_graph(name: str, graph: OnnxGraph, part: Part, usual: OnnxGraph
     ``name``: of its file; ``usual``: the graph of the same layers that every runtime reads.
     """
     gelu = {node.attributes.get("approximate") for node in usual.nodes if node.operator == "Gelu"}
-    check_same(name, "the activation", "GELU by tanh", "GELU by tanh" if gelu == {b"tanh"} else "another")
+    if gelu != {b"tanh"}:
+        found = ", ".join(sorted(map(str, gelu))) or "none"
+        raise BundleIntegrityError(
+            f"the approximations of GELU are {found[:80]} beside {name}, expected tanh: {REMEDY}",
+        )
     _Walk(name, graph, part, set(usual.tensors)).layers()
 
 
@@ -36,13 +40,14 @@ class _Walk:
         self._nodes = iter([node for node in graph.nodes if node.operator.startswith(f"{DOMAIN}.")])
 
     def layers(self) -> None:
-        """As the exporter writes them: norm and attention, norm and perceptron, and the head at the end."""
+        """As the exporter writes them: attention, then perceptron, and the head at the end."""
         x = self._first()
         for layer in self._part.layers:
             prefix = f"model.layers.{layer}"
             qkv = self._linear(f"{prefix}.self_attn.qkv_proj", x, norm=f"{prefix}.input_layernorm")
             x = self._linear(f"{prefix}.self_attn.o_proj", self._attention(layer, qkv), residual=x)
-            inner = self._linear(f"{prefix}.mlp.c_fc", x, norm=f"{prefix}.post_attention_layernorm", gelu=True)
+            norm = f"{prefix}.post_attention_layernorm"
+            inner = self._linear(f"{prefix}.mlp.c_fc", x, norm=norm, gelu=True)
             x = self._linear(f"{prefix}.mlp.c_proj", inner, residual=x)
         if self._part.last:
             self._linear(HEAD, None, norm="model.norm")
@@ -58,7 +63,15 @@ class _Walk:
             self._refuse("the embedding", f"{len(found)} operators", "one")
         return found[0][0]
 
-    def _linear(self, product: str, x: str | None, *, norm: str = "", residual: str = "", gelu: bool = False) -> str:
+    def _linear(
+        self,
+        product: str,
+        x: str | None,
+        *,
+        norm: str = "",
+        residual: str = "",
+        gelu: bool = False,
+    ) -> str:
         """The name of the output. ``x``: None where nothing is known of it."""
         node = self._next(product, BLOCKWISE_LINEAR, outputs=1)
         bias = f"{product}.bias" if f"{product}.bias" in self._weights else ""
@@ -69,8 +82,15 @@ class _Walk:
         self._compare(product, "inputs", list(node.inputs[1:]), inputs)
         if x is not None:
             self._compare(product, "input", node.inputs[0], x)
-        names = {"N", "K", "bits", "block_size"} | ({"epsilon"} if norm else set()) | ({"gelu"} if gelu else set())
-        self._compare(product, "attributes", sorted(node.attributes), sorted(names))
+        names = [
+            "K",
+            "N",
+            "bits",
+            "block_size",
+            *(["epsilon"] if norm else []),
+            *(["gelu"] if gelu else []),
+        ]
+        self._compare(product, "attributes", sorted(node.attributes), names)
         return node.outputs[0]
 
     def _attention(self, layer: int, qkv: str) -> str:
@@ -78,9 +98,23 @@ class _Walk:
         facts, what = self._part.manifest.model, f"the attention of layer {layer}"
         node = self._next(what, RING_ATTENTION, outputs=3)
         past = [past_name(layer, kind) for kind in ("key", "value")]
-        self._compare(what, "inputs", list(node.inputs), [qkv, INPUT_IDS, PAST_LENGTHS, COS_CACHE, SIN_CACHE, *past])
-        self._compare(what, "outputs", list(node.outputs[1:]), [present_name(layer, kind) for kind in ("key", "value")])
-        promised = {"num_heads": facts.num_heads, "num_kv_heads": facts.num_kv_heads, "window": facts.sliding_window or 0}
+        self._compare(
+            what,
+            "inputs",
+            list(node.inputs),
+            [qkv, INPUT_IDS, PAST_LENGTHS, COS_CACHE, SIN_CACHE, *past],
+        )
+        self._compare(
+            what,
+            "outputs",
+            list(node.outputs[1:]),
+            [present_name(layer, kind) for kind in ("key", "value")],
+        )
+        promised = {
+            "num_heads": facts.num_heads,
+            "num_kv_heads": facts.num_kv_heads,
+            "window": facts.sliding_window or 0,
+        }
         self._compare(what, "attributes", sorted(node.attributes), sorted(promised))
         for attribute, said in promised.items():
             check_same(self._name, f"{attribute} of {what}", node.attributes[attribute], (said,))
@@ -98,4 +132,6 @@ class _Walk:
             self._refuse(f"the {part} of {what}", found, expected)
 
     def _refuse(self, what: str, found: object, expected: object) -> None:
-        raise BundleIntegrityError(f"{what} is {str(found)[:300]} in {self._name}, expected {str(expected)[:300]}: {REMEDY}")
+        there, wanted = str(found)[:300], str(expected)[:300]
+        contradiction = f"{what} is {there} in {self._name}, expected {wanted}"
+        raise BundleIntegrityError(f"{contradiction}: {REMEDY}")

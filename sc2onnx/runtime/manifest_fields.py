@@ -15,7 +15,7 @@ _KINDS: Final = {"genai": LINEAR, "optimum": GROWING}
 
 
 def check_fields(manifest: Manifest) -> None:
-    """Raise :class:`BundleIntegrityError` where what one field says contradicts what another does."""
+    """Raise :class:`BundleIntegrityError` where one field contradicts another."""
     facts, quantization, cache = manifest.model, manifest.quantization, manifest.cache
     if facts.architecture != "starcoder2":
         raise BundleIntegrityError(f"model.architecture is {facts.architecture[:80]!r}, expected 'starcoder2': {REMEDY}")
@@ -43,7 +43,7 @@ def _oldest(manifest: Manifest) -> int:
 
 
 def _check_listed(manifest: Manifest) -> None:
-    """Graphs for the kernels are among the files where the manifest says that there are some, and can be."""
+    """Graphs for the kernels are listed where the manifest says that there are some, and can be."""
     listed = {name for name in manifest.files if name.endswith(ENDING)}
     promised = set(kernel_graph_files(manifest.stages)) if manifest.kernels else set[str]()
     if listed != promised:
@@ -56,7 +56,7 @@ def _check_listed(manifest: Manifest) -> None:
     fits = version_for(manifest.target, ring=ring, schemes=schemes, head_dim=head_dim)
     if manifest.kernels == VERSION and not fits:
         raise BundleIntegrityError(
-            f"kernels is {manifest.kernels}, expected 0 for target {manifest.target!r}, {manifest.precision[:80]} and heads of {head_dim}: {REMEDY}"
+            f"kernels is {manifest.kernels}, expected 0 for target {manifest.target!r}, {manifest.precision[:80]} and heads of {head_dim}: {REMEDY}",
         )
 
 

@@ -54,7 +54,10 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     MATMUL_NBITS: {"K": _COMPARED, "N": _COMPARED, "bits": _COMPARED, "block_size": _COMPARED, "accuracy_level": _ints(4)},
     GATHER_NBITS: {"bits": _COMPARED, "block_size": _COMPARED, "gather_axis": _ints(0), "quantize_axis": _ints(1)},
     GROUPED_QUERY: {"num_heads": _COMPARED, "kv_num_heads": _COMPARED, "local_window_size": _COMPARED, "do_rotary": _ints(1)},
-    BLOCKWISE_LINEAR: {"K": _COMPARED, "N": _COMPARED, "bits": _COMPARED, "block_size": _COMPARED, "epsilon": _COMPARED, "gelu": _ints(1)},
+    BLOCKWISE_LINEAR: {
+        **dict.fromkeys(("K", "N", "bits", "block_size", "epsilon"), _COMPARED),
+        "gelu": _ints(1),
+    },
     RING_ATTENTION: {"num_heads": _COMPARED, "num_kv_heads": _COMPARED, "window": _COMPARED},
 }
 """Attributes of the operators that have some, and the values that they may have."""
@@ -75,7 +78,9 @@ ALLOWED: Final[Mapping[str, frozenset[str]]] = {
 }
 """Operators by target. TensorScatter for ``portable``: earlier exporters wrote it."""
 
-KERNELS: Final = frozenset(f"Concat Reshape Shape Slice Sub {GATHER_NBITS} {BLOCKWISE_LINEAR} {RING_ATTENTION}".split())
+KERNELS: Final = frozenset(
+    ("Concat", "Reshape", "Shape", "Slice", "Sub", GATHER_NBITS, BLOCKWISE_LINEAR, RING_ATTENTION),
+)
 """Operators of graphs for the kernels, whose domain no other graph has."""
 
 

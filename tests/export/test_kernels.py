@@ -39,7 +39,11 @@ NEAREST = Calibration(False)
 def exported(make_checkpoint: Make, tmp_path: Path) -> Callable[..., Path]:
     """``exported(changes, recipe, **options)``: a bundle of the tiny checkpoint."""
 
-    def make(changes: Mapping[str, Any] | None = None, recipe: Recipe | str = "int8", **options: Any) -> Path:
+    def make(
+        changes: Mapping[str, Any] | None = None,
+        recipe: Recipe | str = "int8",
+        **options: Any,
+    ) -> Path:
         precision = str(tmp_path / "recipe.json") if isinstance(recipe, Recipe) else recipe
         if isinstance(recipe, Recipe):
             Path(precision).write_text(recipe.to_json())
@@ -55,7 +59,7 @@ def graph_of(bundle: Path, name: str = "model.kernels.onnx") -> onnx.GraphProto:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
 
 
 @pytest.mark.parametrize("biases", [True, False])
@@ -82,15 +86,32 @@ def test_a_layer_has_five_nodes(exported: Callable[..., Path], biases: bool) -> 
     assert list(attention.input) == [qkv.output[0], "input_ids", "past_lengths", *tables, *caches]
     assert list(attention.output)[1:] == ["present.0.key", "present.0.value"]
     assert list(out.input) == [attention.output[0], *weights("self_attn.o_proj"), "", "", embedded]
-    assert list(inner.input) == [out.output[0], *weights("mlp.c_fc"), *norm("post_attention_layernorm")]
+    assert list(inner.input) == [
+        out.output[0],
+        *weights("mlp.c_fc"),
+        *norm("post_attention_layernorm"),
+    ]
     assert list(back.input) == [inner.output[0], *weights("mlp.c_proj"), "", "", out.output[0]]
     epsilon = {"epsilon": float(np.float32(1e-5))}
     assert attributes(qkv) == {"N": 128, "K": 64, "bits": 4, "block_size": 16, **epsilon}
     assert attributes(attention) == {"num_heads": 4, "num_kv_heads": 2, "window": 5}
     assert attributes(out) == {"N": 64, "K": 64, "bits": 4, "block_size": 16}
-    assert attributes(inner) == {"N": 128, "K": 64, "bits": 4, "block_size": 16, "gelu": 1, **epsilon}
+    assert attributes(inner) == {
+        "N": 128,
+        "K": 64,
+        "bits": 4,
+        "block_size": 16,
+        "gelu": 1,
+        **epsilon,
+    }
     assert attributes(back) == {"N": 64, "K": 128, "bits": 4, "block_size": 16}
-    head = ["lm_head.weight.codes", "lm_head.weight.scales", "", "model.norm.weight", "model.norm.bias"]
+    head = [
+        "lm_head.weight.codes",
+        "lm_head.weight.scales",
+        "",
+        "model.norm.weight",
+        "model.norm.bias",
+    ]
     assert list(ours[-1].input)[1:] == head
     assert attributes(ours[-1]) == {"N": 32, "K": 64, "bits": 8, "block_size": 32, **epsilon}
 
@@ -100,7 +121,7 @@ def test_it_takes_the_same_weights_from_the_same_places(exported: Callable[..., 
 
     def places(name: str) -> dict[str, bytes]:
         tensors = graph_of(bundle, name).initializer
-        return {tensor.name: tensor.SerializeToString() for tensor in tensors if tensor.external_data}
+        return {each.name: each.SerializeToString() for each in tensors if each.external_data}
 
     assert places("model.kernels.onnx") == places("model.onnx")
 
@@ -109,12 +130,13 @@ def test_what_goes_in_and_out(exported: Callable[..., Path]) -> None:
     bundle = exported()
     ours, usual = graph_of(bundle), graph_of(bundle, "model.onnx")
     for side in ("input", "output"):
-        assert [value.name for value in getattr(ours, side)] == [value.name for value in getattr(usual, side)]
+        names = [[value.name for value in getattr(graph, side)] for graph in (ours, usual)]
+        assert names[0] == names[1]
     for value in (*ours.input, *ours.output):
         if ".key" in value.name or ".value" in value.name:
             tensor = value.type.tensor_type
             assert tensor.elem_type == onnx.TensorProto.UINT8
-            dimensions = [dimension.dim_value or dimension.dim_param for dimension in tensor.shape.dim]
+            dimensions = [size.dim_value or size.dim_param for size in tensor.shape.dim]
             assert dimensions == ["batch", 2, "capacity", "slot_bytes"]
     model = onnx.load(bundle / "model.kernels.onnx", load_external_data=False)
     versions = {opset.domain: opset.version for opset in model.opset_import}
@@ -135,7 +157,12 @@ NONE_FOR: list[tuple[Mapping[str, Any], Recipe | str, Mapping[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("changes", "recipe", "options"), NONE_FOR, ids=str)
-def test_where_there_is_none(exported: Callable[..., Path], changes: Mapping[str, Any], recipe: Recipe | str, options: Mapping[str, Any]) -> None:
+def test_where_there_is_none(
+    exported: Callable[..., Path],
+    changes: Mapping[str, Any],
+    recipe: Recipe | str,
+    options: Mapping[str, Any],
+) -> None:
     bundle = exported(changes, recipe, **options)
     manifest = Bundle.open(bundle, others=True).manifest
     assert (manifest.kernels, manifest.kernel_graphs) == (0, ())
@@ -154,7 +181,11 @@ def test_where_there_is_one(exported: Callable[..., Path], act: str) -> None:
 def test_stages(exported: Callable[..., Path]) -> None:
     bundle = exported({"num_hidden_layers": 3}, stages=3)
     manifest = Bundle.open(bundle).manifest
-    assert manifest.kernel_graphs == ("model.0.kernels.onnx", "model.1.kernels.onnx", "model.2.kernels.onnx")
+    assert manifest.kernel_graphs == (
+        "model.0.kernels.onnx",
+        "model.1.kernels.onnx",
+        "model.2.kernels.onnx",
+    )
     for number, name in enumerate(manifest.kernel_graphs):
         ours = [node for node in graph_of(bundle, name).node if node.domain == "sc2onnx"]
         assert len(ours) == 5 + (number == 2)
@@ -165,24 +196,44 @@ CASES: list[tuple[Mapping[str, Any], Recipe | str, int]] = [
     ({}, "int8", 1),
     ({}, INT4, 1),
     ({"tie_word_embeddings": False}, INT4, 1),
-    ({"tie_word_embeddings": False, "use_bias": False}, Recipe("a", Scheme(4, 32), Scheme(4, 16)), 2),
-    ({"sliding_window": None}, Recipe("b", Scheme(4, 64), Scheme(8, 64), (Override("*.c_proj", Scheme(8, 32)),)), 1),
+    (
+        {"tie_word_embeddings": False, "use_bias": False},
+        Recipe("a", Scheme(4, 32), Scheme(4, 16)),
+        2,
+    ),
+    (
+        {"sliding_window": None},
+        Recipe("b", Scheme(4, 64), Scheme(8, 64), (Override("*.c_proj", Scheme(8, 32)),)),
+        1,
+    ),
     ({"sliding_window": 1, "num_key_value_heads": 4}, Recipe("c", Scheme(8, 16), Scheme(8, 16)), 2),
     ({"sliding_window": 39, "num_key_value_heads": 1}, INT4, 1),
     ({"sliding_window": 1000, "head_dim": 32}, INT4, 1),
     ({"num_hidden_layers": 1, "norm_epsilon": 0.1}, INT4, 1),
-    ({"rope_theta": 999999.4420358813, "num_attention_heads": 1, "num_key_value_heads": 1}, INT4, 1),
+    (
+        {"rope_theta": 999999.4420358813, "num_attention_heads": 1, "num_key_value_heads": 1},
+        INT4,
+        1,
+    ),
     ({"hidden_size": 128, "head_dim": 32}, Recipe("d", Scheme(4, 128), Scheme(8, 128)), 1),
-    ({"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16}, Recipe("e", Scheme(4, 256), Scheme(8, 256)), 1),
+    (
+        {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16},
+        Recipe("e", Scheme(4, 256), Scheme(8, 256)),
+        1,
+    ),
 ]
 
 
-def original(settings: Mapping[str, Any], tensors: Mapping[str, Array], bundle: Path) -> dict[str, Array]:
+Tensors = Mapping[str, Array]
+
+
+def original(settings: Mapping[str, Any], tensors: Tensors, bundle: Path) -> dict[str, Array]:
     """The checkpoint's tensors, its matrices as the bundle has them."""
     found, kv_size = dict(tensors), settings["num_key_value_heads"] * settings["head_dim"]
     for product, matrix in matrices(bundle).items():
         if product.endswith("qkv_proj"):
-            parts = np.split(matrix.weights, [len(matrix.weights) - 2 * kv_size, len(matrix.weights) - kv_size])
+            rows = len(matrix.weights)
+            parts = np.split(matrix.weights, [rows - 2 * kv_size, rows - kv_size])
             for part, weights in zip("qkv", parts, strict=True):
                 found[product.replace("qkv_proj", f"{part}_proj.weight")] = weights
         else:
@@ -199,7 +250,7 @@ def test_it_computes_starcoder2(
     recipe: Recipe | str,
     stages: int,
 ) -> None:
-    """With the operators in numpy, activations left as they are: as a plain float64 implementation does, however it is cut."""
+    """With the operators in numpy, activations not rounded: as plain float64 does, in any cut."""
     bundle = exported(changes, recipe, stages=stages)
     changed = {**settings, **SIZES, "intermediate_size": 128, **changes}
     tokens = np.random.default_rng(7).integers(0, 32, (1, LENGTH))
@@ -218,7 +269,7 @@ def test_it_computes_starcoder2(
 def test_it_is_the_graph_that_every_runtime_reads(
     int8_bundle: Path, int4_bundle: Path, reference: Mapping[str, Array], precision: str, slots: str
 ) -> None:
-    """Of trained weights, past the window: activations go through int8 in both, so they differ by what that rounding costs."""
+    """Of trained weights, past the window: both round activations, which is their difference."""
     bundle = {"int8": int8_bundle, "int4": int4_bundle}[precision]
     head_dim = Manifest.read(bundle).model.head_dim
     tokens, sizes = reference["tokens"][None, :340], [1, 37, 200, 62, 40]
@@ -236,7 +287,8 @@ def log_softmax(logits: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def test_rows_of_other_lengths_are_computed_as_if_alone(int8_bundle: Path, reference: Mapping[str, Array]) -> None:
+def test_rows_of_other_lengths(int8_bundle: Path, reference: Mapping[str, Array]) -> None:
+    """Each is computed as if it were alone."""
     graphs, slot_bytes, tokens = [int8_bundle / "model.kernels.onnx"], 4 * 64, reference["tokens"]
     alone = Stepper(graphs, slot_bytes, 320)
     alone.step(tokens[None, :7], 0)

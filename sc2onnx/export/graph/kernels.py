@@ -1,7 +1,8 @@
-"""The graph for the operators of the wheel sc2onnx-kernels: five nodes to a layer, on the same weights.
+"""The graph for the operators of the wheel sc2onnx-kernels: five nodes to a layer.
 
 A product takes the norm before it, the activation behind it and what is added to it along;
-attention turns, writes and reads the ring at once (docs/kernels.md).
+attention turns, writes and reads the ring at once. Weights are those of the usual graph
+(docs/bundle.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
 from sc2onnx.manifest import past_name, present_name
 
 SLOTS = "slot_bytes"
-"""Bytes of a slot, which say in what form keys and values are kept: whoever runs the graph chooses."""
+"""Bytes of a slot, which say in what form keys and values are kept: whoever runs it chooses."""
 
 
 def computes(config: Starcoder2Config) -> bool:
@@ -52,21 +53,33 @@ def _products(schemes: Schemes) -> Products:
         (y,) = op.kernel(LINEAR, 1, *inputs, **sizes(codes, schemes[name]), **more)
         return y
 
-    return Products(product, gathered(schemes), head=lambda op, x, norm: product(op, x, HEAD_PRODUCT, norm=norm))
+    def head(op: Recorder, x: ir.Value, norm: Norm) -> ir.Value:
+        return product(op, x, HEAD_PRODUCT, norm=norm)
+
+    return Products(product, gathered(schemes), head)
 
 
-def _ring_attention(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, layers: range) -> Attention:
+def _ring_attention(
+    op: Recorder,
+    config: Starcoder2Config,
+    input_ids: ir.Value,
+    past: ir.Value,
+    layers: range,
+) -> Attention:
     """Declare the cache inputs of these layers, uint8, and return the attention of one layer."""
     shape = ("batch", config.num_key_value_heads, "capacity", SLOTS)
-    caches = {layer: [op.input(past_name(layer, kind), ir.DataType.UINT8, shape) for kind in ("key", "value")] for layer in layers}
+    kinds, element, caches = ("key", "value"), ir.DataType.UINT8, dict[int, list[ir.Value]]()
+    for layer in layers:
+        caches[layer] = [op.input(past_name(layer, kind), element, shape) for kind in kinds]
     heads = {"num_heads": config.num_attention_heads, "num_kv_heads": config.num_key_value_heads}
+    window = config.sliding_window or 0
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
         tables = op.weight(COS_CACHE), op.weight(SIN_CACHE)
         inputs = qkv, input_ids, past, *tables, *caches[layer]
-        mixed, *presents = op.kernel(ATTENTION, 3, *inputs, **heads, window=config.sliding_window or 0)
-        for kind, present in zip(("key", "value"), presents, strict=True):
-            op.output(present, present_name(layer, kind), ir.DataType.UINT8, shape)
+        mixed, *presents = op.kernel(ATTENTION, 3, *inputs, **heads, window=window)
+        for kind, present in zip(kinds, presents, strict=True):
+            op.output(present, present_name(layer, kind), element, shape)
         return mixed
 
     return attend

@@ -53,7 +53,7 @@ class Product(Protocol):
 
 
 Linear = Callable[[Recorder, ir.Value, str], ir.Value]
-"""(recorder, activations (tokens, in), name) -> ``x W^T + b`` (tokens, out), ``b`` where there is one."""
+"""(recorder, x (tokens, in), name) -> ``x W^T + b`` (tokens, out), ``b`` where there is one."""
 
 Embed = Callable[[Recorder, ir.Value], ir.Value]
 """(recorder, ids (tokens,)) -> their rows of the embedding (tokens, hidden)."""
@@ -64,7 +64,7 @@ Head = Callable[[Recorder, ir.Value, Norm], ir.Value]
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Every use of a large matrix: the ``product``s of the layers, the ``embed``ding and the output ``head``."""
+    """Every use of a large matrix: ``product`` in the layers, ``embed``ding and output ``head``."""
 
     product: Product
     embed: Embed

@@ -92,21 +92,37 @@ def _num_logits(op: Recorder) -> ir.Value:
     return num_logits
 
 
-def _layer(op: Recorder, x: ir.Value, layer: int, config: Starcoder2Config, attention: Attention, product: Product) -> ir.Value:
+def _layer(
+    op: Recorder,
+    x: ir.Value,
+    layer: int,
+    config: Starcoder2Config,
+    attention: Attention,
+    product: Product,
+) -> ir.Value:
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
     name, epsilon = f"model.layers.{layer}", config.norm_epsilon
-    qkv = product(op, x, f"{name}.self_attn.qkv_proj", norm=Norm(f"{name}.input_layernorm", epsilon))
+    norm = Norm(f"{name}.input_layernorm", epsilon)
+    qkv = product(op, x, f"{name}.self_attn.qkv_proj", norm=norm)
     x = product(op, attention(layer, qkv), f"{name}.self_attn.o_proj", residual=x)
     norm = Norm(f"{name}.post_attention_layernorm", epsilon)
     inner = product(op, x, f"{name}.mlp.c_fc", norm=norm, gelu=ACTIVATIONS[config.hidden_act])
     return product(op, inner, f"{name}.mlp.c_proj", residual=x)
 
 
-def _head(op: Recorder, x: ir.Value, input_ids: ir.Value, num_logits: ir.Value | None, config: Starcoder2Config, head: Head) -> ir.Value:
+def _head(
+    op: Recorder,
+    x: ir.Value,
+    input_ids: ir.Value,
+    num_logits: ir.Value | None,
+    config: Starcoder2Config,
+    head: Head,
+) -> ir.Value:
     """Logits (batch, num_logits, vocab) of the last ``num_logits`` positions of each row; None: of all."""
     norm = Norm("model.norm", config.norm_epsilon)
     if num_logits is None:
-        return op.Reshape(head(op, x, norm), op.Concat(op.Shape(input_ids), op.ints(config.vocab_size), axis=0))
+        logits = head(op, x, norm)
+        return op.Reshape(logits, op.Concat(op.Shape(input_ids), op.ints(config.vocab_size), axis=0))
     rows = op.Reshape(x, op.Concat(op.Shape(input_ids), op.ints(config.hidden_size), axis=0))  # (batch, step, hidden)
     step = op.Shape(input_ids, start=1, end=2)
     wanted = op.Slice(rows, op.Sub(step, num_logits), step, op.ints(1))  # (batch, num_logits, hidden)

@@ -59,11 +59,18 @@ class Recorder:
         self.graph.opset_imports[CONTRIB] = 1
         return self._tape.op_multi_out(operator, list(inputs), attributes, domain=CONTRIB, num_outputs=outputs)
 
-    def kernel(self, operator: str, outputs: int, *inputs: ir.Value | None, **attributes: Any) -> Sequence[ir.Value]:
-        """An operator of the wheel sc2onnx-kernels, and its outputs. Inputs left out at the end are not written."""
+    def kernel(
+        self,
+        operator: str,
+        outputs: int,
+        *inputs: ir.Value | None,
+        **attributes: Any,
+    ) -> Sequence[ir.Value]:
+        """An operator of the wheel sc2onnx-kernels. Inputs left out at the end are not written."""
         self.graph.opset_imports[kernels.DOMAIN] = kernels.VERSION
-        given = [number for number, value in enumerate(inputs, 1) if value is not None]
-        return self._tape.op_multi_out(operator, list(inputs[: given[-1]]), attributes, domain=kernels.DOMAIN, num_outputs=outputs)
+        last = max(number for number, value in enumerate(inputs, 1) if value is not None)
+        given, domain = list(inputs[:last]), kernels.DOMAIN
+        return self._tape.op_multi_out(operator, given, attributes, domain=domain, num_outputs=outputs)
 
     def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> Sequence[ir.Value]:
         """Parts of these sizes along an axis."""

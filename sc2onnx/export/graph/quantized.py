@@ -7,7 +7,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from sc2onnx.export.graph.layers import Embed, Linear, Products, around, bias
+from sc2onnx.export.graph.layers import Embed, Linear, Norm, Products, around, bias
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, codes_name, scales_name
@@ -40,18 +40,24 @@ def cuda_products(schemes: Schemes) -> Products:
 
 def _products(linear: Linear, embed: Embed) -> Products:
     product = around(linear)
-    return Products(product, embed, head=lambda op, x, norm: product(op, x, HEAD_PRODUCT, norm=norm))
+
+    def head(op: Recorder, x: ir.Value, norm: Norm) -> ir.Value:
+        return product(op, x, HEAD_PRODUCT, norm=norm)
+
+    return Products(product, embed, head)
 
 
 def _matmul(op: Recorder, x: ir.Value, name: str, scheme: Scheme, bias: ir.Value | None, **attributes: int) -> ir.Value:
     codes, scales = packed(op, name)
-    return op.contrib("MatMulNBits", x, codes, scales, None, None, bias, **attributes, **sizes(codes, scheme))
+    attributes |= sizes(codes, scheme)
+    return op.contrib("MatMulNBits", x, codes, scales, None, None, bias, **attributes)
 
 
 def sizes(codes: ir.Value, scheme: Scheme) -> dict[str, int]:
     """Attributes that say what ``codes`` (out, blocks, bytes of a block) are."""
     rows, blocks, _ = codes.shape.numpy() if codes.shape is not None else (0, 0, 0)
-    return {"N": rows, "K": blocks * scheme.block_size, "bits": scheme.bits, "block_size": scheme.block_size}
+    bits, size = scheme.bits, scheme.block_size
+    return {"N": rows, "K": blocks * size, "bits": bits, "block_size": size}
 
 
 def gathered(schemes: Schemes) -> Embed:
