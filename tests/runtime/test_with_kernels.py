@@ -67,6 +67,13 @@ def test_steps_of_any_length(model: sc2onnx.Model, ids: list[int], one_by_one: n
     assert np.array_equal(logits(model, ids[:LENGTH], steps), one_by_one)
 
 
+@pytest.mark.parametrize("settings", [{"cache_capacity": 256}, {"cache_capacity": 300, "prefill_chunk": 37}, {"cache_capacity": 2048}], ids=str)
+def test_the_slots_change_nothing(kind: tuple[Path, str], ids: list[int], one_by_one: npt.NDArray[np.float32], settings: dict[str, int]) -> None:
+    other = load(kind[0], cache_type=kind[1], **settings)
+    assert other._cache_shape.capacity % 16 == 0
+    assert np.array_equal(logits(other, ids[:LENGTH], [500]), one_by_one)
+
+
 def test_the_number_of_threads_changes_nothing(kind: tuple[Path, str], ids: list[int], one_by_one: npt.NDArray[np.float32]) -> None:
     for threads in (1, 5):
         assert np.array_equal(logits(load(kind[0], cache_type=kind[1], threads=threads), ids[:LENGTH], [90]), one_by_one)
