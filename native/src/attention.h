@@ -59,19 +59,19 @@ struct AttentionSums {
 
 // What a thread needs beside: queries, scores, weights and numbers of each row.
 struct AttentionScratch {
-  float *queries, *scores;  // (rows, head_dim): float32, or two planes of int8; (rows, kSpan)
+  float *queries, *scores;  // (rows, kMostHeadDim), or that in two planes of int8; (rows, kSpan)
   uint8_t *weights;         // (rows, 2, kSpan): planes of seven bits
   float *scale, *largest, *total, *factor, *keep;  // (rows,)
   int32_t *starts;                                 // (rows, 2)
 
-  static SC2ONNX_INLINE int64_t floats(int64_t rows, int head_dim) {
-    return rows * (head_dim + kSpan + kSpan / 2) + 7 * AttentionSums::padded(rows);
+  static SC2ONNX_INLINE int64_t floats(int64_t rows) {
+    return rows * (kMostHeadDim + kSpan + kSpan / 2) + 7 * AttentionSums::padded(rows);
   }
-  static SC2ONNX_INLINE AttentionScratch at(float *p, int64_t rows, int head_dim) {
+  static SC2ONNX_INLINE AttentionScratch at(float *p, int64_t rows) {
     const int64_t padded = AttentionSums::padded(rows);
     AttentionScratch s;
     s.queries = p;
-    s.scores = s.queries + rows * head_dim;
+    s.scores = s.queries + rows * kMostHeadDim;
     s.weights = (uint8_t *)(s.scores + rows * kSpan);
     s.scale = s.scores + rows * (kSpan + kSpan / 2);
     s.largest = s.scale + padded;

@@ -74,15 +74,15 @@ struct Step {
   // Scratch of a thread, then room for two sums.
   float *reserve() {
     static thread_local Arena arena;
-    const int64_t scratch = AttentionScratch::floats(rows, a.head_dim);
+    const int64_t scratch = AttentionScratch::floats(rows);
     float *p = arena.reserve(AttentionSums::padded(scratch) + 2 * sums());
     if (p == nullptr) exhausted = true;
     return p;
   }
-  AttentionScratch scratch(float *p) const { return AttentionScratch::at(p, rows, a.head_dim); }
+  AttentionScratch scratch(float *p) const { return AttentionScratch::at(p, rows); }
   AttentionSums sums_at(float *p) const { return AttentionSums::at(p, rows); }
   float *after_scratch(float *p) const {
-    return p + AttentionSums::padded(AttentionScratch::floats(rows, a.head_dim));
+    return p + AttentionSums::padded(AttentionScratch::floats(rows));
   }
 
   void whole(const Job &job) {

@@ -122,19 +122,24 @@ struct ByteScores {
   template <int kR, int kN>
   SC2ONNX_LANES void part(const View &v, int64_t row, int group) {
     const int channels = v.a.head_dim;
-    const int8_t *codes = (const int8_t *)v.s.queries + row * kPlanes * channels;
+    const int8_t *codes = (const int8_t *)v.s.queries + row * kPlanes * kMostHeadDim;
     I acc[kR][kPlanes][kN];
     for (int r = 0; r < kR; r++)
       for (int p = 0; p < kPlanes; p++)
         for (int n = 0; n < kN; n++)
           acc[r][p][n] = isplat(kBiased ? v.s.starts[(row + r) * kPlanes + p] : 0);
-    for (int c = 0; c < channels; c += 4) {
+    const uint8_t *at[kN];
+    for (int n = 0; n < kN; n++) at[n] = v.span.keys[group + n];
+    for (const int8_t *end = codes + channels; codes < end; codes += 4) {
       B key[kN];
-      for (int n = 0; n < kN; n++) key[n] = load_bytes(v.span.keys[group + n] + 16 * c);
+      for (int n = 0; n < kN; n++) {
+        key[n] = load_bytes(at[n]);
+        at[n] += 64;
+      }
       for (int r = 0; r < kR; r++)
         for (int p = 0; p < kPlanes; p++)
           for (int n = 0; n < kN; n++)
-            acc[r][p][n] = dot_byte(acc[r][p][n], key[n], codes + (r * kPlanes + p) * channels + c);
+            acc[r][p][n] = dot_byte(acc[r][p][n], key[n], codes + (r * kPlanes + p) * kMostHeadDim);
     }
     for (int n = 0; n < kN; n++) {
       const F scales = load((const float *)(v.span.keys[group + n] + 16 * channels));
@@ -159,15 +164,20 @@ struct FloatScores {
   template <int kR, int kN>
   SC2ONNX_LANES void part(const View &v, int64_t row, int group) {
     const int channels = v.a.head_dim;
-    const float *queries = v.s.queries + row * channels;
+    const float *queries = v.s.queries + row * kMostHeadDim;
     F acc[kR][kN];
     for (int r = 0; r < kR; r++)
       for (int n = 0; n < kN; n++) acc[r][n] = splat(0.f);
-    for (int c = 0; c < channels; c++) {
+    const float *at[kN];
+    for (int n = 0; n < kN; n++) at[n] = (const float *)v.span.keys[group + n];
+    for (const float *end = queries + channels; queries < end; queries++) {
       F key[kN];
-      for (int n = 0; n < kN; n++) key[n] = load((const float *)v.span.keys[group + n] + 16 * c);
+      for (int n = 0; n < kN; n++) {
+        key[n] = load(at[n]);
+        at[n] += 16;
+      }
       for (int r = 0; r < kR; r++) {
-        const F x = splat(queries[r * channels + c]);
+        const F x = splat(queries[r * kMostHeadDim]);
         for (int n = 0; n < kN; n++) acc[r][n] = fma(key[n], x, acc[r][n]);
       }
     }
@@ -266,19 +276,20 @@ struct ByteValues {
   template <int kR, int kV>
   SC2ONNX_LANES void part(const View &v, int64_t row, int vector) {
     const int channels = v.a.head_dim;
-    const int8_t *high = (const int8_t *)v.s.weights + row * 2 * kSpan, *low = high + kSpan;
     I acc[kR][2][kV];
     for (int r = 0; r < kR; r++)
       for (int n = 0; n < kV; n++) acc[r][0][n] = acc[r][1][n] = isplat(0);
-    for (int four = 4 * v.first_group(); four < 4 * v.end_group(); four++) {
-      const uint8_t *at = v.span.values[four / 4] + four % 4 * 4 * channels + 64 * vector;
-      B value[kV];
-      for (int n = 0; n < kV; n++) value[n] = load_bytes(at + 64 * n);
-      for (int r = 0; r < kR; r++)
-        for (int n = 0; n < kV; n++) {
-          acc[r][0][n] = dot_seven(acc[r][0][n], value[n], high + r * 2 * kSpan + 4 * four);
-          acc[r][1][n] = dot_seven(acc[r][1][n], value[n], low + r * 2 * kSpan + 4 * four);
-        }
+    const int8_t *high = (const int8_t *)v.s.weights + row * 2 * kSpan + 16 * v.first_group();
+    for (int g = v.first_group(); g < v.end_group(); g++) {
+      const uint8_t *at = v.span.values[g] + 64 * vector;
+      for (const uint8_t *end = at + 16 * channels; at < end; at += 4 * channels, high += 4) {
+        B value[kV];
+        for (int n = 0; n < kV; n++) value[n] = load_bytes(at + 64 * n);
+        for (int r = 0; r < kR; r++)
+          for (int plane = 0; plane < 2; plane++)
+            for (int n = 0; n < kV; n++)
+              acc[r][plane][n] = dot_seven(acc[r][plane][n], value[n], high + (2 * r + plane) * kSpan);
+      }
     }
     for (int r = 0; r < kR; r++)
       for (int n = 0; n < kV; n++)
@@ -302,13 +313,17 @@ struct FloatValues {
     F acc[kR][kV];
     for (int r = 0; r < kR; r++)
       for (int n = 0; n < kV; n++) acc[r][n] = splat(0.f);
-    for (int slot = v.from; slot < v.to; slot++) {
-      const float *at = (const float *)v.span.values[slot / 16] + slot % 16 * channels + 16 * vector;
-      F value[kV];
-      for (int n = 0; n < kV; n++) value[n] = load(at + 16 * n);
-      for (int r = 0; r < kR; r++) {
-        const F weight = splat(v.s.scores[(row + r) * kSpan + slot]);
-        for (int n = 0; n < kV; n++) acc[r][n] = fma(weight, value[n], acc[r][n]);
+    const float *weights = v.s.scores + row * kSpan + v.from;
+    for (int g = v.first_group(); g < v.end_group(); g++) {
+      const int first = g * 16 < v.from ? v.from % 16 : 0, end = v.to - g * 16 < 16 ? v.to - g * 16 : 16;
+      const float *at = (const float *)v.span.values[g] + first * channels + 16 * vector;
+      for (int slot = first; slot < end; slot++, weights++, at += channels) {
+        F value[kV];
+        for (int n = 0; n < kV; n++) value[n] = load(at + 16 * n);
+        for (int r = 0; r < kR; r++) {
+          const F weight = splat(weights[r * kSpan]);
+          for (int n = 0; n < kV; n++) acc[r][n] = fma(weight, value[n], acc[r][n]);
+        }
       }
     }
     for (int r = 0; r < kR; r++)
@@ -349,7 +364,7 @@ struct Bytes {
     memcpy(tile + 16 * a.head_dim + 4 * lane, &scale, 4);
   }
   static void store_query(const Attention &a, const AttentionScratch &s, int64_t row, const float *x) {
-    int8_t *codes = (int8_t *)s.queries + row * kPlanes * a.head_dim;
+    int8_t *codes = (int8_t *)s.queries + row * kPlanes * kMostHeadDim;
     const F factor = splat(code_factor(x, a.head_dim, kPlanes == 2 ? kQueryCodes : 127, s.scale[row]));
     I total[kPlanes];
     for (int p = 0; p < kPlanes; p++) total[p] = isplat(0);
@@ -362,7 +377,7 @@ struct Bytes {
         code[0] = ishift_right<7>(moved);
       }
       for (int p = 0; p < kPlanes; p++) {
-        store_bytes(codes + p * a.head_dim + c, code[p]);
+        store_bytes(codes + p * kMostHeadDim + c, code[p]);
         total[p] = iadd(total[p], code[p]);
       }
     }
@@ -393,7 +408,7 @@ struct Floats {
   static void store_query(const Attention &a, const AttentionScratch &s, int64_t row, const float *x) {
     const F spoilt = splat(taint(x, a.head_dim));
     for (int c = 0; c < a.head_dim; c += 16)
-      store(s.queries + row * a.head_dim + c, add(load(x + c), spoilt));
+      store(s.queries + row * kMostHeadDim + c, add(load(x + c), spoilt));
   }
   static void scores(const View &v) { all_groups<kFloatScoreRows, FloatScores>(v); }
   static void weights(const View &v, const float *mask) {
