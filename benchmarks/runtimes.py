@@ -19,10 +19,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from sc2onnx.runtime.ort.kernels import Missing, look
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 BUILD = Path(os.environ.get("SC2ONNX_INTEROP", ROOT / "build" / "interop"))
 """Where everything is installed and built, once."""
+
+LIBRARY = "SC2ONNX_KERNELS_LIBRARY"
+"""Variable that names the kernels' library to the examples; here an option does."""
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -37,6 +42,7 @@ class Runtime:
 
     ``exact``: precisions in which it must give our greedy tokens; in others its kernels round in another order, and near ties may go either way.
     ``convert``: makes what it loads of a bundle or a checkpoint, where that is not the bundle.
+    ``kernels``: it runs on those of sc2onnx-kernels, and gives what ours does on them.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Runtime:
     exact: tuple[str, ...]
     prepare: Callable[[], list[str]]
     convert: Callable[[Path, Path], Path] | None = None
+    kernels: bool = False
 
     def __str__(self) -> str:
         """Its name."""
@@ -64,7 +71,9 @@ class Outcome:
 def play(command: Sequence[str], bundle: Path, ids: Sequence[int], count: int, threads: int) -> Outcome:
     """``count`` greedy tokens after ``ids``, whatever they are."""
     asked = ["--ids", ",".join(map(str, ids)), "--max-new-tokens", str(count), "--threads", str(threads), "--ignore-eos", "--json"]
-    done = subprocess.run([*command, str(bundle), *asked], capture_output=True, text=True, timeout=600)
+    environment = {name: value for name, value in os.environ.items() if name != LIBRARY}
+    whole = [*command, str(bundle), *asked]
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=600, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
@@ -189,6 +198,17 @@ def _rust() -> list[str]:
     return [str(cargo("build") / "starcoder2")]
 
 
+def on_kernels(prepare: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """An example, and the option that has it run on the kernels; where these are installed."""
+
+    def prepared() -> list[str]:
+        if isinstance(found := look(), Missing):
+            raise MissingError(found.reason)
+        return [*prepare(), "--kernels", str(found.path)]
+
+    return prepared
+
+
 def _genai() -> list[str]:
     return [str(python("genai", ["onnxruntime-genai>=0.18"])), str(EXAMPLES / "genai" / "complete.py")]
 
@@ -221,9 +241,12 @@ def _reference() -> list[str]:
     return [sys.executable, str(EXAMPLES / "onnx-reference" / "complete.py")]
 
 
+INTEGERS = ("int8", "int4")
 RUNTIMES = (
     Runtime("onnxruntime in C++", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _cpp),
     Runtime("onnxruntime in Rust", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _rust),
+    Runtime("C++, with the kernels", "cpu", INTEGERS, INTEGERS, on_kernels(_cpp), kernels=True),
+    Runtime("Rust, with the kernels", "cpu", INTEGERS, INTEGERS, on_kernels(_rust), kernels=True),
     Runtime("onnxruntime-node", "cpu", ("fp32", "int8", "int4"), ("fp32",), node),
     Runtime("onnxruntime-web in Chromium", "cpu", ("fp32", "int4"), ("fp32",), web),
     Runtime("onnxruntime-genai", "genai", ("fp32", "int8", "int4"), ("fp32",), _genai),

@@ -98,13 +98,15 @@ def _verify(args: argparse.Namespace) -> int:
         text=args.text,
         max_length=args.max_length,
         greedy_tokens=args.greedy,
+        kernels=args.kernels,
         tell=tell_case,
         keep=False,
     )
     try:
         _say_all(_verdict(report.summary))
     finally:  # a disk that is full, here or below, costs no figure that another place can take
-        record(args.bundle, report)
+        if args.kernels == "off":
+            record(args.bundle, report)
         if args.json is not None:
             listed = [{"length": result.case.length, "split": result.case.split, **result.difference.figures()} for result in report.cases]
             _write_figures(args.json, {"summary": asdict(report.summary), "cases": listed})

@@ -124,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", type=Path, metavar="FILE", help="write every figure to a file")
     verify.add_argument("--text", type=Path, metavar="FILE", help="code to verify on (default: argparse.py of this Python)")
     verify.add_argument("--max-length", type=int, metavar="N", help="compare no more than N tokens")
+    verify.add_argument(
+        "--kernels", choices=("on", "off"), default="off", help="on: compare the graph for sc2onnx-kernels instead, and record nothing (default: off)"
+    )
     verify.add_argument("--greedy", type=int, default=256, metavar="N", help="greedy tokens to compare (default: 256)")
 
     evaluate = commands.add_parser("evaluate", help="how well bundles predict and infill code, and how far they are from a reference")

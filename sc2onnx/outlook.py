@@ -25,8 +25,8 @@ from sc2onnx.runtime.summary import MemoryNeed, memory_ahead
 CONTEXTS: Final = (1024, 4096, 16384)
 """Tokens at which running is looked at, as far as the model's context goes."""
 
-_PACKED: Final[Mapping[str, float]] = {"cpu": 1.05, "portable": 2.05}
-"""Bytes of the packed form for one of integer weights, by target (docs/decisions/0012-packed-weights.md)."""
+_PACKED: Final = "cpu"
+"""The target whose integer weights are kept packed where ``sc2onnx-kernels`` are installed, in as many bytes at most."""
 
 _FEW_TOKENS: Final = 8192
 """A shorter text of calibration, to show what that saves."""
@@ -66,8 +66,8 @@ class Row:
 
     @property
     def packed(self) -> int:
-        """Bytes that the packed form of its weights takes in the cache directory of whoever runs it, for the first of its targets; 0 for none."""
-        return round(self.forecast.weights * _PACKED.get(self.targets[0], 0)) if self.quantised else 0
+        """Bytes that its weights, packed, take at most in the cache directory of whoever runs it on the kernels; 0 for none."""
+        return self.forecast.weights if self.quantised and _PACKED in self.targets else 0
 
     @property
     def packed_fits(self) -> bool | None:
@@ -249,10 +249,9 @@ def _notes(ahead: Outlook) -> list[str]:
         notes.append(f"  --calibration-tokens {_FEW_TOKENS}), and on disk what it keeps in the cache directory.")
     if packed := [row for row in ahead.rows if row.packed]:
         names = ", ".join(dict.fromkeys(row.forecast.precision for row in packed))
-        notes.append(f"packed: on disk, in the cache directory of whoever runs {names} on the CPU, after the first load, which packs the weights in")
-        notes.append(
-            "  as much private memory. For portable it is twice the weights. None below 64 MB, nor beyond SC2ONNX_PACKED_BYTES, 16 GB by default."
-        )
+        notes.append(f"packed: on disk, in the cache directory of whoever runs {names} on sc2onnx-kernels, after the first load, which packs the")
+        notes.append("  weights in as much private memory. None below 64 MB, nor beyond SC2ONNX_PACKED_BYTES, 16 GB by default.")
+        notes.append("  On the kernels the cache takes about a quarter of what is counted here: keys and values in int8.")
     if any(row.on_gpu for row in ahead.rows):
         notes.append("For cuda, the memory to run is the GPU's, which is not looked at.")
     return [*notes, "Disk to export is beside the checkpoint. Memory to run is that of weights and cache, beside the interpreter."]

@@ -2,6 +2,9 @@
 //
 // The cache is a ring of key and value slots (docs/bundle.md): position p lies in slot p mod capacity. Outputs are bound to the memory of
 // the inputs, so that ONNX Runtime updates it in place, and dropping the latest tokens copies nothing.
+//
+// With the library of sc2onnx-kernels it runs the bundle's other graph, model.kernels.onnx, in whose
+// cache slots are opaque bytes.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -21,11 +24,13 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // tokens of a prompt computed at once
 constexpr int64_t kFirst = 512;  // slots of a fresh cache, where the window is larger
+constexpr int64_t kTile = 16;    // slots of the kernels that are made and copied together
 
 struct Facts {
   int64_t layers, heads, size, vocab, context, window;
   std::vector<int64_t> eos;
   bool standard;  // products are written with standard operators
+  bool kernels;   // there is a graph for version 1 of the kernels
 };
 
 Facts read_facts(const std::string& bundle) {
@@ -38,22 +43,37 @@ Facts read_facts(const std::string& bundle) {
   const int64_t context = model.at("context_length");
   const int64_t window = model.at("sliding_window").is_null() ? context : model.at("sliding_window").get<int64_t>();
   return {model.at("num_layers"), model.at("num_kv_heads"), model.at("head_dim"), model.at("vocab_size"), context, std::min(window, context),
-          model.at("eos_token_ids"), manifest.at("target") == "portable"};
+          model.at("eos_token_ids"), manifest.at("target") == "portable",
+          manifest.value("kernels", 0) == 1};
 }
 
-// One buffer of the cache: keys are rows of channels, (heads, capacity, size); values are columns, (heads, size, capacity).
+// What a session is made with.
+struct Setup {
+  int threads;
+  std::string library;  // of the kernels; empty: without them
+  std::string packed;   // file of weights packed for them; empty: they are packed now
+};
+
+// How a buffer of the cache lies in memory: in `rows`, each of all slots one after the other.
+struct Layout {
+  std::vector<int64_t> shape;
+  int64_t rows, slot;  // slot: bytes of one in a row
+};
+
 struct Buffer {
   std::string past, present;
-  std::vector<int64_t> shape;
-  std::vector<float> data;
+  Layout layout;
+  std::vector<uint8_t> data;
 };
 
 class Sequence {
  public:
-  Sequence(const std::string& bundle, int threads)
+  Sequence(const std::string& bundle, const Setup& setup)
       : facts_(read_facts(bundle)),
-        full_(std::min(facts_.window + 2 * kChunk - 1, facts_.context)),  // room for a chunk, and to rewind as much
-        session_(env_, (bundle + "/model.onnx").c_str(), options(threads, facts_.standard)),
+        kernels_(facts_.kernels && !setup.library.empty()),
+        // Room for a chunk, and to rewind as much.
+        full_(tiled(std::min(facts_.window + 2 * kChunk - 1, facts_.context))),
+        session_(env_, graph(bundle).c_str(), options(setup)),
         memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
         logits_(facts_.vocab) {
     capacity_ = std::min(kFirst, full_);
@@ -61,6 +81,7 @@ class Sequence {
   }
 
   const Facts& facts() const { return facts_; }
+  bool kernels() const { return kernels_; }
   int64_t length() const { return length_; }
 
   // Computes these tokens and gives the most likely next one.
@@ -68,7 +89,7 @@ class Sequence {
     check(tokens);
     for (size_t first = 0; first < tokens.size();) {
       int64_t step = std::min<int64_t>(kChunk, tokens.size() - first);
-      if (length_ + step > capacity_ && capacity_ < full_) grow(length_ + step);
+      if (length_ + step > capacity_ && capacity_ < full_) grow(tiled(length_ + step));
       while (step > 1 && !exact(length_, step)) --step;
       run({tokens.begin() + first, tokens.begin() + first + step});
       first += step;
@@ -83,13 +104,27 @@ class Sequence {
   }
 
  private:
-  static Ort::SessionOptions options(int threads, bool standard) {
+  Ort::SessionOptions options(const Setup& setup) const {
     Ort::SessionOptions found;
-    found.SetIntraOpNumThreads(threads);
+    found.SetIntraOpNumThreads(setup.threads);
     found.SetInterOpNumThreads(1);
     found.SetLogSeverityLevel(3);
-    if (standard) found.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", "4");
+    if (facts_.standard) found.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", "4");
+    if (!kernels_) return found;
+    // Read while the library is registered.
+    found.AddConfigEntry("sc2onnx.threads", std::to_string(setup.threads).c_str());
+    if (!setup.packed.empty()) found.AddConfigEntry("sc2onnx.packed", setup.packed.c_str());
+    found.RegisterCustomOpsLibrary(setup.library.c_str());
     return found;
+  }
+
+  std::string graph(const std::string& bundle) const {
+    return bundle + (kernels_ ? "/model.kernels.onnx" : "/model.onnx");
+  }
+
+  // So many slots, rounded up to what the kernels make and copy together.
+  int64_t tiled(int64_t slots) const {
+    return kernels_ ? (slots + kTile - 1) / kTile * kTile : slots;
   }
 
   void check(const std::vector<int64_t>& tokens) const {
@@ -100,13 +135,23 @@ class Sequence {
       if (id < 0 || id >= facts_.vocab) throw std::runtime_error("token id " + std::to_string(id) + ", expected 0 to " + std::to_string(facts_.vocab - 1));
   }
 
+  // Keys are rows of channels and values are columns, in float32. With the kernels both are rows of
+  // uint8: int8 codes and their scale, in an order of their own.
+  Layout layout(bool keys, int64_t capacity) const {
+    const int64_t heads = facts_.heads, size = facts_.size, number = sizeof(float);
+    if (kernels_) return {{1, heads, capacity, size + number}, heads, size + number};
+    if (keys) return {{1, heads, capacity, size}, heads, size * number};
+    return {{1, heads, size, capacity}, heads * size, number};
+  }
+
   std::vector<Buffer> made(int64_t capacity) const {
     std::vector<Buffer> found;
     for (int64_t layer = 0; layer < facts_.layers; ++layer)
       for (const bool keys : {true, false}) {
         const std::string name = std::to_string(layer) + (keys ? ".key" : ".value");
-        std::vector<int64_t> shape = keys ? std::vector<int64_t>{1, facts_.heads, capacity, facts_.size} : std::vector<int64_t>{1, facts_.heads, facts_.size, capacity};
-        found.push_back({std::string("past_key_values.") + name, std::string("present.") + name, std::move(shape), std::vector<float>(facts_.heads * capacity * facts_.size)});
+        const auto lies = layout(keys, capacity);
+        std::vector<uint8_t> zeros(lies.rows * capacity * lies.slot);
+        found.push_back({"past_key_values." + name, "present." + name, lies, std::move(zeros)});
       }
     return found;
   }
@@ -116,10 +161,10 @@ class Sequence {
     const int64_t capacity = std::min(std::max(slots, 2 * capacity_), full_);
     auto larger = made(capacity);
     for (size_t i = 0; i < larger.size(); ++i) {
-      const bool keys = i % 2 == 0;
-      const int64_t rows = keys ? facts_.heads : facts_.heads * facts_.size, width = keys ? facts_.size : 1;
+      const auto& [shape, rows, slot] = buffers_[i].layout;
+      const auto from = buffers_[i].data.begin(), to = larger[i].data.begin();
       for (int64_t row = 0; row < rows; ++row)
-        std::copy_n(buffers_[i].data.begin() + row * capacity_ * width, capacity_ * width, larger[i].data.begin() + row * capacity * width);
+        std::copy_n(from + row * capacity_ * slot, capacity_ * slot, to + row * capacity * slot);
     }
     buffers_ = std::move(larger);
     capacity_ = capacity;
@@ -137,8 +182,12 @@ class Sequence {
     binding.BindInput("input_ids", Ort::Value::CreateTensor<int64_t>(memory_, tokens.data(), tokens.size(), shape.data(), 2));
     binding.BindInput("past_lengths", Ort::Value::CreateTensor<int64_t>(memory_, &past, 1, one.data(), 1));
     binding.BindOutput("logits", Ort::Value::CreateTensor<float>(memory_, logits_.data(), logits_.size(), result.data(), 3));
+    const auto type = kernels_ ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     for (auto& buffer : buffers_) {
-      auto value = Ort::Value::CreateTensor<float>(memory_, buffer.data.data(), buffer.data.size(), buffer.shape.data(), 4);
+      auto& data = buffer.data;
+      auto value = Ort::Value::CreateTensor(memory_, data.data(), data.size(),
+                                            buffer.layout.shape.data(), 4, type);
       binding.BindInput(buffer.past.c_str(), value);
       binding.BindOutput(buffer.present.c_str(), value);
     }
@@ -154,6 +203,7 @@ class Sequence {
   }
 
   Facts facts_;
+  bool kernels_;
   int64_t full_;
   Ort::Env env_{ORT_LOGGING_LEVEL_ERROR, "starcoder2"};
   Ort::Session session_;
@@ -163,15 +213,22 @@ class Sequence {
   int64_t capacity_ = 0, length_ = 0, written_ = 0;  // written: one past the highest position that was ever written
 };
 
+std::string from_environment(const char* name) {
+  const char* found = std::getenv(name);
+  return found ? found : "";
+}
+
 struct Arguments {
   std::string bundle;
   std::vector<int64_t> ids;
   int64_t most = 64;
-  int threads = std::max(1u, std::thread::hardware_concurrency());
+  Setup setup{static_cast<int>(std::max(1u, std::thread::hardware_concurrency())),
+              from_environment("SC2ONNX_KERNELS_LIBRARY"), ""};
   bool ignore_eos = false, json = false;
 };
 
-const char* const kUsage = "usage: starcoder2 BUNDLE --ids 1,2,3 [--max-new-tokens N] [--threads N] [--ignore-eos] [--json]";
+const char* const kUsage = "usage: starcoder2 BUNDLE --ids 1,2,3 [--max-new-tokens N] [--threads N]"
+                           " [--kernels LIBRARY] [--packed FILE] [--ignore-eos] [--json]";
 
 Arguments parse(int count, char** words) {
   Arguments found;
@@ -182,7 +239,9 @@ Arguments parse(int count, char** words) {
       std::istringstream list(next());
       for (std::string id; std::getline(list, id, ',');) found.ids.push_back(std::stoll(id));
     } else if (word == "--max-new-tokens") found.most = std::stoll(next());
-    else if (word == "--threads") found.threads = std::stoi(next());
+    else if (word == "--threads") found.setup.threads = std::stoi(next());
+    else if (word == "--kernels") found.setup.library = next();
+    else if (word == "--packed") found.setup.packed = next();
     else if (word == "--ignore-eos") found.ignore_eos = true;
     else if (word == "--json") found.json = true;
     else if (found.bundle.empty() && word[0] != '-') found.bundle = word;
@@ -193,7 +252,7 @@ Arguments parse(int count, char** words) {
 }
 
 void complete(const Arguments& arguments) {
-  Sequence sequence(arguments.bundle, arguments.threads);
+  Sequence sequence(arguments.bundle, arguments.setup);
   const auto& eos = sequence.facts().eos;
   std::vector<int64_t> tokens, next = arguments.ids;
   std::vector<double> seconds;
@@ -211,8 +270,11 @@ void complete(const Arguments& arguments) {
     return;
   }
   std::sort(seconds.begin(), seconds.end());
-  std::cout << nlohmann::json{{"tokens", tokens}, {"seconds_per_token", seconds.empty() ? 0.0 : seconds[seconds.size() / 2]},
-                              {"runtime", "onnxruntime, C++"}, {"version", Ort::GetVersionString()}}.dump() << '\n';
+  const std::string runtime = sequence.kernels() ? "onnxruntime and kernels, C++" : "onnxruntime, C++";
+  const double median = seconds.empty() ? 0.0 : seconds[seconds.size() / 2];
+  const nlohmann::json said{{"tokens", tokens}, {"seconds_per_token", median},
+                            {"runtime", runtime}, {"version", Ort::GetVersionString()}};
+  std::cout << said.dump() << '\n';
 }
 
 }  // namespace

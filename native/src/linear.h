@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "lanes/inline.h"
+
 namespace sc2onnx {
 
 // How a matrix lies: outputs in tiles of 16, inputs in blocks that share a scale.
@@ -10,24 +12,25 @@ struct MatrixShape {
   int64_t outputs = 0, inputs = 0;
   int32_t bits = 0, block = 0;
 
-  int64_t tiles() const { return (outputs + 15) / 16; }
-  int64_t blocks() const { return inputs / block; }
-  int64_t vectors() const { return (int64_t)block * bits / 32; }  // of 64 bytes, in a block of a tile
-  int64_t block_bytes() const { return 64 * vectors() + 64; }     // codes, then 16 scales
-  int64_t tile_bytes() const { return blocks() * block_bytes(); }
-  int64_t bytes() const { return tiles() * tile_bytes(); }
+  SC2ONNX_INLINE int64_t tiles() const { return (outputs + 15) / 16; }
+  SC2ONNX_INLINE int64_t blocks() const { return inputs / block; }
+  SC2ONNX_INLINE int64_t vectors() const { return (int64_t)block * bits / 32; }  // of 64 bytes, in a block of a tile
+  SC2ONNX_INLINE int64_t block_bytes() const { return 64 * vectors() + 64; }     // codes, then 16 scales
+  SC2ONNX_INLINE int64_t tile_bytes() const { return blocks() * block_bytes(); }
+  SC2ONNX_INLINE int64_t bytes() const { return tiles() * tile_bytes(); }
   bool fits() const;  // whether it is a matrix that the kernels compute with
 };
 
 // Rows of activations, and where they go as int8 with a scale for each row and block.
 struct Rounding {
   const float *x = nullptr;  // (rows, inputs)
+  int64_t rows = 0;
   MatrixShape matrix;
   const float *norm_weight = nullptr, *norm_bias = nullptr;  // (inputs,); null: no layer norm before
   float epsilon = 0;
-  int8_t *codes = nullptr;   // (rows, inputs)
-  float *scales = nullptr;   // (rows, blocks)
-  int32_t *starts = nullptr;  // (rows, blocks): where the sums of a block's products begin
+  int8_t *codes = nullptr;    // rows x inputs, in the order of LinearKernels::code_at
+  float *scales = nullptr;    // rows x blocks, in the order of LinearKernels::scale_at
+  int32_t *starts = nullptr;  // likewise: where the sums of a block's products begin
 };
 
 // A product of such rows, and what becomes of it.
@@ -47,6 +50,8 @@ struct Product {
 struct LinearKernels {
   void (*round_rows)(const Rounding &, int64_t first, int64_t end);   // rows
   void (*product)(const Product &, int64_t first_tile, int64_t end);  // tiles of 16 outputs
+  int64_t (*code_at)(const MatrixShape &, int64_t rows, int64_t row, int64_t input);
+  int64_t (*scale_at)(const MatrixShape &, int64_t rows, int64_t row, int64_t block);
 };
 
 }  // namespace sc2onnx

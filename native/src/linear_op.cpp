@@ -70,6 +70,7 @@ class BlockwiseLinear : public Kernel {
     rounded.resize(rows, matrix_);
     Rounding rounding;
     rounding.x = x.as<float>();
+    rounding.rows = rows;
     rounding.matrix = matrix_;
     rounding.norm_weight = norm_weight.as<float>();
     rounding.norm_bias = norm_bias.as<float>();

@@ -1,4 +1,5 @@
-// linear_bench [layers] [bits] [block]: ms of the products of a StarCoder2-3B for some numbers of rows, on two threads.
+// linear_bench [layers] [bits] [block] [rows...]: ms of the products of a StarCoder2-3B for some numbers of
+// rows, on two threads, in turns.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,32 +80,38 @@ int main(int argc, char **argv) {
   printf("%s, %.3f GB, %.3f G weights\n", instructions().name, gigabytes, weights);
   const LinearKernels kernels = instructions().linear;
   Pair pair;
-  double one = 0;
-  for (int64_t rows : {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 256, 512}) {
-    std::vector<double> times;
-    for (int repeat = 0; repeat < (rows > 64 ? 3 : 7); repeat++) {
+  std::vector<int64_t> counts;
+  for (int i = 4; i < argc; i++) counts.push_back(std::min<int64_t>(most, atoi(argv[i])));
+  if (counts.empty()) counts = {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 256, 512};
+  std::vector<std::vector<double>> times(counts.size());
+  for (int turn = 0; turn < 7; turn++)
+    for (size_t c = 0; c < counts.size(); c++) {
+      const int64_t rows = counts[c];
+      if (turn > 2 && rows > 64) continue;
       const auto began = std::chrono::steady_clock::now();
       for (const auto &m : matrices) {
-        Rounding rounding{x.data(), m.shape, nullptr, nullptr, 0, codes.data(), scales.data(), starts.data()};
+        Rounding rounding{x.data(), rows, m.shape, nullptr, nullptr, 0, codes.data(), scales.data(), starts.data()};
         std::atomic<int64_t> row{0}, tile{0};
-        if (rows <= 8) kernels.round_rows(rounding, 0, rows);
+        if (rows <= 8)
+          kernels.round_rows(rounding, 0, rows);
         else
           pair.run([&] {
-            for (int64_t i; (i = row.fetch_add(8)) < rows;) kernels.round_rows(rounding, i, std::min(rows, i + 8));
+            for (int64_t i; (i = row.fetch_add(8)) < rows;)
+              kernels.round_rows(rounding, i, std::min(rows, i + 8));
           });
-        Product product{m.shape, m.data, rows, codes.data(), scales.data(), starts.data(), nullptr, nullptr, false, y.data()};
+        Product product{m.shape,        m.data,  rows,    codes.data(), scales.data(),
+                        starts.data(), nullptr, nullptr, false,        y.data()};
         pair.run([&] {
           for (int64_t t; (t = tile.fetch_add(together)) < m.shape.tiles();)
             kernels.product(product, t, std::min(m.shape.tiles(), t + together));
         });
       }
-      times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3);
+      times[c].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3);
     }
-    std::sort(times.begin(), times.end());
-    const double ms = times[times.size() / 2];
-    if (rows == 1) one = ms;
-    printf("%4lld rows %8.1f ms  %5.2f x  %6.1f GB/s  %6.0f G/s  %7.0f rows/s\n", (long long)rows, ms, ms / one,
-           gigabytes / ms * 1e3, weights * (double)rows / ms * 1e3, (double)rows / ms * 1e3);
-    fflush(stdout);
+  for (size_t c = 0; c < counts.size(); c++) {
+    std::sort(times[c].begin(), times[c].end());
+    const double ms = times[c][times[c].size() / 2], rows = (double)counts[c];
+    printf("%4.0f rows %8.1f ms  %5.2f x  %6.1f GB/s  %6.0f G/s  %7.0f rows/s\n", rows, ms,
+           ms / times[0][times[0].size() / 2], gigabytes / ms * 1e3, weights * rows / ms * 1e3, rows / ms * 1e3);
   }
 }

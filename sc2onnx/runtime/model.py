@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from sc2onnx.errors import (
     ContextLengthError,
     EmptyPromptError,
     InferenceError,
+    OutOfMemoryError,
     RequestError,
     Sc2onnxError,
     TokenIdError,
@@ -49,7 +51,7 @@ from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, Te
 from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
 from sc2onnx.runtime.options import GenerationKeywords, SpecialTokens
-from sc2onnx.runtime.ort.kernels import CacheType, Kernels, Use, kept_slots, usable
+from sc2onnx.runtime.ort.kernels import CacheType, Kernels, Use, check_cache_type, kept_slots, meant, usable
 from sc2onnx.runtime.packing import Packed, find, make, make_in_background
 from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
 from sc2onnx.runtime.prepacked import PackedForm
@@ -208,19 +210,33 @@ def open_model(
     """The model of an open bundle, the rest as in :func:`load`.
 
     ``graphs``: in the place of the bundle's own, over its weights, on ONNX Runtime's own kernels. ``packed``: its weights,
-    to be used if that works.
+    to be used if that works. Warns (:class:`UserWarning`) where kernels that nobody insists on refuse the bundle.
     """
     settings, place = settings or Settings(), place or Place()
     library = None if graphs else place.library(bundle.manifest)
     assert library or packed is None, "weights are packed for the kernels"
-    kept = kept_slots(place.cache_type, library, bundle.manifest.cache.dtype)
-    shape = cache_shape(bundle.manifest, settings.prefill_chunk, cache_capacity, kept)
-    session = None if packed is None or library is None else _open_packed(bundle, packed, place, library)
-    if session is None:
-        packed = None
-        session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs], library)
-    bundle.check_unchanged(*(bundle.manifest.kernel_graphs if library else bundle.manifest.graphs), WEIGHTS_FILE)
-    return Model(bundle, session, shape, settings, packed)
+    if library is not None:
+        shape = cache_shape(bundle.manifest, settings.prefill_chunk, cache_capacity, kept_slots(place.cache_type))
+        try:
+            session = _open_packed(bundle, packed, place, library) if packed else None
+            packed = packed if session else None
+            session = session or place.session(bundle, library=library)
+            bundle.check_unchanged(*bundle.manifest.kernel_graphs, WEIGHTS_FILE)
+            return Model(bundle, session, shape, settings, packed)
+        except InferenceError as error:
+            if meant(place.kernels) == "on" or isinstance(error, OutOfMemoryError):
+                raise
+            warnings.warn(f"the bundle runs without sc2onnx-kernels, which refuse it: {error}", stacklevel=3)
+    return _open_without(bundle, graphs, place, cache_capacity, settings)
+
+
+def _open_without(bundle: Bundle, graphs: Sequence[bytes], place: Place, capacity: int | None, settings: Settings) -> Model:
+    """The model without our kernels."""
+    check_cache_type(place.cache_type, bundle.manifest.cache.dtype)
+    shape = cache_shape(bundle.manifest, settings.prefill_chunk, capacity)
+    session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs])
+    bundle.check_unchanged(*bundle.manifest.graphs, WEIGHTS_FILE)
+    return Model(bundle, session, shape, settings)
 
 
 def _open_packed(bundle: Bundle, form: PackedForm, place: Place, library: Kernels) -> Session | None:

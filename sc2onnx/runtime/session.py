@@ -274,11 +274,17 @@ def _options(threads: int, quantised: bool, spin: float = SPIN) -> ort.SessionOp
 
 
 def _run_on(kernels: Kernels, options: ort.SessionOptions, threads: int, packed: Path | None) -> None:
-    """Have our kernels in a session. What they are told is read while they are registered; ``threads`` pack where nothing is packed."""
+    """Have our kernels in a session. What they are told is read while they are registered; ``threads`` pack where nothing is packed.
+
+    Raises :class:`InferenceError`, also for packed weights that are none.
+    """
     options.add_session_config_entry("sc2onnx.threads", str(threads))
     if packed is not None:
         options.add_session_config_entry("sc2onnx.packed", native(packed))
-    options.register_custom_ops_library(str(kernels.path))
+    try:
+        options.register_custom_ops_library(str(kernels.path))
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise InferenceError(f"onnxruntime {ort.__version__} did not take sc2onnx-kernels {kernels.version}: {error}") from error
 
 
 def _opened(graph: Path, options: ort.SessionOptions, device: Device, captures: bool, instead: Substitute | None) -> ort.InferenceSession:

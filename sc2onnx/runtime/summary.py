@@ -87,7 +87,7 @@ def on_kernels(manifest: Manifest) -> tuple[SlotType | None, str]:
         return None, f"a graph for them, but {found.reason} ({install('kernels', upgrade=True)})"
     if usable("auto", manifest) is None:
         return None, "a graph for sc2onnx-kernels, which are turned off here"
-    kept = kept_slots("auto", found, manifest.cache.dtype)
+    kept = kept_slots("auto")
     return kept, f"a graph for sc2onnx-kernels, which runs here ({found.version}, {found.instructions}); keys and values in {kept}"
 
 

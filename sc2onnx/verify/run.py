@@ -17,6 +17,7 @@ from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Difference, Floats, compare, part, pool
 from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, TEMPORARY, Manifest, Verification, replace_text
 from sc2onnx.runtime.arguments import whole_number
+from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.verify.criterion import ACTIVATIONS, criterion
 from sc2onnx.verify.plan import Append, Case, cases, lengths
 from sc2onnx.verify.reference import Reference
@@ -51,6 +52,7 @@ def verify(
     text: Path | None = None,
     max_length: int | None = None,
     greedy_tokens: int = 256,
+    kernels: Use = "off",
     tell: Callable[[CaseResult], None] = lambda result: None,
     keep: bool = True,
 ) -> Report:
@@ -62,14 +64,16 @@ def verify(
     :mod:`sc2onnx.verify.emulate` says. Where weights are integers, torch computes with what these stand for: whether the bundle
     does what it should is asked here, what rounding cost in quality is a question for :mod:`sc2onnx.evaluate`.
     ``max_length`` takes the place of longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell``
-    is told of each case as it ends. ``keep``: whether the summary is written, which :func:`record` does otherwise.
+    is told of each case as it ends. ``kernels``: ``on`` compares the graph for ``sc2onnx-kernels`` instead of the one that every
+    runtime reads, which is what a bundle's summary is of, so nothing is written then.
+    ``keep``: whether the summary is written, which :func:`record` does otherwise.
     Peak memory is the larger of the two models, one after the other, and one set of logits.
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError` and
     :class:`~sc2onnx.errors.RequestError`. Warns (:class:`UserWarning`) where the summary cannot be written.
     """
     directory = Path(bundle)
     greedy_tokens = whole_number("greedy_tokens", greedy_tokens, 0)
-    model = open_subject(directory)
+    model = open_subject(directory, kernels)
     facts, origin, quantization = model.manifest.model, model.manifest.provenance, model.manifest.quantization
     limit = None if max_length is None else whole_number("max_length", max_length, 1)
     chosen = lengths(facts.sliding_window, facts.context_length, limit)
@@ -86,7 +90,7 @@ def verify(
         expected, chosen_by = torch_model.greedy(prompt, greedy_tokens)
         described = torch_model.description
 
-    model = open_subject(directory)
+    model = open_subject(directory, kernels)
     results = []
     for case in cases(chosen, rewindable=min(64, model.rewindable)):
         results.append(CaseResult(case, run_case(model, case, tokens.tokens, reference)))
@@ -106,7 +110,7 @@ def verify(
         **total.figures(),
     )
     report = Report(tuple(results), summary, model.manifest)
-    if keep:
+    if keep and kernels == "off":
         record(directory, report)
     return report
 

@@ -14,7 +14,8 @@ from sc2onnx.evaluate.measure import Floats
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.generate import Token
-from sc2onnx.runtime.model import open_model
+from sc2onnx.runtime.model import Place, open_model
+from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.runtime.text import Codec
 from sc2onnx.verify.emulate import emulated
 from sc2onnx.verify.foreign import Foreign, is_export
@@ -59,10 +60,10 @@ class Subject(Protocol):
         ...
 
 
-def open_subject(directory: Path) -> Subject:
+def open_subject(directory: Path, kernels: Use = "off") -> Subject:
     """What is in a directory, on the CPU, also where the runtime refuses it: in half precision, its roundings are emulated.
 
-    Raises :class:`~sc2onnx.errors.BundleError` and its subclasses.
+    ``kernels``: whether the graph for them is the subject. Raises :class:`~sc2onnx.errors.BundleError` and its subclasses.
     """
     if is_export(directory):
         return Foreign.of_export(directory)
@@ -71,4 +72,4 @@ def open_subject(directory: Path) -> Subject:
     graphs = [emulated(graph) for graph in opened.graphs] if halves else []
     if opened.manifest.for_others:
         return Foreign.of_bundle(directory, opened.manifest, *graphs)
-    return open_model(opened, graphs)
+    return open_model(opened, graphs, place=Place(kernels=kernels))

@@ -140,8 +140,9 @@ def test_a_manifest_whose_stages_do_not_add_up_is_refused(checkpoint: Path, tmp_
         sc2onnx.load(tmp_path / "bundle")
 
 
-def test_a_quantised_bundle_in_stages_is_not_packed(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_quantised_bundle_in_stages_runs_without_the_kernels(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "bundle", precision="int4", calibration=Calibration(False), stages=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not sc2onnx.load(tmp_path / "bundle", packed="now").packed
+        model = sc2onnx.load(tmp_path / "bundle", packed="now", kernels="off")
+    assert (model.kernels, model.packed) == (False, False)

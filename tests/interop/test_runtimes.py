@@ -14,6 +14,9 @@ from interop import COUNT, LENGTHS, Ours, bundle_for
 from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, cargo, optimum_cli, play
 from sc2onnx.card import PLACE
 from sc2onnx.manifest import CARD_FILE
+from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.ort.kernels import Kernels, look
+from sc2onnx.runtime.packing import make
 from sc2onnx.verify import verify
 
 THREADS = 2
@@ -26,17 +29,18 @@ class Bundles:
     def __init__(self, checkpoint: Path, directory: Path) -> None:
         self.checkpoint, self._directory = checkpoint, directory
         self._made: dict[tuple[str, str], Path] = {}
-        self._ours: dict[str, Ours] = {}
+        self._ours: dict[tuple[str, bool], Ours] = {}
 
     def get(self, target: str, precision: str) -> Path:
         if (target, precision) not in self._made:
             self._made[target, precision] = bundle_for(self.checkpoint, target, precision, self._directory)
         return self._made[target, precision]
 
-    def ours(self, precision: str) -> Ours:
-        if precision not in self._ours:
-            self._ours[precision] = Ours(self.get("cpu", precision), LENGTHS, THREADS)
-        return self._ours[precision]
+    def ours(self, precision: str, *, kernels: bool = False) -> Ours:
+        if (precision, kernels) not in self._ours:
+            bundle = self.get("cpu", precision)
+            self._ours[precision, kernels] = Ours(bundle, LENGTHS, THREADS, kernels=kernels)
+        return self._ours[precision, kernels]
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +55,23 @@ def prepared(runtime: Runtime) -> list[str]:
         pytest.skip(f"{runtime}: {reason}")
 
 
+def kernels() -> Kernels:
+    found = look()
+    assert isinstance(found, Kernels)  # or no program would be prepared for them
+    return found
+
+
 @pytest.mark.parametrize(("runtime", "precision"), CASES, ids=str)
 def test_the_same_greedy_tokens(runtime: Runtime, precision: str, bundles: Bundles, tmp_path: Path) -> None:
     command = prepared(runtime)
     bundle = bundles.get(runtime.target, precision) if runtime.convert is None else runtime.convert(bundles.checkpoint, tmp_path / "converted")
-    ours = bundles.ours(precision)
+    ours = bundles.ours(precision, kernels=runtime.kernels)
     for prompt, expected in zip(ours.prompts, ours.greedy, strict=True):
         found = play(command, bundle, prompt, COUNT, THREADS)
         assert found.tokens == expected, len(prompt)
         assert found.seconds_per_token > 0
         assert found.version
+        assert ("kernels" in found.runtime) == runtime.kernels
 
 
 def test_what_optimum_cli_exports_is_verified(checkpoint: Path, tmp_path: Path) -> None:
@@ -104,6 +115,34 @@ def test_native_programs_say_what_is_wrong(runtime: Runtime, bundles: Bundles, t
         done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert said in done.stderr
+
+
+@pytest.mark.parametrize("runtime", [one for one in RUNTIMES if one.kernels], ids=str)
+def test_the_ring_of_the_kernels_wraps(runtime: Runtime, bundles: Bundles) -> None:
+    """Theirs has 768 slots and ours fewer: they wrap at different positions, in other steps."""
+    command, ours = prepared(runtime), bundles.ours("int8", kernels=True)
+    prompt = ours.ids[:1200]
+    found = play(command, bundles.get("cpu", "int8"), prompt, COUNT, THREADS)
+    assert found.tokens == ours.tokens(prompt)[0]
+
+
+@pytest.mark.parametrize("runtime", [one for one in RUNTIMES if one.kernels], ids=str)
+def test_a_bundle_without_a_graph_for_the_kernels_runs(runtime: Runtime, bundles: Bundles) -> None:
+    command, ours = prepared(runtime), bundles.ours("fp32")
+    found = play(command, bundles.get("cpu", "fp32"), ours.prompts[0], COUNT, THREADS)
+    assert found.tokens == ours.greedy[0]
+    assert "kernels" not in found.runtime
+
+
+@pytest.mark.parametrize("runtime", [one for one in RUNTIMES if one.kernels], ids=str)
+def test_packed_weights_are_for_every_program(runtime: Runtime, bundles: Bundles) -> None:
+    """Those that our runtime keeps; another file is refused."""
+    command, bundle = [*prepared(runtime), "--packed"], bundles.get("cpu", "int8")
+    packed, ours = make(Bundle.open(bundle), kernels()).data, bundles.ours("int8", kernels=True)
+    found = play([*command, str(packed)], bundle, ours.prompts[0], COUNT, THREADS)
+    assert found.tokens == ours.greedy[0]
+    with pytest.raises(RuntimeError, match="it is no file of packed weights"):
+        play([*command, str(bundle / "config.json")], bundle, [1], 1, THREADS)
 
 
 def test_the_rust_examples_own_tests() -> None:

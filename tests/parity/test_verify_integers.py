@@ -57,6 +57,14 @@ def test_mistakes_are_far_outside(mistake: Callable[[pytest.MonkeyPatch], None],
     assert summary.max_rel_diff > 3 * summary.tolerance
 
 
+@pytest.mark.kernels
+def test_the_graph_for_the_kernels_passes_and_leaves_no_record(checkpoint: Path, tmp_path: Path) -> None:
+    export(checkpoint, tmp_path / "bundle", precision="int4", calibration=Calibration(False))
+    summary = verify(tmp_path / "bundle", checkpoint, greedy_tokens=16, max_length=300, kernels="on").summary
+    assert summary.passed
+    assert Manifest.read(tmp_path / "bundle").verification is None
+
+
 def test_a_calibrated_bundle_is_compared_with_its_own_weights(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "bundle", precision="int4-fast", calibration=Calibration(tokens=512))
     summary = verify(tmp_path / "bundle", checkpoint, max_length=64, greedy_tokens=8).summary

@@ -197,7 +197,7 @@ def test_when_no_process_is_started(bundle: Path, int4: Path, no_processes: list
 
 
 def test_two_processes_write_one(int4: Path) -> None:
-    code = "import sys; from sc2onnx.runtime.packing import make; from sc2onnx.runtime.bundle import Bundle; print(make(Bundle.open(sys.argv[1])))"
+    code = "import sys; from tests.runtime.test_packed import made; from pathlib import Path; print(made(Path(sys.argv[1])))"
     running = [subprocess.Popen([sys.executable, "-c", code, str(int4)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = {process.communicate(timeout=100)[0] for process in running}
     assert [process.returncode for process in running] == [0, 0]
@@ -416,6 +416,7 @@ def private():
 sc2onnx.load(sys.argv[1], packed="off")  # a small one: what any first load takes
 before = private()
 model = sc2onnx.load(sys.argv[2], packed=sys.argv[3])
+list(model.generate_tokens([1], max_new_tokens=1))  # pages are read when they are computed with
 print(json.dumps([model.packed, private() - before, model.memory_footprint().resident_weights]))
 """
 

@@ -1,4 +1,4 @@
-"""The same tokens however they were computed: bit for bit in int8, and what int4 and fp32 promise."""
+"""The same tokens however they were computed, without kernels of our own: bit for bit in int8, and what int4 and fp32 promise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import sc2onnx
 from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
 from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.model import open_model
+from sc2onnx.runtime.model import Place, open_model
 from sc2onnx.runtime.sampling import SamplingParameters
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
@@ -24,7 +24,7 @@ NATS = 1e-4
 
 
 def load(bundle: Path, **settings: Any) -> sc2onnx.Model:
-    plain: dict[str, Any] = {"speculate": False, "prefix_memory": 0, "threads": 2}
+    plain: dict[str, Any] = {"speculate": False, "prefix_memory": 0, "threads": 2, "kernels": "off"}
     return sc2onnx.load(bundle, packed="off", **{**plain, **settings})
 
 
@@ -150,6 +150,6 @@ def test_which_steps_agree(schemes: set[str], sizes: tuple[int, int, int], expec
 def test_a_manifest_is_not_taken_at_its_word(int4_bundle: Path, int8_bundle: Path) -> None:
     for directory, claim in ((int4_bundle, ANY), (int8_bundle, EVEN), (int8_bundle, NONE)):
         opened = Bundle.open(directory)
-        claimed = open_model(replace(opened, manifest=replace(opened.manifest, agreeing_steps=claim)))
+        claimed = open_model(replace(opened, manifest=replace(opened.manifest, agreeing_steps=claim)), place=Place(kernels="off"))
         assert not claimed._speculates
         assert not claimed._session.even_steps

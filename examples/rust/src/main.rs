@@ -1,4 +1,5 @@
 //! Greedy decoding of a StarCoder2 bundle: token ids in, token ids out.
+mod cache;
 mod json;
 mod ort;
 mod ring;
@@ -7,13 +8,15 @@ use std::io::Write;
 use std::time::Instant;
 use std::{env, fs, process, thread};
 
+use cache::{Buffer, Shape};
 use json::Json;
 use ort::{Result, Session};
 use ring::Ring;
 
 const CHUNK: usize = 256; // tokens of a prompt computed at once
 const FIRST: usize = 512; // slots of a fresh cache, where the window is larger
-const USAGE: &str = "usage: starcoder2 BUNDLE --ids 1,2,3 [--max-new-tokens N] [--threads N] [--ignore-eos] [--json]";
+const USAGE: &str = "usage: starcoder2 BUNDLE --ids 1,2,3 [--max-new-tokens N] [--threads N] \
+                     [--kernels LIBRARY] [--packed FILE] [--ignore-eos] [--json]";
 
 struct Facts {
     layers: usize,
@@ -24,6 +27,7 @@ struct Facts {
     window: usize,
     eos: Vec<i64>,
     standard: bool, // products are written with standard operators
+    kernels: bool,  // there is a graph for version 1 of the kernels
 }
 
 impl Facts {
@@ -60,21 +64,22 @@ impl Facts {
             window: window.min(context),
             eos,
             standard: manifest.get("target").text() == "portable",
+            kernels: manifest.get("kernels").number("kernels") == Ok(1), // earlier bundles lack it
         })
     }
 }
 
-/// One buffer of the cache: keys are rows of channels, (heads, capacity, size); values are columns, (heads, size, capacity).
-struct Buffer {
-    past: String,
-    present: String,
-    keys: bool,
-    data: Vec<f32>,
+/// What a session is made with.
+struct Setup {
+    threads: i32,
+    library: Option<String>, // of the kernels
+    packed: Option<String>,  // file of weights packed for them; else they are packed now
 }
 
 struct Sequence {
     facts: Facts,
     session: Session,
+    shape: Shape,
     buffers: Vec<Buffer>,
     ring: Ring,
     full: usize,
@@ -82,36 +87,43 @@ struct Sequence {
 }
 
 impl Sequence {
-    fn open(bundle: &str, threads: i32) -> Result<Sequence> {
+    fn open(bundle: &str, setup: &Setup) -> Result<Sequence> {
         let facts = Facts::read(bundle)?;
-        let config: &[_] = if facts.standard {
-            &[("session.qdq_matmulnbits_accuracy_level", "4")]
-        } else {
-            &[]
+        let library = setup.library.as_deref().filter(|_| facts.kernels);
+        let shape = Shape {
+            heads: facts.heads,
+            size: facts.size,
+            kernels: library.is_some(),
         };
-        let session = Session::open(&format!("{bundle}/model.onnx"), threads, config)?;
-        let full = (facts.window + 2 * CHUNK - 1).min(facts.context); // room for a chunk, and to rewind as much
+        let graph = if shape.kernels { "model.kernels.onnx" } else { "model.onnx" };
+        let config = Self::config(setup, &facts, shape.kernels);
+        let session = Session::open(&format!("{bundle}/{graph}"), setup.threads, &config, library)?;
+        // Room for a chunk, and to rewind as much.
+        let full = shape.tiled((facts.window + 2 * CHUNK - 1).min(facts.context));
         let ring = Ring::new(facts.window, FIRST.min(full));
-        let names = (0..facts.layers).flat_map(|layer| [(layer, true), (layer, false)]);
-        let buffers = names.map(|(layer, keys)| {
-            let name = format!("{layer}.{}", if keys { "key" } else { "value" });
-            let data = vec![0.0; facts.heads * ring.capacity * facts.size];
-            Buffer {
-                past: format!("past_key_values.{name}"),
-                present: format!("present.{name}"),
-                keys,
-                data,
-            }
-        });
-        let (buffers, logits) = (buffers.collect(), vec![0.0; facts.vocab]);
+        let buffers = Buffer::all(facts.layers, shape, ring.capacity);
+        let logits = vec![0.0; facts.vocab];
         Ok(Sequence {
             facts,
             session,
+            shape,
             buffers,
             ring,
             full,
             logits,
         })
+    }
+
+    fn config(setup: &Setup, facts: &Facts, kernels: bool) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        if facts.standard {
+            found.push(("session.qdq_matmulnbits_accuracy_level", "4".to_string()));
+        }
+        if kernels {
+            found.push(("sc2onnx.threads", setup.threads.to_string()));
+            found.extend(setup.packed.iter().map(|file| ("sc2onnx.packed", file.clone())));
+        }
+        found
     }
 
     /// Computes these tokens and gives the most likely next one.
@@ -121,7 +133,7 @@ impl Sequence {
         while !rest.is_empty() {
             let most = rest.len().min(CHUNK);
             if self.ring.length + most > self.ring.capacity && self.ring.capacity < self.full {
-                self.grow(self.ring.length + most);
+                self.grow(self.shape.tiled(self.ring.length + most));
             }
             let (now, later) = rest.split_at(self.ring.step(most));
             self.run(now)?;
@@ -141,35 +153,28 @@ impl Sequence {
         }
     }
 
-    /// A larger cache: as long as nothing has wrapped, a slot keeps its number.
     fn grow(&mut self, slots: usize) {
         let (before, after) = (self.ring.capacity, slots.max(2 * self.ring.capacity).min(self.full));
         for buffer in &mut self.buffers {
-            let width = if buffer.keys { self.facts.size } else { 1 };
-            let mut larger = vec![0.0; buffer.data.len() / before * after];
-            for (to, from) in larger.chunks_exact_mut(after * width).zip(buffer.data.chunks_exact(before * width)) {
-                to[..from.len()].copy_from_slice(from);
-            }
-            buffer.data = larger;
+            buffer.grow(self.shape, before, after);
         }
         self.ring.capacity = after;
     }
 
     fn run(&mut self, tokens: &[i64]) -> Result<()> {
         let (mut ids, mut past) = (tokens.to_vec(), [self.ring.length as i64]);
-        let (heads, size, capacity) = (self.facts.heads as i64, self.facts.size as i64, self.ring.capacity as i64);
         let step = ids.len() as i64;
         let mut run = self.session.run()?;
         run.input("input_ids", &mut ids, &[1, step])?;
         run.input("past_lengths", &mut past, &[1])?;
         run.output("logits", &mut self.logits, &[1, 1, self.facts.vocab as i64])?;
         for buffer in &mut self.buffers {
-            let shape = if buffer.keys {
-                [1, heads, capacity, size]
+            let shape = self.shape.tensor(buffer.keys, self.ring.capacity);
+            if self.shape.kernels {
+                run.in_place::<u8>(&buffer.past, &buffer.present, &mut buffer.words, &shape)?;
             } else {
-                [1, heads, size, capacity]
-            };
-            run.in_place(&buffer.past, &buffer.present, &mut buffer.data, &shape)?;
+                run.in_place::<f32>(&buffer.past, &buffer.present, &mut buffer.words, &shape)?;
+            }
         }
         run.finish()?;
         self.ring.advance(tokens.len());
@@ -189,7 +194,7 @@ struct Arguments {
     bundle: String,
     ids: Vec<i64>,
     most: usize,
-    threads: i32,
+    setup: Setup,
     ignore_eos: bool,
     json: bool,
 }
@@ -200,7 +205,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
         bundle: String::new(),
         ids: Vec::new(),
         most: 64,
-        threads,
+        setup: Setup {
+            threads,
+            library: env::var("SC2ONNX_KERNELS_LIBRARY").ok().filter(|path| !path.is_empty()),
+            packed: None,
+        },
         ignore_eos: false,
         json: false,
     };
@@ -213,7 +222,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
         };
         match word.as_str() {
             "--max-new-tokens" => found.most = number("--max-new-tokens")?,
-            "--threads" => found.threads = number("--threads")? as i32,
+            "--threads" => found.setup.threads = number("--threads")? as i32,
+            "--kernels" => found.setup.library = Some(words.next().ok_or(USAGE)?),
+            "--packed" => found.setup.packed = Some(words.next().ok_or(USAGE)?),
             "--ids" => {
                 let list = words.next().ok_or(USAGE)?;
                 found.ids = list
@@ -234,7 +245,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
 }
 
 fn complete(arguments: &Arguments) -> Result<()> {
-    let mut sequence = Sequence::open(&arguments.bundle, arguments.threads)?;
+    let mut sequence = Sequence::open(&arguments.bundle, &arguments.setup)?;
     let (mut tokens, mut next, mut seconds) = (Vec::new(), arguments.ids.clone(), Vec::new());
     while tokens.len() < arguments.most && sequence.ring.length + next.len() <= sequence.facts.context {
         let began = Instant::now();
@@ -258,7 +269,12 @@ fn complete(arguments: &Arguments) -> Result<()> {
     }
     seconds.sort_by(f64::total_cmp);
     let (median, version) = (seconds.get(seconds.len() / 2).copied().unwrap_or(0.0), ort::version());
-    println!("{{\"tokens\": {tokens:?}, \"seconds_per_token\": {median}, \"runtime\": \"onnxruntime, Rust\", \"version\": \"{version}\"}}");
+    let runtime = if sequence.shape.kernels {
+        "onnxruntime and kernels, Rust"
+    } else {
+        "onnxruntime, Rust"
+    };
+    println!("{{\"tokens\": {tokens:?}, \"seconds_per_token\": {median}, \"runtime\": \"{runtime}\", \"version\": \"{version}\"}}");
     Ok(())
 }
 

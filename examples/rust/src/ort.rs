@@ -67,6 +67,9 @@ pub trait Element: Copy {
 impl Element for f32 {
     const KIND: sys::ONNXTensorElementDataType::Type = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
+impl Element for u8 {
+    const KIND: sys::ONNXTensorElementDataType::Type = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+}
 impl Element for i64 {
     const KIND: sys::ONNXTensorElementDataType::Type = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 }
@@ -83,7 +86,8 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn open(graph: &str, threads: i32, config: &[(&str, &str)]) -> Result<Session> {
+    /// `library`: of further operators, which is told of `config` when it is registered.
+    pub fn open(graph: &str, threads: i32, config: &[(&str, String)], library: Option<&str>) -> Result<Session> {
         let name = text("starcoder2")?;
         let mut env = null_mut();
         call!(CreateEnv(sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR, name.as_ptr(), &mut env))?;
@@ -95,6 +99,10 @@ impl Session {
         for (key, value) in config {
             let (key, value) = (text(key)?, text(value)?);
             call!(AddSessionConfigEntry(options.0, key.as_ptr(), value.as_ptr()))?;
+        }
+        if let Some(path) = library {
+            let path = text(path)?;
+            call!(RegisterCustomOpsLibrary_V2(options.0, path.as_ptr()))?;
         }
         let mut memory = null_mut();
         call!(CreateCpuMemoryInfo(
@@ -131,7 +139,8 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn value<T: Element>(&mut self, data: &'a mut [T], shape: &[i64]) -> Result<*mut OrtValue> {
+    /// A tensor of T over this memory, whose own elements may be of another type.
+    fn value<T: Element, D>(&mut self, data: &'a mut [D], shape: &[i64]) -> Result<*mut OrtValue> {
         let (size, mut value) = (std::mem::size_of_val(data), null_mut());
         call!(CreateTensorWithDataAsOrtValue(
             self.session.memory.0,
@@ -147,18 +156,19 @@ impl<'a> Run<'a> {
     }
 
     pub fn input<T: Element>(&mut self, name: &str, data: &'a mut [T], shape: &[i64]) -> Result<()> {
-        let (name, value) = (text(name)?, self.value(data, shape)?);
+        let (name, value) = (text(name)?, self.value::<T, T>(data, shape)?);
         call!(BindInput(self.binding.0, name.as_ptr(), value))
     }
 
     pub fn output<T: Element>(&mut self, name: &str, data: &'a mut [T], shape: &[i64]) -> Result<()> {
-        let (name, value) = (text(name)?, self.value(data, shape)?);
+        let (name, value) = (text(name)?, self.value::<T, T>(data, shape)?);
         call!(BindOutput(self.binding.0, name.as_ptr(), value))
     }
 
-    /// An output in the memory of an input, which ONNX Runtime then changes in place.
-    pub fn in_place<T: Element>(&mut self, input: &str, output: &str, data: &'a mut [T], shape: &[i64]) -> Result<()> {
-        let (input, output, value) = (text(input)?, text(output)?, self.value(data, shape)?);
+    /// An output in the memory of an input, which ONNX Runtime then changes in place. A word holds
+    /// a float or four bytes.
+    pub fn in_place<T: Element>(&mut self, input: &str, output: &str, words: &'a mut [u32], shape: &[i64]) -> Result<()> {
+        let (input, output, value) = (text(input)?, text(output)?, self.value::<T, u32>(words, shape)?);
         call!(BindInput(self.binding.0, input.as_ptr(), value))?;
         call!(BindOutput(self.binding.0, output.as_ptr(), value))
     }

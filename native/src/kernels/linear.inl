@@ -46,13 +46,48 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
   total = isum(codes_sum);
 }
 
+// Rows that are computed at once, and where they begin: groups that differ by one row at most, 8 rows are
+// 4 and 4, not 6 and 2. Few rows make larger groups, though not all of their sums stay in registers:
+// they read the weights less often, and reading overlaps with computing.
+SC2ONNX_LANES int64_t groups_of(int64_t rows) {
+  const int64_t most = rows <= 2 * kFewRows ? kFewRows : kRows;
+  return (rows + most - 1) / most;
+}
+SC2ONNX_LANES int64_t first_of(int64_t rows, int64_t group) { return rows * group / groups_of(rows); }
+
+// Where a row's codes lie: those of a group by fours of inputs, row after row, so that one pointer serves
+// all of them. (Scales and starts: by blocks, row after row.)
+struct RowPlace {
+  int64_t first, together, number;  // of its group: first row and rows; the row's number in it
+
+  SC2ONNX_LANES RowPlace of(int64_t rows, int64_t row) {
+    const int64_t group = ((row + 1) * groups_of(rows) - 1) / rows, first = first_of(rows, group);
+    return {first, first_of(rows, group + 1) - first, row - first};
+  }
+  SC2ONNX_INLINE int64_t codes(int64_t inputs, int64_t input) const {
+    return first * inputs + input * together + number * 4;  // input: a multiple of 4
+  }
+  SC2ONNX_INLINE int64_t numbers(int64_t blocks, int64_t block) const {
+    return first * blocks + block * together + number;
+  }
+};
+
+static int64_t code_at(const MatrixShape &matrix, int64_t rows, int64_t row, int64_t input) {
+  return RowPlace::of(rows, row).codes(matrix.inputs, input / 4 * 4) + input % 4;
+}
+static int64_t scale_at(const MatrixShape &matrix, int64_t rows, int64_t row, int64_t block) {
+  return RowPlace::of(rows, row).numbers(matrix.blocks(), block);
+}
+
 static void round_rows(const Rounding &a, int64_t first, int64_t end) {
   const int block = a.matrix.block;
   const int64_t blocks = a.matrix.blocks(), inputs = a.matrix.inputs;
   const int32_t zero = a.matrix.bits == 4 ? 8 : kBiased ? 128 : 0;
   alignas(64) float normed[256];
+  alignas(64) int8_t codes[256];
   for (int64_t row = first; row < end; row++) {
     const float *x = a.x + row * inputs;
+    const RowPlace place = RowPlace::of(a.rows, row);
     float mean = 0, factor = 1;
     if (a.norm_weight) normalise(a, x, mean, factor);
     for (int64_t b = 0; b < blocks; b++) {
@@ -66,9 +101,11 @@ static void round_rows(const Rounding &a, int64_t first, int64_t end) {
         part = normed;
       }
       int32_t total;
-      const int64_t at = row * blocks + b;
-      round_block(part, block, a.codes + row * inputs + b * block, a.scales[at], total);
-      a.starts[at] = -zero * total;
+      const int64_t number = place.numbers(blocks, b);
+      round_block(part, block, codes, a.scales[number], total);
+      a.starts[number] = -zero * total;
+      int8_t *to = a.codes + place.codes(inputs, b * block);
+      for (int i = 0; i < block; i += 4, to += 4 * place.together) memcpy(to, codes + i, 4);
     }
   }
 }
@@ -97,25 +134,27 @@ SC2ONNX_LANES void finish(const Product &a, F sums, int64_t row, int64_t tile) {
 
 constexpr int kAhead = 4096;  // bytes that are fetched before they are wanted
 
-// kFetch: whether the weights come from memory, and are asked for before they are wanted.
+// A whole group of kM rows from `row` on, and kN tiles. kFetch: whether the weights come from memory, and are
+// asked for before they are wanted.
 template <int kBits, int kM, int kN, bool kFetch>
 SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
-  const int64_t blocks = a.matrix.blocks(), inputs = a.matrix.inputs;
-  const int64_t tile_bytes = a.matrix.tile_bytes();
-  const int vectors = (int)a.matrix.vectors(), half = a.matrix.block / 2;
+  const int64_t blocks = a.matrix.blocks(), tile_bytes = a.matrix.tile_bytes();
+  const int code_bytes = (int)a.matrix.vectors() * 64, half = a.matrix.block / 2 * kM;
   const uint8_t *w = a.weights + tile * tile_bytes;
+  const int8_t *x = a.codes + row * a.matrix.inputs;
+  const float *scales = a.scales + row * blocks;
+  const int32_t *starts = a.starts + row * blocks;
   F sums[kM][kN];
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) sums[m][n] = splat(0.f);
-  const int8_t *x = a.codes + row * inputs;
   for (int64_t b = 0; b < blocks; b++) {
     I acc[kM][kN];
     for (int m = 0; m < kM; m++)
-      for (int n = 0; n < kN; n++) acc[m][n] = isplat(a.starts[(row + m) * blocks + b]);
-    for (int g = 0; g < vectors; g++) {
+      for (int n = 0; n < kN; n++) acc[m][n] = isplat(starts[m]);
+    for (const uint8_t *end = w + code_bytes; w < end; w += 64, x += 4 * kM) {
       B codes[kN], high[kN];
       for (int n = 0; n < kN; n++) {
-        const uint8_t *at = w + n * tile_bytes + g * 64;
+        const uint8_t *at = w + n * tile_bytes;
         if (kFetch) SC2ONNX_PREFETCH(at + kAhead);
         codes[n] = load_bytes(at);
         if (kBits == 4) {
@@ -124,50 +163,46 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
         }
       }
       for (int m = 0; m < kM; m++) {
-        const int8_t *four = x + m * inputs + 4 * g;
         for (int n = 0; n < kN; n++)
-          acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], four)
-                                 : dot_byte(acc[m][n], codes[n], four);
+          acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], x + 4 * m)
+                                 : dot_byte(acc[m][n], codes[n], x + 4 * m);
         if (kBits == 4)
-          for (int n = 0; n < kN; n++) acc[m][n] = dot_nibble(acc[m][n], high[n], four + half);
+          for (int n = 0; n < kN; n++) acc[m][n] = dot_nibble(acc[m][n], high[n], x + half + 4 * m);
       }
     }
+    if (kBits == 4) x += half;
     for (int n = 0; n < kN; n++) {
-      const F scales = load((const float *)(w + n * tile_bytes + vectors * 64));
-      for (int m = 0; m < kM; m++) {
-        const F scale = mul(scales, splat(a.scales[(row + m) * blocks + b]));
-        sums[m][n] = fma(to_float(acc[m][n]), scale, sums[m][n]);
-      }
+      const F weight_scales = load((const float *)(w + n * tile_bytes));
+      for (int m = 0; m < kM; m++)
+        sums[m][n] = fma(to_float(acc[m][n]), mul(weight_scales, splat(scales[m])), sums[m][n]);
     }
-    w += vectors * 64 + 64;
-    x += a.matrix.block;
+    w += 64;
+    scales += kM;
+    starts += kM;
   }
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) finish(a, sums[m][n], row + m, tile + n);
 }
 
-// `rows` rows from `row` on, of which as many at a time as fit into registers.
-template <int kBits, int kN, bool kFetch, int kM>
-SC2ONNX_LANES void rows_of(const Product &a, int64_t row, int rows, int64_t tile) {
-  if constexpr (kM > 0) {
-    if (rows == kM)
-      part<kBits, kM, kN, kFetch>(a, row, tile);
+// A group of `rows` rows from `row` on, kMost at most.
+template <int kBits, int kN, bool kFetch, int kMost>
+SC2ONNX_LANES void group(const Product &a, int64_t row, int64_t rows, int64_t tile) {
+  if constexpr (kMost > 0) {
+    if (rows == kMost)
+      part<kBits, kMost, kN, kFetch>(a, row, tile);
     else
-      rows_of<kBits, kN, kFetch, kM - 1>(a, row, rows, tile);
+      group<kBits, kN, kFetch, kMost - 1>(a, row, rows, tile);
   }
 }
 
-// All rows, in groups that differ by one at most: 8 rows are 4 and 4, not 6 and 2. The first group
-// brings the weights; the others find them in a cache. Few rows are worth larger groups, which read the weights
-// less often, though not all of their sums stay in registers.
+// All rows: the first group brings the weights; the others find them in a cache.
 template <int kBits, int kN>
-static void all_rows(const Product &a, int64_t tile) {
-  const int64_t most = a.rows <= 2 * kRowsAtMost ? kRowsAtMost : kRows;
-  const int64_t groups = (a.rows + most - 1) / most;
-  rows_of<kBits, kN, true, kRowsAtMost>(a, 0, (int)(a.rows / groups), tile);
-  for (int64_t group = 1; group < groups; group++) {
-    const int64_t first = a.rows * group / groups, end = a.rows * (group + 1) / groups;
-    rows_of<kBits, kN, false, kRowsAtMost>(a, first, (int)(end - first), tile);
+SC2ONNX_LANES void all_rows(const Product &a, int64_t tile) {
+  group<kBits, kN, true, kFewRows>(a, 0, first_of(a.rows, 1), tile);
+  const int64_t groups = groups_of(a.rows);
+  for (int64_t g = 1; g < groups; g++) {
+    const int64_t first = first_of(a.rows, g);
+    group<kBits, kN, false, kFewRows>(a, first, first_of(a.rows, g + 1) - first, tile);
   }
 }
 
@@ -177,7 +212,7 @@ static void tiles_of(const Product &a, int64_t tile, int64_t end) {
     for (; tile + kTilesOfOneRow <= end; tile += kTilesOfOneRow)
       part<kBits, 1, kTilesOfOneRow, true>(a, 0, tile);
   for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kTiles>(a, tile);
-  for (; tile < end; tile++) all_rows<kBits, 1>(a, tile);
+  for (; kTiles > 1 && tile < end; tile++) all_rows<kBits, 1>(a, tile);
 }
 
 static void product(const Product &a, int64_t first_tile, int64_t end) {

@@ -10,7 +10,7 @@ struct B {
   __m256i low, high;
 };
 
-constexpr int kRows = 3, kRowsAtMost = 4, kTiles = 1, kTilesOfOneRow = 2;
+constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
 
 SC2ONNX_LANES F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 SC2ONNX_LANES F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

@@ -12,7 +12,7 @@ using I = __m512i;
 using B = __m512i;
 
 constexpr bool kBiased = true;
-constexpr int kRows = 6, kRowsAtMost = 10, kTiles = 2, kTilesOfOneRow = 4;
+constexpr int kRows = 6, kFewRows = 10, kTiles = 2, kTilesOfOneRow = 4;
 
 SC2ONNX_LANES F splat(float x) { return _mm512_set1_ps(x); }
 SC2ONNX_LANES F load(const float *p) { return _mm512_loadu_ps(p); }
@@ -69,14 +69,24 @@ SC2ONNX_LANES I four_bytes(const int8_t *four) {
   memcpy(&x, four, 4);
   return _mm512_set1_epi32(x);
 }
+// As an instruction rather than its intrinsic where that can be written: GCC copies the sums of the
+// intrinsic from register to register in long loops.
+SC2ONNX_LANES I dot(I acc, __m512i unsigned_bytes, __m512i signed_bytes) {
+#if defined(__GNUC__) || defined(__clang__)
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(unsigned_bytes), "v"(signed_bytes));
+  return acc;
+#else
+  return _mm512_dpbusd_epi32(acc, unsigned_bytes, signed_bytes);
+#endif
+}
 SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) {
-  return _mm512_dpbusd_epi32(acc, codes, four_bytes(four));
+  return dot(acc, codes, four_bytes(four));
 }
 SC2ONNX_LANES I dot_byte(I acc, B codes, const int8_t *four) {
-  return _mm512_dpbusd_epi32(acc, codes, four_bytes(four));
+  return dot(acc, codes, four_bytes(four));
 }
 SC2ONNX_LANES I dot_seven(I acc, B values, const int8_t *four) {
-  return _mm512_dpbusd_epi32(acc, four_bytes(four), values);
+  return dot(acc, four_bytes(four), values);
 }
 
 }  // namespace sc2onnx::avx512vnni

@@ -10,7 +10,7 @@ struct B {
   uint8x16_t part[4];
 };
 
-constexpr int kRows = 3, kRowsAtMost = 4, kTiles = 1, kTilesOfOneRow = 2;
+constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
 
 #define SC2ONNX_EACH(result, expression)          \
   for (int i = 0; i < 4; i++) result.part[i] = expression

@@ -20,9 +20,9 @@ struct B {
 // Whether dot_byte multiplies codes as they lie (0..255), so that sums begin at -128 times the
 // sum of the other factor; otherwise it takes the 128 off by itself.
 constexpr bool kBiased = false;
-// What a product holds in registers: rows (if there are many, and at most, if there are few), and tiles of
-// sixteen outputs (with several rows and with one).
-constexpr int kRows = 2, kRowsAtMost = 2, kTiles = 1, kTilesOfOneRow = 1;
+// What a product computes at once: kRows rows, or kFewRows if there are at most two groups of these, by
+// kTiles tiles of sixteen outputs; a single row has its own number of tiles.
+constexpr int kRows = 2, kFewRows = 2, kTiles = 1, kTilesOfOneRow = 1;
 
 SC2ONNX_LANES F splat(float x) {
   F r;

@@ -137,7 +137,7 @@ def usable(use: Use, manifest: Manifest, devices: Sequence[Device] = ()) -> Kern
 
     Raises :class:`RequestError` and :class:`MissingDependencyError` where ``on`` cannot be.
     """
-    use = _meant(use)
+    use = meant(use)
     if use == "off":
         return None
     found, trouble = look(), _trouble(manifest, devices)
@@ -151,7 +151,7 @@ def usable(use: Use, manifest: Manifest, devices: Sequence[Device] = ()) -> Kern
     raise MissingDependencyError(f"kernels is 'on', and {found.reason}: {install('kernels', upgrade='too old' in found.reason)}")
 
 
-def _meant(use: Use) -> Use:
+def meant(use: Use) -> Use:
     """What is asked for; for ``auto``, what the environment says."""
     one_of("kernels", use, get_args(Use))
     said = os.environ.get(VARIABLE, "")
@@ -172,14 +172,14 @@ def _trouble(manifest: Manifest, devices: Sequence[Device]) -> str:
     return f"the bundle ({manifest.precision} for {manifest.target}) has {has}"
 
 
-def kept_slots(cache_type: CacheType, kernels: Kernels | None, dtype: str) -> SlotType | None:
-    """What the kernels keep; None without them: then the graph decides, whose cache is of type ``dtype``.
-
-    Raises :class:`RequestError` for what only the kernels can keep.
-    """
+def kept_slots(cache_type: CacheType) -> SlotType:
+    """What the kernels keep of keys and values. Raises :class:`RequestError` for other words."""
     one_of("cache_type", cache_type, get_args(CacheType))
-    if kernels is not None:
-        return "int8" if cache_type == "auto" else cache_type
+    return "int8" if cache_type == "auto" else cache_type
+
+
+def check_cache_type(cache_type: CacheType, dtype: str) -> None:
+    """Raise :class:`RequestError` for what only the kernels keep; ``dtype``: of the graph's own cache."""
+    one_of("cache_type", cache_type, get_args(CacheType))
     if cache_type not in ("auto", dtype):
         raise RequestError(f"cache_type is {cache_type!r}, and without kernels the cache is {dtype}: load with kernels='on', or leave cache_type out")
-    return None
