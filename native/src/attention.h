@@ -1,8 +1,9 @@
 // Attention over a ring of keys and values: what a kernel is given.
 //
-// Sums have an order that is bound to positions, not to slots, steps or rows of the batch: weights and
-// values of kSpan consecutive positions are summed on their own, spans of a segment are merged in
-// ascending order, and so are segments. Position p lies in slot p % capacity; slots lie in tiles of 16.
+// Sums have an order that is bound to positions, not to slots, steps or rows of the batch: weights
+// and values of kSpan consecutive positions are summed on their own, spans of a segment are merged
+// in ascending order, and so are segments. Position p lies in slot p % capacity; slots lie in tiles
+// of 16.
 #pragma once
 
 #include <stdint.h>
@@ -17,17 +18,18 @@ constexpr int kMostHeadDim = 256;
 
 // One step: `step` tokens of each of `batch` rows, after `past` tokens of each.
 struct Attention {
-  const float *qkv = nullptr;               // (batch, step, heads + 2 kv_heads, head_dim)
+  const float *qkv = nullptr;                  // (batch, step, heads + 2 kv_heads, head_dim)
   const float *cos = nullptr, *sin = nullptr;  // (positions, head_dim / 2)
-  const int64_t *past = nullptr;            // (batch,)
+  const int64_t *past = nullptr;               // (batch,)
   uint8_t *keys = nullptr, *values = nullptr;  // (batch, kv_heads, capacity, slot_bytes)
-  float *mixed = nullptr;                   // (batch, step, heads, head_dim)
+  float *mixed = nullptr;                      // (batch, step, heads, head_dim)
   int64_t batch = 0, step = 0, capacity = 0;
   int64_t window = 0;  // positions that a query sees, its own the last; 0: all
   int heads = 0, kv_heads = 0, head_dim = 0, slot_bytes = 0;
 
   SC2ONNX_INLINE int group() const { return heads / kv_heads; }
-  SC2ONNX_INLINE bool bytes() const { return slot_bytes == head_dim + 4; }  // int8 slots, else float32
+  // Slots of int8, else of float32.
+  SC2ONNX_INLINE bool bytes() const { return slot_bytes == head_dim + 4; }
   SC2ONNX_INLINE int64_t first_seen(int64_t position) const {
     return window > 0 && position >= window ? position - window + 1 : 0;
   }
@@ -39,13 +41,16 @@ struct AttentionBlock {
   int64_t row = 0, head = 0, first = 0, tokens = 0;  // first: of the step's tokens
 };
 
-// What rows have seen so far: the largest score, the sum of weights relative to it, and the weighted sum
-// of values. Room for `rows` rows, of which the first of each array is aligned to 64 bytes.
+// What rows have seen so far: the largest score, the sum of weights relative to it, and the
+// weighted sum of values. Room for `rows` rows, of which the first of each array is aligned to 64
+// bytes.
 struct AttentionSums {
   float *largest, *total, *values;  // (rows,), (rows,), (rows, head_dim)
 
   static SC2ONNX_INLINE int64_t padded(int64_t rows) { return (rows + 15) / 16 * 16; }
-  static SC2ONNX_INLINE int64_t floats(int64_t rows, int head_dim) { return 2 * padded(rows) + rows * head_dim; }
+  static SC2ONNX_INLINE int64_t floats(int64_t rows, int head_dim) {
+    return 2 * padded(rows) + rows * head_dim;
+  }
   static SC2ONNX_INLINE AttentionSums at(float *p, int64_t rows) {
     return {p, p + padded(rows), p + 2 * padded(rows)};
   }
@@ -84,16 +89,16 @@ struct AttentionFormat {
   // Rotates a block's queries into scratch.
   void (*prepare)(const Attention &, const AttentionBlock &, const AttentionScratch &);
   // What the block's rows see in one segment, into `sums`, which it begins anew. After prepare().
-  void (*segment)(const Attention &, const AttentionBlock &, const AttentionScratch &, int64_t segment,
-                  const AttentionSums &sums);
+  void (*segment)(const Attention &, const AttentionBlock &, const AttentionScratch &,
+                  int64_t segment, const AttentionSums &sums);
 };
 
 struct AttentionKernels {
   AttentionFormat bytes, floats;
   void (*begin)(const Attention &, const AttentionBlock &, const AttentionSums &total);
   // Adds to `total` what the next segment gave.
-  void (*merge)(const Attention &, const AttentionBlock &, const AttentionScratch &, int64_t segment,
-                const AttentionSums &part, const AttentionSums &total);
+  void (*merge)(const Attention &, const AttentionBlock &, const AttentionScratch &,
+                int64_t segment, const AttentionSums &part, const AttentionSums &total);
   // Writes the step's result.
   void (*finish)(const Attention &, const AttentionBlock &, const AttentionSums &total);
 };

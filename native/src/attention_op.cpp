@@ -33,7 +33,8 @@ class RingAttention : public Kernel {
     if (heads_ < 1 || heads_ > 65536 || kv_heads_ < 1 || heads_ % kv_heads_ != 0 || window_ < 0)
       refuse("num_heads = " + shown(heads_) + ", num_kv_heads = " + shown(kv_heads_) +
              ", window = " + shown(window_) +
-             ", expected heads that are a multiple of heads of keys and values, and a window of 0 or more");
+             ", expected heads that are a multiple of heads of keys and values, and a window of 0 "
+             "or more");
   }
 
   void compute(const Call &call) const override {
@@ -59,7 +60,8 @@ class RingAttention : public Kernel {
     const Tensor qkv = call.input(kQkv), ids = call.input(kIds), past = call.input(kPast);
     const Tensor cos = call.input(kCos), sin = call.input(kSin);
     if (ids.shape.size() != 2) refuse("input_ids is " + ids.shown() + ", expected (batch, step)");
-    if (cos.shape.size() != 2) refuse("cos_cache is " + cos.shown() + ", expected (positions, head_dim / 2)");
+    if (cos.shape.size() != 2)
+      refuse("cos_cache is " + cos.shown() + ", expected (positions, head_dim / 2)");
     if (cache.shape.size() != 4)
       refuse("past_key is " + cache.shown() + ", expected (batch, kv_heads, capacity, slot_bytes)");
     Attention a;
@@ -71,10 +73,11 @@ class RingAttention : public Kernel {
     a.capacity = cache.shape[2];
     const int64_t head_dim = 2 * cos.shape[1], slot_bytes = cache.shape[3];
     if (head_dim < 16 || head_dim > kMostHeadDim || head_dim % 16 != 0)
-      refuse("head_dim = " + shown(head_dim) + ", expected a multiple of 16 up to " + shown(kMostHeadDim));
+      refuse("head_dim = " + shown(head_dim) + ", expected a multiple of 16 up to " +
+             shown(kMostHeadDim));
     if (slot_bytes != head_dim + 4 && slot_bytes != 4 * head_dim)
-      refuse("slots of " + shown(slot_bytes) + " bytes, expected " + shown(head_dim + 4) + " (int8) or " +
-             shown(4 * head_dim) + " (float32)");
+      refuse("slots of " + shown(slot_bytes) + " bytes, expected " + shown(head_dim + 4) +
+             " (int8) or " + shown(4 * head_dim) + " (float32)");
     a.head_dim = (int)head_dim;
     a.slot_bytes = (int)slot_bytes;
     expect(qkv, {a.batch * a.step, (heads_ + 2 * kv_heads_) * head_dim}, "qkv");
@@ -88,7 +91,8 @@ class RingAttention : public Kernel {
     return a;
   }
 
-  // Whether the rotary tables have the step's positions and the ring holds all that its queries see.
+  // Whether the rotary tables have the step's positions and the ring holds all that its queries
+  // see.
   void check_positions(const Attention &a, int64_t positions) const {
     if (a.step == 0) return;
     if (a.capacity < 16 || a.capacity % 16 != 0)
@@ -96,14 +100,14 @@ class RingAttention : public Kernel {
     for (int64_t row = 0; row < a.batch; row++) {
       const int64_t past = a.past[row];
       if (past < 0 || past > positions - a.step)
-        refuse("past_lengths[" + shown(row) + "] = " + shown(past) + " with a step of " + shown(a.step) +
-               " tokens, expected positions of 0 to " + shown(positions - 1));
+        refuse("past_lengths[" + shown(row) + "] = " + shown(past) + " with a step of " +
+               shown(a.step) + " tokens, expected positions of 0 to " + shown(positions - 1));
       const int64_t all = past + a.step;
       const int64_t needed = a.window > 0 && a.window <= past ? a.window + a.step - 1 : all;
       if (a.capacity < needed)
-        refuse("a capacity of " + shown(a.capacity) + " slots, expected " + shown(needed) + " for " +
-               shown(past) + " past and " + shown(a.step) + " new tokens and a window of " +
-               shown(a.window));
+        refuse("a capacity of " + shown(a.capacity) + " slots, expected " + shown(needed) +
+               " for " + shown(past) + " past and " + shown(a.step) +
+               " new tokens and a window of " + shown(a.window));
     }
   }
 
@@ -128,7 +132,9 @@ std::unique_ptr<Operator> ring_attention() {
   constexpr auto kInt64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   return std::make_unique<Operator>(
       "RingAttention",
-      Ports{{kFloat, kInt64, kInt64, kFloat, kFloat, kBytes, kBytes}, {kFloat, kBytes, kBytes}, kInputs},
+      Ports{{kFloat, kInt64, kInt64, kFloat, kFloat, kBytes, kBytes},
+            {kFloat, kBytes, kBytes},
+            kInputs},
       [](const NodeInfo &node) { return std::make_unique<RingAttention>(node); });
 }
 

@@ -11,9 +11,9 @@ namespace sc2onnx {
 
 namespace {
 
-constexpr int64_t kRowsTogether = 96;          // of a block: their scores and sums stay in the cache
-constexpr int64_t kTokensStored = 32;          // by one task
-constexpr int64_t kMostPartials = 4 << 20;     // floats that wait to be merged
+constexpr int64_t kRowsTogether = 96;       // of a block: their scores and sums stay in the cache
+constexpr int64_t kTokensStored = 32;       // by one task
+constexpr int64_t kMostPartials = 4 << 20;  // floats that wait to be merged
 
 // Memory that a thread keeps from step to step: as much as its largest block needed.
 class Arena {
@@ -54,7 +54,8 @@ struct Step {
       : a(attention), kernels(table), format(attention.bytes() ? table.bytes : table.floats) {
     const int64_t tokens = std::min(a.step, std::max<int64_t>(1, kRowsTogether / a.group()));
     rows = tokens * a.group();
-    // The last tokens see the most: they come first, so that no thread is left with them in the end.
+    // The last tokens see the most: they come first, so that no thread is left with them in the
+    // end.
     for (int64_t first = (a.step - 1) / tokens * tokens; first >= 0; first -= tokens)
       for (int64_t row = 0; row < a.batch; row++)
         for (int64_t head = 0; head < a.kv_heads; head++)
@@ -89,7 +90,8 @@ struct Step {
     float *p = reserve();
     if (p == nullptr) return;
     const AttentionScratch s = scratch(p);
-    const AttentionSums total = sums_at(after_scratch(p)), part = sums_at(after_scratch(p) + sums());
+    const AttentionSums total = sums_at(after_scratch(p));
+    const AttentionSums part = sums_at(after_scratch(p) + sums());
     format.prepare(a, job.block, s);
     kernels.begin(a, job.block, total);
     for (int64_t i = job.first; i < job.end; i++) {
@@ -120,8 +122,10 @@ struct Step {
     const AttentionScratch s = scratch(p);
     const AttentionSums total = sums_at(after_scratch(p));
     kernels.begin(a, job.block, total);
-    for (int64_t i = job.first; i < job.end; i++)
-      kernels.merge(a, job.block, s, i, sums_at(parts + (job.partials + i - job.first) * sums()), total);
+    for (int64_t i = job.first; i < job.end; i++) {
+      const AttentionSums part = sums_at(parts + (job.partials + i - job.first) * sums());
+      kernels.merge(a, job.block, s, i, part, total);
+    }
     kernels.finish(a, job.block, total);
   }
 };
@@ -174,7 +178,7 @@ void run_attention(const Attention &a, const AttentionKernels &kernels, const Pa
   if (a.batch == 0 || a.step == 0) return;
   Step step(a, kernels);
   store(a, step.format, parallel);
-  const int64_t enough = 2 * std::max<int64_t>(1, std::thread::hardware_concurrency());
+  static const int64_t enough = 2 * std::max<int64_t>(1, std::thread::hardware_concurrency());
   const int64_t jobs = (int64_t)step.jobs.size();
   if (jobs < enough && step.partials > jobs && step.partials * step.sums() <= kMostPartials)
     run_segments(step, parallel);

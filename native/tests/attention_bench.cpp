@@ -1,5 +1,5 @@
-// attention_bench [layers] [threads]: ms of the attention of a StarCoder2-3B's layers, on two threads or
-// one (then of the processor's time, so that others may be busy).
+// attention_bench [layers] [threads]: ms of the attention of a StarCoder2-3B's layers, on two
+// threads or one (then of the processor's time, so that others may be busy).
 
 #include <stdio.h>
 #include <stdlib.h>

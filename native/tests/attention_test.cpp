@@ -1,5 +1,5 @@
-// Attention against float64, and against itself: the same bits on every instruction set, in any steps,
-// in any ring, beside any other rows and with any number of threads.
+// Attention against float64, and against itself: the same bits on every instruction set, in any
+// steps, in any ring, beside any other rows and with any number of threads.
 
 #include <math.h>
 #include <stdio.h>
@@ -68,8 +68,8 @@ float number(uint64_t seed, uint64_t place) {
   return sum * 1.7f;
 }
 
-// Tokens 0 .. count - 1 of a text as the projections give them, with some large channels in the keys
-// and a first token that most queries look at.
+// Tokens 0 .. count - 1 of a text as the projections give them, with some large channels in the
+// keys and a first token that most queries look at.
 std::vector<float> text(const Model &m, uint64_t seed, int64_t count) {
   std::vector<float> qkv((size_t)(count * m.width()));
   for (int64_t t = 0; t < count; t++)
@@ -101,7 +101,9 @@ struct Rings {
   int64_t capacity;
   std::vector<uint8_t> keys, values;
   Rings(const Model &m, int64_t batch, int64_t slots)
-      : capacity(slots), keys((size_t)(batch * m.kv_heads * slots * m.slot_bytes()), 0xff), values(keys) {}
+      : capacity(slots),
+        keys((size_t)(batch * m.kv_heads * slots * m.slot_bytes()), 0xff),
+        values(keys) {}
 };
 
 struct How {
@@ -110,8 +112,9 @@ struct How {
 };
 
 // One step of rows that have `past` tokens each.
-std::vector<float> step(const Model &m, const Rotary &rotary, Rings &rings, const std::vector<float> &qkv,
-                        const std::vector<int64_t> &past, const How &how) {
+std::vector<float> step(const Model &m, const Rotary &rotary, Rings &rings,
+                        const std::vector<float> &qkv, const std::vector<int64_t> &past,
+                        const How &how) {
   Attention a;
   a.qkv = qkv.data();
   a.cos = rotary.cos.data();
@@ -134,8 +137,8 @@ std::vector<float> step(const Model &m, const Rotary &rotary, Rings &rings, cons
 }
 
 // All of a text in steps of `cut` tokens.
-std::vector<float> in_steps(const Model &m, const std::vector<float> &qkv, int64_t cut, int64_t capacity,
-                            const How &how) {
+std::vector<float> in_steps(const Model &m, const std::vector<float> &qkv, int64_t cut,
+                            int64_t capacity, const How &how) {
   const int64_t count = (int64_t)qkv.size() / m.width();
   const Rotary rotary(m.head_dim, count);
   Rings rings(m, 1, capacity);
@@ -181,10 +184,11 @@ std::vector<double> reference(const Model &m, const std::vector<float> &qkv) {
       const double most = *std::max_element(scores.begin(), scores.end());
       double total = 0;
       for (double &score : scores) total += score = exp(score - most);
-      for (int64_t p = first; p <= t; p++)
+      for (int64_t p = first; p <= t; p++) {
+        const int64_t value = p * m.width() + (m.heads + m.kv_heads + kv) * m.head_dim;
         for (int c = 0; c < m.head_dim; c++)
-          y[(size_t)c] += scores[(size_t)(p - first)] / total *
-                          qkv[(size_t)(p * m.width() + (m.heads + m.kv_heads + kv) * m.head_dim + c)];
+          y[(size_t)c] += scores[(size_t)(p - first)] / total * qkv[(size_t)(value + c)];
+      }
       mixed.insert(mixed.end(), y.begin(), y.end());
     }
   return mixed;
@@ -233,7 +237,8 @@ void same_bits(const Model &m, int64_t count) {
     const int64_t least = least_capacity(m, cut, count);
     const int64_t capacity = turn % 3 == 0 ? wide : turn % 3 == 1 ? least : least + 16;
     check(same(whole, in_steps(m, qkv, cut, capacity, {all.front(), turn % 4 ? 1 : 2})),
-          m.shown() + " in steps of " + std::to_string(cut) + ", " + std::to_string(capacity) + " slots");
+          m.shown() + " in steps of " + std::to_string(cut) + ", " + std::to_string(capacity) +
+              " slots");
   }
 }
 
@@ -252,13 +257,14 @@ void batches(const Model &m) {
       const std::vector<float> before(qkv.begin(), qkv.begin() + past[row] * m.width());
       const std::vector<float> now(qkv.begin() + past[row] * m.width(), qkv.end());
       if (past[row]) step(m, rotary, alone, before, {0}, {});
-      std::copy(alone.keys.begin(), alone.keys.end(), together.keys.begin() + (int64_t)(row * bytes));
-      std::copy(alone.values.begin(), alone.values.end(), together.values.begin() + (int64_t)(row * bytes));
+      memcpy(together.keys.data() + row * bytes, alone.keys.data(), bytes);
+      memcpy(together.values.data() + row * bytes, alone.values.data(), bytes);
       const std::vector<float> mixed = step(m, rotary, alone, now, {past[row]}, {});
       input.insert(input.end(), now.begin(), now.end());
       expected.insert(expected.end(), mixed.begin(), mixed.end());
     }
-    check(same(expected, step(m, rotary, together, input, past, {available_instructions().front(), 3})),
+    const How how = {available_instructions().front(), 3};
+    check(same(expected, step(m, rotary, together, input, past, how)),
           m.shown() + ": batch with steps of " + std::to_string(fresh));
   }
 }
@@ -304,7 +310,8 @@ void nothing(const Model &m) {
   check(good, m.shown() + ": zeros");
 }
 
-// All bits of a result, of angles that every machine computes alike: what another processor gives, too.
+// All bits of a result, of angles that every machine computes alike: what another processor gives,
+// too.
 uint64_t digest(const Model &m) {
   const int64_t count = 200;
   Rotary rotary(m.head_dim, 0);
@@ -329,8 +336,9 @@ int main() {
   uint64_t hash = 0;
   for (bool bytes : {true, false}) {
     const std::vector<std::pair<Model, int64_t>> models = {
-        {{12, 1, 128, 150, bytes}, 330}, {{9, 1, 64, 0, bytes}, 540},   {{4, 4, 16, 100, bytes}, 1100},
-        {{6, 2, 48, 7, bytes}, 300},     {{4, 2, 256, 0, bytes}, 140}, {{3, 1, 32, 520, bytes}, 1100}};
+        {{12, 1, 128, 150, bytes}, 330},  {{9, 1, 64, 0, bytes}, 540},
+        {{4, 4, 16, 100, bytes}, 1100},   {{6, 2, 48, 7, bytes}, 300},
+        {{4, 2, 256, 0, bytes}, 140},     {{3, 1, 32, 520, bytes}, 1100}};
     for (const auto &[m, count] : models) {
       against_reference(m, std::min<int64_t>(count, 400));
       same_bits(m, count);
