@@ -99,7 +99,7 @@ class RingAttention : public Kernel {
         refuse("past_lengths[" + shown(row) + "] = " + shown(past) + " with a step of " + shown(a.step) +
                " tokens, expected positions of 0 to " + shown(positions - 1));
       const int64_t all = past + a.step;
-      const int64_t needed = a.window > 0 ? std::min(a.window + a.step - 1, all) : all;
+      const int64_t needed = a.window > 0 && a.window <= past ? a.window + a.step - 1 : all;
       if (a.capacity < needed)
         refuse("a capacity of " + shown(a.capacity) + " slots, expected " + shown(needed) + " for " +
                shown(past) + " past and " + shown(a.step) + " new tokens and a window of " +

@@ -100,17 +100,23 @@ SC2ONNX_LANES uint8_t *ring(const Attention &a, const AttentionBlock &b, uint8_t
   return cache + (b.row * a.kv_heads + b.head) * a.capacity * a.slot_bytes;
 }
 
-// Tiles of a span of positions, from `start` on; what lies in them may be of other positions.
+// Tiles of a span of positions, from `start` on; what lies in them may be of other positions. `later`
+// are the keys of the next span, which are fetched while values are summed, as values are fetched while
+// scores are: a cache that lies in memory is read all the time, not only between computations.
 struct Span {
-  const uint8_t *keys[kGroups], *values[kGroups];
+  const uint8_t *keys[kGroups], *values[kGroups], *later[kGroups];
 };
-static Span span_at(const Attention &a, const AttentionBlock &b, int64_t start) {
+static Span span_at(const Attention &a, const AttentionBlock &b, int64_t start, bool is_last) {
   const uint8_t *keys = ring(a, b, a.keys), *values = ring(a, b, a.values);
   Span span;
   int64_t slot = start % a.capacity;
   for (int g = 0; g < kGroups; g++) {
     span.keys[g] = keys + slot * a.slot_bytes;
     span.values[g] = values + slot * a.slot_bytes;
+    slot = slot + 16 == a.capacity ? 0 : slot + 16;
+  }
+  for (int g = 0; g < kGroups; g++) {
+    span.later[g] = is_last ? span.keys[g] : keys + slot * a.slot_bytes;
     slot = slot + 16 == a.capacity ? 0 : slot + 16;
   }
   return span;
@@ -159,13 +165,18 @@ struct ByteScores {
       for (int p = 0; p < kPlanes; p++)
         for (int n = 0; n < kN; n++)
           acc[r][p][n] = isplat(kBiased ? v.s.starts[(row + r) * kPlanes + p] : 0);
-    const uint8_t *at[kN];
-    for (int n = 0; n < kN; n++) at[n] = v.span.keys[group + n];
+    const uint8_t *at[kN], *values[kN];
+    for (int n = 0; n < kN; n++) {
+      at[n] = v.span.keys[group + n];
+      values[n] = v.span.values[group + n];
+    }
     for (const int8_t *end = codes + channels; codes < end; codes += 4) {
       B key[kN];
       for (int n = 0; n < kN; n++) {
+        SC2ONNX_PREFETCH(values[n]);
         key[n] = load_bytes(at[n]);
         at[n] += 64;
+        values[n] += 64;
       }
       for (int r = 0; r < kR; r++)
         for (int p = 0; p < kPlanes; p++)
@@ -173,6 +184,7 @@ struct ByteScores {
             acc[r][p][n] = dot_byte(acc[r][p][n], key[n], codes + (r * kPlanes + p) * kMostHeadDim);
     }
     for (int n = 0; n < kN; n++) {
+      SC2ONNX_PREFETCH(values[n]);
       const F scales = load((const float *)(v.span.keys[group + n] + 16 * channels));
       for (int r = 0; r < kR; r++) {
         I whole = acc[r][0][n];
@@ -199,13 +211,18 @@ struct FloatScores {
     F acc[kR][kN];
     for (int r = 0; r < kR; r++)
       for (int n = 0; n < kN; n++) acc[r][n] = splat(0.f);
-    const float *at[kN];
-    for (int n = 0; n < kN; n++) at[n] = (const float *)v.span.keys[group + n];
+    const float *at[kN], *values[kN];
+    for (int n = 0; n < kN; n++) {
+      at[n] = (const float *)v.span.keys[group + n];
+      values[n] = (const float *)v.span.values[group + n];
+    }
     for (const float *end = queries + channels; queries < end; queries++) {
       F key[kN];
       for (int n = 0; n < kN; n++) {
+        SC2ONNX_PREFETCH(values[n]);
         key[n] = load(at[n]);
         at[n] += 16;
+        values[n] += 16;
       }
       for (int r = 0; r < kR; r++) {
         const F x = splat(queries[r * kMostHeadDim]);
@@ -319,10 +336,15 @@ struct ByteValues {
       for (int n = 0; n < kV; n++) acc[r][0][n] = acc[r][1][n] = isplat(0);
     const int8_t *high = (const int8_t *)v.s.weights + row * 2 * kSpan + 16 * v.first_group();
     for (int g = v.first_group(); g < v.end_group(); g++) {
-      const uint8_t *at = v.span.values[g] + 64 * vector;
-      for (const uint8_t *end = at + 16 * channels; at < end; at += 4 * channels, high += 4) {
+      const uint8_t *at = v.span.values[g] + 64 * vector, *later = v.span.later[g] + 64 * vector;
+      SC2ONNX_PREFETCH(v.span.later[g] + 16 * channels);
+      for (const uint8_t *end = at + 16 * channels; at < end;
+           at += 4 * channels, later += 4 * channels, high += 4) {
         B value[kV];
-        for (int n = 0; n < kV; n++) value[n] = load_bytes(at + 64 * n);
+        for (int n = 0; n < kV; n++) {
+          SC2ONNX_PREFETCH(later + 64 * n);
+          value[n] = load_bytes(at + 64 * n);
+        }
         for (int r = 0; r < kR; r++)
           for (int plane = 0; plane < 2; plane++)
             for (int n = 0; n < kV; n++)
@@ -355,9 +377,13 @@ struct FloatValues {
     for (int g = v.first_group(); g < v.end_group(); g++) {
       const int first = g * 16 < v.from ? v.from % 16 : 0, end = v.to - g * 16 < 16 ? v.to - g * 16 : 16;
       const float *at = (const float *)v.span.values[g] + first * channels + 16 * vector;
-      for (int slot = first; slot < end; slot++, weights++, at += channels) {
+      const float *later = (const float *)v.span.later[g] + first * channels + 16 * vector;
+      for (int slot = first; slot < end; slot++, weights++, at += channels, later += channels) {
         F value[kV];
-        for (int n = 0; n < kV; n++) value[n] = load(at + 16 * n);
+        for (int n = 0; n < kV; n++) {
+          SC2ONNX_PREFETCH(later + 16 * n);
+          value[n] = load(at + 16 * n);
+        }
         for (int r = 0; r < kR; r++) {
           const F weight = splat(weights[r * kSpan]);
           for (int n = 0; n < kV; n++) acc[r][n] = fma(weight, value[n], acc[r][n]);
@@ -521,7 +547,8 @@ static void see(const View &v) {
 template <class Format>
 static void see_span(const Attention &a, const AttentionBlock &b, const AttentionScratch &s,
                      int64_t start, const AttentionSums &sums) {
-  const Span span = span_at(a, b, start);
+  const int64_t next = start + kSpan, seen = a.past[b.row] + b.first + b.tokens;
+  const Span span = span_at(a, b, start, next % kSegment == 0 || next >= seen);
   const int64_t group = a.group(), position = a.past[b.row] + b.first;
   const auto from = [&](int64_t t) { return a.first_seen(position + t) - start; };
   const auto to = [&](int64_t t) { return position + t + 1 - start; };
