@@ -27,9 +27,10 @@ from sc2onnx.bench.depth import placed
 from sc2onnx.errors import Sc2onnxError
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import GenerationRules, Row, tokens
+from sc2onnx.runtime.lookup import Lookup, Memory
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
-from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
+from sc2onnx.runtime.speculate import FLAT, Drafter, StepCosts
 
 TASKS = Path(__file__).parent / "tasks" / "tasks.jsonl"
 
@@ -83,9 +84,8 @@ def read(path: Path, model: Model, longest: int) -> list[Task]:
     return found
 
 
-def decode(model: Model, task: Task, costs: StepCosts | None, forced: bool) -> tuple[float, list[int], Drafter | None]:
-    """Seconds from the first token on, the tokens, and the drafter if ``costs`` are given."""
-    drafter = None if costs is None else Drafter(SuffixIndex(task.prompt), costs)
+def decode(model: Model, task: Task, drafter: Drafter | None, forced: bool) -> tuple[float, list[int]]:
+    """Seconds from the first token on, and the tokens."""
     count = len(task.continuation)
     rules = GenerationRules(count, SamplingParameters(), (), frozenset(), False)
     sampler = Forced(iter(task.continuation)) if forced else Sampler(rules.sampling, np.array(task.prompt), model.manifest.model.vocab_size)
@@ -96,24 +96,25 @@ def decode(model: Model, task: Task, costs: StepCosts | None, forced: bool) -> t
         given = [next(steps).id]
         began = time.perf_counter()
         given += [token.id for token in steps]
-        return time.perf_counter() - began, given, drafter
+        return time.perf_counter() - began, given
     finally:
         decoder.close()
 
 
-def measure(model: Model, tasks: Sequence[Task], repeat: int, forced: bool) -> list[tuple[Task, Turns]]:
-    """Every task, without and with drafts in turns."""
-    costs = StepCosts()
+def measure(model: Model, tasks: Sequence[Task], repeat: int, forced: bool, alone: bool) -> list[tuple[Task, Turns]]:
+    """Every task, without and with drafts in turns. ``alone``: it finds nothing in the texts of the tasks before."""
+    costs = StepCosts(FLAT) if model.kernels else StepCosts()
+    memory = None if alone else Memory()
     found = []
     for task in tasks:
         turns = Turns()
         for _ in range(repeat):
-            seconds, expected, _ = decode(model, task, None, forced)
+            seconds, expected = decode(model, task, None, forced)
             turns.plain.append(seconds)
-            seconds, given, drafter = decode(model, task, costs, forced)
+            drafter = Drafter(Lookup.of(task.prompt, memory), costs)
+            seconds, given = decode(model, task, drafter, forced)
             turns.drafts.append(seconds)
             turns.same &= given == expected
-            assert drafter is not None
             turns.drafted, turns.accepted = drafter.drafted, drafter.accepted
         found.append((task, turns))
         print(f"| {task.name} | {task.kind} | {row(len(task.continuation), turns)} |", flush=True)
@@ -134,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--forced", action="store_true", help="the text is the task's own")
+    parser.add_argument("--alone", action="store_true", help="look for drafts in the task's own text only")
     parser.add_argument("--tasks", type=Path, default=TASKS)
     parser.add_argument("--tokens", type=int, default=256, metavar="N", help="of each continuation, at most (default: 256)")
     parser.add_argument("--repeat", type=int, default=1, help="turns (default: 1)")
@@ -145,7 +147,7 @@ def main() -> None:
     except (Sc2onnxError, OSError) as error:
         sys.exit(f"speculation.py: {error}")
     print("| task | kind | plain, ms a token | drafted | accepted | speedup | same tokens |\n|---|---|---|---|---|---|---|")
-    found = measure(model, tasks, options.repeat, options.forced)
+    found = measure(model, tasks, options.repeat, options.forced, options.alone)
     for repeats, name in ((True, "repeats"), (False, "does not repeat")):
         ratios = [turns.speedup for task, turns in found if task.repeats == repeats]
         if ratios:

@@ -141,13 +141,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _reference(args: argparse.Namespace) -> Opener | None:
     """What ``--against`` names: a bundle if the directory is one, else a checkpoint, which torch computes."""
-    from sc2onnx.evaluate import bundle_opener
+    from sc2onnx.evaluate import reference_opener
     from sc2onnx.manifest import MANIFEST_FILE, Manifest
 
     if args.against is None:
         return None
     if (Path(args.against) / MANIFEST_FILE).exists():
-        return bundle_opener(args.against, args.threads)
+        return reference_opener(args.against, args.threads, args.kernels, args.cache_type)
     origin = Manifest.read(args.bundle).provenance
     from sc2onnx.verify import torch_opener
 

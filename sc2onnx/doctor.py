@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import sc2onnx
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.hints import EXTRAS, install
+from sc2onnx.hints import EXTRAS, KERNELS, install
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.ort.telemetry import Telemetry
@@ -110,7 +110,7 @@ def _kernels() -> Finding:
     found = look()
     if isinstance(found, Missing):
         gain = "with it int8 and int4 run faster, prompts twice as fast and more"
-        return Finding("kernels", None, f"{found.reason}: {gain}", install("kernels", upgrade=True))
+        return Finding("kernels", None, f"{found.reason}: {gain}", KERNELS)
     return Finding("kernels", True, f"sc2onnx-kernels {found.version}, {found.instructions}")
 
 

@@ -25,6 +25,10 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 """The extras of ``pyproject.toml``, which a test compares with it: extra -> requirements."""
 
 
+KERNELS: Final = "in a clone of this project: pip install ./native, which takes a C++ compiler"
+"""How to install ``sc2onnx-kernels``, which are in no index yet."""
+
+
 def install(*extras: str, upgrade: bool = False) -> str:
     """The command that installs what these extras list: ``pip install "onnxruntime>=1.32"`` for ``cpu``."""
     requirements = dict.fromkeys(requirement for extra in extras for requirement in EXTRAS[extra])

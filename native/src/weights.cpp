@@ -146,13 +146,26 @@ const uint8_t *PackedFile::find(const std::string &name, const MatrixShape &shap
   return data_ + found->second.offset;
 }
 
-Weights::Weights(const std::string &path, int threads) : threads_(threads < 1 ? 1 : threads) {
-  if (!path.empty()) file_ = std::make_shared<PackedFile>(path);
+Weights::Weights(const std::string &path, int threads) : path_(path), threads_(threads < 1 ? 1 : threads) {
+  if (!path_.empty()) PackedFile whole(path_);  // told of now, before any kernel is made
+}
+
+std::shared_ptr<const PackedFile> Weights::file() const {
+  const std::lock_guard<std::mutex> held(lock_);
+  std::shared_ptr<const PackedFile> file = file_.lock();
+  if (file == nullptr) {
+    file = std::make_shared<PackedFile>(path_);
+    file_ = file;
+  }
+  return file;
 }
 
 PackedMatrix Weights::matrix(const std::string &name, const MatrixShape &shape, const uint8_t *codes,
                              const float *scales) const {
-  if (file_) return {file_, file_->find(name, shape)};
+  if (!path_.empty()) {
+    const std::shared_ptr<const PackedFile> file = this->file();
+    return {file, file->find(name, shape)};
+  }
   constexpr std::align_val_t kAligned{64};
   auto *memory = static_cast<uint8_t *>(::operator new((size_t)shape.bytes(), kAligned));
   PackedMatrix matrix(memory, [kAligned](uint8_t *p) { ::operator delete(p, kAligned); });

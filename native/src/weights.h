@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "linear.h"
@@ -37,18 +38,22 @@ class PackedFile {
   std::map<std::string, Entry> entries_;
 };
 
-// The weights of one session.
+// The weights of one session. The matrices that its kernels hold keep the file mapped, and nobody else:
+// these weights outlive the session, of whose end nobody is told.
 class Weights {
  public:
-  Weights(const std::string &path, int threads);  // path: "" packs into private memory
+  Weights(const std::string &path, int threads);  // path: "" packs into private memory; throws Refused
 
   // The matrix `name`: as the file has it, or packed from codes and scales as MatMulNBits has them.
   PackedMatrix matrix(const std::string &name, const MatrixShape &shape, const uint8_t *codes,
                       const float *scales) const;
 
  private:
-  std::shared_ptr<const PackedFile> file_;
+  std::shared_ptr<const PackedFile> file() const;
+  std::string path_;
   int threads_;
+  mutable std::mutex lock_;
+  mutable std::weak_ptr<const PackedFile> file_;
 };
 
 }  // namespace sc2onnx

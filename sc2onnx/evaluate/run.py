@@ -13,7 +13,7 @@ from sc2onnx.evaluate import infill
 from sc2onnx.evaluate.progress import Progress, Tell
 from sc2onnx.evaluate.report import InfillScore, ReferenceScore, Report, Score
 from sc2onnx.evaluate.score import bits_per_byte, difference, mean_nll, perplexity, record
-from sc2onnx.evaluate.source import About, LogitSource, Opener, bundle_opener, check_alike, check_same_tokens
+from sc2onnx.evaluate.source import About, LogitSource, Opener, bundle_opener, check_alike, check_same_tokens, reference_opener
 from sc2onnx.evaluate.spans import choose
 from sc2onnx.evaluate.store import LogitStore, logit_store
 from sc2onnx.evaluate.text import Document, Passage, passage, read
@@ -104,7 +104,7 @@ def evaluate(
     abouts = {name: About.of(name, opened.manifest) for name, opened in bundles.items()}
     first = next(iter(abouts.values()))
     how = (wanted.threads, wanted.kernels, wanted.cache_type)
-    reader = bundle_opener(against, *how) if isinstance(against, (str, Path)) else against
+    reader = reference_opener(against, *how) if isinstance(against, (str, Path)) else against
     with logit_store(task.passage.positions, first.vocab_size) if reader else nullcontext() as store:
         found = _record(task, reader, first, store) if reader and store else None
         openers = [bundle_opener(opened.directory, *how, name) for name, opened in bundles.items()]

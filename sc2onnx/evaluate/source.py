@@ -96,8 +96,13 @@ def _open(path: Path, name: str, threads: int | None, kernels: Use, cache_type: 
 
 def bundle_opener(path: str | Path, threads: int | None = None, kernels: Use = "auto", cache_type: CacheType = "auto", name: str = "") -> Opener:
     """A bundle, by default under its directory's ``name``; the rest as in :func:`sc2onnx.load`."""
-    cache_type = cache_type if Manifest.read(Path(path)).kernel_graphs else "auto"  # a reference in floats has no such choice
     return partial(_open, Path(path), name or Path(path).resolve().name, threads, kernels, cache_type)
+
+
+def reference_opener(path: str | Path, threads: int | None = None, kernels: Use = "auto", cache_type: CacheType = "auto") -> Opener:
+    """A bundle as the reference of :func:`sc2onnx.evaluate.evaluate`; one without a graph for the kernels, floats say, has no such choice."""
+    has = bool(Manifest.read(Path(path)).kernel_graphs)
+    return bundle_opener(path, threads, kernels if has else "auto", cache_type if has else "auto")
 
 
 def check_alike(found: About, expected: About, length: int) -> None:

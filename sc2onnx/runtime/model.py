@@ -49,6 +49,7 @@ from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, TextSink, complete
 from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
+from sc2onnx.runtime.lookup import Lookup, Memory
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
 from sc2onnx.runtime.options import GenerationKeywords, SpecialTokens
 from sc2onnx.runtime.ort.kernels import CacheType, Kernels, Use, check_cache_type, kept_slots, meant, usable
@@ -59,7 +60,7 @@ from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads
 from sc2onnx.runtime.slots import cache_shape
-from sc2onnx.runtime.speculate import Drafter, StepCosts, SuffixIndex
+from sc2onnx.runtime.speculate import FLAT, Drafter, StepCosts
 from sc2onnx.runtime.stream import Stream, TokenStream
 from sc2onnx.runtime.text import Codec, FimOrder, open_codec
 
@@ -257,7 +258,7 @@ class Model:
     def __init__(self, bundle: Bundle, session: Session, cache_shape: CacheShape, settings: Settings, packed: PackedForm | None = None) -> None:
         self._bundle, self._session, self._cache_shape, self._settings, self._packed = bundle, session, cache_shape, settings, packed
         self._speculates = session.steps_agree if settings.speculate is None else settings.speculate
-        self._costs = StepCosts()
+        self._costs, self._memory = StepCosts(FLAT) if session.kernels else StepCosts(), Memory()
         self._facts = bundle.manifest.model
         self._store = PrefixStore(SEQUENCES * cache_shape.nbytes if settings.prefix_memory is None else settings.prefix_memory)
         self._codec: Codec | None = None
@@ -529,9 +530,10 @@ class Model:
         return self._cache_shape.rewindable
 
     def forget(self) -> None:
-        """Free the caches that finished requests left for later ones. Requests that are under way keep theirs."""
+        """Free the caches and texts that finished requests left for later ones. Requests that are under way keep theirs."""
         self._session.process.check()
         self._store.forget()
+        self._memory.clear()
 
     def memory_footprint(self) -> MemoryFootprint:
         """Bytes of weights and of caches, open and kept, by construction and as resident now."""
@@ -647,7 +649,7 @@ class Model:
             sampler = Healing(sampler, self.codec, self._vocabulary, healed)
         sink = TextSink(self.codec, rules.stop, skip=len(healed)) if text else None
         drafts = drafts and self._speculates and not rules.logprobs
-        drafter = Drafter(SuffixIndex(ids.tolist()), self._costs) if drafts else None
+        drafter = Drafter(Lookup.of(ids.tolist(), self._memory), self._costs) if drafts else None
         return Row(ids, rules, sampler, context, sink, drafter, used=used)
 
     def _decoder(self, store: PrefixStore | None = None) -> Decoder:

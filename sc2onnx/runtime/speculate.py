@@ -1,95 +1,36 @@
-"""Drafts from the text already there: what followed the last tokens when they stood there before.
+"""Drafts: tokens that the text suggests, computed together with the one before them.
 
-A step of several tokens costs less than as many steps of one, so tokens that can be guessed are computed together and kept as far as the
-model draws the same itself (speculative decoding, Leviathan et al. 2023; drafts by lookup in the prompt, Saxena 2023). A guess is one
-token, not a distribution: drawing from the model and comparing is then the rejection sampling of that paper, with the draws, the random
-numbers and so the tokens of decoding without drafts.
+A step of several tokens costs less than as many steps of one, so tokens that can be guessed
+(:mod:`sc2onnx.runtime.lookup`) are computed together and kept as far as the model draws the same itself
+(speculative decoding, Leviathan et al. 2023; drafts by lookup in the prompt, Saxena 2023). A guess is one
+token, not a distribution: drawing from the model and comparing is then the rejection sampling of that
+paper, with the draws, the random numbers and so the tokens of decoding without drafts.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
+from sc2onnx.runtime.lookup import Guess, Lookup
+
 MOST: Final = 31
 """Tokens of a draft: beyond steps of 32, a token of a step costs about the same."""
 
-_CANDIDATES: Final = 16
-"""Earlier places that are compared, the latest ones; in real code few pairs of tokens have more that differ."""
+_HOPELESS: Final = 0.02
+"""A draft ends where it is less likely than this to be right so far."""
 
-_LONGEST: Final = 32
-"""Tokens of a match that count: longer ones are not surer."""
-
-_NEAR: Final = 24
-"""After a run of copied tokens broke off, it may go on within so many tokens of its source: a name was replaced, an argument added."""
-
-_NEAR_BONUS: Final = 3
-"""What standing there is worth, in tokens of a match."""
+FLAT: Final = 0.1
+"""What a further token of a step costs on the kernels, of a step of one."""
 
 RISK: Final = 0.02
 """Of a request's time, what drafts may lose in all."""
 
 STAKE: Final = 1.5
 """Steps that they may lose beyond that: with nothing to lose, none would ever be made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The last ``length`` tokens stood before ``position`` as well."""
-
-    position: int
-    length: int
-
-
-class SuffixIndex:
-    """A growing text, and where its last tokens stood before."""
-
-    def __init__(self, tokens: Iterable[int] = ()) -> None:
-        self._tokens: list[int] = []
-        self._after: dict[tuple[int, int], list[int]] = {}  # pair of tokens -> positions that follow it
-        self._resume: int | None = None  # where the source of the last match would go on
-        self.extend(tokens)
-
-    def extend(self, tokens: Iterable[int]) -> None:
-        """Append tokens."""
-        for token in tokens:
-            size = len(self._tokens)
-            if size >= 2:
-                self._after.setdefault((self._tokens[-2], self._tokens[-1]), []).append(size)
-            if self._resume is not None and self._tokens and self._resume < size:
-                self._resume += self._tokens[self._resume] == token  # a token that the source lacks does not move it on
-            self._tokens.append(token)
-
-    def match(self) -> Match | None:
-        """The longest match; of equals the latest. A little beyond the source of the last one a single token is enough.
-
-        In ``a b c x a b``, the last two tokens stood before position 2. After ``a b d`` nothing matches, but if ``c`` was being copied when
-        ``d`` came instead, a following ``x`` matches that of position 3.
-        """
-        if len(self._tokens) < 2:
-            return None
-        near = range(0) if self._resume is None else range(self._resume, min(self._resume + _NEAR, len(self._tokens)))
-        places = set(self._after.get((self._tokens[-2], self._tokens[-1]), ())[-_CANDIDATES:])
-        places.update(place for place in near if self._tokens[place - 1] == self._tokens[-1])
-        best = max(((self._length(place) + _NEAR_BONUS * (place in near), place) for place in places), default=None)
-        if best is None:
-            return None
-        self._resume = best[1]
-        return Match(best[1], self._length(best[1]))
-
-    def following(self, match: Match, count: int) -> list[int]:
-        """``count`` tokens from a match on. What runs into the end of the text goes round: ``x y x`` is followed by ``y x y``."""
-        period = len(self._tokens) - match.position
-        return [self._tokens[match.position + offset % period] for offset in range(count)]
-
-    def _length(self, place: int) -> int:
-        end, length = len(self._tokens), 0
-        while length < min(_LONGEST, place) and self._tokens[place - 1 - length] == self._tokens[end - 1 - length]:
-            length += 1
-        return length
 
 
 class StepCosts:
@@ -103,10 +44,10 @@ class StepCosts:
     _ENOUGH: Final = 3
     _FORGET: Final = 64
     """Steps of one token after which each other length forgets a measurement."""
-    _PER_TOKEN: Final = 0.4
-    """What each further token costs, of a step of one, until it is measured (int4, 2 cores: docs/decisions/0009-speculation.md)."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_token: float = 0.4) -> None:
+        """``per_token``: what each further token costs, of a step of one, until it is measured (docs/decisions/0009-speculation.md)."""
+        self._per_token = per_token
         self._measured: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
         self._singles = 0
@@ -149,66 +90,78 @@ class StepCosts:
         below = max(known for known in medians if known < size)
         above = min((known for known in medians if known > size), default=None)
         if above is None:
-            slope = self._PER_TOKEN * medians[1] if below == 1 else (medians[below] - medians[1]) / (below - 1)
+            slope = self._per_token * medians[1] if below == 1 else (medians[below] - medians[1]) / (below - 1)
         else:
             slope = (medians[above] - medians[below]) / (above - below)
         return medians[below] + max(slope, 0.0) * (size - below)
 
 
 class Acceptance:
-    """How likely a draft's token is right, by the length of the match before it: what code in general has, then what this text has."""
+    """How likely a guess is right, by the match before it and the votes for it: what code has, then what this text has."""
 
-    _LEAST: Final = (1, 2, 3, 5, 9, 17)
-    _RIGHT: Final = (0.28, 0.49, 0.6, 0.71, 0.81, 0.88)
-    """Measured on code, next to :attr:`_LEAST` tokens of match or more (docs/decisions/0009-speculation.md)."""
+    _LENGTHS: Final = (1, 2, 3, 5, 9, 17)
+    _SHARES: Final = (0.0, 0.5, 0.999)
+    _RIGHT: Final = (
+        (0.13, 0.19, 0.42),
+        (0.18, 0.32, 0.62),
+        (0.18, 0.50, 0.76),
+        (0.16, 0.43, 0.87),
+        (0.30, 0.51, 0.88),
+        (0.30, 0.45, 0.97),
+    )
+    """Measured on code (docs/decisions/0009-speculation.md): by at least so many tokens of match, and at
+    least such a share of the votes."""
     _WEIGHT: Final = 8.0
 
     def __init__(self) -> None:
-        self._tried = [self._WEIGHT] * len(self._LEAST)
-        self._right = [self._WEIGHT * rate for rate in self._RIGHT]
+        self._tried = [[self._WEIGHT] * len(self._SHARES) for _ in self._LENGTHS]
+        self._right = [[self._WEIGHT * rate for rate in rates] for rates in self._RIGHT]
 
-    def rate(self, length: int) -> float:
-        """Of a token after a match of so many."""
-        group = self._group(length)
-        return self._right[group] / self._tried[group]
+    def rate(self, guess: Guess) -> float:
+        """Return how likely it is right."""
+        length, share = self._group(guess)
+        return self._right[length][share] / self._tried[length][share]
 
-    def add(self, length: int, right: bool) -> None:
-        """A token after a match of so many was right, or not."""
-        group = self._group(length)
-        self._tried[group] += 1
-        self._right[group] += right
+    def add(self, guess: Guess, right: bool) -> None:
+        """Count a guess that was right, or not."""
+        length, share = self._group(guess)
+        self._tried[length][share] += 1
+        self._right[length][share] += right
 
-    def _group(self, length: int) -> int:
-        return max(group for group, least in enumerate(self._LEAST) if length >= least)
+    def _group(self, guess: Guess) -> tuple[int, int]:
+        length = max(group for group, least in enumerate(self._LENGTHS) if guess.length >= least)
+        return length, max(group for group, least in enumerate(self._SHARES) if guess.share >= least)
 
 
 @dataclass(slots=True)
 class Drafter:
     """Drafts for one request: how long they should be, by what steps cost and what was accepted so far.
 
-    However it turns out, a request is not slower than without by more than :data:`RISK` of its time and :data:`STAKE` steps: a draft is
-    made only if the time lost, should all of it be wrong, stays within that and within what drafts have gained so far.
+    However it turns out, a request is not slower than without by more than :data:`RISK` of its time and
+    :data:`STAKE` steps: a draft is made only if the time lost, should all of it be wrong, stays within
+    that and within what drafts have gained so far.
     """
 
-    text: SuffixIndex
+    lookup: Lookup
     costs: StepCosts
     drafted: int = 0
     accepted: int = 0
     _acceptance: Acceptance = field(default_factory=Acceptance)
-    _match: Match | None = None
+    _guesses: list[Guess] = field(default_factory=list)  # of the last draft
     _gained: float = 0.0  # seconds
     _plain: float = 0.0  # seconds that the tokens so far take without drafts
 
     def draft(self, limit: int) -> list[int]:
-        """Tokens to compute together with the last one, at most ``limit``; often none."""
-        if limit < 1 or not self.costs.known or (match := self.text.match()) is None:
-            return []
-        self._match = match
-        return self.text.following(match, self._best_length(match, min(limit, MOST)))
+        """Return tokens to compute together with the last one, at most ``limit``; often none."""
+        self._guesses = self._best(min(limit, MOST)) if limit >= 1 and self.costs.known else []
+        return [guess.token for guess in self._guesses]
 
     def outcome(self, draft: Sequence[int], given: Sequence[int], seconds: float | None) -> None:
-        """A step with ``draft`` gave these tokens: those of the draft as far as it was right, and one more. None: it was not measured."""
-        self.text.extend(given)
+        """Learn that a step with ``draft`` gave these tokens: those of the draft as far as it was right, and one more.
+
+        ``seconds`` is None where the step was not measured.
+        """
+        self.lookup.extend(given)
         if seconds is None:
             return
         self.costs.add(len(draft) + 1, seconds)
@@ -216,26 +169,28 @@ class Drafter:
         self._plain += plain
         if not draft:
             return
-        assert self._match is not None
         right = sum(token == guess for token, guess in zip(given, draft, strict=False))
-        for offset in range(min(right + 1, len(draft))):
-            self._acceptance.add(self._match.length + offset, offset < right)
+        for number, guess in enumerate(self._guesses[: right + 1]):
+            self._acceptance.add(guess, number < right)
         self.drafted += len(draft)
         self.accepted += right
         self._gained += plain - seconds
 
-    def _best_length(self, match: Match, limit: int) -> int:
-        """The length with the most tokens for its time, among those whose loss can be borne."""
+    def _best(self, limit: int) -> list[Guess]:
+        """The guesses with the most tokens for their time, among drafts whose loss can be borne."""
         one = self.costs.seconds(1)
         bearable = one + self._gained + RISK * self._plain + STAKE * one
         right = expected = 1.0
-        best, best_rate = 0, 1 / one
-        for length in range(1, limit + 1):
-            right *= self._acceptance.rate(match.length + length - 1)
+        best, best_rate, found = 0, 1 / one, list[Guess]()
+        for guess in self.lookup.guesses():
+            found.append(guess)
+            right *= self._acceptance.rate(guess)
             expected += right
-            cost = self.costs.seconds(length + 1)
+            cost = self.costs.seconds(len(found) + 1)
             if cost > bearable:
                 break
             if expected / cost > best_rate:
-                best, best_rate = length, expected / cost
-        return best
+                best, best_rate = len(found), expected / cost
+            if len(found) == limit or right < _HOPELESS:
+                break
+        return found[:best]

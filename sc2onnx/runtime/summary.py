@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sc2onnx.errors import RequestError, Sc2onnxError
-from sc2onnx.hints import install
+from sc2onnx.hints import KERNELS
 from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
 from sc2onnx.runtime.cache import first_capacity
 from sc2onnx.runtime.prefix import SEQUENCES
@@ -84,7 +84,7 @@ def on_kernels(manifest: Manifest) -> tuple[SlotType | None, str]:
         return None, f"a graph for sc2onnx-kernels ({error})"
     found = look()
     if isinstance(found, Missing):
-        return None, f"a graph for them, but {found.reason} ({install('kernels', upgrade=True)})"
+        return None, f"a graph for them, but {found.reason} ({KERNELS})"
     if usable("auto", manifest) is None:
         return None, "a graph for sc2onnx-kernels, which are turned off here"
     kept = kept_slots("auto")

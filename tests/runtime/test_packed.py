@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 import shutil
@@ -457,3 +458,20 @@ def test_without_the_kernels_nothing_is_packed(int4: Path, no_processes: list[li
     model = sc2onnx.load(int4, packed="now", kernels="off")
     assert (model.kernels, model.packed) == (False, False)
     assert no_processes == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+def test_models_that_are_gone_keep_nothing_mapped(int4: Path) -> None:
+    form = made(int4)
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(form.data))
+
+    before = mapped()
+    for _ in range(3):
+        model = sc2onnx.load(int4)
+        assert model.packed
+        assert mapped() == before + 1
+        del model
+        gc.collect()
+    assert mapped() == before

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import sc2onnx
 from sc2onnx.manifest import Manifest, Quantization
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.generate import GenerationRules
+from sc2onnx.runtime.lookup import Guess, Lookup, Memory, Text
 from sc2onnx.runtime.model import open_model
 from sc2onnx.runtime.sampling import SamplingParameters
 from sc2onnx.runtime.session import steps_agree
-from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts, SuffixIndex
+from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
 
 RULES = GenerationRules(8, SamplingParameters(), (), frozenset(), False)
 REPEATING = "def area(width, height):\n    return width * height\n\n\n" * 12 + "def area("
@@ -62,47 +64,80 @@ def _common(tokens: list[int], place: int) -> int:
     return n
 
 
+def _guessed(lookup: Lookup, count: int) -> list[int]:
+    return [guess.token for guess in islice(lookup.guesses(), count)]
+
+
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 40))
-def test_a_fresh_index_finds_the_longest_match(tokens: list[int], cut: int) -> None:
-    index = SuffixIndex(tokens[:cut])
-    index.extend(tokens[cut:])
-    match, longest = index.match(), _longest_earlier(tokens)
-    if longest < 2:
-        assert match is None
+def test_a_guess_follows_the_longest_match(tokens: list[int], cut: int) -> None:
+    text = Text(tokens[:cut])
+    for token in tokens[cut:]:
+        text.append(token)
+    guess = next(Lookup(text).guesses(), None)
+    longest = _longest_earlier(tokens)
+    if longest == 0:
+        assert guess is None
         return
-    assert match is not None
-    assert tokens[match.position - match.length : match.position] == tokens[len(tokens) - match.length :]
-    places = [place for place in range(2, len(tokens)) if _common(tokens, place) >= 2]
-    if len(places) <= 16:  # of more, the latest are looked at
-        assert match.length == min(longest, 32)
+    assert guess is not None
+    assert 0 < guess.share <= 1
+    places = [place for place in range(1, len(tokens)) if _common(tokens, place) >= 1]
+    if len(places) <= 8:  # of more, the latest are looked at
+        followed = [_common(tokens, place) for place in places if tokens[place] == guess.token]
+        assert max(followed) == guess.length or guess.length < 2
+        if longest >= 2 and sum(_common(tokens, place) == longest for place in places) == 1:
+            rest = sum(8.0 ** _common(tokens, place) for place in places if _common(tokens, place) < longest)
+            assert guess.length == longest or rest >= 8.0**longest
 
 
-def test_of_equal_matches_the_latest_is_taken() -> None:
-    index = SuffixIndex([1, 2, 7, 1, 2, 8, 1, 2])
-    match = index.match()
-    assert match is not None
-    assert (match.position, match.length) == (5, 2)
-    assert index.following(match, 4) == [8, 1, 2, 8]
+def test_a_text_that_grows_is_one_that_was_given_whole() -> None:
+    tokens = [random.Random(4).randrange(6) for _ in range(200)]
+    grown = Text()
+    for token in tokens:
+        grown.append(token)
+    for end in range(2, 40):
+        assert grown.places(tokens[:end]) == Text(tokens).places(tokens[:end])
+
+
+def test_what_came_more_often_is_guessed_and_then_goes_on() -> None:
+    lookup = Lookup(Text([1, 2, 7, 9, 1, 2, 8, 5, 1, 2, 8, 6, 1, 2]))
+    first = next(lookup.guesses())
+    assert (first.token, first.length) == (8, 2)
+    assert first.share == pytest.approx(2 / 3)
+    assert _guessed(Lookup(Text([3, 4, 3, 4, 3])), 4) == [4, 3, 4, 3]
 
 
 def test_a_copy_goes_on_after_a_replaced_name() -> None:
     old = [10, 11, 12, 13, 14, 15, 16, 17]
-    index = SuffixIndex([*old, 99, 10, 11, 12])
-    copied = index.match()
-    assert copied is not None
-    assert copied.position == 3
-    index.extend([50])  # instead of 13
-    assert index.match() is None
-    index.extend([14])
-    match = index.match()
-    assert match is not None
-    assert match.position == 5
-    assert index.following(match, 3) == [15, 16, 17]
+    lookup = Lookup(Text([*old, 99, 10, 11, 12]))
+    assert _guessed(lookup, 2) == [13, 14]
+    lookup.extend([50])  # instead of 13
+    assert _guessed(lookup, 2) == []
+    lookup.extend([14])
+    assert _guessed(lookup, 3) == [15, 16, 17]
+
+
+def test_earlier_texts_are_looked_into_until_they_are_too_many() -> None:
+    memory = Memory(limit=40)
+    Lookup.of([1, 2, 3, 4, 5], memory)
+    assert _guessed(Lookup.of([30, 1, 2], memory), 2) == [3, 4]
+    assert _guessed(Lookup.of([30, 1, 2]), 2) == []
+    Lookup.of(range(100, 138), memory)
+    assert _guessed(Lookup.of([31, 1, 2], memory), 2) == []
+    memory.clear()
+    assert _guessed(Lookup.of([110, 111], memory), 2) == []
+
+
+def test_a_text_takes_the_place_of_its_earlier_state() -> None:
+    memory = Memory()
+    before = Lookup.of(range(50), memory)
+    before.extend([7, 7])
+    after = Lookup.of([*range(50), 60], memory)
+    assert memory.others(after.text) == []
 
 
 def test_a_text_without_repetition_has_no_drafts() -> None:
-    assert SuffixIndex(range(200)).match() is None
-    assert SuffixIndex().match() is None
+    assert _guessed(Lookup(Text(range(200))), 1) == []
+    assert _guessed(Lookup(Text()), 1) == []
 
 
 def test_costs_are_medians_and_straight_lines_between() -> None:
@@ -135,17 +170,19 @@ def test_what_was_measured_on_a_busy_machine_is_forgotten() -> None:
 
 def test_acceptance_starts_as_code_has_it_and_follows_the_text() -> None:
     rates = Acceptance()
-    assert [rates.rate(length) for length in (1, 2, 3, 8, 9, 40)] == pytest.approx([0.28, 0.49, 0.6, 0.71, 0.81, 0.88])
+    sure, split = ([rates.rate(Guess(0, length, share)) for length in (1, 2, 3, 8, 9, 40)] for share in (1.0, 0.6))
+    assert sure == sorted(sure)
+    assert all(0 < low < high < 1 for low, high in zip(split, sure, strict=True))
     for _ in range(50):
-        rates.add(3, True)
-        rates.add(40, False)
-    assert rates.rate(4) > 0.9
-    assert rates.rate(17) < 0.2
+        rates.add(Guess(0, 3, 1.0), True)
+        rates.add(Guess(0, 40, 1.0), False)
+    assert rates.rate(Guess(0, 4, 1.0)) > 0.9
+    assert rates.rate(Guess(0, 17, 1.0)) < 0.2
 
 
 def _simulate(text: list[int], prompt: int, seconds: Any) -> tuple[float, Drafter]:
     """Seconds of decoding ``text`` after its first ``prompt`` tokens, and the drafter."""
-    drafter, done, total = Drafter(SuffixIndex(text[:prompt]), StepCosts()), prompt + 1, 0.0
+    drafter, done, total = Drafter(Lookup(Text(text[:prompt])), StepCosts()), prompt + 1, 0.0
     drafter.outcome([], text[prompt:done], None)
     while done < len(text):
         draft = drafter.draft(min(MOST, len(text) - done - 1))
@@ -182,7 +219,7 @@ def test_steps_that_cost_in_proportion_are_not_speculated_on() -> None:
     costs = StepCosts()
     for size in (1, 1, 1, 2, 4, 8, 16):
         costs.add(size, float(size))
-    drafter = Drafter(SuffixIndex(code), costs)
+    drafter = Drafter(Lookup(Text(code)), costs)
     assert drafter.draft(31) == []
 
 

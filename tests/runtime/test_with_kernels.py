@@ -12,7 +12,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bench.depth import placed
-from sc2onnx.errors import InferenceError
+from sc2onnx.errors import InferenceError, RequestError
+from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.model import Place, open_model
 from sc2onnx.runtime.sampling import SamplingParameters
@@ -182,3 +183,17 @@ def test_kernels_that_refuse_a_bundle_are_told_of(int4_bundle: Path, monkeypatch
     assert not model.kernels
     with pytest.raises(InferenceError, match="it does not fit"):
         open_model(opened, place=Place(kernels="on"))
+
+
+def test_measuring_them_beside_what_has_no_graph_for_them(int4_bundle: Path, bundle: Path) -> None:
+    code = Path(argparse.__file__)
+    ways = [
+        Settings(max_tokens=600, kernels="on"),
+        Settings(max_tokens=600, kernels="on", cache_type="float32"),
+        Settings(max_tokens=600, kernels="off"),
+    ]
+    measured = [evaluate(int4_bundle, [code], against=bundle, settings=settings).scores[0].nll for settings in ways]
+    assert len(set(measured)) == 3
+    assert max(measured) - min(measured) < 0.02
+    with pytest.raises(RequestError, match="no graph for them"):
+        evaluate(bundle, [code], settings=Settings(max_tokens=600, kernels="on"))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sc2onnx.bundle.kernels import VERSION
 from sc2onnx.errors import MissingDependencyError, RequestError
-from sc2onnx.hints import install
+from sc2onnx.hints import KERNELS
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.arguments import one_of
 from sc2onnx.runtime.device import Device
@@ -148,7 +148,7 @@ def usable(use: Use, manifest: Manifest, devices: Sequence[Device] = ()) -> Kern
     if trouble:
         raise RequestError(f"kernels is 'on', and {trouble}: export it for target cpu in int8 or int4 with this version, or leave kernels out")
     assert isinstance(found, Missing)
-    raise MissingDependencyError(f"kernels is 'on', and {found.reason}: {install('kernels', upgrade='too old' in found.reason)}")
+    raise MissingDependencyError(f"kernels is 'on', and {found.reason}: {KERNELS}")
 
 
 def meant(use: Use) -> Use:
