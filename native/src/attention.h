@@ -58,10 +58,10 @@ struct AttentionSums {
 
 // What a thread needs beside: queries, scores, weights and numbers of each row.
 struct AttentionScratch {
-  float *queries, *scores;  // (rows, kMostHeadDim), or that in two planes of int8; (rows, kSpan)
+  float *queries, *scores;  // (rows, kMostHeadDim), or int8 in the same place; (rows, kSpan)
   uint8_t *weights;         // (rows, 2, kSpan): planes of seven bits
   float *scale, *largest, *total, *factor, *keep;  // (rows,)
-  int32_t *starts;                                 // (rows, 2)
+  int32_t *starts;  // (rows,)
 
   static SC2ONNX_INLINE int64_t floats(int64_t rows) {
     return rows * (kMostHeadDim + kSpan + kSpan / 2) + 7 * AttentionSums::padded(rows);

@@ -15,7 +15,7 @@ namespace attend {
 
 // The two formats of a slot.
 struct Bytes : ByteSlots {
-  static void scores(const View &v) { all_groups<kByteScoreRows, ByteScores>(v); }
+  static void scores(const View &v) { all_groups<kScoreRows, ByteScores>(v); }
   static void weights(const View &v, const float *mask) {
     alignas(64) float scales[kSpan] = {};
     for (int g = v.first_group(); g < v.end_group(); g++)
@@ -29,7 +29,7 @@ struct Bytes : ByteSlots {
 };
 
 struct Floats : FloatSlots {
-  static void scores(const View &v) { all_groups<kFloatScoreRows, FloatScores>(v); }
+  static void scores(const View &v) { all_groups<kScoreRows, FloatScores>(v); }
   static void weights(const View &v, const float *mask) {
     v.whole() ? softmax<false, false>(v, mask, nullptr) : softmax<true, false>(v, mask, nullptr);
   }

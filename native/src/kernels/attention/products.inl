@@ -24,12 +24,10 @@ struct ByteScores {
   template <int kR, int kN>
   SC2ONNX_LANES void part(const View &v, int64_t row, int group) {
     const int channels = v.a.head_dim;
-    const int8_t *codes = (const int8_t *)v.s.queries + 2 * row * kMostHeadDim;
-    I acc[kR][2][kN];
+    const int8_t *codes = (const int8_t *)v.s.queries + row * kMostHeadDim;
+    I acc[kR][kN];
     for (int r = 0; r < kR; r++)
-      for (int p = 0; p < 2; p++)
-        for (int n = 0; n < kN; n++)
-          acc[r][p][n] = isplat(kBiased ? v.s.starts[2 * (row + r) + p] : 0);
+      for (int n = 0; n < kN; n++) acc[r][n] = isplat(kBiased ? v.s.starts[row + r] : 0);
     const uint8_t *at[kN], *values[kN];
     for (int n = 0; n < kN; n++) {
       at[n] = v.span.keys[group + n];
@@ -44,17 +42,15 @@ struct ByteScores {
         values[n] += 64;
       }
       for (int r = 0; r < kR; r++)
-        for (int p = 0; p < 2; p++)
-          for (int n = 0; n < kN; n++)
-            acc[r][p][n] = dot_byte(acc[r][p][n], key[n], codes + (2 * r + p) * kMostHeadDim);
+        for (int n = 0; n < kN; n++)
+          acc[r][n] = dot_byte(acc[r][n], key[n], codes + r * kMostHeadDim);
     }
     for (int n = 0; n < kN; n++) {
       SC2ONNX_PREFETCH(values[n]);
       const F scales = load((const float *)(v.span.keys[group + n] + 16 * channels));
       for (int r = 0; r < kR; r++) {
-        const I whole = iadd(ishift_left<7>(acc[r][0][n]), acc[r][1][n]);
         const F scale = mul(scales, splat(v.s.scale[row + r]));
-        store(v.s.scores + (row + r) * kSpan + 16 * (group + n), mul(to_float(whole), scale));
+        store(v.s.scores + (row + r) * kSpan + 16 * (group + n), mul(to_float(acc[r][n]), scale));
       }
     }
   }

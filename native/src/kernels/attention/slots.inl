@@ -3,7 +3,7 @@
 // A tile of 16 slots, for int8: keys as head_dim / 4 vectors of 64 bytes (16 slots by 4 channels,
 // codes plus 128), values as 4 groups of 4 slots, each head_dim / 16 vectors (16 channels by 4
 // slots); after either, 16 scales. For float32: keys as head_dim vectors of 16 slots, values slot
-// by slot. Queries become int8 in two planes, 128 high + low.
+// by slot.
 
 // Channels i and i + half of x, turned by an angle of which cos and sin are given, times factor.
 SC2ONNX_LANES void rotate(const float *x, const float *cos, const float *sin, int half,
@@ -91,20 +91,16 @@ struct ByteSlots {
   }
   static void store_query(const Attention &a, const AttentionScratch &s, int64_t row, float *x) {
     const float less = spread(x, a.head_dim);
-    int8_t *codes = (int8_t *)s.queries + 2 * row * kMostHeadDim;
-    const F factor = splat(code_factor(x, a.head_dim, kQueryCodes, s.scale[row]));
+    int8_t *codes = (int8_t *)s.queries + row * kMostHeadDim;
+    const F factor = splat(code_factor(x, a.head_dim, kCodes, s.scale[row]));
     s.scale[row] *= less;
-    I totals[2] = {isplat(0), isplat(0)};
+    I total = isplat(0);
     for (int c = 0; c < a.head_dim; c += 16) {
-      const I moved = iadd(to_int(mul(load(x + c), factor)), isplat(64));
-      const I high = ishift_right<7>(moved), low = iadd(iand(moved, isplat(127)), isplat(-64));
-      store_bytes(codes + c, high);
-      store_bytes(codes + kMostHeadDim + c, low);
-      totals[0] = iadd(totals[0], high);
-      totals[1] = iadd(totals[1], low);
+      const I code = to_int(mul(load(x + c), factor));
+      store_bytes(codes + c, code);
+      total = iadd(total, code);
     }
-    for (int p = 0; p < 2; p++)
-      s.starts[2 * row + p] = (int32_t)(-128u * (uint32_t)isum(totals[p]));
+    s.starts[row] = (int32_t)(-128u * (uint32_t)isum(total));
   }
 };
 

@@ -3,11 +3,11 @@
 constexpr float kLeast = 1e-33f;      // factor / x is finite above it
 constexpr float kNothing = -3.4e38f;  // a score below all others
 constexpr int kGroups = kSpan / 16;   // tiles of slots in a span
-constexpr float kQueryCodes = 127 * 128, kCodes = 127, kWeightCodes = 127 * 128 + 127;
+constexpr float kCodes = 127, kWeightCodes = 127 * 128 + 127;
 
 // Sums that fit into registers, and how scores and values share them among rows, tiles and vectors.
 constexpr int kHeld = 2 * kRows * kTiles;
-constexpr int kByteScoreRows = kHeld / (2 * kTiles), kFloatScoreRows = kHeld / kTiles;
+constexpr int kScoreRows = kHeld / kTiles;
 constexpr int kValueRows = kHeld < 6 ? 1 : 3;
 constexpr int kByteValueVectors = kHeld / (2 * kValueRows);
 constexpr int kFloatValueRows = kHeld < 24 ? kValueRows : 6;
