@@ -39,6 +39,7 @@ struct Attention {
 // Rows are (token, head of the group).
 struct AttentionBlock {
   int64_t row = 0, head = 0, first = 0, tokens = 0;  // first: of the step's tokens
+  bool onwards = false;  // whether the thread goes on from segment to segment
 };
 
 // What rows have seen so far: the largest score, the sum of weights relative to it, and the

@@ -59,7 +59,7 @@ struct Step {
     for (int64_t first = (a.step - 1) / tokens * tokens; first >= 0; first -= tokens)
       for (int64_t row = 0; row < a.batch; row++)
         for (int64_t head = 0; head < a.kv_heads; head++)
-          add({row, head, first, std::min(tokens, a.step - first)});
+          add({row, head, first, std::min(tokens, a.step - first), false});
   }
 
   void add(const AttentionBlock &b) {
@@ -86,7 +86,8 @@ struct Step {
     return p + AttentionSums::padded(AttentionScratch::floats(rows));
   }
 
-  void whole(const Job &job) {
+  void whole(Job job) {
+    job.block.onwards = true;
     float *p = reserve();
     if (p == nullptr) return;
     const AttentionScratch s = scratch(p);
@@ -135,7 +136,7 @@ void store(const Attention &a, const AttentionFormat &format, const Parallel &pa
   const auto work = [&](int64_t i) {
     const int64_t line = i / cuts, first = i % cuts * kTokensStored;
     format.store(a, {line / a.kv_heads, line % a.kv_heads, first,
-                     std::min(kTokensStored, a.step - first)});
+                     std::min(kTokensStored, a.step - first), false});
   };
   if (lines * a.step > kTokensStored) return parallel(lines * cuts, work);
   for (int64_t i = 0; i < lines * cuts; i++) work(i);

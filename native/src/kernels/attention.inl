@@ -99,7 +99,7 @@ template <class Format>
 static void see_span(const Attention &a, const AttentionBlock &b, const AttentionScratch &s,
                      int64_t start, const AttentionSums &sums) {
   const int64_t next = start + kSpan, seen = a.past[b.row] + b.first + b.tokens;
-  const Span span = span_at(a, b, start, next % kSegment == 0 || next >= seen);
+  const Span span = span_at(a, b, start, (next % kSegment == 0 && !b.onwards) || next >= seen);
   const int64_t group = a.group(), position = a.past[b.row] + b.first;
   const auto from = [&](int64_t t) { return a.first_seen(position + t) - start; };
   const auto to = [&](int64_t t) { return position + t + 1 - start; };
