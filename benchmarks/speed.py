@@ -2,9 +2,11 @@
 
     python benchmarks/speed.py CHECKPOINT --bundles DIR... [--peers llama.cpp openvino torch] [--json FILE] [--plot FILE]
 
-Load time, time to first token, prefill, decode over context, steps of several tokens and memory; times as medians and quartiles of
-rounds in which every engine has its turn, and each bundle's time over the others', round by round (docs/benchmark.md). Bundles with a
-graph for the kernels run with them, where they are installed, and without. An engine that cannot be had becomes a line that says why. The peers are installed as for benchmarks/quality.py; --plot needs matplotlib as well.
+Load time, time to first token, prefill, decode over context, steps of several tokens and memory; times as
+medians and quartiles of rounds in which every engine has its turn, and each bundle's time over the others',
+round by round (docs/benchmark.md). Bundles with a graph for the kernels run with them, where they are
+installed, and without. An engine that cannot be had becomes a line that says why. The peers are installed
+as for benchmarks/quality.py; --plot needs matplotlib as well.
 
 Weights can be random (benchmarks/make_checkpoint.py). Large files, the peers' models, go to a temporary directory (TMPDIR moves it),
 or to --scratch, where the next run finds them: three times the checkpoint for llama.cpp, which quantises from float32.
@@ -36,6 +38,7 @@ from sc2onnx.manifest import ModelFacts
 from sc2onnx.options import bench_options
 from sc2onnx.picture import check_plot
 from sc2onnx.runtime.bundle import Bundle, open_named
+from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.runtime.session import default_threads
 
 ENGINES = {"llama.cpp": "peers.llama_cpp_engine", "openvino": "peers.openvino_engine", "torch": "peers.torch_engine"}
@@ -99,11 +102,13 @@ def _scratch(options: argparse.Namespace) -> Iterator[Path]:
 
 def _measure(bundles: dict[str, Bundle], peers: list[str], setting: Setting, settings: Settings, facts: ModelFacts) -> Report:
     openers: dict[str, Opener] = {}
-    for kernels, suffix in (("auto", ""), ("off", ", without the kernels")):
+    variants: dict[Use, str] = {"auto": "", "off": ", without the kernels"}
+    for kernels, suffix in variants.items():
         for name, opened in bundles.items():
             if kernels == "auto" or opened.manifest.kernel_graphs:
-                how = {"real": settings.real_prefill, "kernels": kernels}
-                openers[f"sc2onnx {name}{suffix}"] = bundle_opener(opened.directory, setting.threads, **how)
+                real = settings.real_prefill
+                opener = bundle_opener(opened.directory, setting.threads, real=real, kernels=kernels)
+                openers[f"sc2onnx {name}{suffix}"] = opener
     missing: list[Missing] = []
     for contender in _contenders(peers, setting):
         if isinstance(contender, Missing):
