@@ -61,7 +61,7 @@ static void store_tokens(const Attention &a, const AttentionBlock &b) {
 template <class Format>
 static void prepare(const Attention &a, const AttentionBlock &b, const AttentionScratch &s) {
   const int group = a.group(), half = a.head_dim / 2;
-  const float factor = 1.f / __builtin_sqrtf((float)a.head_dim);
+  const float factor = 1.f / ::sqrtf((float)a.head_dim);
   alignas(64) float turned[kMostHeadDim];
   for (int64_t t = 0; t < b.tokens; t++) {
     const int64_t position = a.past[b.row] + b.first + t;

@@ -17,7 +17,7 @@ SC2ONNX_LANES void normalise(const Rounding &a, const float *x, float &mean, flo
     const F d = sub(load(x + i), centre);
     squares = fma(d, d, squares);
   }
-  factor = 1.f / __builtin_sqrtf(sum(squares) / (float)n + a.epsilon);
+  factor = 1.f / ::sqrtf(sum(squares) / (float)n + a.epsilon);
 }
 
 // One block of a row to int8: x / scale to the nearest, where the scale is the largest size / 127.
@@ -31,7 +31,7 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
   const float most = largest(size);
   if (!(sum(poison) == 0.f)) {  // then neither is anything that is computed of them
     memset(codes, 0, (size_t)block);
-    scale = __builtin_nanf("");
+    scale = NAN;
     total = 0;
     return;
   }

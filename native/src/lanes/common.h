@@ -11,6 +11,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <math.h>
 #include <string.h>
 
 #if defined(_MSC_VER) && !defined(__clang__)

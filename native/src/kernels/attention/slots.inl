@@ -53,12 +53,18 @@ SC2ONNX_LANES float taint(const float *x, int count) {
   return sum(spoilt);
 }
 
-// The factor that takes x to whole numbers of at most `codes`; `scale` takes them back.
-SC2ONNX_LANES float code_factor(const float *x, int count, float codes, float &scale) {
+// The factor that takes x to whole numbers of at most `codes`; `scale` takes them back. What is not
+// finite becomes zeros of a scale that is not a number: the same codes on every processor.
+SC2ONNX_LANES float code_factor(float *x, int count, float codes, float &scale) {
+  if (!(taint(x, count) == 0.f)) {
+    memset(x, 0, count * sizeof(float));
+    scale = NAN;
+    return 0.f;
+  }
   F size = splat(0.f);
   for (int i = 0; i < count; i += 16) size = max(size, abs(load(x + i)));
   const float most = largest(size);
-  scale = (most > kLeast ? most / codes : 0.f) + taint(x, count);
+  scale = most > kLeast ? most / codes : 0.f;
   return most > kLeast ? codes / most : 0.f;
 }
 
