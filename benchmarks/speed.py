@@ -38,7 +38,6 @@ from sc2onnx.manifest import ModelFacts
 from sc2onnx.options import bench_options
 from sc2onnx.picture import check_plot
 from sc2onnx.runtime.bundle import Bundle, open_named
-from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.runtime.session import default_threads
 
 ENGINES = {"llama.cpp": "peers.llama_cpp_engine", "openvino": "peers.openvino_engine", "torch": "peers.torch_engine"}
@@ -61,7 +60,7 @@ def main() -> None:
         sys.exit(f"speed.py: {error}")
     with _scratch(options) as scratch, redirect_stdout(sys.stderr):  # the peers' own messages
         setting = Setting(options.checkpoint, scratch, max(task.context for task in tasks), threads)
-        report = _measure(bundles, options.peers, setting, settings, facts)
+        report = _measure(_ours(bundles, options, settings), options.peers, setting, settings, facts)
     print("\n".join(markdown(report, ours=len(bundles))))
     if options.json:
         about = {"checkpoint": options.checkpoint.resolve().name, "cpu": cpu(), "system": system(), "versions": versions()}
@@ -100,15 +99,22 @@ def _scratch(options: argparse.Namespace) -> Iterator[Path]:
     yield directory
 
 
-def _measure(bundles: dict[str, Bundle], peers: list[str], setting: Setting, settings: Settings, facts: ModelFacts) -> Report:
-    openers: dict[str, Opener] = {}
-    variants: dict[Use, str] = {"auto": "", "off": ", without the kernels"}
-    for kernels, suffix in variants.items():
+def _ours(bundles: Mapping[str, Bundle], options: argparse.Namespace, settings: Settings) -> dict[str, Opener]:
+    """Every bundle as the options say; then, unless these say how, those with a graph for the kernels without them."""
+    threads, real = options.threads or default_threads(), settings.real_prefill
+    found = {
+        f"sc2onnx {name}": bundle_opener(opened.directory, threads, real=real, kernels=options.kernels, cache_type=options.cache_type)
+        for name, opened in bundles.items()
+    }
+    if options.kernels == "auto":
         for name, opened in bundles.items():
-            if kernels == "auto" or opened.manifest.kernel_graphs:
-                real = settings.real_prefill
-                opener = bundle_opener(opened.directory, setting.threads, real=real, kernels=kernels)
-                openers[f"sc2onnx {name}{suffix}"] = opener
+            if opened.manifest.kernel_graphs:
+                found[f"sc2onnx {name}, without the kernels"] = bundle_opener(opened.directory, threads, real=real, kernels="off")
+    return found
+
+
+def _measure(ours: Mapping[str, Opener], peers: list[str], setting: Setting, settings: Settings, facts: ModelFacts) -> Report:
+    openers = dict(ours)
     missing: list[Missing] = []
     for contender in _contenders(peers, setting):
         if isinstance(contender, Missing):
