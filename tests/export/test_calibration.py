@@ -117,7 +117,7 @@ def test_the_portable_form_holds_the_same_numbers(checkpoint: Path, tmp_path: Pa
     assert len(counted) == 24
     export(checkpoint, tmp_path / "portable", precision="int4-fast", target="portable", calibration=QUICK)
     assert len(counted) == 24
-    settings = Settings(length=64, max_tokens=128)
+    settings = Settings(length=64, max_tokens=128, kernels="off")  # which round in another order
     report = evaluate(tmp_path / "portable", HELD_BACK[:1], against=tmp_path / "cpu", settings=settings)
     assert report.scores[0].difference is not None
     assert report.scores[0].difference.kl_divergence < 1e-3
