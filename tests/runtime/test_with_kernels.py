@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,34 @@ def one_by_one(model: sc2onnx.Model, ids: list[int]) -> npt.NDArray[np.float32]:
 @pytest.mark.parametrize("steps", [[2], [3, 4, 5, 6, 7, 8, 9], [16], [17], [23, 1], [32], [64], [256], [257]], ids=str)
 def test_steps_of_any_length(model: sc2onnx.Model, ids: list[int], one_by_one: npt.NDArray[np.float32], steps: list[int]) -> None:
     assert np.array_equal(logits(model, ids[:LENGTH], steps), one_by_one)
+
+
+OTHER = """
+import sys
+import numpy as np
+import sc2onnx
+from sc2onnx.runtime.ort.kernels import look
+model = sc2onnx.load(sys.argv[1], cache_type=sys.argv[2], kernels="on", packed="off", prefix_memory=0)
+with model.sequence() as sequence:
+    tokens = np.load(sys.argv[3])
+    parts = [sequence.append(part) for part in np.split(tokens, [7, 8])]
+np.save(sys.argv[4], np.concatenate(parts))
+print(look().instructions)
+"""
+
+
+@pytest.mark.parametrize("instructions", ["portable", "avx2", "avx-vnni", "neon-dot"])
+def test_every_instruction_set(
+    kind: tuple[Path, str], ids: list[int], one_by_one: npt.NDArray[np.float32], instructions: str, tmp_path: Path
+) -> None:
+    """Of this processor: where it lacks one the library takes its best."""
+    np.save(tmp_path / "tokens.npy", ids[:LENGTH])
+    command = [sys.executable, "-c", OTHER, str(kind[0]), kind[1], str(tmp_path / "tokens.npy"), str(tmp_path / "logits.npy")]
+    environment = {**os.environ, "SC2ONNX_KERNELS": instructions}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    if instructions == "portable":
+        assert done.stdout.strip() == "portable"
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), one_by_one)
 
 
 @pytest.mark.parametrize("settings", [{"cache_capacity": 256}, {"cache_capacity": 300, "prefill_chunk": 37}, {"cache_capacity": 2048}], ids=str)
