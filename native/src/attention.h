@@ -65,7 +65,7 @@ struct AttentionScratch {
   int32_t *starts;  // (rows,)
 
   static SC2ONNX_INLINE int64_t floats(int64_t rows) {
-    return rows * (kMostHeadDim + kSpan + kSpan / 2) + 7 * AttentionSums::padded(rows);
+    return rows * (kMostHeadDim + kSpan + kSpan / 2) + 6 * AttentionSums::padded(rows);
   }
   static SC2ONNX_INLINE AttentionScratch at(float *p, int64_t rows) {
     const int64_t padded = AttentionSums::padded(rows);
