@@ -6,45 +6,15 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <functional>
-#include <memory>
 #include <random>
-#include <thread>
 #include <vector>
 
 #include "instructions.h"
 #include "packing.h"
+#include "pair.h"
 
 using namespace sc2onnx;
-
-// A second thread that waits actively, as those of a session do.
-struct Pair {
-  std::atomic<int> begun{0}, done{0};
-  std::atomic<bool> over{false};
-  std::function<void()> work;
-  std::thread other{[this] {
-    for (int seen = 0;; seen++) {
-      while (begun.load() == seen)
-        if (over) return;
-      work();
-      done++;
-    }
-  }};
-  void run(std::function<void()> both) {
-    work = std::move(both);
-    const int before = done;
-    begun++;
-    work();
-    while (done == before) {
-    }
-  }
-  ~Pair() {
-    over = true;
-    other.join();
-  }
-};
 
 int main(int argc, char **argv) {
   const int layers = argc > 1 ? atoi(argv[1]) : 30, bits = argc > 2 ? atoi(argv[2]) : 4,
@@ -91,19 +61,17 @@ int main(int argc, char **argv) {
       const auto began = std::chrono::steady_clock::now();
       for (const auto &m : matrices) {
         Rounding rounding{x.data(), rows, m.shape, nullptr, nullptr, 0, codes.data(), scales.data(), starts.data()};
-        std::atomic<int64_t> row{0}, tile{0};
         if (rows <= 8)
           kernels.round_rows(rounding, 0, rows);
         else
-          pair.run([&] {
-            for (int64_t i; (i = row.fetch_add(8)) < rows;)
-              kernels.round_rows(rounding, i, std::min(rows, i + 8));
+          pair((rows + 7) / 8, [&](int64_t i) {
+            kernels.round_rows(rounding, 8 * i, std::min(rows, 8 * i + 8));
           });
         Product product{m.shape,        m.data,  rows,    codes.data(), scales.data(),
                         starts.data(), nullptr, nullptr, false,        y.data()};
-        pair.run([&] {
-          for (int64_t t; (t = tile.fetch_add(together)) < m.shape.tiles();)
-            kernels.product(product, t, std::min(m.shape.tiles(), t + together));
+        pair((m.shape.tiles() + together - 1) / together, [&](int64_t i) {
+          const int64_t first = i * together;
+          kernels.product(product, first, std::min(m.shape.tiles(), first + together));
         });
       }
       times[c].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3);
