@@ -25,12 +25,13 @@ import numpy.typing as npt
 import sc2onnx
 from sc2onnx.bench.depth import placed
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.generate import GenerationRules, Row, tokens
-from sc2onnx.runtime.lookup import Lookup, Memory
+from sc2onnx.runtime.engine.handle import TokenStream
+from sc2onnx.runtime.engine.lookup import Lookup, Memory
+from sc2onnx.runtime.engine.row import Row
+from sc2onnx.runtime.engine.speculate import FLAT, Drafter, StepCosts
 from sc2onnx.runtime.model import Model
+from sc2onnx.runtime.options import GenerationRules
 from sc2onnx.runtime.sampling import Sampler, SamplingParameters
-from sc2onnx.runtime.speculate import FLAT, Drafter, StepCosts
 
 TASKS = Path(__file__).parent / "tasks" / "tasks.jsonl"
 
@@ -89,16 +90,14 @@ def decode(model: Model, task: Task, drafter: Drafter | None, forced: bool) -> t
     count = len(task.continuation)
     rules = GenerationRules(count, SamplingParameters(), (), frozenset(), False)
     sampler = Forced(iter(task.continuation)) if forced else Sampler(rules.sampling, np.array(task.prompt), model.manifest.model.vocab_size)
-    prompt = np.array(task.prompt[-1:] if forced else task.prompt, dtype=np.int64)
-    decoder: Decoder = placed(model, len(task.prompt) - 1 if forced else 0)
-    try:
-        steps = tokens(decoder, Row(prompt, rules, sampler, model.manifest.model.context_length, None, drafter))
+    row = Row(np.array(task.prompt, dtype=np.int64), rules, sampler, model.manifest.model.context_length, drafter=drafter, gives="tokens")
+    if forced:
+        row.seat = placed(model, len(task.prompt) - 1).seat
+    with TokenStream(model.engine, row) as steps:
         given = [next(steps).id]
         began = time.perf_counter()
         given += [token.id for token in steps]
         return time.perf_counter() - began, given
-    finally:
-        decoder.close()
 
 
 def measure(model: Model, tasks: Sequence[Task], repeat: int, forced: bool, alone: bool) -> list[tuple[Task, Turns]]:

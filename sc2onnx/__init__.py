@@ -12,13 +12,14 @@ from sc2onnx.errors import Sc2onnxError
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.bundle import push
+    from sc2onnx.runtime.engine.handle import Stream, TokenStream
+    from sc2onnx.runtime.engine.sequence import TokenSequence
     from sc2onnx.runtime.fitting import Surroundings
-    from sc2onnx.runtime.generate import Completion, Piece, Token
+    from sc2onnx.runtime.loading import load
     from sc2onnx.runtime.memory import MemoryFootprint
-    from sc2onnx.runtime.model import Model, load
+    from sc2onnx.runtime.model import Model
+    from sc2onnx.runtime.results import Completion, Piece, Token
     from sc2onnx.runtime.sampling import SamplingParameters
-    from sc2onnx.runtime.sequence import TokenSequence
-    from sc2onnx.runtime.stream import Stream, TokenStream
 
 __version__ = "0.1.0"
 
@@ -40,18 +41,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Completion": "sc2onnx.runtime.generate",
-    "Piece": "sc2onnx.runtime.generate",
-    "Stream": "sc2onnx.runtime.stream",
+    "Completion": "sc2onnx.runtime.results",
+    "Piece": "sc2onnx.runtime.results",
+    "Stream": "sc2onnx.runtime.engine.handle",
     "Surroundings": "sc2onnx.runtime.fitting",
     "MemoryFootprint": "sc2onnx.runtime.memory",
     "Model": "sc2onnx.runtime.model",
-    "load": "sc2onnx.runtime.model",
+    "load": "sc2onnx.runtime.loading",
     "push": "sc2onnx.runtime.bundle",
     "SamplingParameters": "sc2onnx.runtime.sampling",
-    "Token": "sc2onnx.runtime.generate",
-    "TokenSequence": "sc2onnx.runtime.sequence",
-    "TokenStream": "sc2onnx.runtime.stream",
+    "Token": "sc2onnx.runtime.results",
+    "TokenSequence": "sc2onnx.runtime.engine.sequence",
+    "TokenStream": "sc2onnx.runtime.engine.handle",
 }
 
 

@@ -28,10 +28,10 @@ from sc2onnx.options import parser
 if TYPE_CHECKING:
     from sc2onnx.evaluate import Opener
     from sc2onnx.manifest import Verification
+    from sc2onnx.runtime.engine.handle import Stream
     from sc2onnx.runtime.fitting import Surroundings
-    from sc2onnx.runtime.generate import Completion, Piece
     from sc2onnx.runtime.model import Model
-    from sc2onnx.runtime.stream import Stream
+    from sc2onnx.runtime.results import Completion, Piece
 
 
 def entry() -> NoReturn:
@@ -359,7 +359,7 @@ def cursor_offset(text: str, line: int, column: int) -> int:
 
 
 def _load(args: argparse.Namespace) -> Model:
-    from sc2onnx.runtime.model import load
+    from sc2onnx.runtime.loading import load
 
     if args.device_map is not None and args.device != "cpu":
         raise RequestError("--device and --device-map are given, expected either")

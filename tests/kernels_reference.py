@@ -104,8 +104,7 @@ def loaded(slots: Array, head_dim: int) -> Array:
 
 def ring_attention(
     qkv: Array,
-    shape: tuple[int, int],
-    past_lengths: Array,
+    runs: Sequence[tuple[int, int, int]],
     tables: tuple[Array, Array],
     caches: tuple[Array, Array],
     *,
@@ -113,20 +112,25 @@ def ring_attention(
     kv_heads: int,
     window: int,
 ) -> tuple[Array, Array, Array]:
-    """Mixed values float32 (batch * step, heads * head_dim), and the caches with the step in them.
+    """Mixed values float32 (tokens, heads * head_dim), and the caches with the step in them.
 
-    ``shape``: batch and step; ``tables``: cosine and sine of every position; ``caches``: keys and
-    values, uint8 (batch, kv_heads, capacity, slot_bytes). ``window`` 0: none.
+    ``runs``: (tokens of the step, tokens before it, row of the caches); ``tables``: cosine and sine of every position; ``caches``: keys and
+    values, uint8 (rows, kv_heads, capacity, slot_bytes). ``window`` 0: none.
     """
-    (batch, step), capacity = shape, caches[0].shape[2]
+    capacity = caches[0].shape[2]
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
-    packed = qkv.reshape(batch, step, heads + 2 * kv_heads, head_dim)
+    packed = qkv.reshape(-1, heads + 2 * kv_heads, head_dim)
     keys, values = (cache.copy() for cache in caches)
-    mixed = np.empty((batch, step, heads, head_dim), dtype=np.float32)
-    for row, past in enumerate(map(int, past_lengths)):
+    mixed = np.empty((len(packed), heads, head_dim), dtype=np.float32)
+    first = 0
+    for step, past, row in runs:
+        if not step:
+            continue
+        here = slice(first, first + step)
+        first += step
         positions = np.arange(past, past + step)
         cos, sin = (table[positions] for table in tables)
-        q, k, v = np.split(packed[row], [heads, heads + kv_heads], axis=1)
+        q, k, v = np.split(packed[here], [heads, heads + kv_heads], axis=1)
         q, k = turned(q, cos, sin), turned(k, cos, sin)
         for cache, new in ((keys, k), (values, v)):
             cache[row][:, positions % capacity] = stored(new, cache.shape[-1]).transpose(1, 0, 2)
@@ -141,8 +145,8 @@ def ring_attention(
                 scores = np.where(visible, q[:, head] @ rows.T / np.sqrt(head_dim), -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
-            mixed[row, :, head] = weights @ np.where(visible.any(axis=0)[:, None], columns, 0)
-    return mixed.reshape(batch * step, -1), keys, values
+            mixed[here, head] = weights @ np.where(visible.any(axis=0)[:, None], columns, 0)
+    return mixed.reshape(len(packed), -1), keys, values
 
 
 class BlockwiseLinear(OpRun):
@@ -189,9 +193,12 @@ class RingAttention(OpRun):
     window: int
 
     def _run(self, qkv: Array, ids: Array, *others: Array, **_: Any) -> tuple[Array, ...]:
-        past, cos, sin, keys, values = others
+        past, cos, sin, keys, values, lengths, rows = others
+        steps = lengths if len(lengths) else np.full(len(past), ids.shape[1])
+        held = rows if len(rows) else np.arange(len(past))
+        runs = [tuple(map(int, run)) for run in zip(steps, past, held, strict=True)]
         heads = {"heads": self.num_heads, "kv_heads": self.num_kv_heads, "window": self.window}
-        return ring_attention(qkv, ids.shape, past, (cos, sin), (keys, values), **heads)
+        return ring_attention(qkv, runs, (cos, sin), (keys, values), **heads)
 
 
 class GatherBlockQuantized(OpRun):
@@ -261,6 +268,8 @@ class Stepper:
                 "input_ids": tokens,
                 "past_lengths": self.past,
                 "num_logits": np.array([num_logits]),
+                "step_lengths": np.zeros(0, dtype=np.int64),
+                "cache_rows": np.zeros(0, dtype=np.int64),
                 **self._caches,
             }
             if "next_hidden_states" in found:

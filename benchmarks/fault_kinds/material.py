@@ -85,7 +85,7 @@ class Material:
 
 def ask(directory: Path, packed: str = "off", check: str = "full") -> Answer:
     """Load a bundle and let it answer."""
-    from sc2onnx.runtime.model import load
+    from sc2onnx.runtime.loading import load
 
     model: Any = load(directory, packed=packed, check=check, threads=1)  # type: ignore[arg-type]
     vocabulary = model.manifest.model.vocab_size

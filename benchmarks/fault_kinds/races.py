@@ -144,7 +144,7 @@ _MODELS: dict[Path, Any] = {}
 
 
 def _model(material: Material, form: str) -> Any:
-    from sc2onnx.runtime.model import load
+    from sc2onnx.runtime.loading import load
 
     directory = material.bundle(form)
     if directory not in _MODELS:

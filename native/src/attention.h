@@ -1,6 +1,6 @@
 // Attention over a ring of keys and values: what a kernel is given.
 //
-// Sums have an order that is bound to positions, not to slots, steps or rows of the batch: weights
+// Sums have an order that is bound to positions, not to slots, steps or other sequences: weights
 // and values of kSpan consecutive positions are summed on their own, spans of a segment are merged
 // in ascending order, and so are segments. Position p lies in slot p % capacity; slots lie in tiles
 // of 16.
@@ -16,14 +16,21 @@ constexpr int kSpan = 128;     // positions that share a softmax and its largest
 constexpr int kSegment = 512;  // positions that one thread takes at a time, if there are few rows
 constexpr int kMostHeadDim = 256;
 
-// One step: `step` tokens of each of `batch` rows, after `past` tokens of each.
+// Consecutive tokens of one sequence in a step: `count` of them, from `first` on in the step, which
+// stand after `past` others in the sequence, in this ring.
+struct Run {
+  int64_t past = 0, count = 0, first = 0, ring = 0;
+};
+
+// One step: the tokens of some runs, one run after the other. Runs of the same ring follow each
+// other in the sequence as well.
 struct Attention {
-  const float *qkv = nullptr;                  // (batch, step, heads + 2 kv_heads, head_dim)
+  const float *qkv = nullptr;                  // (tokens, heads + 2 kv_heads, head_dim)
   const float *cos = nullptr, *sin = nullptr;  // (positions, head_dim / 2)
-  const int64_t *past = nullptr;               // (batch,)
-  uint8_t *keys = nullptr, *values = nullptr;  // (batch, kv_heads, capacity, slot_bytes)
-  float *mixed = nullptr;                      // (batch, step, heads, head_dim)
-  int64_t batch = 0, step = 0, capacity = 0;
+  const Run *runs = nullptr;                   // (run_count,)
+  uint8_t *keys = nullptr, *values = nullptr;  // (rings, kv_heads, capacity, slot_bytes)
+  float *mixed = nullptr;                      // (tokens, heads, head_dim)
+  int64_t run_count = 0, capacity = 0;
   int64_t window = 0;  // positions that a query sees, its own the last; 0: all
   int heads = 0, kv_heads = 0, head_dim = 0, slot_bytes = 0;
 
@@ -35,10 +42,10 @@ struct Attention {
   }
 };
 
-// Some consecutive tokens of a batch row, with all query heads of one head of keys and values.
-// Rows are (token, head of the group).
+// Some consecutive tokens of a run, with all query heads of one head of keys and values. Rows are
+// (token, head of the group).
 struct AttentionBlock {
-  int64_t row = 0, head = 0, first = 0, tokens = 0;  // first: of the step's tokens
+  int64_t run = 0, head = 0, first = 0, tokens = 0;  // first: of the run's tokens
   bool onwards = false;  // whether the thread goes on from segment to segment
 };
 

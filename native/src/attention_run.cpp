@@ -41,6 +41,12 @@ struct Job {
   int64_t first, end, partials;
 };
 
+int64_t longest_run(const Attention &a) {
+  int64_t longest = 0;
+  for (int64_t i = 0; i < a.run_count; i++) longest = std::max(longest, a.runs[i].count);
+  return longest;
+}
+
 struct Step {
   const Attention &a;
   const AttentionKernels &kernels;
@@ -52,18 +58,21 @@ struct Step {
 
   Step(const Attention &attention, const AttentionKernels &table)
       : a(attention), kernels(table), format(attention.bytes() ? table.bytes : table.floats) {
-    const int64_t tokens = std::min(a.step, std::max<int64_t>(1, kRowsTogether / a.group()));
+    const int64_t longest = longest_run(a);
+    const int64_t tokens = std::min(longest, std::max<int64_t>(1, kRowsTogether / a.group()));
     rows = tokens * a.group();
     // The last tokens see the most: they come first, so that no thread is left with them in the
     // end.
-    for (int64_t first = (a.step - 1) / tokens * tokens; first >= 0; first -= tokens)
-      for (int64_t row = 0; row < a.batch; row++)
-        for (int64_t head = 0; head < a.kv_heads; head++)
-          add({row, head, first, std::min(tokens, a.step - first), false});
+    for (int64_t first = (longest - 1) / tokens * tokens; first >= 0; first -= tokens)
+      for (int64_t run = 0; run < a.run_count; run++) {
+        const int64_t left = a.runs[run].count - first;
+        for (int64_t head = 0; left > 0 && head < a.kv_heads; head++)
+          add({run, head, first, std::min(tokens, left), false});
+      }
   }
 
   void add(const AttentionBlock &b) {
-    const int64_t position = a.past[b.row] + b.first;
+    const int64_t position = a.runs[b.run].past + b.first;
     const Job job{b, a.first_seen(position) / kSegment, (position + b.tokens - 1) / kSegment + 1,
                   partials};
     partials += job.end - job.first;
@@ -132,13 +141,17 @@ struct Step {
 };
 
 void store(const Attention &a, const AttentionFormat &format, const Parallel &parallel) {
-  const int64_t cuts = (a.step + kTokensStored - 1) / kTokensStored, lines = a.batch * a.kv_heads;
+  const int64_t cuts = (longest_run(a) + kTokensStored - 1) / kTokensStored;
+  const int64_t lines = a.run_count * a.kv_heads;
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < a.run_count; i++) tokens += a.runs[i].count;
   const auto work = [&](int64_t i) {
-    const int64_t line = i / cuts, first = i % cuts * kTokensStored;
-    format.store(a, {line / a.kv_heads, line % a.kv_heads, first,
-                     std::min(kTokensStored, a.step - first), false});
+    const int64_t line = i / cuts, run = line / a.kv_heads, first = i % cuts * kTokensStored;
+    const int64_t left = a.runs[run].count - first;
+    if (left > 0)
+      format.store(a, {run, line % a.kv_heads, first, std::min(kTokensStored, left), false});
   };
-  if (lines * a.step > kTokensStored) return parallel(lines * cuts, work);
+  if (tokens * a.kv_heads > kTokensStored) return parallel(lines * cuts, work);
   for (int64_t i = 0; i < lines * cuts; i++) work(i);
 }
 
@@ -176,7 +189,7 @@ void run_segments(Step &step, const Parallel &parallel) {
 }  // namespace
 
 void run_attention(const Attention &a, const AttentionKernels &kernels, const Parallel &parallel) {
-  if (a.batch == 0 || a.step == 0) return;
+  if (longest_run(a) == 0) return;
   Step step(a, kernels);
   store(a, step.format, parallel);
   static const int64_t enough = 2 * std::max<int64_t>(1, std::thread::hardware_concurrency());

@@ -71,7 +71,6 @@ void measure(bool bytes, int layers, Pair *pair) {
   a.mixed = mixed.data();
   a.cos = cos.data();
   a.sin = sin.data();
-  a.batch = 1;
   a.window = kWindow;
   a.heads = kHeads;
   a.kv_heads = kKvHeads;
@@ -86,8 +85,9 @@ void measure(bool bytes, int layers, Pair *pair) {
     for (int64_t i = 0; i < count; i++) work(i);
   };
   const auto step = [&](int64_t past, int64_t tokens) {
-    a.past = &past;
-    a.step = tokens;
+    const Run run{past, tokens, 0, 0};
+    a.runs = &run;
+    a.run_count = 1;
     for (Layer &layer : caches) {
       a.keys = (uint8_t *)aligned(layer.keys);
       a.values = (uint8_t *)aligned(layer.values);

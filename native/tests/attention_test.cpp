@@ -111,29 +111,37 @@ struct How {
   int threads = 1;
 };
 
-// One step of rows that have `past` tokens each.
+// One step of these runs.
 std::vector<float> step(const Model &m, const Rotary &rotary, Rings &rings,
-                        const std::vector<float> &qkv, const std::vector<int64_t> &past,
+                        const std::vector<float> &qkv, const std::vector<Run> &runs,
                         const How &how) {
   Attention a;
   a.qkv = qkv.data();
   a.cos = rotary.cos.data();
   a.sin = rotary.sin.data();
-  a.past = past.data();
   a.keys = rings.keys.data();
   a.values = rings.values.data();
-  a.batch = (int64_t)past.size();
-  a.step = (int64_t)qkv.size() / m.width() / a.batch;
+  a.runs = runs.data();
+  a.run_count = (int64_t)runs.size();
   a.capacity = rings.capacity;
   a.window = m.window;
   a.heads = m.heads;
   a.kv_heads = m.kv_heads;
   a.head_dim = m.head_dim;
   a.slot_bytes = (int)m.slot_bytes();
-  std::vector<float> mixed((size_t)(a.batch * a.step * m.heads * m.head_dim), -1.f);
+  std::vector<float> mixed(qkv.size() / (size_t)m.width() * (size_t)(m.heads * m.head_dim), -1.f);
   a.mixed = mixed.data();
   run_attention(a, how.instructions->attention, threads(how.threads));
   return mixed;
+}
+
+// As many tokens of each row, which have `past` tokens each.
+std::vector<Run> even(int64_t tokens, const std::vector<int64_t> &past) {
+  const int64_t count = tokens / (int64_t)past.size();
+  std::vector<Run> runs;
+  for (size_t row = 0; row < past.size(); row++)
+    runs.push_back({past[row], count, (int64_t)row * count, (int64_t)row});
+  return runs;
 }
 
 // All of a text in steps of `cut` tokens.
@@ -146,7 +154,7 @@ std::vector<float> in_steps(const Model &m, const std::vector<float> &qkv, int64
   for (int64_t t = 0; t < count; t += cut) {
     const int64_t end = std::min(count, t + cut);
     const std::vector<float> part(qkv.begin() + t * m.width(), qkv.begin() + end * m.width());
-    const std::vector<float> mixed = step(m, rotary, rings, part, {t}, how);
+    const std::vector<float> mixed = step(m, rotary, rings, part, even(end - t, {t}), how);
     all.insert(all.end(), mixed.begin(), mixed.end());
   }
   return all;
@@ -256,16 +264,54 @@ void batches(const Model &m) {
       Rings alone(m, 1, capacity);
       const std::vector<float> before(qkv.begin(), qkv.begin() + past[row] * m.width());
       const std::vector<float> now(qkv.begin() + past[row] * m.width(), qkv.end());
-      if (past[row]) step(m, rotary, alone, before, {0}, {});
+      if (past[row]) step(m, rotary, alone, before, even(past[row], {0}), {});
       memcpy(together.keys.data() + row * bytes, alone.keys.data(), bytes);
       memcpy(together.values.data() + row * bytes, alone.values.data(), bytes);
-      const std::vector<float> mixed = step(m, rotary, alone, now, {past[row]}, {});
+      const std::vector<float> mixed = step(m, rotary, alone, now, even(fresh, {past[row]}), {});
       input.insert(input.end(), now.begin(), now.end());
       expected.insert(expected.end(), mixed.begin(), mixed.end());
     }
     const How how = {available_instructions().front(), 3};
-    check(same(expected, step(m, rotary, together, input, past, how)),
+    const std::vector<Run> runs = even(fresh * (int64_t)past.size(), past);
+    check(same(expected, step(m, rotary, together, input, runs, how)),
           m.shown() + ": batch with steps of " + std::to_string(fresh));
+  }
+}
+
+// Runs of other lengths in rings in any order, some of them parts of one sequence, each as if it
+// were alone.
+void ragged(const Model &m) {
+  struct Part {
+    int64_t ring, past, count;
+  };
+  const std::vector<std::vector<Part>> steps = {
+      {{3, 0, 130}, {1, 0, 1}, {0, 0, 7}},
+      {{1, 1, 40}, {3, 130, 1}, {2, 0, 0}, {1, 41, 1}, {0, 7, 1}},
+      {{0, 8, 5}, {2, 0, 33}, {3, 131, 17}, {1, 42, 3}, {2, 33, 100}, {2, 133, 1}}};
+  const int64_t rings = 5, capacity = least_capacity(m, 256, 256), width = m.width();
+  const Rotary rotary(m.head_dim, 256);
+  std::vector<std::vector<float>> texts, expected;
+  for (int64_t ring = 0; ring < rings; ring++) {
+    texts.push_back(text(m, 20 + (uint64_t)ring, 256));
+    expected.push_back(in_steps(m, texts.back(), 256, capacity, {}));
+  }
+  for (const Instructions *each : available_instructions()) {
+    Rings together(m, rings, capacity);
+    for (size_t i = 0; i < steps.size(); i++) {
+      std::vector<Run> runs;
+      std::vector<float> input, alone;
+      int64_t first = 0;
+      for (const Part &p : steps[i]) {
+        const std::vector<float> &qkv = texts[(size_t)p.ring], &mixed = expected[(size_t)p.ring];
+        const int64_t out = m.heads * m.head_dim, end = p.past + p.count;
+        runs.push_back({p.past, p.count, first, p.ring});
+        input.insert(input.end(), qkv.begin() + p.past * width, qkv.begin() + end * width);
+        alone.insert(alone.end(), mixed.begin() + p.past * out, mixed.begin() + end * out);
+        first += p.count;
+      }
+      check(same(alone, step(m, rotary, together, input, runs, {each, i % 2 ? 1 : 3})),
+            m.shown() + ": ragged step " + std::to_string(i) + " on " + each->name);
+    }
   }
 }
 
@@ -302,13 +348,14 @@ void nothing(const Model &m) {
   Rings rings(m, 2, 32);
   const Rotary rotary(m.head_dim, 4);
   Attention a;
-  a.batch = 0;
   run_attention(a, available_instructions().front()->attention, threads(1));
-  a.batch = 2;
+  const std::vector<Run> empty(2);
+  a.runs = empty.data();
+  a.run_count = 2;
   run_attention(a, available_instructions().front()->attention, threads(1));
   std::vector<float> zeros((size_t)(2 * m.width()));
   bool good = true;
-  for (float y : step(m, rotary, rings, zeros, {0, 0}, {})) good = good && y == 0;
+  for (float y : step(m, rotary, rings, zeros, even(2, {0, 0}), {})) good = good && y == 0;
   check(good, m.shown() + ": zeros");
 }
 
@@ -324,7 +371,7 @@ uint64_t digest(const Model &m) {
   }
   Rings rings(m, 1, 208);
   uint64_t hash = 0xcbf29ce484222325ull;
-  for (float y : step(m, rotary, rings, text(m, 5, count), {0}, {})) {
+  for (float y : step(m, rotary, rings, text(m, 5, count), even(count, {0}), {})) {
     uint32_t bits;
     memcpy(&bits, &y, 4);
     hash = (hash ^ bits) * 0x100000001b3ull;
@@ -348,6 +395,7 @@ int main() {
       hash = hash * 31 + digest(m);
       if (m.head_dim > 48) continue;
       batches(m);
+      ragged(m);
       not_finite(m);
     }
   }

@@ -17,9 +17,10 @@ from sc2onnx.bench.traffic import weights_read
 from sc2onnx.errors import OutputError
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.cache import CHUNK
-from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.device import Device
-from sc2onnx.runtime.model import Model, load
+from sc2onnx.runtime.engine.sequence import TokenSequence
+from sc2onnx.runtime.loading import load
+from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.ort.kernels import CacheType, Use, usable
 from sc2onnx.runtime.packing import Packed, make
 
@@ -52,7 +53,7 @@ class BundleEngine:
 
     def __init__(self, model: Model, *, real: bool = False) -> None:
         self._model, self._real = model, real
-        self._decoder: Decoder | None = None
+        self.sequence: TokenSequence | None = None
 
     @property
     def weights_read(self) -> int:
@@ -62,25 +63,25 @@ class BundleEngine:
     def place(self, depth: int) -> None:
         """See :class:`Engine`."""
         self.close()
-        self._decoder = placed(self._model, 0 if self._real else depth)
+        self.sequence = placed(self._model, 0 if self._real else depth)
         if self._real and depth:
-            noise = np.random.default_rng(0).integers(0, self._model.manifest.model.vocab_size, (1, depth))
-            self._decoder.append(noise, None)
+            noise = np.random.default_rng(0).integers(0, self._model.manifest.model.vocab_size, depth)
+            self.sequence.append(noise, None)
 
     def append(self, tokens: Tokens) -> None:
         """See :class:`Engine`."""
-        assert self._decoder is not None
-        self._decoder.append(tokens[None], "last", ids=self._decoder.chooses)
+        assert self.sequence is not None
+        self.sequence.choose(tokens)
 
     def rewind(self, count: int) -> None:
         """See :class:`Engine`."""
-        assert self._decoder is not None
-        self._decoder.rewind(count)
+        assert self.sequence is not None
+        self.sequence.rewind(count)
 
     def close(self) -> None:
         """Free the cache."""
-        if self._decoder is not None:
-            self._decoder.close()
+        if self.sequence is not None:
+            self.sequence.close()
 
 
 @dataclass(frozen=True, slots=True)

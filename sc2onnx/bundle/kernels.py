@@ -12,7 +12,7 @@ from typing import Final
 DOMAIN: Final = "sc2onnx"
 """Domain of the operators."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of the domain that this version writes and runs."""
 
 LINEAR: Final = "BlockwiseLinear"
@@ -20,6 +20,14 @@ LINEAR: Final = "BlockwiseLinear"
 
 ATTENTION: Final = "RingAttention"
 """Rotation, writing into the ring, and attention over it."""
+
+STEP_LENGTHS: Final = "step_lengths"
+"""Input of these graphs, int64 (runs,): tokens of each sequence in a step whose sequences differ in
+that; then ``input_ids`` has one row. Empty by default: as many of each row."""
+
+CACHE_ROWS: Final = "cache_rows"
+"""Input of these graphs, int64 (runs,): the row of the cache that belongs to each sequence of a step.
+Empty by default: in order."""
 
 TILE: Final = 16
 """Channels that the operators take at once, which the size of a head is a multiple of."""

@@ -16,7 +16,8 @@ from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.text import Document, tokenize
 from sc2onnx.manifest import TOKENIZER_FILE, Manifest
-from sc2onnx.runtime.model import Model, load
+from sc2onnx.runtime.loading import load
+from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.ort.kernels import CacheType, Use
 from sc2onnx.runtime.text import Codec
 

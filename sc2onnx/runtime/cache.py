@@ -196,24 +196,41 @@ class RingCache:
     def rewind(self, count: int, row: int = 0) -> None:
         """Drop the last ``count`` tokens of a row; no data moves. Raises :class:`RewindError` where that would not be exact."""
         length = int(self.lengths[row])
-        if not isinstance(count, (int, np.integer)) or not 0 <= count <= length:
-            raise RewindError(f"cannot rewind {count!r} tokens of a sequence of {length}: give a whole number from 0 to {length}")
+        check_rewind(count, length, self.rewindable(row), self.shape.window)
         if count == length:  # an empty row reads nothing, so nothing it reads can be gone
             self.lengths[row] = self.written[row] = 0  # in this order: a signal handler may raise in between
             return
-        if count > self.rewindable(row):
-            raise RewindError(
-                f"cannot rewind {count} tokens: the sliding window of {self.shape.window} has passed what they would uncover; "
-                f"at most {self.rewindable(row)} of {length} (or all of them) can go, more with a larger cache_capacity"
-            )
         self.lengths[row] = length - count
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order, and drop the others."""
-        index = list(rows)
-        self.lengths, self.written = self.lengths[index], self.written[index]
-        self.buffers = [self.storage.put(number, self.storage.get(number, buffer)[index]) for number, buffer in enumerate(self.buffers)]
+    def place(self, row: int, other: RingCache, of: int = 0) -> None:
+        """Copy a row of another cache into one of this, which grows to its capacity; the others stay.
+
+        Slots keep their numbers: only rows at the full capacity have wrapped, and that is then
+        everybody's.
+        """
+        if other.capacity > self.capacity:
+            self._grow(other.capacity)
+        count = other.capacity
+        for number, buffer in enumerate(self.buffers):
+            array = self.storage.get(number, buffer)
+            array = array if array.flags.writeable else array.copy()  # a device gives what is its own
+            old = other._turned(number, other.storage.get(number, other.buffers[number]))
+            new = self._turned(number, array)
+            new[row, :, :count] = old[of, :, :count]
+            new[row, :, count:] = 0  # what was there before may be no numbers
+            self.buffers[number] = self.storage.put(number, array)
+        self.lengths[row], self.written[row] = other.lengths[of], other.written[of]
         self.generation += 1
+
+    def taken(self, row: int) -> RingCache:
+        """A cache of its own with one of the rows."""
+        taken = RingCache(self.shape, rows=1, slots=self.capacity, storage=self.storage)
+        taken.place(0, self, row)
+        return taken
+
+    def vacate(self, row: int) -> None:
+        """Make a row empty, for another sequence."""
+        self.lengths[row] = self.written[row] = 0
 
     def copy(self, length: int, room: int = 0) -> RingCache:
         """A cache of its own with the first ``length`` tokens of a single row, which must be exact to rewind to, and room for ``room`` in all.
@@ -229,20 +246,6 @@ class RingCache:
         copied.lengths, copied.written = (self.lengths.copy(), self.written.copy()) if wrapped else (np.array([length]), np.array([length]))
         copied.rewind(copied.length() - length)
         return copied
-
-    @classmethod
-    def stack(cls, caches: Sequence[RingCache]) -> RingCache:
-        """One cache with the rows of all, each as far as it has come. The parts are emptied as they are copied.
-
-        Slots keep their numbers: only rows at the full capacity have wrapped, and that is then everybody's.
-        """
-        joined = cls(caches[0].shape, rows=0, slots=max(cache.capacity for cache in caches), storage=caches[0].storage)
-        joined.lengths = np.concatenate([cache.lengths for cache in caches])
-        joined.written = np.concatenate([cache.written for cache in caches])
-        joined.buffers = joined._made(joined.rows, joined.capacity, caches, release=True)
-        for cache in caches:
-            cache.clear()
-        return joined
 
     def fill(self, values: npt.NDArray[Any]) -> None:
         """Write values (kv_heads, capacity, width) to every slot of every row and layer, keys and values alike: for measurements."""
@@ -292,6 +295,19 @@ class RingCache:
 
     def _turned(self, number: int, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return array.swapaxes(2, 3) if self._is_turned(number) else array
+
+
+def check_rewind(count: object, length: int, rewindable: int, window: int) -> None:
+    """Raise :class:`RewindError` where ``count`` tokens of a row of ``length`` cannot be dropped exactly."""
+    if not isinstance(count, (int, np.integer)) or not 0 <= count <= length:
+        whole = f"give a whole number from 0 to {length}"
+        raise RewindError(f"cannot rewind {count!r} tokens of a sequence of {length}: {whole}")
+    if count != length and count > rewindable:
+        raise RewindError(
+            f"cannot rewind {count} tokens: the sliding window of {window} has passed what they would "
+            f"uncover; at most {rewindable} of {length} (or all of them) can go, more with a larger "
+            "cache_capacity"
+        )
 
 
 def round_up(number: int, multiple: int) -> int:

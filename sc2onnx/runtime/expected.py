@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
 
+from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
 from sc2onnx.manifest import (
     ATTENTION_MASK,
     GREEDY_IDS,
@@ -148,6 +149,8 @@ def inputs(part: Part) -> Ports:
         found[HIDDEN] = Port(element, (None, manifest.model.hidden_size))
     if part.last and not manifest.for_others:
         found[NUM_LOGITS] = Port(INT64, (1,))
+    if part.kernels:
+        found |= dict.fromkeys((STEP_LENGTHS, CACHE_ROWS), Port(INT64, (None,)))
     return Ports(found | _cache(part, "past"), frozenset({NUM_LOGITS}))
 
 

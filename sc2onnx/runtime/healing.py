@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.runtime.generate import Draws
+from sc2onnx.runtime.engine.row import Draws
 from sc2onnx.runtime.text import Codec
 
 MOST: Final = 4

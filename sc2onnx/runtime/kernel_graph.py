@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sc2onnx.bundle.kernels import DOMAIN
+from sc2onnx.bundle.kernels import CACHE_ROWS, DOMAIN, STEP_LENGTHS
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.manifest import HIDDEN, INPUT_IDS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.runtime.contradictions import REMEDY, check_same
@@ -102,7 +102,7 @@ class _Walk:
             what,
             "inputs",
             list(node.inputs),
-            [qkv, INPUT_IDS, PAST_LENGTHS, COS_CACHE, SIN_CACHE, *past],
+            [qkv, INPUT_IDS, PAST_LENGTHS, COS_CACHE, SIN_CACHE, *past, STEP_LENGTHS, CACHE_ROWS],
         )
         self._compare(
             what,

@@ -1,18 +1,24 @@
-"""What a request may ask for, as type checkers see it; :meth:`sc2onnx.Model.generate` explains
-each.
-"""
+"""What a request may ask for. Each keyword stands once, here, with its default and its check."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, TypedDict
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, TypedDict, get_args
+
+from sc2onnx.errors import RequestError
+from sc2onnx.runtime.arguments import flag, one_of, shown, stop_strings, whole_number
+from sc2onnx.runtime.sampling import SamplingParameters
 
 SpecialTokens = Literal["parse", "text"]
 """Whether special tokens spelt out in a prompt are taken as such, or as their characters."""
 
+_MOST_PRIORITY: Final = 1000
+
 
 class GenerationKeywords(TypedDict, total=False):
-    """Keywords that every way to call :meth:`sc2onnx.Model.generate` takes."""
+    """The keywords of :class:`GenerationOptions`, as type checkers see them."""
 
     max_new_tokens: int
     temperature: float
@@ -26,3 +32,96 @@ class GenerationKeywords(TypedDict, total=False):
     logprobs: bool
     heal: bool
     special_tokens: SpecialTokens
+    timeout: float | None
+    priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """How to draw, when to end, and how the prompt is read.
+
+    ``max_new_tokens``: tokens at most. ``temperature``, ``top_k``, ``top_p``, ``min_p``,
+    ``repetition_penalty``: see :class:`~sc2onnx.runtime.sampling.SamplingParameters`; greedy by
+    default. ``seed``: the same gives the same tokens; each sample and each prompt of a list draws
+    from a stream of its own, the first from that of a single prompt, and how many there are changes
+    none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
+    default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
+    ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
+    ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens again
+    together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the prompt
+    ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether ``<fim_prefix>``
+    and its like, spelt out in the prompt, are taken as the special token (``"parse"``) or as their
+    characters (``"text"``, for text that is data). ``timeout``: seconds after which it ends with
+    what there is. ``priority``: requests of a higher one go first.
+
+    Raises :class:`~sc2onnx.errors.RequestError` on construction.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    stop_tokens: Iterable[int] | None = None
+    logprobs: bool = False
+    heal: bool = False
+    special_tokens: SpecialTokens = "parse"
+    timeout: float | None = None
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        self.sampling  # noqa: B018 - which checks its own
+        object.__setattr__(self, "max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1))
+        object.__setattr__(self, "stop", stop_strings(self.stop))
+        flag("logprobs", self.logprobs)
+        flag("heal", self.heal)
+        one_of("special_tokens", self.special_tokens, get_args(SpecialTokens))
+        most = _MOST_PRIORITY
+        object.__setattr__(self, "priority", whole_number("priority", self.priority, -most, most))
+        _check_timeout(self.timeout)
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> GenerationOptions:
+        """The options of a call's keywords. Raises :class:`TypeError` for others."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(keywords.keys() - known):
+            raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected {', '.join(sorted(known))}")
+        return cls(**keywords)
+
+    @property
+    def sampling(self) -> SamplingParameters:
+        """How tokens are drawn."""
+        return SamplingParameters(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+
+
+def _check_timeout(timeout: object) -> None:
+    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and 0 < timeout < math.inf):  # type: ignore[operator]
+        raise RequestError(f"timeout is {shown(timeout)}, expected seconds, more than 0, or None")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRules:
+    """What of the options a row goes by. ``stop_tokens``: all that end it."""
+
+    max_new_tokens: int
+    sampling: SamplingParameters
+    stop: tuple[str, ...] = ()
+    stop_tokens: frozenset[int] = frozenset()
+    logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        most = whole_number("max_new_tokens", self.max_new_tokens, 1)
+        object.__setattr__(self, "max_new_tokens", most)  # numpy's small integers overflow
+        stop_strings(self.stop)
+        flag("logprobs", self.logprobs)

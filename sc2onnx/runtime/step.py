@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
 from sc2onnx.errors import CancelledError, InferenceError
 from sc2onnx.manifest import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN, NUM_LOGITS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.runtime.device import Device
@@ -180,15 +181,26 @@ class Step:
         self._parts = [_Part(graph, buffers[2 * graph.layers.start : 2 * graph.layers.stop]) for graph in graphs]
         self._cancelled = False
 
-    def run(self, tokens: npt.NDArray[np.int64], past: npt.NDArray[np.int64], num_logits: int, *, ids: bool = False) -> npt.NDArray[Any]:
+    def run(
+        self,
+        tokens: npt.NDArray[np.int64],
+        past: npt.NDArray[np.int64],
+        num_logits: int,
+        *,
+        ids: bool = False,
+        ragged: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None,
+    ) -> npt.NDArray[Any]:
         """tokens (batch, step) after past (batch,) cached ones -> logits float32 (batch, num_logits, vocab).
 
         ``ids``: instead the most likely tokens, int64 (batch, num_logits), -1 where logits are no numbers; for graphs that choose.
+        ``ragged``: of the runs that the tokens (1, n) are, their lengths and their rows of the cache; for graphs for the kernels.
         Raises :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
         """
         if num_logits == 0 and self._parts[-1].away:  # kernels of a GPU need not take nothing
             return self.run(tokens, past, 1, ids=ids)[:, :0]
         inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
+        if ragged is not None:
+            inputs[STEP_LENGTHS], inputs[CACHE_ROWS] = ragged
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         shape = (tokens.shape[0], num_logits)
         result = np.empty(shape, dtype=np.int64) if ids else np.empty((*shape, self._vocab), dtype=np.float32)

@@ -8,7 +8,7 @@ from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.hints import KERNELS
 from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
 from sc2onnx.runtime.cache import first_capacity
-from sc2onnx.runtime.prefix import SEQUENCES
+from sc2onnx.runtime.engine.prefix import SEQUENCES
 from sc2onnx.runtime.slots import SlotType, shape_ahead
 
 

@@ -33,7 +33,7 @@ from sc2onnx.manifest import (
     past_name,
     present_name,
 )
-from sc2onnx.runtime.generate import Token
+from sc2onnx.runtime.results import Token
 from sc2onnx.runtime.session import open_graph, tensor
 from sc2onnx.runtime.text import Codec, open_codec
 

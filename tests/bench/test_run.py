@@ -152,11 +152,11 @@ def test_a_bundle_goes_where_it_is_told(model: sc2onnx.Model, real: bool) -> Non
     for depth in (300, 10, 0):
         engine.place(depth)
         engine.append(np.array([1, 2, 3]))
-        assert engine._decoder is not None
-        assert engine._decoder.cache.length() == depth + 3
+        assert engine.sequence is not None
+        assert len(engine.sequence) == depth + 3
         engine.rewind(3)
-        assert engine._decoder.cache.length() == depth
-    noise = np.unique(engine._decoder.cache.buffers[0]).size  # type: ignore[union-attr]
+        assert len(engine.sequence) == depth
+    noise = np.unique(engine.sequence.seat.cache.buffers[0]).size  # type: ignore[union-attr]
     assert noise > 1
     engine.close()
 

@@ -17,7 +17,7 @@ import pytest
 
 from sc2onnx import cli
 from sc2onnx.errors import CursorError
-from sc2onnx.runtime.model import load
+from sc2onnx.runtime.loading import load
 
 
 def sc2onnx(

@@ -20,7 +20,8 @@ from sc2onnx.export import export
 from sc2onnx.manifest import GREEDY_IDS
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.device import Device
-from sc2onnx.runtime.model import Model, Place, open_model
+from sc2onnx.runtime.loading import Place, open_model
+from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.session import DeviceBuffer
 from sc2onnx.runtime.step import Step
 
@@ -73,7 +74,7 @@ def test_logits_are_the_same_however_the_sequence_grows_and_is_rewound(there: Mo
             np.testing.assert_array_equal(ours.append(tokens[first:stop]), theirs.append(tokens[first:stop]))
             ours.rewind(back)
             theirs.rewind(back)
-        assert all(isinstance(buffer, DeviceBuffer) for buffer in ours._decoder.cache.buffers)
+        assert all(isinstance(buffer, DeviceBuffer) for buffer in ours.seat.cache.buffers)
         assert ours.rewindable == ours.length  # every position is kept
 
 
@@ -105,7 +106,7 @@ def test_a_beginning_that_was_kept_is_used_again(there: Model, here: Model) -> N
 def test_greedy_tokens_are_chosen_there_and_logits_stay(there: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     real, asked = Step.run, list[bool]()
 
-    def watched(self: Step, tokens: object, past: object, num_logits: int, *, ids: bool = False) -> object:
+    def watched(self: Step, tokens: object, past: object, num_logits: int, *, ids: bool = False, ragged: object = None) -> object:
         asked.append(ids)
         return real(self, tokens, past, num_logits, ids=ids)  # type: ignore[arg-type]
 
@@ -146,7 +147,7 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
         for sequence in (one, two):
             sequence.append([5, 6, 7])
             sequence.append([8])
-        addresses = [{buffer.address for buffer in sequence._decoder.cache.buffers} for sequence in (one, two)]
+        addresses = [{buffer.address for buffer in sequence.seat.cache.buffers} for sequence in (one, two)]
         assert not addresses[0] & addresses[1]  # two that live share nothing
     numbers = [resident.number for resident in graph.captured.values()]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))  # one graph each
@@ -182,7 +183,7 @@ def test_stages_hand_their_hidden_states_on(staged: Path) -> None:
     assert mixed.generate(PROMPTS[0], max_new_tokens=30) == theirs.generate(PROMPTS[0], max_new_tokens=30)
     with mixed.sequence() as sequence:
         sequence.append([1, 2])
-        kinds = [type(buffer) for buffer in sequence._decoder.cache.buffers]
+        kinds = [type(buffer) for buffer in sequence.seat.cache.buffers]
         half = 2 * staged_layers(staged)[0]
         assert kinds == [DeviceBuffer] * half + [np.ndarray] * (len(kinds) - half)
 

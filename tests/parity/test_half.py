@@ -127,7 +127,7 @@ def test_an_fp16_bundle_computes_with_onnxruntime_alone(checkpoint: Path, tmp_pa
         expected = reference.logits(tokens[None])[0]
     with plain.sequence() as sequence:
         ours = np.concatenate([appended(sequence, tokens[:290]), appended(sequence, tokens[290:])])
-        assert {buffer.dtype for buffer in sequence._decoder.cache.buffers} == {np.dtype(np.float16)}
+        assert {buffer.dtype for buffer in sequence.seat.cache.buffers} == {np.dtype(np.float16)}
     assert TOLERANCE < compare(ours, expected, tokens[1:]).max_rel_diff < half_tolerance("fp16", 6)
 
 

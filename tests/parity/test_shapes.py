@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.engine.seats import Run
 from sc2onnx.verify import TOLERANCE, verify
 from sc2onnx.verify.reference import Reference
 from tests.parity.conftest import Exported
@@ -33,51 +33,44 @@ def test_every_length_split_and_rewind_and_512_greedy_tokens(exported: Exported)
 
 
 def test_a_ragged_batch_with_rewinds_in_single_rows(exported: Exported) -> None:
-    """Rows of different lengths, decoded together in steps of several tokens, rewound one by one, one leaving."""
+    """Rows of different lengths, decoded together in steps of other sizes, rewound one by one, one leaving."""
     model, lengths = exported.model, (3, 150, 71)
+    seats = model.engine.seats
     tokens = np.random.default_rng(1).integers(0, model.manifest.model.vocab_size, (len(lengths), 260))
     with Reference(exported.checkpoint) as torch_model:
         expected = torch_model.logits(tokens)
-    decoders = [model._decoder() for _ in lengths]
-    for row, (decoder, length) in enumerate(zip(decoders, lengths, strict=True)):
-        assert_close(decoder.append(tokens[row : row + 1, :length]), expected[row : row + 1, :length])
-    batch = decoders[0]
-    batch.join(decoders[1:])
-    at = np.array(lengths)
-    for step, dropped in ((1, (0, 0, 0)), (9, (2, 0, 5)), (4, (1, 4, 0)), (30, (0, 30, 1)), (1, (0, 0, 0))):
-        step_tokens = np.stack([tokens[row, at[row] : at[row] + step] for row in range(len(at))])
-        step_expected = np.stack([expected[row, at[row] : at[row] + step] for row in range(len(at))])
-        assert_close(batch.append(step_tokens), step_expected)
-        at += step
-        for row, count in enumerate(dropped):
-            batch.rewind(count, row)
-        at -= dropped
-    batch.keep([2, 0])
-    at = at[[2, 0]]
-    last = np.stack([tokens[row, at[i] : at[i] + 2] for i, row in enumerate((2, 0))])
-    assert_close(batch.append(last), np.stack([expected[row, at[i] : at[i] + 2] for i, row in enumerate((2, 0))]))
-    batch.close()
+    rows = [seats.new() for _ in lengths]
 
+    def step(sizes: dict[int, int]) -> None:
+        runs = []
+        for row, size in sizes.items():
+            first = rows[row].length
+            runs.append(Run(rows[row], tokens[row, first : first + size], size))
+        for (row, size), found in zip(sizes.items(), seats.forward(runs), strict=True):
+            first = rows[row].length - size
+            assert_close(found, expected[row, first : first + size])
 
-def test_padding_a_ragged_step_and_rewinding_it_is_exact(exported: Exported) -> None:
-    """Rows that want different numbers of tokens in one step: pad at the end, then rewind the padding."""
-    model = exported.model
-    tokens = np.random.default_rng(2).integers(0, model.manifest.model.vocab_size, (2, 200))
-    with Reference(exported.checkpoint) as torch_model:
-        expected = torch_model.logits(tokens)
-    first, second = model._decoder(), model._decoder()
-    first.append(tokens[:1, :100], logits=None)
-    second.append(tokens[1:, :20], logits=None)
-    first.join([second])
-    step = np.stack([tokens[0, 100:108], np.concatenate([tokens[1, 20:23], np.zeros(5, dtype=np.int64)])])
-    logits = first.append(step)
-    assert logits is not None
-    assert_close(logits[0], expected[0, 100:108])
-    assert_close(logits[1, :3], expected[1, 20:23])
-    first.rewind(5, row=1)
-    following = np.stack([tokens[0, 108:112], tokens[1, 23:27]])
-    assert_close(first.append(following), np.stack([expected[0, 108:112], expected[1, 23:27]]))
-    first.close()
+    with model.engine.alone():
+        for row, length in enumerate(lengths):
+            step({row: length})
+        for sizes, dropped in (
+            ((1, 1, 1), (0, 0, 0)),
+            ((9, 2, 5), (2, 0, 5)),
+            ((4, 4, 1), (1, 4, 0)),
+            ((1, 30, 8), (0, 30, 1)),
+            ((1, 1, 1), (0, 0, 0)),
+        ):
+            step(dict(enumerate(sizes)))
+            for row, count in enumerate(dropped):
+                rows[row].rewind(count)
+        rows[1].clear()
+        step({2: 2, 0: 2})
+        step({0: 1})
+        rows[1] = seats.new()
+        step({1: 40})
+        step({2: 1, 1: 3, 0: 2})
+        for seat in rows:
+            seat.clear()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -86,6 +79,5 @@ def test_both_attentions_of_torch_agree_with_the_bundle(exported: Exported, atte
     tokens = np.random.default_rng(3).integers(0, exported.model.manifest.model.vocab_size, (1, 150))
     with Reference(exported.checkpoint, attention=attention) as torch_model:
         expected = torch_model.logits(tokens)
-    decoder: Decoder = exported.model._decoder()
-    assert_close(decoder.append(tokens), expected)
-    decoder.close()
+    with exported.model.sequence() as sequence:
+        assert_close(sequence.append(tokens[0]), expected[0])

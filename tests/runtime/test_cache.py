@@ -15,6 +15,7 @@ from sc2onnx.errors import RequestError, RewindError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity, first_capacity, round_up
 from sc2onnx.runtime.slots import TILE, cache_shape, slot_bytes
+from tests.runtime.caches import rows_of, stacked
 
 
 class Slots:
@@ -156,11 +157,10 @@ def test_rows_keep_their_own_lengths_when_stacked_and_kept() -> None:
         for buffer in part.by_slot:
             buffer[...] = length
         parts.append(part)
-    joined = RingCache.stack(parts)
+    joined = stacked(parts)
     assert joined.lengths.tolist() == [3, 90, 12]
     assert joined.capacity == 128
-    assert all(part.nbytes == 0 for part in parts)
-    joined.keep([2, 0])
+    joined = rows_of(joined, [2, 0])
     assert joined.lengths.tolist() == [12, 3]
     assert [float(joined.by_slot[0][row, 0, 0, 0]) for row in range(2)] == [12.0, 3.0]
 
@@ -235,10 +235,10 @@ def test_tiles_are_copied_whole_whatever_is_done_with_them(data: st.DataObject, 
         elif action == "stack":
             other = RingCache(shape, rows=1)
             feed(other, data.draw(st.integers(1, min(other.longest_step(), 30))), [len(marks) + 1])
-            cache, marks = RingCache.stack([cache, other]), [*marks, len(marks) + 1]
+            cache, marks = stacked([cache, other]), [*marks, len(marks) + 1]
         elif action == "keep":
             rows = data.draw(st.lists(st.sampled_from(range(len(marks))), min_size=1, unique=True))
-            cache.keep(rows)
+            cache = rows_of(cache, rows)
             marks = [marks[row] for row in rows]
         check(cache, marks)
 

@@ -18,7 +18,7 @@ import pytest
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, RewindError, SequenceStateError, TokenIdError
 from sc2onnx.runtime.cache import InMemory, RingCache
-from sc2onnx.runtime.sequence import TokenSequence
+from sc2onnx.runtime.engine.sequence import TokenSequence
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
 

@@ -14,7 +14,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, SamplingError, TokenIdError, TokenizerError
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.options import GenerationOptions
+from sc2onnx.runtime.sampling import Sampler
 
 PROMPTS = ["def fib(n):\n", "import os\n\n\ndef main(", "class Node:\n    def __init__(self", "x"]
 
@@ -101,7 +102,7 @@ def test_stop_tokens_end_it_and_are_not_in_it(model: sc2onnx.Model) -> None:
 
 def test_the_default_stop_tokens_are_those_that_end_code(model: sc2onnx.Model) -> None:
     names = ("<|endoftext|>", "<file_sep>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")
-    assert model._rules(1, SamplingParameters(), None, None, False).stop_tokens == {model.codec.special_id(name) for name in names}
+    assert model.requests.rules(GenerationOptions()).stop_tokens == {model.codec.special_id(name) for name in names}
 
 
 def test_infilling_ends_by_itself_and_reads_the_suffix(model: sc2onnx.Model) -> None:

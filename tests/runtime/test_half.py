@@ -15,6 +15,7 @@ from sc2onnx.errors import BundleIntegrityError, DeviceError
 from sc2onnx.runtime import bundle as bundle_module
 from sc2onnx.runtime.cache import STORAGE, CacheShape, RingCache
 from sc2onnx.runtime.summary import memory_need
+from tests.runtime.caches import rows_of, stacked
 
 
 def made_for(bundle: Path, out: Path, precision: str, dtype: str) -> Path:
@@ -37,8 +38,8 @@ def test_a_cache_keeps_its_type_however_it_changes(dtype: str) -> None:
     cache.begin(200)
     cache.commit(200)
     assert cache.capacity == 228
-    joined = RingCache.stack([cache, other])
-    joined.keep([0])
+    joined = stacked([cache, other])
+    joined = rows_of(joined, [0])
     assert [buffer.dtype for buffer in joined.buffers] == [np.dtype(STORAGE[dtype])] * 4
     assert joined.nbytes == 2 * 2 * 228 * 2 * width
     assert (joined.by_slot[3][0, 0, 7] == 5).all()

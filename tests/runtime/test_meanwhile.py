@@ -15,7 +15,7 @@ import sc2onnx
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime import model as loading
 from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.model import Place
+from sc2onnx.runtime.loading import Place
 from sc2onnx.runtime.ort.kernels import usable
 from sc2onnx.runtime.packing import make
 from sc2onnx.runtime.session import Session

@@ -12,14 +12,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sc2onnx.runtime.cache import CacheShape, RingCache
-from sc2onnx.runtime.prefix import Kept, Match, PrefixStore, common
+from sc2onnx.runtime.engine.prefix import Kept, Match, PrefixStore, common
+from sc2onnx.runtime.engine.seats import Seat
+from sc2onnx.runtime.engine.stacks import StackSeat, StackSeats
 
 WINDOW, CAPACITY = 20, 100
 SHAPE = CacheShape(layers=1, kv_heads=1, width=1, window=WINDOW, context=10_000, capacity=CAPACITY)
 
 
-def feed(cache: RingCache, tokens: list[int]) -> None:
-    """Append as a decoder would; a token's key is the token."""
+class Owner(StackSeats):
+    """Seats of the shape, without a model."""
+
+    def __init__(self) -> None:
+        self.shape, self._open = SHAPE, []
+
+
+OWNER = Owner()
+
+
+def fresh(shape: CacheShape = SHAPE, slots: int = 0) -> StackSeat:
+    return StackSeat(OWNER, RingCache(shape, rows=1, slots=slots))
+
+
+def cache_of(seat: Seat) -> RingCache:
+    assert isinstance(seat, StackSeat)
+    return seat.cache
+
+
+def feed(seat: Seat, tokens: list[int]) -> None:
+    """Append as a step would; a token's key is the token."""
+    cache = cache_of(seat)
     for token in tokens:
         cache.begin(1)
         for buffer in cache.by_slot:
@@ -28,13 +50,14 @@ def feed(cache: RingCache, tokens: list[int]) -> None:
 
 
 def kept(tokens: list[int], asked: int | None = None) -> Kept:
-    cache = RingCache(SHAPE, rows=1)
-    feed(cache, tokens)
-    return Kept(np.array(tokens, dtype=np.int64), len(tokens) if asked is None else asked, cache)
+    seat = fresh()
+    feed(seat, tokens)
+    return Kept(np.array(tokens, dtype=np.int64), len(tokens) if asked is None else asked, seat)
 
 
-def holds(cache: RingCache, tokens: npt.NDArray[np.int64]) -> bool:
+def holds(seat: Seat, tokens: npt.NDArray[np.int64]) -> bool:
     """Whether a next token would read exactly these: as many, and all that its window still sees."""
+    cache = cache_of(seat)
     length = cache.length()
     seen = range(max(0, length - WINDOW + 1), length)
     return length <= len(tokens) and all(buffer[0, 0, p % cache.capacity, 0] == tokens[p] for buffer in cache.by_slot for p in seen)
@@ -51,25 +74,25 @@ def test_whatever_is_given_out_is_exact_its_takers_alone_and_the_longest_there_i
     store = PrefixStore(limit)
     for text, written in requests:
         prompt = np.array(text, dtype=np.int64)
-        before = list(store._kept.values())
+        before = list(store.sequences)
         shared = {id(k): min(common(k.tokens, prompt), len(prompt) - 1) for k in before}
-        usable = [k for k in before if k.cache.earliest() <= shared[id(k)] and Match.of(k, prompt).useful]
-        cache = store.take(prompt)
-        assert (cache is None) == (not usable)
-        if cache is not None:
-            assert cache.length() == max(shared[id(k)] for k in usable)
-            assert holds(cache, prompt)
-            assert not any(cache is other for other in store.caches)
-        for k in store._kept.values():
-            assert holds(k.cache, k.tokens)  # a copy left its source alone
-        cache = cache or RingCache(SHAPE, rows=1)
+        usable = [k for k in before if k.seat.earliest <= shared[id(k)] and Match.of(k, prompt).useful]
+        seat = store.take(prompt)
+        assert (seat is None) == (not usable)
+        if seat is not None:
+            assert seat.length == max(shared[id(k)] for k in usable)
+            assert holds(seat, prompt)
+            assert not any(seat is other for other in store.seats)
+        for k in store.sequences:
+            assert holds(k.seat, k.tokens)  # a copy left its source alone
+        seat = seat or fresh()
         tokens = [*text, *range(100, 100 + written)]
-        feed(cache, tokens[cache.length() :])
-        put = Kept(np.array(tokens, dtype=np.int64), len(text), cache)
+        feed(seat, tokens[seat.length :])
+        put = Kept(np.array(tokens, dtype=np.int64), len(text), seat)
         store.put(put)
         assert store.nbytes <= limit
-        latest = list(store._kept.values())
-        if cache.nbytes <= limit:
+        latest = list(store.sequences)
+        if seat.nbytes <= limit:
             assert any(k.covers(put) for k in latest[-1:])
         for i, k in enumerate(latest):
             assert not any(k.covers(other) for j, other in enumerate(latest) if i != j)
@@ -79,14 +102,14 @@ def test_whatever_is_given_out_is_exact_its_takers_alone_and_the_longest_there_i
 @given(size=st.integers(1, 300), back=st.integers(0, 120), room=st.integers(0, 300))
 def test_a_copy_goes_on_as_the_original_would(size: int, back: int, room: int) -> None:
     original = kept(list(range(size)))
-    length = size - min(back, original.cache.rewindable())
-    copied = original.cache.copy(length, room)
-    assert copied.length() == length
-    assert copied.capacity >= min(room, CAPACITY)
+    length = size - min(back, original.seat.rewindable)
+    copied = original.seat.copy(length, room)
+    assert copied.length == length
+    assert cache_of(copied).capacity >= min(room, CAPACITY)
     assert holds(copied, original.tokens)
     feed(copied, list(range(1000, 1040)))
     assert holds(copied, np.array([*range(length), *range(1000, 1040)]))
-    assert holds(original.cache, original.tokens)
+    assert holds(original.seat, original.tokens)
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -98,7 +121,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert taken is not None
     store.put(Kept(np.array(a), 90, taken))
     store.put(kept(c))
-    assert [k.tokens[0] for k in store._kept.values()] == [1, 3]
+    assert [k.tokens[0] for k in store.sequences] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -113,10 +136,10 @@ def test_the_least_recently_used_goes_first() -> None:
     ],
 )
 def test_an_edit_is_told_from_another_text(held: list[int], asked: int, prompt: list[int], expected: Match, edited: bool) -> None:
-    cache = RingCache(CacheShape(1, 1, 1, 4000, 10_000, 4096), rows=1, slots=len(held))
-    cache.begin(len(held))
-    cache.commit(len(held))
-    match = Match.of(Kept(np.array(held), asked, cache), np.array(prompt))
+    seat = fresh(CacheShape(1, 1, 1, 4000, 10_000, 4096), len(held))
+    seat.cache.begin(len(held))
+    seat.cache.commit(len(held))
+    match = Match.of(Kept(np.array(held), asked, seat), np.array(prompt))
     assert match == expected
     assert match.edited == edited
     assert match.useful == (edited or expected.shared >= 16)
@@ -126,10 +149,10 @@ def test_what_says_nothing_new_is_not_kept_twice_but_stays_as_much_asked_for() -
     store = PrefixStore(10 * SHAPE.nbytes)
     store.put(kept([1] * 50, asked=40))
     store.put(kept([1] * 60, asked=10))
-    (only,) = store._kept.values()
+    (only,) = store.sequences
     assert (len(only.tokens), only.asked) == (60, 40)
     store.put(kept([1] * 55, asked=55))
-    (only,) = store._kept.values()
+    (only,) = store.sequences
     assert (len(only.tokens), only.asked) == (60, 55)
 
 
@@ -137,10 +160,10 @@ def test_a_wrapped_sequence_does_not_stand_in_for_its_beginning() -> None:
     store = PrefixStore(10 * SHAPE.nbytes)
     store.put(kept([1] * 50))
     store.put(kept([1] * 250))
-    assert len(store.caches) == 2
+    assert len(store.seats) == 2
     taken = store.take(np.array([*[1] * 40, 2]))
     assert taken is not None
-    assert taken.length() == 40
+    assert taken.length == 40
 
 
 def test_threads_get_a_cache_each_and_the_bound_holds() -> None:
@@ -150,18 +173,16 @@ def test_threads_get_a_cache_each_and_the_bound_holds() -> None:
     def work(turn: int) -> None:
         tokens = [*texts[turn % 5], 1000 + turn]
         prompt = np.array(tokens)
-        cache = store.take(prompt)
-        if cache is None:
-            cache = RingCache(SHAPE, rows=1)
+        seat = store.take(prompt) or fresh()
         with lock:
-            assert id(cache) not in out
-            out.add(id(cache))
-        assert holds(cache, prompt)
-        feed(cache, tokens[cache.length() :])
-        assert holds(cache, prompt)
+            assert id(seat) not in out
+            out.add(id(seat))
+        assert holds(seat, prompt)
+        feed(seat, tokens[seat.length :])
+        assert holds(seat, prompt)
         with lock:
-            out.remove(id(cache))
-        store.put(Kept(prompt, len(prompt), cache))
+            out.remove(id(seat))
+        store.put(Kept(prompt, len(prompt), seat))
         assert store.nbytes <= store.limit + 4 * SHAPE.nbytes  # read without the lock, while others put theirs
 
     with ThreadPoolExecutor(4) as pool:

@@ -18,9 +18,9 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import CancelledError, InferenceError, RequestError
-from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.generate import Token
+from sc2onnx.runtime.results import Token
 from sc2onnx.runtime.step import Step
+from tests.runtime.rows import prefilled
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
 FULL = 512 * 6 * 2 * 2 * 64 * 4  # bytes of a sequence of the mini checkpoint at its full capacity
@@ -46,14 +46,6 @@ def other(bundle: Path) -> list[int]:
 
 def ask(model: sc2onnx.Model, prompt: list[int], count: int = 6) -> list[int]:
     return [token.id for token in model.generate_tokens(prompt, max_new_tokens=count, stop_tokens=())]
-
-
-def prefilled(model: sc2onnx.Model, prompt: list[int]) -> tuple[npt.NDArray[np.float32], int]:
-    """Logits after the prompt, and how many of its tokens were reused."""
-    decoder = model._decoder(model._store)
-    logits = decoder.prefill(np.array(prompt))[0, 0]
-    decoder.close()
-    return logits, decoder.reused
 
 
 def assert_exact(model: sc2onnx.Model, forgetful: sc2onnx.Model, prompt: list[int]) -> int:
@@ -96,8 +88,8 @@ def test_past_the_window_what_cannot_be_rewound_exactly_is_computed_again(
     ask(model, code[:size])
     edited = [*code[:100], *code[110:size]]
     assert assert_exact(model, forgetful, edited) == 0
-    kept = model._store.caches
-    assert any(cache.earliest() > 100 for cache in kept)
+    kept = model.engine.store.seats
+    assert any(seat.earliest > 100 for seat in kept)
 
 
 @pytest.mark.parametrize("size", [100, 250, 600])
@@ -134,13 +126,13 @@ def test_kept_caches_stay_within_their_bytes_and_the_oldest_goes(bundle: Path, f
     for text in texts:
         ask(model, text)
         assert 0 < model.memory_footprint().cache <= 2 * FULL
-    assert len(model._store.caches) == 2
+    assert len(model.engine.store.seats) == 2
     assert [prefilled(model, text)[1] for text in (texts[2], texts[1])] == [599, 599]
     assert assert_exact(model, forgetful, texts[0]) == 0
 
 
 def test_two_full_sequences_are_kept_by_default(model: sc2onnx.Model, code: list[int]) -> None:
-    assert model._store.limit == 2 * FULL
+    assert model.engine.store.limit == 2 * FULL
     ask(model, code[:600])
     ask(model, code[700:1300])
     assert model.memory_footprint().cache == 2 * FULL
@@ -207,7 +199,7 @@ def test_a_forgotten_stream_leaves_its_cache_at_once(model: sc2onnx.Model) -> No
     try:
         for _ in model.stream(CODE[:600]):
             break
-        assert len(model._store.caches) == 1
+        assert len(model.engine.store.seats) == 1
     finally:
         gc.enable()
     assert model.generate(CODE[:600], max_new_tokens=1).reused_tokens > 0
@@ -251,7 +243,7 @@ def test_after_a_failed_step_the_tokens_before_it_are_reused_exactly(
         assert stream.finish_reason is None
     fail_at(-1, error)
     held = {2: 256, 3: 512, 5: 701}[step]
-    (kept,) = model._store._kept.values()
+    (kept,) = model.engine.store.sequences
     assert len(kept.tokens) == held
     assert min(held, 700) <= assert_exact(model, forgetful, code[:800]) <= held  # the drawn token may be that of the text
 
@@ -305,7 +297,7 @@ def test_two_that_run_at_once_have_different_caches(model: sc2onnx.Model, code: 
     assert all(a == b for a, b in interleaved)
     for tokens in running:
         assert list(tokens) == []
-    assert len(model._store.caches) == 1  # the second says nothing that the first does not
+    assert len(model.engine.store.seats) == 1  # the second says nothing that the first does not
 
 
 def test_running_out_of_memory_while_copying_gives_the_kept_cache_itself(
@@ -316,25 +308,15 @@ def test_running_out_of_memory_while_copying_gives_the_kept_cache_itself(
 
     ask(model, code[:400])
     with monkeypatch.context() as patch:
-        patch.setattr("sc2onnx.runtime.cache.RingCache.copy", failing)
+        patch.setattr("sc2onnx.runtime.engine.stacks.StackSeat.copy", failing)
         assert assert_exact(model, forgetful, [*code[:200], *other[:150]]) == 200
 
 
 def test_values_that_are_not_finite_are_not_kept(model: sc2onnx.Model, code: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Step, "run", lambda self, tokens, past, wanted, ids: np.full((1, wanted, 4096), np.nan, np.float32))
+    monkeypatch.setattr(Step, "run", lambda self, tokens, past, wanted, ids, ragged=None: np.full((1, wanted, 4096), np.nan, np.float32))
     with pytest.raises(InferenceError, match="not finite"):
         ask(model, code[:100])
     assert model.memory_footprint().cache == 0
-
-
-def test_drafts_that_were_rewound_are_not_among_the_tokens_kept(model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int]) -> None:
-    decoder: Decoder = model._decoder(model._store)
-    decoder.prefill(np.array(code[:300]))
-    decoder.append(np.array([[1, 2, 3, 4]]))
-    decoder.rewind(3)
-    decoder.append(np.array([[9]]))
-    decoder.close()
-    assert assert_exact(model, forgetful, [*code[:300], 1, 9, 5]) == 302
 
 
 def test_typing_reuses_the_suffix_where_it_comes_first(model: sc2onnx.Model, forgetful: sc2onnx.Model) -> None:

@@ -14,8 +14,9 @@ import pytest
 import sc2onnx
 from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
 from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.model import Place, open_model
+from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.sampling import SamplingParameters
+from tests.runtime.rows import prefilled
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
 LENGTH = 600  # the window is 256, the ring has 512 slots
@@ -69,7 +70,7 @@ def test_an_int8_row_of_a_batch_is_what_it_is_alone(int8: sc2onnx.Model, options
     prompts = [CODE[first : first + size] for first, size in ((0, 30), (900, 700), (5000, 1500), (9000, 2600))]
     rows = int8.generate(prompts, max_new_tokens=12, stop_tokens=(), logprobs=True, **options)
     if "seed" in options:  # each row draws from a stream of its own, so alone is in a batch of one at a time
-        monkeypatch.setattr(int8, "_settings", replace(int8._settings, max_batch=1))
+        monkeypatch.setattr(int8.engine, "bounds", replace(int8.engine.bounds, rows=1))
         assert rows == int8.generate(prompts, max_new_tokens=12, stop_tokens=(), logprobs=True, **options)
         return
     assert rows == [int8.generate(prompt, max_new_tokens=12, stop_tokens=(), logprobs=True, **options) for prompt in prompts]
@@ -88,13 +89,6 @@ def test_log_probabilities_with_reuse_and_drafts(bundle: Path, int8_bundle: Path
         assert [token.id for token in found[1]] == [token.id for token in found[0]]
         values = np.array([[token.logprob for token in tokens] for tokens in found])
         assert np.abs(values[1] - values[0]).max() <= (NATS if precision == "fp32" else 0)
-
-
-def prefilled(model: sc2onnx.Model, prompt: list[int]) -> tuple[npt.NDArray[np.float32], int]:
-    decoder = model._decoder(model._store)
-    found = decoder.prefill(np.array(prompt))[0, 0]
-    decoder.close()
-    return found, decoder.reused
 
 
 def test_int4_prompts_agree_however_much_was_reused(int4_bundle: Path, ids: list[int]) -> None:
@@ -151,5 +145,5 @@ def test_a_manifest_is_not_taken_at_its_word(int4_bundle: Path, int8_bundle: Pat
     for directory, claim in ((int4_bundle, ANY), (int8_bundle, EVEN), (int8_bundle, NONE)):
         opened = Bundle.open(directory)
         claimed = open_model(replace(opened, manifest=replace(opened.manifest, agreeing_steps=claim)), place=Place(kernels="off"))
-        assert not claimed._speculates
-        assert not claimed._session.even_steps
+        assert not claimed.speculates
+        assert not claimed.engine.bounds.even

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sc2onnx
-from sc2onnx.runtime.decoder import Decoder
+from sc2onnx.runtime.step import Step
 
 PROMPT = "def f("
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "seed": 1, "max_new_tokens": 12}
@@ -58,17 +58,17 @@ def test_without_a_seed_samples_differ_and_greedy_ones_do_not(forgetful: sc2onnx
 def test_samples_beyond_a_batch_share_one_prefill(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = sc2onnx.load(bundle, max_batch=3, prefix_memory=0)
     expected = model.generate(PROMPT, n=7, **SAMPLED)
-    prefill, count = Decoder.prefill, 0
+    real, count = Step.run, 0
 
-    def counted(self: Decoder, *args: Any, **options: Any) -> Any:
+    def counted(self: Step, tokens: np.ndarray[Any, Any], *args: Any, **options: Any) -> Any:
         nonlocal count
-        count += 1
-        return prefill(self, *args, **options)
+        count += tokens.shape[1] > 1
+        return real(self, tokens, *args, **options)
 
-    monkeypatch.setattr(Decoder, "prefill", counted)
+    monkeypatch.setattr(Step, "run", counted)
     assert model.generate(PROMPT, n=7, **SAMPLED) == expected
     assert count == 1
-    assert model.generate([PROMPT, "x", PROMPT], **SAMPLED)[0] == expected[0]
+    assert model.generate([PROMPT, "x = ", PROMPT], **SAMPLED)[0] == expected[0]
     assert count == 3
     assert model.memory_footprint().cache == 0
 

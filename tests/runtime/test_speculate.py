@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 import sc2onnx
 from sc2onnx.manifest import Manifest, Quantization
 from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.generate import GenerationRules
-from sc2onnx.runtime.lookup import Guess, Lookup, Memory, Text
-from sc2onnx.runtime.model import open_model
+from sc2onnx.runtime.engine.lookup import Guess, Lookup, Memory, Text
+from sc2onnx.runtime.engine.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
+from sc2onnx.runtime.loading import open_model
+from sc2onnx.runtime.options import GenerationRules
+from sc2onnx.runtime.request import Drafting
 from sc2onnx.runtime.sampling import SamplingParameters
 from sc2onnx.runtime.session import steps_agree
-from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
+from sc2onnx.runtime.step import Step
 
 RULES = GenerationRules(8, SamplingParameters(), (), frozenset(), False)
 REPEATING = "def area(width, height):\n    return width * height\n\n\n" * 12 + "def area("
@@ -35,8 +37,13 @@ def plain(bundle: Path) -> sc2onnx.Model:
 def eager(bundle: Path) -> sc2onnx.Model:
     """A model that drafts whenever there is a match: further tokens cost nothing, and being wrong is always borne."""
     model = sc2onnx.load(bundle, speculate=True)
-    model._costs = _Free()
+    _costless(model)
     return model
+
+
+def _costless(model: sc2onnx.Model) -> None:
+    model.engine.costs = free = _Free()
+    model.requests.drafting = Drafting(Memory(), free)
 
 
 class _Free(StepCosts):
@@ -190,6 +197,7 @@ def _simulate(text: list[int], prompt: int, seconds: Any) -> tuple[float, Drafte
         while right < len(draft) and text[done + right] == draft[right]:
             right += 1
         cost = seconds(len(draft) + 1)
+        drafter.costs.add(len(draft) + 1, cost)
         drafter.outcome(draft, text[done : done + right + 1], cost)
         done, total = done + right + 1, total + cost
     return total, drafter
@@ -257,7 +265,7 @@ def test_the_stream_keeps_text_and_tokens_together(eager: sc2onnx.Model) -> None
 def test_the_smallest_cache_and_the_end_of_the_context(bundle: Path, plain: sc2onnx.Model) -> None:
     facts = plain.manifest.model
     tight = sc2onnx.load(bundle, cache_capacity=facts.window)
-    tight._costs = _Free()
+    _costless(tight)
     assert tight.generate("import os\n" * 200, max_new_tokens=20) == plain.generate("import os\n" * 200, max_new_tokens=20)
 
     prompt = plain.codec.encode(REPEATING)
@@ -267,7 +275,7 @@ def test_the_smallest_cache_and_the_end_of_the_context(bundle: Path, plain: sc2o
         return (token.id for token in model.generate_tokens(prompt, max_new_tokens=100, stop_tokens=()))
 
     eager = sc2onnx.load(bundle)
-    eager._costs = _Free()
+    _costless(eager)
     tokens = list(to_the_end(eager))
     assert len(tokens) == 31  # the last one needs no room
     assert tokens == list(to_the_end(plain))
@@ -294,18 +302,16 @@ def test_a_waiting_prompt_joins_where_another_ended(bundle: Path, plain: sc2onnx
 
 
 def test_a_batch_holds_no_more_rows_than_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sc2onnx.runtime.decoder import Decoder
-
     seen = list[int]()
-    append = Decoder.append
+    real = Step.run
 
-    def watched(self: Decoder, tokens: np.ndarray[Any, Any], logits: Any = "all", *, ids: bool = False) -> Any:
-        seen.append(self.cache.rows)
-        return append(self, tokens, logits, ids=ids)
+    def watched(self: Step, tokens: np.ndarray[Any, Any], *args: Any, **options: Any) -> Any:
+        seen.append(tokens.shape[0])
+        return real(self, tokens, *args, **options)
 
-    monkeypatch.setattr(Decoder, "append", watched)
+    monkeypatch.setattr(Step, "run", watched)
     sc2onnx.load(bundle, max_batch=3).generate(["a = ", "b = ", "c = ", "d = ", "e = "], max_new_tokens=6, stop_tokens=())
-    assert max(seen) == 3
+    assert max(seen) == 4  # three, in rows of an even number
 
 
 def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
@@ -329,5 +335,5 @@ def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
 def test_the_verifier_drafts_where_a_loaded_model_does(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     coarse = replace(opened.manifest, quantization=Quantization("r", {"a": "int4 in blocks of 128"}, 4.25, "nearest", None))
-    assert open_model(opened)._row([1, 2, 3], RULES, text=False).drafter is not None
-    assert open_model(replace(opened, manifest=coarse))._row([1, 2, 3], RULES, text=False).drafter is None
+    assert open_model(opened).requests.row([1, 2, 3], RULES, "tokens").drafter is not None
+    assert open_model(replace(opened, manifest=coarse)).requests.row([1, 2, 3], RULES, "tokens").drafter is None

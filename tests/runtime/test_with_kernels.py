@@ -18,10 +18,11 @@ from sc2onnx.bench.depth import placed
 from sc2onnx.errors import InferenceError, RequestError
 from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.model import Place, open_model
+from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.sampling import SamplingParameters
 from sc2onnx.runtime.session import Session
 from sc2onnx.runtime.summary import memory_need, on_kernels
+from tests.runtime.rows import prefilled
 
 pytestmark = pytest.mark.kernels
 
@@ -102,7 +103,7 @@ def test_every_instruction_set(
 @pytest.mark.parametrize("settings", [{"cache_capacity": 256}, {"cache_capacity": 300, "prefill_chunk": 37}, {"cache_capacity": 2048}], ids=str)
 def test_the_slots_change_nothing(kind: tuple[Path, str], ids: list[int], one_by_one: npt.NDArray[np.float32], settings: dict[str, int]) -> None:
     other = load(kind[0], cache_type=kind[1], **settings)
-    assert other._cache_shape.capacity % 16 == 0
+    assert other.cache_shape.capacity % 16 == 0
     assert np.array_equal(logits(other, ids[:LENGTH], [500]), one_by_one)
 
 
@@ -126,13 +127,6 @@ def test_a_row_of_a_batch_is_what_it_is_alone(model: sc2onnx.Model) -> None:
     prompts = [CODE[first : first + size] for first, size in ((0, 30), (900, 700), (5000, 1500), (9000, 2600))]
     rows = model.generate([*prompts, *prompts, "x ="], max_new_tokens=12, stop_tokens=(), logprobs=True)
     assert rows == [model.generate(prompt, max_new_tokens=12, stop_tokens=(), logprobs=True) for prompt in [*prompts, *prompts, "x ="]]
-
-
-def prefilled(model: sc2onnx.Model, prompt: list[int]) -> tuple[npt.NDArray[np.float32], int]:
-    decoder = model._decoder(model._store)
-    found = decoder.prefill(np.array(prompt))[0, 0]
-    decoder.close()
-    return found, decoder.reused
 
 
 def test_what_was_generated_is_taken_over_too(kind: tuple[Path, str], model: sc2onnx.Model, ids: list[int]) -> None:
@@ -163,7 +157,7 @@ def test_a_copied_beginning(kind: tuple[Path, str], model: sc2onnx.Model, ids: l
 @pytest.mark.parametrize("seed", [None, 5], ids=["greedy", "sampled"])
 def test_drafts_are_on_and_change_nothing(kind: tuple[Path, str], model: sc2onnx.Model, ids: list[int], seed: int | None) -> None:
     fast = load(kind[0], cache_type=kind[1], prefix_memory=None)
-    assert fast._speculates
+    assert fast.speculates
     sampling = SamplingParameters() if seed is None else SamplingParameters(temperature=0.7, seed=seed)
     for end in (30, 250, 550):
         prompt = ids[:end] + ids[:20]
@@ -184,9 +178,8 @@ def test_their_cache_is_counted(kind: tuple[Path, str], model: sc2onnx.Model, id
 
 
 def test_a_placed_sequence_computes_numbers(model: sc2onnx.Model) -> None:
-    decoder = placed(model, 300)
-    found = decoder.append(np.array([[7, 8]]))
-    decoder.close()
+    with placed(model, 300) as sequence:
+        found = sequence.append([7, 8])
     assert found is not None
     assert np.isfinite(found).all()
 

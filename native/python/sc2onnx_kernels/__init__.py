@@ -6,7 +6,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-OPERATORS = 1
+OPERATORS = 2
 """Version of the operators' contract, which bundles are written for."""
 
 

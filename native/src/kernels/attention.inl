@@ -40,7 +40,7 @@ struct Floats : FloatSlots {
 SC2ONNX_LANES const float *head_of(const Attention &a, const AttentionBlock &b, int64_t token,
                                    int64_t head) {
   const int64_t heads = a.heads + 2 * a.kv_heads;
-  return a.qkv + ((b.row * a.step + b.first + token) * heads + head) * a.head_dim;
+  return a.qkv + ((a.runs[b.run].first + b.first + token) * heads + head) * a.head_dim;
 }
 
 template <class Format>
@@ -48,7 +48,7 @@ static void store_tokens(const Attention &a, const AttentionBlock &b) {
   const int half = a.head_dim / 2;
   alignas(64) float turned[kMostHeadDim];
   for (int64_t t = 0; t < b.tokens; t++) {
-    const int64_t position = a.past[b.row] + b.first + t, slot = position % a.capacity;
+    const int64_t position = a.runs[b.run].past + b.first + t, slot = position % a.capacity;
     const int64_t tile = slot / 16 * 16 * a.slot_bytes;
     const float *key = head_of(a, b, t, a.heads + b.head);
     rotate(key, a.cos + position * half, a.sin + position * half, half, 1.f, turned);
@@ -64,7 +64,7 @@ static void prepare(const Attention &a, const AttentionBlock &b, const Attention
   const float factor = 1.f / ::sqrtf((float)a.head_dim);
   alignas(64) float turned[kMostHeadDim];
   for (int64_t t = 0; t < b.tokens; t++) {
-    const int64_t position = a.past[b.row] + b.first + t;
+    const int64_t position = a.runs[b.run].past + b.first + t;
     for (int g = 0; g < group; g++) {
       const float *query = head_of(a, b, t, b.head * group + g);
       rotate(query, a.cos + position * half, a.sin + position * half, half, factor, turned);
@@ -98,9 +98,9 @@ static void see(const View &v) {
 template <class Format>
 static void see_span(const Attention &a, const AttentionBlock &b, const AttentionScratch &s,
                      int64_t start, const AttentionSums &sums) {
-  const int64_t next = start + kSpan, seen = a.past[b.row] + b.first + b.tokens;
+  const int64_t next = start + kSpan, seen = a.runs[b.run].past + b.first + b.tokens;
   const Span span = span_at(a, b, start, (next % kSegment == 0 && !b.onwards) || next >= seen);
-  const int64_t group = a.group(), position = a.past[b.row] + b.first;
+  const int64_t group = a.group(), position = a.runs[b.run].past + b.first;
   const auto from = [&](int64_t t) { return a.first_seen(position + t) - start; };
   const auto to = [&](int64_t t) { return position + t + 1 - start; };
   const auto whole = [&](int64_t t) { return from(t) <= 0 && to(t) >= kSpan; };
@@ -126,7 +126,7 @@ static void segment(const Attention &a, const AttentionBlock &b, const Attention
 static void merge(const Attention &a, const AttentionBlock &b, const AttentionScratch &s,
                   int64_t which, const AttentionSums &part, const AttentionSums &total) {
   const int64_t start = which * kSegment, end = start + kSegment;
-  const int64_t position = a.past[b.row] + b.first;
+  const int64_t position = a.runs[b.run].past + b.first;
   int64_t from = 0, to = b.tokens;
   while (from < to && position + from < start) from++;
   while (from < to && a.first_seen(position + to - 1) >= end) to--;
@@ -144,7 +144,7 @@ static void finish(const Attention &a, const AttentionBlock &b, const AttentionS
   const int64_t group = a.group();
   for (int64_t t = 0; t < b.tokens; t++)
     for (int64_t g = 0; g < group; g++) {
-      const int64_t row = t * group + g, token = b.row * a.step + b.first + t;
+      const int64_t row = t * group + g, token = a.runs[b.run].first + b.first + t;
       float *y = a.mixed + (token * a.heads + b.head * group + g) * a.head_dim;
       for (int c = 0; c < a.head_dim; c += 16)
         store(y + c, div(load(total.values + row * a.head_dim + c), splat(total.total[row])));

@@ -7,9 +7,10 @@ attention turns, writes and reads the ring at once. Weights are those of the usu
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.kernels import ATTENTION, LINEAR
+from sc2onnx.bundle.kernels import ATTENTION, CACHE_ROWS, LINEAR, STEP_LENGTHS
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
@@ -67,7 +68,8 @@ def _ring_attention(
     layers: range,
 ) -> Attention:
     """Declare the cache inputs of these layers, uint8, and return the attention of one layer."""
-    shape = ("batch", config.num_key_value_heads, "capacity", SLOTS)
+    ragged = [_optional(op, name) for name in (STEP_LENGTHS, CACHE_ROWS)]
+    shape = ("rows", config.num_key_value_heads, "capacity", SLOTS)
     kinds, element, caches = ("key", "value"), ir.DataType.UINT8, dict[int, list[ir.Value]]()
     for layer in layers:
         caches[layer] = [op.input(past_name(layer, kind), element, shape) for kind in kinds]
@@ -76,10 +78,17 @@ def _ring_attention(
 
     def attend(layer: int, qkv: ir.Value) -> ir.Value:
         tables = op.weight(COS_CACHE), op.weight(SIN_CACHE)
-        inputs = qkv, input_ids, past, *tables, *caches[layer]
+        inputs = qkv, input_ids, past, *tables, *caches[layer], *ragged
         mixed, *presents = op.kernel(ATTENTION, 3, *inputs, **heads, window=window)
         for kind, present in zip(kinds, presents, strict=True):
             op.output(present, present_name(layer, kind), element, shape)
         return mixed
 
     return attend
+
+
+def _optional(op: Recorder, name: str) -> ir.Value:
+    """An input of so many numbers as there are runs, none unless it is fed."""
+    value = op.input(name, ir.DataType.INT64, ("runs",))
+    op.default(value, np.zeros(0, np.int64))
+    return value

@@ -51,8 +51,8 @@ def test_each_products_divergence_is_that_of_a_model_in_which_it_alone_is_rounde
             warnings.simplefilter("ignore", UserWarning)  # about the tokenizer
             export(checkpoint, checkpoint.parent / f"{checkpoint.name}-bundle")
         model = sc2onnx.load(checkpoint.parent / f"{checkpoint.name}-bundle")
-        found = [model._decoder().append(window[None]) for window in case.windows]
-        return np.concatenate([rows[0] for rows in found if rows is not None])
+        found = [model.sequence().append(window) for window in case.windows]
+        return np.concatenate([rows for rows in found if rows is not None])
 
     reference = logits(case.checkpoint)
     expected = {}

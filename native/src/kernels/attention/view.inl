@@ -29,9 +29,9 @@ SC2ONNX_LANES void store_some(float *p, F x, int64_t count) {
   for (int64_t i = 0; i < count; i++) p[i] = lanes[i];
 }
 
-// What a row of the batch and a head have in a cache.
+// What a run and a head have in a cache.
 SC2ONNX_LANES uint8_t *ring(const Attention &a, const AttentionBlock &b, uint8_t *cache) {
-  return cache + (b.row * a.kv_heads + b.head) * a.capacity * a.slot_bytes;
+  return cache + (a.runs[b.run].ring * a.kv_heads + b.head) * a.capacity * a.slot_bytes;
 }
 
 // Tiles of a span of positions, from `start` on; what lies in them may be of other positions.

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.engine.seats import Seat
 
 SEQUENCES: Final = 2
 """Of the full capacity, that are kept by default: the file that is edited and another one."""
@@ -36,20 +36,19 @@ _WORTH_A_COPY: Final = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
-    """A finished request: the tokens (n,) that its cache of one row holds, and how many of them the request asked for."""
+    """A finished request: the tokens (n,) that its seat holds, and how many of them the request asked for."""
 
     tokens: npt.NDArray[np.int64]
     asked: int
-    cache: RingCache
+    seat: Seat
 
     def __post_init__(self) -> None:
-        assert self.cache.rows == 1
-        assert len(self.tokens) == self.cache.length()
+        assert len(self.tokens) == self.seat.length
 
     def covers(self, other: Kept) -> bool:
         """Whether this one serves every prompt as well as ``other`` does."""
         size = len(other.tokens)
-        return len(self.tokens) >= size and bool((self.tokens[:size] == other.tokens).all()) and self.cache.earliest() <= other.cache.earliest()
+        return len(self.tokens) >= size and bool((self.tokens[:size] == other.tokens).all()) and self.seat.earliest <= other.seat.earliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +91,22 @@ class PrefixStore:
         self._lock = threading.RLock()
 
     @property
-    def caches(self) -> list[RingCache]:
+    def sequences(self) -> list[Kept]:
+        """Those kept now, the least recently used first."""
+        return list(self._kept.values())
+
+    @property
+    def seats(self) -> list[Seat]:
         """Those kept now."""
-        return [kept.cache for kept in list(self._kept.values())]
+        return [kept.seat for kept in list(self._kept.values())]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the caches kept now."""
-        return sum(cache.nbytes for cache in self.caches)
+        return sum(seat.nbytes for seat in self.seats)
 
-    def take(self, prompt: npt.NDArray[np.int64]) -> RingCache | None:
-        """A cache with the longest beginning of prompt (n,) that some sequence has exactly, up to n - 1 tokens; None: there is none."""
+    def take(self, prompt: npt.NDArray[np.int64]) -> Seat | None:
+        """A seat with the longest beginning of prompt (n,) that some sequence has exactly, up to n - 1 tokens; None: there is none."""
         found = self._claim(prompt)
         if found is None:
             return None
@@ -110,7 +114,7 @@ class PrefixStore:
         if match.edited:
             return self._rewound(kept, match.shared)
         try:
-            copy = kept.cache.copy(match.shared, len(prompt))
+            copy = kept.seat.copy(match.shared, len(prompt))
         except MemoryError:
             return self._rewound(kept, match.shared)  # which takes none
         except BaseException:  # a signal handler's
@@ -120,7 +124,7 @@ class PrefixStore:
         return copy
 
     def put(self, kept: Kept) -> None:
-        """Keep a sequence, or let it go: if it is too large, or says nothing that another does not. Its cache is the store's from now on."""
+        """Keep a sequence, or let it go: if it is too large, or says nothing that another does not. Its seat is the store's from now on."""
         with self._lock:
             others = list(self._kept.values())
             better = next((other for other in others if other.covers(kept)), None)
@@ -130,7 +134,7 @@ class PrefixStore:
                 if kept.covers(other):
                     kept = replace(kept, asked=max(kept.asked, other.asked))
                     self._kept.pop(id(other), None)
-            if kept.cache.nbytes <= self.limit:
+            if kept.seat.nbytes <= self.limit:
                 self._kept[id(kept)] = kept
             while self.nbytes > self.limit:
                 self._kept.pop(next(iter(self._kept), 0), None)
@@ -144,16 +148,16 @@ class PrefixStore:
         """The sequence that suits the prompt best, out of the store. Of equals the one that loses least, then the latest."""
         with self._lock:
             matches = [(kept, Match.of(kept, prompt)) for kept in reversed(list(self._kept.values()))]
-            suited = [(kept, match) for kept, match in matches if match.useful and kept.cache.earliest() <= match.shared]
+            suited = [(kept, match) for kept, match in matches if match.useful and kept.seat.earliest <= match.shared]
             if not suited:
                 return None
             best = max(suited, key=lambda found: (found[1].shared, -found[1].lost))
             return best if self._kept.pop(id(best[0]), None) is not None else None
 
     @staticmethod
-    def _rewound(kept: Kept, length: int) -> RingCache:
-        kept.cache.rewind(len(kept.tokens) - length)
-        return kept.cache
+    def _rewound(kept: Kept, length: int) -> Seat:
+        kept.seat.rewind(len(kept.tokens) - length)
+        return kept.seat
 
 
 def common(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> int:

@@ -1,7 +1,7 @@
 """Drafts: tokens that the text suggests, computed together with the one before them.
 
 A step of several tokens costs less than as many steps of one, so tokens that can be guessed
-(:mod:`sc2onnx.runtime.lookup`) are computed together and kept as far as the model draws the same itself
+(:mod:`sc2onnx.runtime.engine.lookup`) are computed together and kept as far as the model draws the same itself
 (speculative decoding, Leviathan et al. 2023; drafts by lookup in the prompt, Saxena 2023). A guess is one
 token, not a distribution: drawing from the model and comparing is then the rejection sampling of that
 paper, with the draws, the random numbers and so the tokens of decoding without drafts.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
-from sc2onnx.runtime.lookup import Guess, Lookup
+from sc2onnx.runtime.engine.lookup import Guess, Lookup
 
 MOST: Final = 31
 """Tokens of a draft: beyond steps of 32, a token of a step costs about the same."""
@@ -79,12 +79,18 @@ class StepCosts:
 
     @property
     def known(self) -> bool:
-        """Whether a step of one token was measured often enough: the first one after loading also reads the weights."""
-        return len(self._measured.get(1, ())) >= self._ENOUGH
+        """Whether steps were measured often enough: the first one after loading also reads the weights."""
+        return any(len(times) >= self._ENOUGH for times in list(self._measured.values()))
 
     def seconds(self, size: int) -> float:
-        """Of a step of ``size`` tokens; between and beyond measured sizes by straight lines. Needs :attr:`known`."""
+        """Of a step of ``size`` tokens; between and beyond measured sizes by straight lines.
+
+        Before any was measured, in steps of one token.
+        """
         medians = dict(self._medians)
+        if 1 not in medians:
+            least = min(medians, default=1)
+            medians[1] = medians.get(least, 1.0) / (1 + self._per_token * (least - 1))
         if size in medians:
             return medians[size]
         below = max(known for known in medians if known < size)
@@ -151,21 +157,23 @@ class Drafter:
     _gained: float = 0.0  # seconds
     _plain: float = 0.0  # seconds that the tokens so far take without drafts
 
-    def draft(self, limit: int) -> list[int]:
-        """Return tokens to compute together with the last one, at most ``limit``; often none."""
-        self._guesses = self._best(min(limit, MOST)) if limit >= 1 and self.costs.known else []
+    def draft(self, limit: int, beside: int = 0) -> list[int]:
+        """Return tokens to compute together with the last one, at most ``limit``; often none.
+
+        ``beside``: tokens of other requests in the same step.
+        """
+        self._guesses = self._best(min(limit, MOST), beside) if limit >= 1 and self.costs.known else []
         return [guess.token for guess in self._guesses]
 
-    def outcome(self, draft: Sequence[int], given: Sequence[int], seconds: float | None) -> None:
+    def outcome(self, draft: Sequence[int], given: Sequence[int], seconds: float | None, beside: int = 0) -> None:
         """Learn that a step with ``draft`` gave these tokens: those of the draft as far as it was right, and one more.
 
-        ``seconds`` is None where the step was not measured.
+        ``seconds`` is None where the step was not measured; ``beside`` as in :meth:`draft`.
         """
         self.lookup.extend(given)
         if seconds is None:
             return
-        self.costs.add(len(draft) + 1, seconds)
-        plain = self.costs.seconds(1) * len(given)
+        plain = self.costs.seconds(beside + 1) * len(given)
         self._plain += plain
         if not draft:
             return
@@ -176,21 +184,21 @@ class Drafter:
         self.accepted += right
         self._gained += plain - seconds
 
-    def _best(self, limit: int) -> list[Guess]:
+    def _best(self, limit: int, beside: int) -> list[Guess]:
         """The guesses with the most tokens for their time, among drafts whose loss can be borne."""
-        one = self.costs.seconds(1)
+        one = self.costs.seconds(beside + 1)
         bearable = one + self._gained + RISK * self._plain + STAKE * one
         right = expected = 1.0
-        best, best_rate, found = 0, 1 / one, list[Guess]()
+        best, best_rate, found = 0, (beside + 1) / one, list[Guess]()
         for guess in self.lookup.guesses():
             found.append(guess)
             right *= self._acceptance.rate(guess)
             expected += right
-            cost = self.costs.seconds(len(found) + 1)
+            cost = self.costs.seconds(beside + len(found) + 1)
             if cost > bearable:
                 break
-            if expected / cost > best_rate:
-                best, best_rate = len(found), expected / cost
+            if (beside + expected) / cost > best_rate:
+                best, best_rate = len(found), (beside + expected) / cost
             if len(found) == limit or right < _HOPELESS:
                 break
         return found[:best]

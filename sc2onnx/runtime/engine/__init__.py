@@ -1,0 +1,1 @@
+"""The one loop that decodes: requests wait, enter, are computed together step by step, and leave."""

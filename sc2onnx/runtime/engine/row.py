@@ -1,0 +1,309 @@
+"""One request under way: what it computes next, what it has given, and why it ended."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.runtime.engine.seats import Seat
+from sc2onnx.runtime.engine.speculate import Drafter
+from sc2onnx.runtime.fitting import Surroundings
+from sc2onnx.runtime.options import GenerationRules
+from sc2onnx.runtime.results import Completion, FinishReason, Piece, Token, Usage
+from sc2onnx.runtime.sampling import Sampler, finite, log_probability
+from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
+
+Scores = npt.NDArray[np.float32] | np.int64
+"""Logits (vocab,), or the most likely token alone."""
+
+AHEAD: Final = 16
+"""Parts that wait for a slow reader before its row stands still."""
+
+
+class Draws(Protocol):
+    """Something that picks tokens: a :class:`~sc2onnx.runtime.sampling.Sampler`, or a benchmark
+    that knows the text.
+    """
+
+    def draw(self, logits: npt.NDArray[np.float32]) -> int:
+        """A token from logits (vocab,)."""
+        ...
+
+
+class TextSink:
+    """Tokens in, text out: detokenized, without the first ``skip`` characters, and cut at the first
+    stop string.
+    """
+
+    def __init__(self, codec: Codec, stops: tuple[str, ...], *, skip: int = 0) -> None:
+        self._detokenizer, self._scanner = Detokenizer(codec), StopScanner(stops)
+        self._ready, self._skip = "", skip
+
+    def push(self, token: int) -> bool:
+        """Take a token; whether a stop string is now complete."""
+        text = self._detokenizer.push(token)
+        self._ready += self._scanner.push(text[self._skip :])
+        self._skip = max(0, self._skip - len(text))
+        return self._scanner.found
+
+    def pull(self, *, last: bool = False) -> str:
+        """Text that is certain and was not pulled before; all of it if no token follows."""
+        if last:
+            rest = self._detokenizer.flush()[self._skip :]
+            self._ready += self._scanner.push(rest) + self._scanner.flush()
+        out, self._ready = self._ready, ""
+        return out
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found; the last bytes, flushed as U+FFFD, may complete one."""
+        return self._scanner.found
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a request stands beside others. ``priority``: a higher one goes first. ``deadline``: when
+    its time is up, of :func:`time.monotonic`. ``replaces``: a newer request with the same key
+    takes the place of this one.
+    """
+
+    priority: int = 0
+    deadline: float | None = None
+    replaces: Hashable | None = None
+
+
+class SharedPrompt:
+    """A prompt of several rows, computed by the first of them that enters."""
+
+    def __init__(self, rows: int) -> None:
+        """``rows``: how many there are."""
+        self.coming = rows
+        self.leader: Row | None = None
+        self.seat: Seat | None = None
+        self.scores: Scores | None = None
+        self.reused = 0
+
+
+Gives = Literal["whole", "pieces", "tokens"]
+"""What a row's reader takes: nothing until the end, pieces of text, or tokens."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One sequence being generated: its sampler, its rules, and why it ended.
+
+    ``context``: tokens that the model takes, the prompt included. With a ``drafter`` it may be
+    computed several tokens at a time. ``used``: what the prompt was made of, where it is for
+    infilling.
+    """
+
+    prompt: npt.NDArray[np.int64]
+    rules: GenerationRules
+    sampler: Draws
+    context: int
+    text: TextSink | None = None
+    drafter: Drafter | None = None
+    used: Surroundings | None = None
+    gives: Gives = "whole"
+    terms: Terms = field(default_factory=Terms)
+    shared: SharedPrompt | None = None
+
+    tokens: list[Token] = field(default_factory=list)
+    parts: deque[Any] = field(default_factory=deque)  # that its reader has not taken
+    finish_reason: FinishReason | None = None
+    error: BaseException | None = None
+    told: bool = False  # whether its reader knows of the error
+    cancelled: bool = False
+    wake: Callable[[], object] | None = None  # tells the reader that there is something
+
+    seat: Seat | None = None
+    scores: Scores | None = None  # of the prompt's last token, before the first draw
+    guesses: list[int] = field(default_factory=list)
+    reused: int = 0
+    keeps: bool = True  # whether what was computed may serve later prompts
+    drawing: bool = False  # in the middle of it
+    _whole: Completion | None = None
+    _given: int = 0  # tokens that are in pieces
+    _times: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, what: str) -> None:
+        """Remember when something first happened."""
+        self._times.setdefault(what, time.perf_counter())
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self.finish_reason is not None or self.error is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether its reader can go on."""
+        return bool(self.parts) or self.ended
+
+    @property
+    def paused(self) -> bool:
+        """Whether it waits for a slow reader."""
+        return len(self.parts) >= AHEAD
+
+    @property
+    def produced(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is all that it wants of logits."""
+        plain = isinstance(self.sampler, Sampler) and self.sampler.greedy
+        return plain and not self.rules.logprobs
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether some of its prompt is not computed, or its logits were not drawn from."""
+        return not self.produced
+
+    @property
+    def prompt_left(self) -> int:
+        """Tokens of the prompt that are not computed."""
+        return len(self.prompt) - (0 if self.seat is None else self.seat.length)
+
+    def draft(self, limit: int, beside: int) -> list[int]:
+        """Guesses at the tokens after the last one, to be computed with it in one step.
+
+        ``limit``: the most tokens of the step; ``beside``: tokens that others have in it.
+        """
+        if self.drafter is None:
+            return []
+        most = min(limit, self.rules.max_new_tokens - self.produced) - 1
+        return self.drafter.draft(most, beside)
+
+    def step_tokens(self, count: int) -> npt.NDArray[np.int64]:
+        """The tokens of its next step, ``count`` of its prompt or the last one and the guesses."""
+        if self.prefilling:
+            done = len(self.prompt) - self.prompt_left
+            return self.prompt[done : done + count]
+        return np.array([self.tokens[-1].id, *self.guesses], dtype=np.int64)
+
+    def advance(self, logits: Sequence[Scores], seconds: float | None, beside: int = 0) -> int:
+        """Draw from the logits of the last token and of each guess, as far as guesses are right.
+
+        ``seconds``: of the step, if it says what later ones take; ``beside``: tokens of others in
+        it. Gives how many guesses were right.
+        """
+        given, right = list[int](), 0
+        for scores, guess in zip_longest(logits, self.guesses):  # one position more than guesses
+            token = self._take(scores)
+            if token is None:
+                break
+            given.append(token)
+            if token == guess:
+                right += 1
+            if self.finish_reason is not None or token != guess:
+                break
+        if self.drafter is not None:
+            self.drafter.outcome(self.guesses, given, seconds, beside)
+        self.guesses = []
+        return right
+
+    def _take(self, scores: Scores) -> int | None:
+        """Draw a token, and give it to the reader; None if it is a stop token, which is not given."""
+        drawn = isinstance(scores, np.ndarray)
+        token = self.sampler.draw(scores) if isinstance(scores, np.ndarray) else finite(int(scores))
+        if token in self.rules.stop_tokens:
+            self._finish("stop")
+            return None
+        logprob = log_probability(scores, token) if self.rules.logprobs and drawn else None  # type: ignore[arg-type]
+        self.tokens.append(Token(token, logprob))
+        if self.gives == "tokens":
+            self.parts.append(self.tokens[-1])
+        full = len(self.prompt) + self.produced > self.context
+        if self.text is not None and self.text.push(token):
+            self._finish("stop")
+        elif self.produced >= self.rules.max_new_tokens or full:
+            self._finish("length")
+        elif self.gives == "pieces" and self.text is not None and (text := self.text.pull()):
+            self._piece(text, None)
+        return token
+
+    def _finish(self, reason: FinishReason) -> None:
+        if self.gives == "pieces" and self.text is not None:
+            text = self.text.pull(last=True)
+            reason = "stop" if self.text.stopped else reason
+            self._piece(text, reason)
+        self.mark("end")
+        self.finish_reason = reason
+
+    def _piece(self, text: str, reason: FinishReason | None) -> None:
+        fresh, self._given = self.tokens[self._given :], len(self.tokens)
+        self.parts.append(Piece(text, *self._columns(fresh), reason))
+
+    def end(self, reason: FinishReason) -> None:
+        """End it from outside, unless it has ended. What its reader has not taken stays."""
+        if self.ended:
+            return
+        if reason == "cancelled":  # nobody reads a last piece
+            self.mark("end")
+            self.finish_reason = reason
+        else:
+            self._finish(reason)
+
+    def fail(self, error: BaseException) -> None:
+        """End it with an error, which its reader is told."""
+        if not self.ended:
+            self.mark("end")
+            self.error = error
+
+    def completion(self) -> Completion:
+        """All of it. Only for a row that has ended without an error, and gives it whole."""
+        if self._whole is not None:
+            return self._whole
+        assert self.finish_reason is not None
+        assert self.text is not None
+        text, reason = self.text.pull(last=True), self.finish_reason
+        if self.text.stopped and reason == "length":
+            reason = "stop"
+        size = len(self.prompt)
+        columns = self._columns(self.tokens)
+        self._whole = Completion(text, *columns, reason, size, self.usage, self.used)
+        return self._whole
+
+    @property
+    def usage(self) -> Usage:
+        """What it took so far."""
+        drafted, accepted = (0, 0) if self.drafter is None else (self.drafter.drafted, self.drafter.accepted)
+        now = time.perf_counter()
+        end = self._times.get("end", now)
+        entered = self._times.get("enter", end)
+        computed = self._times.get("prompt", end)
+        return Usage(
+            prompt=len(self.prompt),
+            reused=self.reused,
+            generated=self.produced,
+            drafted=drafted,
+            accepted=accepted,
+            waited=entered - self._times.get("submit", entered),
+            prefill=computed - entered,
+            decode=end - computed,
+        )
+
+    def settle(self) -> None:
+        """Drop what its seat holds beyond its tokens, or while it runs beyond those drawn from: what a
+        step computed that was broken off, or stopped.
+        """
+        assert self.seat is not None
+        most = len(self.prompt) + self.produced - (not self.ended)
+        if self.seat.length > most:
+            self.seat.rewind(self.seat.length - most)
+
+    def _columns(self, tokens: Sequence[Token]) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+        """Ids, and log probabilities where they were asked for."""
+        ids = tuple(token.id for token in tokens)
+        if not self.rules.logprobs:
+            return ids, None
+        return ids, tuple(token.logprob for token in tokens if token.logprob is not None)

@@ -1,0 +1,207 @@
+"""A request as it is asked for -> the row that computes it: encoded once, fitted to the context,
+checked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, TokenIdError
+from sc2onnx.manifest import ModelFacts
+from sc2onnx.runtime.arguments import (
+    code_files,
+    flag,
+    one_of,
+    optional_text,
+    shown,
+    some_token_ids,
+    text,
+    token_ids,
+    whole_number,
+)
+from sc2onnx.runtime.engine.lookup import Lookup, Memory
+from sc2onnx.runtime.engine.row import Draws, Gives, Row, Terms, TextSink
+from sc2onnx.runtime.engine.speculate import Drafter, StepCosts
+from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
+from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
+from sc2onnx.runtime.options import GenerationOptions, GenerationRules
+from sc2onnx.runtime.sampling import Sampler
+from sc2onnx.runtime.text import Codec, FimOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """What guesses are made from, and what steps cost; of a model."""
+
+    memory: Memory
+    costs: StepCosts
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt's tokens. ``healed``: the end of its text, which is to be written again. ``used``:
+    what it is made of, where it is for infilling.
+    """
+
+    ids: list[int]
+    healed: str = ""
+    used: Surroundings | None = None
+
+
+class Requests:
+    """Makes the rows of a model's requests."""
+
+    def __init__(self, facts: ModelFacts, codec: Callable[[], Codec], drafting: Drafting | None) -> None:
+        """``codec``: opens the tokenizer when it is first needed. ``drafting``: None for no guesses."""
+        self._facts, self._open, self.drafting = facts, codec, drafting
+
+    def prompt(self, text: str, options: GenerationOptions) -> Prompt:
+        """A text as a prompt. Raises :class:`~sc2onnx.errors.RequestError` and its subclasses."""
+        special = options.special_tokens == "parse"
+        self._check_length(len(text))
+        before, healed = self._cut(text, options.heal, special=special)
+        return Prompt(self._open().encode(before, special=special, framed=True), healed)
+
+    def infilling(self, code: Surroundings, order: FimOrder, budget: int | None, options: GenerationOptions) -> Prompt:
+        """A prompt to fill in the middle. ``budget``: tokens that it may have; None: it goes in
+        whole.
+        """
+        one_of("order", order, get_args(FimOrder))
+        before, healed = self._cut(code.prefix, options.heal, special=False)
+        code = replace(code, prefix=before)
+        if budget is None:
+            self._check_length(code.characters)
+            return Prompt(code.prompt(self._open(), order), healed, code)
+        ids, used = fitted(self._open(), code, budget, order)
+        return Prompt(ids, healed, used)
+
+    def budget(self, fit: bool, prompt_tokens: int | None, options: GenerationOptions) -> int | None:
+        """Tokens that an infilling prompt may have; None: it is not cut."""
+        if prompt_tokens is not None:
+            prompt_tokens = whole_number("prompt_tokens", prompt_tokens, 1)
+        if flag("fit", fit):
+            context = self._facts.context_length
+            return budget_of(context, options.max_new_tokens, prompt_tokens)
+        if prompt_tokens is not None:
+            raise RequestError(f"fit is False and prompt_tokens is {shown(prompt_tokens)}, expected one of them")
+        return None
+
+    def rules(self, options: GenerationOptions) -> GenerationRules:
+        """What a row with text goes by."""
+        usual = self._open().stop_ids() | set(self._facts.eos_token_ids)
+        stops = usual if options.stop_tokens is None else self.stop_ids(options.stop_tokens)
+        stop = options.stop
+        assert isinstance(stop, tuple)
+        return GenerationRules(options.max_new_tokens, options.sampling, stop, frozenset(stops), options.logprobs)
+
+    def stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
+        """Tokens that end a text, checked."""
+        vocab = self._facts.vocab_size
+        ids = token_ids(tokens, vocab, vocab, name="stop_tokens")
+        if len(ids) > vocab:  # some may not have been taken
+            raise TokenIdError(f"stop_tokens are more than the {vocab} tokens that there are: give each once")
+        return frozenset(ids.tolist())
+
+    def text_row(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions,
+        gives: Gives,
+        *,
+        spawned: tuple[int, ...] = (),
+    ) -> Row:
+        """The row of a prompt, checked: it fits the context. ``spawned``: see
+        :class:`~sc2onnx.runtime.sampling.Sampler`.
+        """
+        rules = self.rules(options)
+        row = self.row(prompt.ids, rules, gives, spawned=spawned)
+        if prompt.healed:
+            row.sampler = Healing(row.sampler, self._open(), self._vocabulary, prompt.healed)
+        row.text = TextSink(self._open(), rules.stop, skip=len(prompt.healed))
+        row.used, row.terms = prompt.used, terms(options)
+        return row
+
+    def row(
+        self,
+        prompt: Iterable[int] | npt.NDArray[np.integer],
+        rules: GenerationRules,
+        gives: Gives,
+        *,
+        spawned: tuple[int, ...] = (),
+    ) -> Row:
+        """The row of a prompt's tokens, checked.
+
+        Nothing is computed ahead for log probabilities, which would then depend on how long a draft
+        was, and so on time.
+        """
+        context, vocab = self._facts.context_length, self._facts.vocab_size
+        try:
+            ids = some_token_ids(prompt, vocab, context)
+        except EmptyPromptError:
+            raise EmptyPromptError("the prompt is empty, expected some text: <|endoftext|> alone starts a new document") from None
+        if len(ids) > context:
+            raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {context}: shorten it")
+        sampler: Draws = Sampler(rules.sampling, ids, vocab, spawned)
+        drafter = None
+        if self.drafting is not None and not rules.logprobs:
+            lookup = Lookup.of(ids.tolist(), self.drafting.memory)
+            drafter = Drafter(lookup, self.drafting.costs)
+        return Row(ids, rules, sampler, context, drafter=drafter, gives=gives)
+
+    def _check_length(self, characters: int) -> None:
+        """Refuse a text that cannot fit before it is tokenized, which takes seconds a megabyte.
+
+        Raises :class:`~sc2onnx.errors.ContextLengthError`.
+        """
+        context = self._facts.context_length
+        if characters <= 8 * context or (longest := self._open().longest_token) is None:
+            return
+        if characters > longest * context:
+            raise ContextLengthError(
+                f"the prompt is {characters} characters, the model's context holds {context} tokens of at most {longest} characters: shorten it"
+            )
+
+    def _cut(self, text: str, heal: bool, *, special: bool) -> tuple[str, str]:
+        """A text in two: what stays, and the end that is to be written again, none unless it is to
+        ``heal``.
+        """
+        if not heal:
+            return text, ""
+        near = text[text.find("\n", len(text) - HEALED) + 1 :] if len(text) > HEALED else text
+        tokens = self._open().encode(near[-HEALED:], special=special)
+        end = taken_back(self._open(), self._vocabulary, tokens)
+        return text[: len(text) - len(end)], end
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._open(), self._facts.vocab_size)
+
+
+def terms(options: GenerationOptions) -> Terms:
+    """How a request stands beside others."""
+    late = None if options.timeout is None else time.monotonic() + options.timeout
+    return Terms(options.priority, late)
+
+
+def surroundings(
+    prefix: str,
+    suffix: str,
+    path: str | None,
+    repo: str | None,
+    files: Mapping[str, str] | None,
+) -> Surroundings:
+    """The code around a cursor, checked to be text."""
+    return Surroundings(
+        text("prefix", prefix),
+        text("suffix", suffix),
+        optional_text("path", path),
+        optional_text("repo", repo),
+        code_files(files),
+    )

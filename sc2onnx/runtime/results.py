@@ -1,0 +1,89 @@
+"""What generating gives: tokens, pieces of text, completions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sc2onnx.runtime.fitting import Surroundings
+
+FinishReason = Literal["stop", "length", "timeout", "cancelled"]
+"""``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is
+full. ``timeout``: the request's time was up. ``cancelled``: closed before that, by its reader or by
+a newer request that takes its place. The text of the last two is whatever had come.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A generated token, and its log probability (nats, under the unfiltered model) where that was
+    asked for.
+    """
+
+    id: int
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a stream gives at a time: text, and the tokens since the piece before; the last one says
+    why it ended.
+
+    ``text`` is empty only in a last piece. A stop token is in neither.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request took. Tokens: of the ``prompt``, of it ``reused`` from an earlier request,
+    ``generated``, ``drafted`` ahead as guesses and ``accepted`` of these. Seconds: ``waited`` until
+    it entered, ``prefill`` until its prompt was computed, ``decode`` since then.
+    """
+
+    prompt: int = 0
+    reused: int = 0
+    generated: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    waited: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is
+    cut from ``text`` only.
+
+    ``usage``: what it took. ``used``: what of the code around the cursor was in the prompt, for
+    infilling. These say how this was made, not what it is: completions that differ in nothing else
+    are equal.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    finish_reason: FinishReason
+    prompt_tokens: int
+    usage: Usage = field(default=Usage(), compare=False)
+    used: Surroundings | None = field(default=None, compare=False)
+
+    @property
+    def drafted_tokens(self) -> int:
+        """How many tokens were computed ahead as guesses."""
+        return self.usage.drafted
+
+    @property
+    def accepted_tokens(self) -> int:
+        """How many of :attr:`drafted_tokens` were right."""
+        return self.usage.accepted
+
+    @property
+    def reused_tokens(self) -> int:
+        """How many of ``prompt_tokens`` an earlier request had left computed."""
+        return self.usage.reused

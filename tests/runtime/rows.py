@@ -1,0 +1,33 @@
+"""Prompts and the logits after them, through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+import sc2onnx
+from sc2onnx.runtime.engine.handle import TokenStream
+from sc2onnx.runtime.options import GenerationRules
+from sc2onnx.runtime.sampling import SamplingParameters
+
+
+class Catching:
+    """A sampler that keeps the logits, and takes the most likely token."""
+
+    def __init__(self) -> None:
+        self.logits = list[npt.NDArray[np.float32]]()
+
+    def draw(self, logits: npt.NDArray[np.float32]) -> int:
+        self.logits.append(logits.copy())
+        return int(logits.argmax())
+
+
+def prefilled(model: sc2onnx.Model, prompt: Sequence[int]) -> tuple[npt.NDArray[np.float32], int]:
+    """Logits after a prompt, and how many of its tokens were reused."""
+    row = model.requests.row(prompt, GenerationRules(1, SamplingParameters()), "tokens")
+    row.sampler = catching = Catching()
+    with TokenStream(model.engine, row) as stream:
+        list(stream)
+    return catching.logits[0], row.reused
