@@ -24,7 +24,7 @@ class Owner(StackSeats):
     """Seats of the shape, without a model."""
 
     def __init__(self) -> None:
-        self.shape, self._open = SHAPE, []
+        self.shape, self._open, self._stack = SHAPE, [], None
 
 
 OWNER = Owner()

@@ -179,10 +179,16 @@ def test_an_accepted_completion_is_reused_with_the_prompt(model: sc2onnx.Model, 
     assert assert_exact(model, forgetful, [*code[:300], *answer]) == 319  # the last token was drawn, never computed
 
 
-def test_batches_and_sequences_keep_nothing(model: sc2onnx.Model) -> None:
-    assert [done.reused_tokens for done in model.generate([CODE[:300], CODE[:300]], max_new_tokens=3)] == [0, 0]
+def test_batches_leave_what_they_computed_and_sequences_nothing(model: sc2onnx.Model) -> None:
+    prompts = [CODE[:300], OTHER[:300]]
+    first = model.generate(prompts, max_new_tokens=3)
     with model.sequence() as sequence:
         sequence.append([1, 2, 3])
+    again = model.generate(prompts, max_new_tokens=3)
+    assert again == first
+    assert [done.reused_tokens for done in first] == [0, 0]
+    assert [done.reused_tokens for done in again] == [done.prompt_tokens - 1 for done in first]
+    model.forget()
     assert model.memory_footprint().cache == 0
 
 

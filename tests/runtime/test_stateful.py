@@ -96,7 +96,7 @@ class Requests(RuleBasedStateMachine):
 def test_nothing_depends_on_what_came_before(bundle: Path, int8_bundle: Path, precision: str) -> None:
     directory = bundle if precision == "fp32" else int8_bundle
     fast, plain = sc2onnx.load(directory, packed="off"), sc2onnx.load(directory, packed="off", speculate=False, prefix_memory=0)
-    assert fast._speculates
+    assert fast.speculates
     ids = plain.codec.encode(CODE)[:5000]
 
     class Bound(Requests):

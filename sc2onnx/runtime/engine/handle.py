@@ -198,7 +198,7 @@ class Handle(Generic[T]):
 def _forgotten(engine: Engine, row: Row) -> None:
     """A reader that was dropped: at any time, in any thread."""
     if not row.ended:
-        engine.forgotten(row)
+        engine.cancel(row)
 
 
 class Stream(Handle[Piece]):

@@ -125,13 +125,8 @@ class Engine:
     def broken(self, row: Row, error: BaseException) -> None:
         """End a row whose reader was interrupted, by what a signal handler raised."""
         row.fail(error)
-        row.told = row.cancelled = True
-        self._over.append(row)
-
-    def forgotten(self, row: Row) -> None:
-        """End a row whose reader is gone. Called at any time, by the garbage collector."""
-        row.cancelled = True
-        self._over.append(row)
+        row.told = True
+        self.cancel(row)
 
     def taken(self) -> None:
         """A reader has taken a part: its row may go on."""
@@ -359,7 +354,7 @@ class Engine:
         """The seconds of a step, if they say what later ones take; they are noted."""
         total = sum(len(run.tokens) for run in runs)
         decodes = not any(row.prefilling for row in rows)
-        if total > _MEASURED or not (decodes or self.seats.together):
+        if not decodes and (total > _MEASURED or not self.seats.together):
             return None
         if not self.seats.together:  # all are as long as the longest
             total = len(runs) * max(len(run.tokens) for run in runs)

@@ -171,18 +171,18 @@ class Drafter:
         ``seconds`` is None where the step was not measured; ``beside`` as in :meth:`draft`.
         """
         self.lookup.extend(given)
+        if draft:
+            right = sum(token == guess for token, guess in zip(given, draft, strict=False))
+            for number, guess in enumerate(self._guesses[: right + 1]):
+                self._acceptance.add(guess, number < right)
+            self.drafted += len(draft)
+            self.accepted += right
         if seconds is None:
             return
         plain = self.costs.seconds(beside + 1) * len(given)
         self._plain += plain
-        if not draft:
-            return
-        right = sum(token == guess for token, guess in zip(given, draft, strict=False))
-        for number, guess in enumerate(self._guesses[: right + 1]):
-            self._acceptance.add(guess, number < right)
-        self.drafted += len(draft)
-        self.accepted += right
-        self._gained += plain - seconds
+        if draft:
+            self._gained += plain - seconds
 
     def _best(self, limit: int, beside: int) -> list[Guess]:
         """The guesses with the most tokens for their time, among drafts whose loss can be borne."""

@@ -110,7 +110,7 @@ class StackSeats:
         self._bound: weakref.WeakKeyDictionary[RingCache, _Bound] = weakref.WeakKeyDictionary()
         self._open: list[weakref.ref[StackSeat]] = []
         self._stack: RingCache | None = None
-        self._members: list[StackSeat | None] = []  # by row of the stack
+        self._members: list[weakref.ref[StackSeat] | None] = []  # by row of the stack
         self._running: Step | None = None
 
     def new(self) -> StackSeat:
@@ -200,7 +200,14 @@ class StackSeats:
             step.cancel()
 
     def tidy(self) -> None:
-        """Nothing waits to be used again."""
+        """Give up the shared cache, if nobody is in it any more."""
+        if self._stack is not None and not any(self._living()):
+            self._bound.pop(self._stack, None)
+            self._stack, self._members = None, []
+
+    def _living(self) -> list[StackSeat | None]:
+        """Who is in the rows of the shared cache; None: nobody, or somebody who was forgotten."""
+        return [None if member is None else member() for member in self._members]
 
     def left(self, seat: StackSeat) -> None:
         """A sequence is over."""
@@ -216,9 +223,7 @@ class StackSeats:
         assert self._stack is not None
         self._stack.vacate(seat.row)
         self._members[seat.row] = None
-        if not any(self._members):
-            self._bound.pop(self._stack, None)
-            self._stack, self._members = None, []
+        self.tidy()
 
     def _apart(self, seat: StackSeat) -> None:
         """Have a sequence in a cache of its own."""
@@ -230,17 +235,17 @@ class StackSeats:
 
     def _stacked(self, seats: Sequence[StackSeat]) -> RingCache:
         """The cache of which these sequences are rows, and nobody else is."""
-        for member in list(self._members):
+        for member in self._living():
             if member is not None and not any(member is seat for seat in seats):
                 self._apart(member)
         joining = [seat for seat in seats if seat.cache is not self._stack]
-        empty = [row for row, member in enumerate(self._members) if member is None]
+        empty = [row for row, member in enumerate(self._living()) if member is None]
         if self._stack is None or not len(joining) <= len(empty) <= len(joining) + 1:
             self._restack(seats)
         else:
             for seat, row in zip(joining, empty, strict=False):
                 self._move(seat, self._stack, row)
-                self._members[row] = seat
+                self._members[row] = weakref.ref(seat)
         assert self._stack is not None
         return self._stack
 
@@ -250,10 +255,10 @@ class StackSeats:
         slots = max(seat.cache.capacity for seat in seats)
         storage = self._session.storage
         stack = RingCache(self.shape, rows=rows, slots=slots, storage=storage)
-        members: list[StackSeat | None] = [None] * rows
+        members: list[weakref.ref[StackSeat] | None] = [None] * rows
         for row, seat in enumerate(seats):
             self._move(seat, stack, row)
-            members[row] = seat
+            members[row] = weakref.ref(seat)
         self._stack, self._members = stack, members
 
     def _move(self, seat: StackSeat, stack: RingCache, row: int) -> None:
