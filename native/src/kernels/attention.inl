@@ -158,7 +158,7 @@ static void finish(const Attention &a, const AttentionBlock &b, const AttentionS
 }  // namespace attend
 
 // Kernels for slots of int8, or else of float32.
-SC2ONNX_LANES AttentionKernels attention_kernels() {
+SC2ONNX_LANES constexpr AttentionKernels attention_kernels() {
   using namespace attend;
   return {{store_tokens<Bytes>, prepare<Bytes>, segment<Bytes>},
           {store_tokens<Floats>, prepare<Floats>, segment<Floats>}, begin, merge, finish};
