@@ -4,7 +4,7 @@ namespace sc2onnx {
 
 namespace {
 
-const OrtApi *g_ort = nullptr;
+std::atomic<const OrtApi *> g_ort{nullptr};  // set for each session, while others run
 
 Tensor tensor(const OrtValue *value) {
   Tensor result;
