@@ -56,7 +56,7 @@ int threads_of(const OrtSessionOptions *options) {
 
 void register_operators(OrtSessionOptions *options) {
   static std::mutex lock;
-  static std::vector<std::unique_ptr<Domain>> kept;
+  static auto &kept = *new std::vector<std::unique_ptr<Domain>>;  // also when the process ends
   auto domain = std::make_unique<Domain>(entry(options, "sc2onnx.packed"), threads_of(options));
   const std::lock_guard<std::mutex> held(lock);
   kept.push_back(std::move(domain));

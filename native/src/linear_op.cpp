@@ -1,6 +1,7 @@
 #include "linear_op.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "instructions.h"
 
@@ -34,15 +35,20 @@ struct Rounded {
 class BlockwiseLinear : public Kernel {
  public:
   BlockwiseLinear(const NodeInfo &node, const Weights &weights) {
-    matrix_ = {node.integer("N"), node.integer("K"), (int32_t)node.integer("bits"),
-               (int32_t)node.integer("block_size")};
-    if (!matrix_.fits())
+    const int64_t bits = node.integer("bits"), block = node.integer("block_size");
+    matrix_ = {node.integer("N"), node.integer("K"), (int32_t)bits, (int32_t)block};
+    if (matrix_.bits != bits || matrix_.block != block || !matrix_.fits())
       throw Refused("BlockwiseLinear: N = " + std::to_string(matrix_.outputs) + ", K = " +
-                    std::to_string(matrix_.inputs) + ", bits = " + std::to_string(matrix_.bits) +
-                    ", block_size = " + std::to_string(matrix_.block) +
+                    std::to_string(matrix_.inputs) + ", bits = " + std::to_string(bits) +
+                    ", block_size = " + std::to_string(block) +
                     ", expected 4 or 8 bits, blocks of 16, 32, 64, 128 or 256 and K a multiple of them");
     gelu_ = node.integer("gelu", 0) != 0;
-    epsilon_ = node.real("epsilon", 0);
+    if (node.has_input(kNormWeight) != node.has_input(kNormBias))
+      throw Refused("BlockwiseLinear: one of norm_weight and norm_bias, expected both or none");
+    if (node.has_input(kNormWeight)) epsilon_ = node.real("epsilon");
+    if (!(epsilon_ >= 0 && std::isfinite(epsilon_)))
+      throw Refused("BlockwiseLinear: epsilon = " + std::to_string(epsilon_) +
+                    ", expected a number of 0 or more");
     const Tensor codes = node.constant(kCodes), scales = node.constant(kScales);
     expect(codes, {matrix_.outputs, matrix_.blocks(), (int64_t)matrix_.block * matrix_.bits / 8}, "codes");
     if (scales.size() != matrix_.outputs * matrix_.blocks())

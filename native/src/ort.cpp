@@ -4,7 +4,7 @@ namespace sc2onnx {
 
 namespace {
 
-const OrtApi *g_ort = nullptr;
+std::atomic<const OrtApi *> g_ort{nullptr};  // set for each session, while others run
 
 Tensor tensor(const OrtValue *value) {
   Tensor result;
@@ -49,6 +49,25 @@ std::string Tensor::shown() const {
   return text + ")";
 }
 
+// Whether there is such an attribute, of whatever type: the interface does not tell one of another
+// type from none.
+bool NodeInfo::has(const char *attribute) const {
+  int64_t integer = 0;
+  float real = 0;
+  size_t n = 0;
+  bool found = false;
+  const OrtApi &api = ort();
+  for (OrtStatus *status : {api.KernelInfoGetAttribute_int64(info_, attribute, &integer),
+                            api.KernelInfoGetAttribute_float(info_, attribute, &real),
+                            api.KernelInfoGetAttribute_string(info_, attribute, nullptr, &n),
+                            api.KernelInfoGetAttributeArray_int64(info_, attribute, nullptr, &n),
+                            api.KernelInfoGetAttributeArray_float(info_, attribute, nullptr, &n)}) {
+    found = found || status == nullptr;
+    if (status != nullptr) ort().ReleaseStatus(status);
+  }
+  return found;
+}
+
 int64_t NodeInfo::integer(const char *name) const {
   int64_t value = 0;
   check(ort().KernelInfoGetAttribute_int64(info_, name, &value));
@@ -56,20 +75,12 @@ int64_t NodeInfo::integer(const char *name) const {
 }
 
 int64_t NodeInfo::integer(const char *name, int64_t otherwise) const {
-  int64_t value = otherwise;
-  if (OrtStatus *status = ort().KernelInfoGetAttribute_int64(info_, name, &value)) {
-    ort().ReleaseStatus(status);
-    return otherwise;
-  }
-  return value;
+  return has(name) ? integer(name) : otherwise;
 }
 
-float NodeInfo::real(const char *name, float otherwise) const {
-  float value = otherwise;
-  if (OrtStatus *status = ort().KernelInfoGetAttribute_float(info_, name, &value)) {
-    ort().ReleaseStatus(status);
-    return otherwise;
-  }
+float NodeInfo::real(const char *name) const {
+  float value = 0;
+  check(ort().KernelInfoGetAttribute_float(info_, name, &value));
   return value;
 }
 
@@ -82,10 +93,10 @@ std::string NodeInfo::input_name(size_t index) const {
   return name;
 }
 
-size_t NodeInfo::inputs() const {
+bool NodeInfo::has_input(size_t index) const {
   size_t count = 0;
   check(ort().KernelInfo_GetInputCount(info_, &count));
-  return count;
+  return index < count && !input_name(index).empty();
 }
 
 Tensor NodeInfo::constant(size_t index) const {

@@ -62,13 +62,14 @@ class NodeInfo {
  public:
   explicit NodeInfo(const OrtKernelInfo *info) : info_(info) {}
   int64_t integer(const char *name) const;
-  int64_t integer(const char *name, int64_t otherwise) const;
-  float real(const char *name, float otherwise) const;
+  int64_t integer(const char *name, int64_t otherwise) const;  // `otherwise` if it is left out
+  float real(const char *name) const;
   std::string input_name(size_t index) const;
-  size_t inputs() const;
+  bool has_input(size_t index) const;
   Tensor constant(size_t index) const;  // throws Refused if it is none; valid as long as the session
 
  private:
+  bool has(const char *attribute) const;
   const OrtKernelInfo *info_;
 };
 

@@ -76,8 +76,12 @@ void pack(const MatrixShape &matrix, const uint8_t *codes, const float *scales, 
       pack(matrix, codes, scales, first, std::min(matrix.tiles(), first + kTogether), out);
     }
   };
+  const int64_t parts = (matrix.tiles() + kTogether - 1) / kTogether;
   std::vector<std::thread> others;
-  for (int i = 1; i < threads && matrix.tiles() > kTogether; i++) others.emplace_back(work);
+  try {
+    for (int64_t i = 1; i < std::min<int64_t>(threads, parts); i++) others.emplace_back(work);
+  } catch (...) {  // the system gives no more: those that are there pack everything
+  }
   work();
   for (auto &thread : others) thread.join();
 }

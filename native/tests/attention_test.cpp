@@ -344,6 +344,27 @@ void not_finite(const Model &m) {
   }
 }
 
+// Keys whose products with a query are beyond float32: it has no result if it sees no others, and
+// does without them if it does. (Above, not below, they are its result's only weights: unknown.)
+void too_large(const Model &m) {
+  const int64_t queries = m.heads * m.head_dim, keys = m.kv_heads * m.head_dim;
+  for (float sign : {1.f, -1.f})
+    for (int64_t count : {1, 20, 129, 140}) {
+      std::vector<float> qkv((size_t)(count * m.width()), 1e-19f);
+      float *last = qkv.data() + (count - 1) * m.width();
+      std::fill(last, last + queries, 3e19f);
+      std::fill(last + queries, last + queries + keys, sign * 3e19f);
+      const bool known = sign < 0 && count > 1 && m.window != 1;
+      for (const Instructions *each : available_instructions()) {
+        const std::vector<float> got = in_steps(m, qkv, count, (count + 15) / 16 * 16, {each, 1});
+        bool good = true;
+        for (size_t i = got.size() - (size_t)queries; i < got.size(); i++)
+          good = good && (known ? std::isfinite(got[i]) : std::isnan(got[i]));
+        check(good, m.shown() + " on " + each->name + ": too large, " + std::to_string(count));
+      }
+    }
+}
+
 void nothing(const Model &m) {
   Rings rings(m, 2, 32);
   const Rotary rotary(m.head_dim, 4);
@@ -392,6 +413,7 @@ int main() {
       against_reference(m, std::min<int64_t>(count, 400));
       same_bits(m, count);
       nothing(m);
+      too_large(m);
       hash = hash * 31 + digest(m);
       if (m.head_dim > 48) continue;
       batches(m);

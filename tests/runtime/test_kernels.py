@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -159,3 +160,28 @@ def test_the_library_that_is_installed(manifest: Manifest) -> None:
     finding = next(finding for finding in diagnose() if finding.subject == "kernels")
     assert finding.ok
     assert found.instructions in finding.detail
+
+
+FEW_THREADS = """
+import resource
+import numpy as np
+from sc2onnx.runtime.ort.kernels import MatrixShape, look
+
+shape = MatrixShape(16 * 16 * 400, 32, 8, 32)
+random = np.random.default_rng(0)
+codes, scales = (random.integers(0, 256, size, np.uint8) for size in (shape.codes, shape.scales))
+expected = look().packed(shape, codes, scales, 1)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+most = used + 100_000_000  # the stacks of some threads
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+print(np.array_equal(look().packed(shape, codes, scales, 300), expected))
+"""
+
+
+@pytest.mark.kernels
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
+def test_packing_where_there_are_no_more_threads() -> None:
+    """A packing thread that cannot be had is done without: the process goes on, and the bytes are the same."""
+    done = subprocess.run([sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

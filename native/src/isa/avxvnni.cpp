@@ -12,7 +12,7 @@ namespace avxvnni {
 }  // namespace avxvnni
 
 extern const Instructions kAvxVnni;
-const Instructions kAvxVnni = {
+constexpr Instructions kAvxVnni = {
     "avx-vnni", {avxvnni::round_rows, avxvnni::product, avxvnni::code_at, avxvnni::scale_at}, avxvnni::attention_kernels()};
 
 }  // namespace sc2onnx

@@ -12,7 +12,7 @@ namespace neondot {
 }  // namespace neondot
 
 extern const Instructions kNeonDot;
-const Instructions kNeonDot = {
+constexpr Instructions kNeonDot = {
     "neon-dot", {neondot::round_rows, neondot::product, neondot::code_at, neondot::scale_at}, neondot::attention_kernels()};
 
 }  // namespace sc2onnx

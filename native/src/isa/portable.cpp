@@ -12,7 +12,7 @@ namespace portable {
 }  // namespace portable
 
 extern const Instructions kPortable;
-const Instructions kPortable = {
+constexpr Instructions kPortable = {
     "portable", {portable::round_rows, portable::product, portable::code_at, portable::scale_at}, portable::attention_kernels()};
 
 }  // namespace sc2onnx

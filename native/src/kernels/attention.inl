@@ -140,14 +140,16 @@ static void merge(const Attention &a, const AttentionBlock &b, const AttentionSc
     }
 }
 
+// Where no score was a number that float32 has, nothing is known of the weights.
 static void finish(const Attention &a, const AttentionBlock &b, const AttentionSums &total) {
   const int64_t group = a.group();
   for (int64_t t = 0; t < b.tokens; t++)
     for (int64_t g = 0; g < group; g++) {
       const int64_t row = t * group + g, token = a.runs[b.run].first + b.first + t;
       float *y = a.mixed + (token * a.heads + b.head * group + g) * a.head_dim;
+      const F weights = splat(total.largest[row] > kNothing ? total.total[row] : NAN);
       for (int c = 0; c < a.head_dim; c += 16)
-        store(y + c, div(load(total.values + row * a.head_dim + c), splat(total.total[row])));
+        store(y + c, div(load(total.values + row * a.head_dim + c), weights));
       if (a.bytes()) {
         const float less = spread(y, a.head_dim);
         for (int c = 0; c < a.head_dim; c += 16) store(y + c, mul(load(y + c), splat(less)));
@@ -158,7 +160,7 @@ static void finish(const Attention &a, const AttentionBlock &b, const AttentionS
 }  // namespace attend
 
 // Kernels for slots of int8, or else of float32.
-SC2ONNX_LANES AttentionKernels attention_kernels() {
+SC2ONNX_LANES constexpr AttentionKernels attention_kernels() {
   using namespace attend;
   return {{store_tokens<Bytes>, prepare<Bytes>, segment<Bytes>},
           {store_tokens<Floats>, prepare<Floats>, segment<Floats>}, begin, merge, finish};

@@ -7,7 +7,8 @@
 //
 // Files that are compiled for one processor must not use templates or inline functions of the standard
 // library: the linker keeps one copy of those, and it could be the one with instructions that
-// the machine at hand does not have.
+// the machine at hand does not have. Nor may they have variables that are initialised when the
+// library is loaded (theirs are constexpr): that would run those instructions on every machine.
 #pragma once
 
 #include <stdint.h>

@@ -22,7 +22,8 @@ static void largest_scores(const View &v) {
     }
     F x[kGroups];
     for (int g = 0; g < kGroups; g++) x[g] = load(scores + 16 * g);
-    v.s.largest[row] = largest_of(x);
+    const float most = largest_of(x);
+    v.s.largest[row] = most > kNothing ? most : kNothing;
   }
 }
 
