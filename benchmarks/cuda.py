@@ -26,7 +26,7 @@ from sc2onnx.bench.depth import placed
 from sc2onnx.bench.engine import bundle_opener
 from sc2onnx.bench.table import lines
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.runtime.bundle import open_named
+from sc2onnx.runtime.opening.bundle import open_named
 
 BATCHES = (1, 4, 8, 32)
 

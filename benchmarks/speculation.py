@@ -25,11 +25,11 @@ import numpy.typing as npt
 import sc2onnx
 from sc2onnx.bench.depth import placed
 from sc2onnx.errors import Sc2onnxError
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import GenerationRules, Row, tokens
 from sc2onnx.runtime.lookup import Lookup, Memory
 from sc2onnx.runtime.model import Model
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.speculate import FLAT, Drafter, StepCosts
 
 TASKS = Path(__file__).parent / "tasks" / "tasks.jsonl"

@@ -17,8 +17,8 @@ from sc2onnx.errors import Sc2onnxError
 from sc2onnx.hints import EXTRAS, KERNELS, install
 
 if TYPE_CHECKING:
+    from sc2onnx.runtime.ort.session import ProviderStatus
     from sc2onnx.runtime.ort.telemetry import Telemetry
-    from sc2onnx.runtime.session import ProviderStatus
 
 _PARTS: Final = ("export", "verify", "evaluate")
 """Parts of sc2onnx that need more than the runtime does: packages, and extras, of that name."""
@@ -66,7 +66,7 @@ def _required(package: str) -> Finding:
 
 def _providers() -> list[Finding]:
     try:
-        from sc2onnx.runtime import session
+        from sc2onnx.runtime.ort import session
     except (Sc2onnxError, ImportError) as error:
         return [Finding("cpu", False, str(error))]
     from sc2onnx.runtime.ort.library import TELEMETRY
@@ -92,7 +92,7 @@ def _telemetry(state: Telemetry) -> Finding:
 
 def _cuda(status: ProviderStatus) -> Finding:
     """Whether bundles for a GPU run, and what stands in the way. Others run without."""
-    from sc2onnx.runtime import device
+    from sc2onnx.runtime.ort import devices as device
 
     found = device.driver()
     if not status.works or isinstance(found, str):
@@ -116,7 +116,7 @@ def _kernels() -> Finding:
 
 def _packed() -> Finding:
     """What the cache of packed weights takes, and where it is. Bundles run without it."""
-    from sc2onnx.runtime.prepacked import PackedCache
+    from sc2onnx.runtime.ort.packed_cache import PackedCache
 
     try:
         cache = PackedCache.open()

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from sc2onnx.bench.depth import placed
 from sc2onnx.bench.traffic import weights_read
 from sc2onnx.errors import OutputError
-from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.cache import CHUNK
+from sc2onnx.runtime.cache.ring import CHUNK
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.model import Model, load
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import CacheType, Use, usable
-from sc2onnx.runtime.packing import Packed, make
+from sc2onnx.runtime.ort.packing import Packed, make
 
 Tokens = npt.NDArray[np.int64]
 

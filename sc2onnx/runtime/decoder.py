@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from sc2onnx.errors import ContextLengthError, SequenceStateError
 from sc2onnx.manifest import ModelFacts
-from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.ort.binding import Step
+from sc2onnx.runtime.ort.session import Session
 from sc2onnx.runtime.prefix import Kept, PrefixStore
-from sc2onnx.runtime.session import Session
-from sc2onnx.runtime.step import Step
 
 Logits = Literal["all", "last"] | None
 """Which appended positions want logits: each, the last, or none."""

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.runtime.arguments import flag, stop_strings, whole_number
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, finite, log_probability
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.fitting import Surroundings
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters, finite, log_probability
 from sc2onnx.runtime.speculate import Drafter
-from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
+from sc2onnx.runtime.text.codec import Codec, Detokenizer, StopScanner
+from sc2onnx.runtime.text.fitting import Surroundings
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is
@@ -86,7 +86,7 @@ class Completion:
 
 
 class Draws(Protocol):
-    """Something that picks tokens: a :class:`~sc2onnx.runtime.sampling.Sampler`, or a benchmark that knows the text."""
+    """Something that picks tokens: a :class:`~sc2onnx.runtime.choose.sampling.Sampler`, or a benchmark that knows the text."""
 
     def draw(self, logits: npt.NDArray[np.float32]) -> int:
         """A token from logits (vocab,)."""

@@ -41,28 +41,28 @@ from sc2onnx.runtime.arguments import (
     whole_number,
 )
 from sc2onnx.runtime.batch import complete_together
-from sc2onnx.runtime.bundle import Bundle, Check
-from sc2onnx.runtime.cache import CHUNK, CacheShape, RingCache
+from sc2onnx.runtime.cache.ring import CHUNK, CacheShape, RingCache
+from sc2onnx.runtime.cache.slots import cache_shape
+from sc2onnx.runtime.choose.healing import HEALED, Healing, Vocabulary, taken_back
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.device import Device
-from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, TextSink, complete
-from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
 from sc2onnx.runtime.lookup import Lookup, Memory
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
+from sc2onnx.runtime.opening.bundle import Bundle, Check
 from sc2onnx.runtime.options import GenerationKeywords, SpecialTokens
+from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import CacheType, Kernels, Use, check_cache_type, kept_slots, meant, usable
-from sc2onnx.runtime.packing import Packed, find, make, make_in_background
+from sc2onnx.runtime.ort.packed_cache import PackedForm
+from sc2onnx.runtime.ort.packing import Packed, find, make, make_in_background
+from sc2onnx.runtime.ort.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads
 from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
-from sc2onnx.runtime.prepacked import PackedForm
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.sequence import TokenSequence
-from sc2onnx.runtime.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads
-from sc2onnx.runtime.slots import cache_shape
 from sc2onnx.runtime.speculate import FLAT, Drafter, StepCosts
 from sc2onnx.runtime.stream import Stream, TokenStream
-from sc2onnx.runtime.text import Codec, FimOrder, open_codec
+from sc2onnx.runtime.text.codec import Codec, FimOrder, open_codec
+from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
 
 MOST_THREADS: Final = 1024
 """Of one step: onnxruntime starts as many as it is told, whether or not the machine has them."""
@@ -100,14 +100,14 @@ def load(
     for a GPU needs.
     ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
     in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
-    (:attr:`sc2onnx.runtime.session.Session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties
+    (:attr:`sc2onnx.runtime.ort.session.Session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties
     may go the other way. ``max_batch``: the most prompts of one call that decode together.
-    ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
+    ``check``: how the files are checked, see :data:`sc2onnx.runtime.opening.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
     keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none.
     ``kernels``: whether a quantised bundle runs on the kernels of ``sc2onnx-kernels``, see
     :data:`sc2onnx.runtime.ort.kernels.Use`. ``cache_type``: what they keep of keys and values, ``int8`` (with a scale) or
     ``float32``; ``auto`` is int8. ``packed``: whether the weights that are packed for them are kept in the user's cache
-    directory, for memory that processes share and a faster start, see :data:`sc2onnx.runtime.packing.Packed`.
+    directory, for memory that processes share and a faster start, see :data:`sc2onnx.runtime.ort.packing.Packed`.
     ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
 
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.HubError`,
@@ -326,7 +326,7 @@ class Model:
         default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
         ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
         ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens
-        again together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the
+        again together with what follows (:mod:`sc2onnx.runtime.choose.healing`); ``text`` begins where the
         prompt ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether
         ``<fim_prefix>`` and its like, spelt out in the prompt, are taken as the special token
         (``"parse"``) or as their characters (``"text"``, for text that is data).
@@ -423,12 +423,12 @@ class Model:
         explained here as in :meth:`generate`.
 
         ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
-        in the training format (:func:`sc2onnx.runtime.text.fim_prompt`); all texts are data.
+        in the training format (:func:`sc2onnx.runtime.text.codec.fim_prompt`); all texts are data.
         ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
         after typing differs at its end only, and reuses the suffix as well.
 
         A prompt that would be too long is cut to what is nearest to the cursor
-        (:mod:`sc2onnx.runtime.fitting`), and ``used`` of the result says what was left.
+        (:mod:`sc2onnx.runtime.text.fitting`), and ``used`` of the result says what was left.
         ``prompt_tokens``: the most tokens of the prompt, all of it; by default what the context
         leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is
         longer than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.cache.ring import RingCache
 
 SEQUENCES: Final = 2
 """Of the full capacity, that are kept by default: the file that is edited and another one."""

@@ -9,10 +9,10 @@ from typing import Generic, Self, TypeVar
 
 from sc2onnx.errors import CancelledError, SequenceStateError
 from sc2onnx.runtime.decoder import Decoder
-from sc2onnx.runtime.fitting import Surroundings
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.generate import FinishReason, Piece, Row, Token, columns, tokens
 from sc2onnx.runtime.memory import not_enough
+from sc2onnx.runtime.text.fitting import Surroundings
 
 T = TypeVar("T")
 

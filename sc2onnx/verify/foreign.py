@@ -34,8 +34,8 @@ from sc2onnx.manifest import (
     present_name,
 )
 from sc2onnx.runtime.generate import Token
-from sc2onnx.runtime.session import open_graph, tensor
-from sc2onnx.runtime.text import Codec, open_codec
+from sc2onnx.runtime.ort.session import open_graph, tensor
+from sc2onnx.runtime.text.codec import Codec, open_codec
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.ort.library import ort

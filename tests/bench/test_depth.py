@@ -5,7 +5,7 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bench.depth import noise, place, placed
-from sc2onnx.runtime.cache import CacheShape, RingCache
+from sc2onnx.runtime.cache.ring import CacheShape, RingCache
 
 TOKEN = np.array([[7]])
 

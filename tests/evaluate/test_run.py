@@ -20,7 +20,7 @@ import sc2onnx
 from sc2onnx.errors import BundleNotFoundError, ContextLengthError, RequestError, TokenizerError
 from sc2onnx.evaluate import Opener, Settings, bundle_opener, evaluate
 from sc2onnx.evaluate.source import BundleSource
-from sc2onnx.runtime.text import Codec
+from sc2onnx.runtime.text.codec import Codec
 from tests.runtime.test_imports import _GUARD, run
 
 SOURCE = Path(queue.__file__)

@@ -18,11 +18,11 @@ import sc2onnx
 from sc2onnx.errors import InferenceError, SequenceStateError
 from sc2onnx.export import export
 from sc2onnx.manifest import GREEDY_IDS
-from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.model import Model, Place, open_model
-from sc2onnx.runtime.session import DeviceBuffer
-from sc2onnx.runtime.step import Step
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.binding import Step
+from sc2onnx.runtime.ort.devices import Device
+from sc2onnx.runtime.ort.session import DeviceBuffer
 
 PROMPTS = ["def add(a, b):\n", "import os\nimport sys\n\nfor path in sys.argv:\n", "class Stack:\n    def push(self, item):\n"]
 
@@ -153,7 +153,7 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
 
 
 def test_no_more_graphs_are_captured_than_there_may_be(gpu_bundle: Path, here: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sc2onnx.runtime.step._CAPTURES", 2)
+    monkeypatch.setattr("sc2onnx.runtime.ort.binding._CAPTURES", 2)
     model = away(gpu_bundle)
     sequences = [model.sequence() for _ in range(4)]
     for sequence in sequences:

@@ -14,7 +14,7 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, SamplingError, TokenIdError, TokenizerError
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 
 PROMPTS = ["def fib(n):\n", "import os\n\n\ndef main(", "class Node:\n    def __init__(self", "x"]
 

@@ -14,11 +14,11 @@ import pytest
 import sc2onnx
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime import model as loading
-from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.model import Place
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.kernels import usable
-from sc2onnx.runtime.packing import make
-from sc2onnx.runtime.session import Session
+from sc2onnx.runtime.ort.packing import make
+from sc2onnx.runtime.ort.session import Session
 
 PROMPT = "def fib(n):"
 

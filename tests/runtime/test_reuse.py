@@ -20,7 +20,7 @@ import sc2onnx
 from sc2onnx.errors import CancelledError, InferenceError, RequestError
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.generate import Token
-from sc2onnx.runtime.step import Step
+from sc2onnx.runtime.ort.binding import Step
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
 FULL = 512 * 6 * 2 * 2 * 64 * 4  # bytes of a sequence of the mini checkpoint at its full capacity
@@ -316,7 +316,7 @@ def test_running_out_of_memory_while_copying_gives_the_kept_cache_itself(
 
     ask(model, code[:400])
     with monkeypatch.context() as patch:
-        patch.setattr("sc2onnx.runtime.cache.RingCache.copy", failing)
+        patch.setattr("sc2onnx.runtime.cache.ring.RingCache.copy", failing)
         assert assert_exact(model, forgetful, [*code[:200], *other[:150]]) == 200
 
 

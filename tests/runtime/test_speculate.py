@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 import sc2onnx
 from sc2onnx.manifest import Manifest, Quantization
-from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.generate import GenerationRules
 from sc2onnx.runtime.lookup import Guess, Lookup, Memory, Text
 from sc2onnx.runtime.model import open_model
-from sc2onnx.runtime.sampling import SamplingParameters
-from sc2onnx.runtime.session import steps_agree
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.session import steps_agree
 from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
 
 RULES = GenerationRules(8, SamplingParameters(), (), frozenset(), False)
