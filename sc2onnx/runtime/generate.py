@@ -15,8 +15,10 @@ from sc2onnx.runtime.arguments import flag, stop_strings, whole_number
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, finite, log_probability
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.speculate import Drafter
-from sc2onnx.runtime.text.codec import Codec, Detokenizer, StopScanner
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.detokenize import Detokenizer
 from sc2onnx.runtime.text.fitting import Surroundings
+from sc2onnx.runtime.text.stop import StopScanner
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is

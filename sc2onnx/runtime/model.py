@@ -61,7 +61,8 @@ from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.speculate import FLAT, Drafter, StepCosts
 from sc2onnx.runtime.stream import Stream, TokenStream
-from sc2onnx.runtime.text.codec import Codec, FimOrder, open_codec
+from sc2onnx.runtime.text.codec import Codec, open_codec
+from sc2onnx.runtime.text.fim import FimOrder
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
 
 MOST_THREADS: Final = 1024
@@ -423,7 +424,7 @@ class Model:
         explained here as in :meth:`generate`.
 
         ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
-        in the training format (:func:`sc2onnx.runtime.text.codec.fim_prompt`); all texts are data.
+        in the training format (:func:`sc2onnx.runtime.text.fim.fim_prompt`); all texts are data.
         ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
         after typing differs at its end only, and reuses the suffix as well.
 

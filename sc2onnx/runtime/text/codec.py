@@ -1,17 +1,14 @@
-"""Strings <-> tokens: the tokenizer, incremental detokenization, and StarCoder2's fill-in-the-middle prompts."""
+"""Strings <-> tokens: the tokenizer of a bundle."""
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 from tokenizers import Tokenizer
 
-from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError, TokenizerError
+from sc2onnx.errors import RequestError, TokenIdError, TokenizerError
 from sc2onnx.manifest import TOKENIZER_FILE
 from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.arguments import text as checked_text
@@ -27,10 +24,6 @@ FILE_SEP: Final = "<file_sep>"
 
 STOP_TOKENS: Final = (END_OF_TEXT, FILE_SEP, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD)
 """Each of them ends a piece of code in the training format; none is ever part of one."""
-
-
-FimOrder = Literal["psm", "spm"]
-"""How the parts of a fill-in-the-middle prompt follow each other: prefix, suffix, middle; or suffix, prefix, middle."""
 
 
 class Codec:
@@ -103,135 +96,6 @@ class Codec:
         if any(character not in _BYTE_OF for character in text):  # not of the byte alphabet: tokenizers gives it as it is
             return str(text).encode()
         return bytes(_BYTE_OF[character] for character in text)
-
-
-class Detokenizer:
-    """Turns tokens into text as they come, never half a character: bytes wait until they are a character, or cannot become one."""
-
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        """Text that this token completes, often all of its own; invalid bytes become U+FFFD."""
-        return self._decoder.decode(self._codec.token_bytes(token))
-
-    def flush(self) -> str:
-        """What is left when no token follows: U+FFFD for a character that was cut short."""
-        return self._decoder.decode(b"", final=True)
-
-
-@dataclass(slots=True)
-class StopScanner:
-    """Holds text back while it may be the beginning of a stop string."""
-
-    stops: tuple[str, ...]
-    found: bool = False
-    _held: str = field(default="")
-
-    def push(self, text: str) -> str:
-        """Text that is certainly before any stop string. After :attr:`found`, nothing more.
-
-        With the stop "def", pushing "a de" gives "a ", and "f b" then gives "" and sets ``found``.
-        """
-        if self.found:
-            return ""
-        self._held += text
-        starts = [start for stop in self.stops if (start := self._held.find(stop)) >= 0]
-        if starts:
-            self.found = True
-            safe = min(starts)
-        else:
-            safe = len(self._held) - self._overlap()
-        out, self._held = self._held[:safe], self._held[safe:]
-        return out
-
-    def flush(self) -> str:
-        """What was held back, when nothing follows."""
-        out, self._held = "" if self.found else self._held, ""
-        return out
-
-    def _overlap(self) -> int:
-        """Length of the longest end of the held text that some stop string begins with."""
-        longest = max((len(stop) - 1 for stop in self.stops), default=0)
-        lengths = range(min(longest, len(self._held)), 0, -1)
-        return next((n for n in lengths if any(stop.startswith(self._held[-n:]) for stop in self.stops)), 0)
-
-
-def fim_prompt(
-    codec: Codec,
-    prefix: str,
-    suffix: str,
-    path: str | None = None,
-    repo: str | None = None,
-    files: Mapping[str, str] | None = None,
-    *,
-    order: FimOrder = "psm",
-) -> list[int]:
-    r"""Tokens after which the model writes what stands between ``prefix`` and ``suffix``.
-
-    The training format of StarCoder2 (Lozhkov et al. 2024, section 5): ``[<repo_name>repo]``, then ``<file_sep>path\ncode``
-    for every other file, then ``<file_sep><fim_prefix>[path\n]prefix<fim_suffix>suffix<fim_middle>``; in the order ``spm`` the
-    last is ``<file_sep><fim_prefix><fim_suffix>suffix<fim_middle>[path\n]prefix`` (Bavarian et al. 2022, SPM variant 2, as in
-    the fill-in-the-middle code of BigCode's Megatron-LM). The texts are data: special tokens spelt out in them stay characters.
-
-    Raises :class:`EmptyPromptError`, and :class:`RequestError` for another order.
-    """
-    if order not in get_args(FimOrder):
-        raise RequestError(f"order is {order!r}, expected 'psm' or 'spm'")
-    if not (prefix or suffix or files):
-        raise EmptyPromptError("prefix and suffix are both empty, expected some code around the cursor")
-    ids: list[int] = []
-    if repo is not None:
-        ids += [codec.special_id(REPO_NAME), *codec.encode(repo, special=False)]
-    for name, code in (files or {}).items():
-        ids += [codec.special_id(FILE_SEP), *codec.encode(f"{name}\n{code}", special=False)]
-    before = codec.encode(prefix if path is None else f"{path}\n{prefix}", special=False)
-    after = [codec.special_id(FIM_SUFFIX), *codec.encode(suffix, special=False), codec.special_id(FIM_MIDDLE)]
-    return [*ids, codec.special_id(FILE_SEP), codec.special_id(FIM_PREFIX), *(before + after if order == "psm" else after + before)]
-
-
-def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int, *, step: int = 1) -> tuple[str, str]:
-    """The end of ``prefix`` and the beginning of ``suffix`` that together take about ``budget``
-    tokens, cut at line breaks where it can be.
-
-    A quarter of the budget goes to the suffix; what one side leaves unused, the other takes. Texts
-    that fit come back whole. ``step``: the prefix loses a multiple of so many tokens, and the
-    suffix keeps one, so that both are cut where they were before while a few tokens are typed.
-    """
-    tokens = codec.encode(prefix, special=False), codec.encode(suffix, special=False)
-    return cut_around(codec, (prefix, suffix), tokens, budget, step)
-
-
-def cut_around(codec: Codec, texts: tuple[str, str], tokens: tuple[list[int], list[int]], budget: int, step: int) -> tuple[str, str]:
-    """The texts before and after a cursor, and their tokens -> what of both takes about ``budget``,
-    as :func:`around_cursor` cuts.
-    """
-    (prefix, suffix), (before, after) = texts, tokens
-    if len(before) + len(after) <= budget:
-        return prefix, suffix
-    keep_after = min(len(after), max(budget // 4, budget - len(before)))
-    keep_before = min(len(before), budget - keep_after)
-    if keep_before < len(before):
-        dropped = -(-(len(before) - keep_before) // step) * step
-        keep_before = max(min(keep_before, step), len(before) - dropped)
-        prefix = last_tokens(codec, before, keep_before)
-    if keep_after < len(after):
-        keep_after -= keep_after % step if keep_after > step else 0
-        suffix = _text(codec, after[:keep_after])
-        suffix = suffix[: suffix.rfind("\n") + 1] or suffix
-    return prefix, suffix
-
-
-def last_tokens(codec: Codec, tokens: Sequence[int], count: int) -> str:
-    """Text of the last ``count`` tokens, from the first line break on where there is one."""
-    text = _text(codec, tokens[len(tokens) - count :])
-    return text[text.find("\n") + 1 :] if "\n" in text[:-1] else text
-
-
-def _text(codec: Codec, tokens: Sequence[int]) -> str:
-    """Text of tokens cut anywhere; the halves of characters at either end go."""
-    return b"".join(map(codec.token_bytes, tokens)).decode("utf-8", errors="ignore")
 
 
 def open_codec(path: Path | None) -> Codec:

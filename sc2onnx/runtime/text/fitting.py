@@ -20,7 +20,8 @@ from typing import Final
 
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.runtime.arguments import shown
-from sc2onnx.runtime.text.codec import Codec, FimOrder, cut_around, fim_prompt, last_tokens
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.fim import FimOrder, cut_around, fim_prompt, last_tokens
 
 LEAST: Final = 16
 """Tokens of code around the cursor below which an answer means nothing."""

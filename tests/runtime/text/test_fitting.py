@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, RequestError
-from sc2onnx.runtime.text.codec import Codec, fim_prompt
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.fim import fim_prompt
 from sc2onnx.runtime.text.fitting import LEAST, Surroundings, fitted
 
 LINES = "".join(f"value_{i} = {i}\n" for i in range(1000))
