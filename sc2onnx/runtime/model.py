@@ -43,8 +43,9 @@ from sc2onnx.runtime.arguments import (
 from sc2onnx.runtime.batch import complete_together
 from sc2onnx.runtime.cache.ring import CHUNK, CacheShape, RingCache
 from sc2onnx.runtime.cache.slots import cache_shape
-from sc2onnx.runtime.choose.healing import HEALED, Healing, Vocabulary, taken_back
+from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.generate import Completion, Draws, GenerationRules, Row, TextSink, complete

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc2onnx
-from sc2onnx.runtime.choose.healing import MOST, Healing, Vocabulary, taken_back
+from sc2onnx.runtime.choose.healing import MOST, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.text.codec import Codec
 
 SIZE = 4096
