@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.runtime.cache.ring import CHUNK, CacheShape, RingCache
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.cache.shape import CHUNK, CacheShape
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sc2onnx.bench.depth import placed
 from sc2onnx.bench.traffic import weights_read
 from sc2onnx.errors import OutputError
-from sc2onnx.runtime.cache.ring import CHUNK
+from sc2onnx.runtime.cache.shape import CHUNK
 from sc2onnx.runtime.decoder import Decoder
 from sc2onnx.runtime.model import Model, load
 from sc2onnx.runtime.opening.bundle import Bundle

@@ -17,7 +17,7 @@ from sc2onnx.bench.task import PROMPT, Task
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import whole_number
-from sc2onnx.runtime.cache.ring import CHUNK, default_capacity
+from sc2onnx.runtime.cache.shape import CHUNK, default_capacity
 from sc2onnx.runtime.opening.bundle import open_named
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import CacheType, Use

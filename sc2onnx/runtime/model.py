@@ -41,7 +41,8 @@ from sc2onnx.runtime.arguments import (
     whole_number,
 )
 from sc2onnx.runtime.batch import complete_together
-from sc2onnx.runtime.cache.ring import CHUNK, CacheShape, RingCache
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.cache.shape import CHUNK, CacheShape
 from sc2onnx.runtime.cache.slots import cache_shape
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters

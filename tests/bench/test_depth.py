@@ -5,7 +5,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bench.depth import noise, place, placed
-from sc2onnx.runtime.cache.ring import CacheShape, RingCache
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.cache.shape import CacheShape
 
 TOKEN = np.array([[7]])
 

@@ -17,7 +17,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, RewindError, SequenceStateError, TokenIdError
-from sc2onnx.runtime.cache.ring import InMemory, RingCache
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.cache.storage import InMemory
 from sc2onnx.runtime.sequence import TokenSequence
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
@@ -256,7 +257,7 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     import onnxruntime as ort
 
     from sc2onnx.manifest import Manifest
-    from sc2onnx.runtime.cache.ring import CacheShape
+    from sc2onnx.runtime.cache.shape import CacheShape
     from sc2onnx.runtime.ort.binding import Graph, Step
     from sc2onnx.runtime.ort.devices import Device
 

@@ -1,4 +1,6 @@
-"""The sliding-window key-value cache: positions, capacity, rewind. Arithmetic and numpy arrays only; where they lie is for :class:`Storage` to say.
+"""The sliding-window key-value cache: positions, capacity, rewind.
+
+Arithmetic and numpy arrays only; where they lie is for a :class:`~sc2onnx.runtime.cache.storage.Storage` to say.
 
 A row holds ``length`` tokens. Position p lives in slot ``p mod C`` of each layer's buffers, keys (rows, kv_heads, C, width)
 and values (rows, kv_heads, width, C) or like the keys, and a query at position q reads positions ``max(0, q - W + 1) .. q``. A step of S
@@ -18,115 +20,24 @@ so whole tiles are made and copied: with tiles of 16, the first n slots are in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import RequestError, RewindError
-
-CHUNK: Final = 256
-"""Tokens of a step of prefill, by default. From 64 to 512 all are as fast (docs/measurements.md); a larger one takes more slots past the window."""
-
-_GRANULE: Final = 64
-"""Capacities are multiples of this, so that kernels see aligned sizes and growth is not token by token."""
-
-STORAGE: Final[Mapping[str, npt.DTypeLike]] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": np.uint16,
-    "uint8": np.uint8,
-}
-"""Element type of a cache -> the numpy type that its bits are held in. Numpy has no bfloat16; nothing here computes with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheShape:
-    """What decides a cache's size. ``window`` counts the current token; ``context`` is the most positions there can be.
-
-    ``capacity`` is the most slots a row may take; a step past the window may have ``capacity - window + 1`` tokens, and as
-    many tokens can be rewound there. ``width``: elements of a slot of one head, which are its channels, or bytes.
-    ``dtype``: of the elements, a key of :data:`STORAGE`. ``turned``: values lie (width, capacity). ``tile``: slots that
-    are made and copied together; the capacity is a multiple.
-    Raises :class:`RequestError` if the capacity is below the window.
-    """
-
-    layers: int
-    kv_heads: int
-    width: int
-    window: int
-    context: int
-    capacity: int
-    dtype: str = "float32"
-    turned: bool = True
-    tile: int = 1
-
-    def __post_init__(self) -> None:
-        assert self.capacity % self.tile == 0
-        assert self.tile == 1 or not self.turned
-        if self.capacity < min(self.window, self.context):
-            raise RequestError(f"cache capacity is {self.capacity} slots, expected at least the window of {self.window}: raise it or leave it out")
-
-    def room(self, length: int) -> int:
-        """How many tokens the next step of a row may have.
-
-        With W = 4 and C = 6: an empty row takes 6, a row of 20 takes 3.
-        """
-        return max(0, length - self.window + 1) + self.capacity - length
-
-    @property
-    def rewindable(self) -> int:
-        """How many tokens can be rewound exactly at any depth; the whole context if every position keeps a slot."""
-        return self.context if self.capacity >= self.context else self.capacity - self.window + 1
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one row at the full capacity."""
-        return 2 * self.layers * self.kv_heads * self.capacity * self.width * np.dtype(STORAGE[self.dtype]).itemsize
-
-
-def default_capacity(window: int, context: int, chunk: int) -> int:
-    """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up, never beyond the context."""
-    return min(_round_up(window + chunk - 1), context)
-
-
-def first_capacity(slots: int, full: int) -> int:
-    """Slots of a fresh cache for so many tokens, of which the full capacity is the most."""
-    return min(max(_round_up(slots), _GRANULE), full)
-
-
-class Storage(Protocol):
-    """Where buffers lie. What it gives for an array has its ``shape``, and is not otherwise looked into."""
-
-    def put(self, number: int, array: npt.NDArray[Any]) -> Any:
-        """The ``number``-th buffer, with these contents; the array is given up."""
-        ...
-
-    def get(self, number: int, buffer: Any) -> npt.NDArray[Any]:
-        """The contents of the ``number``-th buffer; they are not written to."""
-        ...
-
-
-class InMemory:
-    """Buffers are the arrays themselves."""
-
-    def put(self, number: int, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The array."""
-        return array
-
-    def get(self, number: int, buffer: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The array."""
-        return buffer
+from sc2onnx.errors import RewindError
+from sc2onnx.runtime.cache.shape import GRANULE, STORAGE, CacheShape, first_capacity, round_up
+from sc2onnx.runtime.cache.storage import InMemory, Storage
 
 
 class RingCache:
     """Keys and values of some rows, and how far each row has come.
 
-    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, width) and (rows, kv_heads, width, capacity) if ``turned``, in
-    :data:`STORAGE`'s type, where ``storage`` puts them. They are replaced when the cache grows; :attr:`generation` counts that, so that
-    whoever bound them knows to bind again.
+    ``buffers`` is (key, value) by layer, (rows, kv_heads, capacity, width) and (rows, kv_heads,
+    width, capacity) if ``turned``, in the type of :data:`~sc2onnx.runtime.cache.shape.STORAGE`,
+    where ``storage`` puts them. They are replaced when the cache grows; :attr:`generation` counts
+    that, so that whoever bound them knows to bind again.
     """
 
     def __init__(self, shape: CacheShape, rows: int, *, slots: int = 0, storage: Storage | None = None) -> None:
@@ -264,7 +175,7 @@ class RingCache:
 
         Below the full capacity no row has ever wrapped, so slot = position on both sides.
         """
-        capacity = min(_round_up(max(slots, self.capacity * 5 // 4)), self.shape.capacity)
+        capacity = min(round_up(max(slots, self.capacity * 5 // 4), GRANULE), self.shape.capacity)
         grown = self._made(self.rows, capacity, [self])
         # All at once, so that running out of memory above leaves the cache as it was.
         self.capacity, self.buffers, self.generation = capacity, grown, self.generation + 1
@@ -292,12 +203,3 @@ class RingCache:
 
     def _turned(self, number: int, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return array.swapaxes(2, 3) if self._is_turned(number) else array
-
-
-def round_up(number: int, multiple: int) -> int:
-    """The smallest multiple that is not below a number: 17 to 16 is 32."""
-    return -(-number // multiple) * multiple
-
-
-def _round_up(slots: int) -> int:
-    return round_up(slots, _GRANULE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from sc2onnx.manifest import RING, CacheLayout, Manifest, ModelFacts
-from sc2onnx.runtime.cache.ring import CHUNK, CacheShape, default_capacity, round_up
+from sc2onnx.runtime.cache.shape import CHUNK, CacheShape, default_capacity, round_up
 
 TILE: Final = 16
 """Slots of a tile."""

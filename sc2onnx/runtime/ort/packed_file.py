@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.kernels import DOMAIN, LINEAR
-from sc2onnx.runtime.cache.ring import round_up
+from sc2onnx.runtime.cache.shape import round_up
 from sc2onnx.runtime.opening.onnx_graph import Node, OnnxGraph, Place
 from sc2onnx.runtime.ort.kernels import Kernels, MatrixShape
 

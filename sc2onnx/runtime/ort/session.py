@@ -26,7 +26,7 @@ from sc2onnx.errors import CancelledError, DeviceError, InferenceError
 from sc2onnx.hints import install
 from sc2onnx.manifest import GREEDY_IDS, LINEAR, RING, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.arguments import shown
-from sc2onnx.runtime.cache.ring import InMemory, Storage
+from sc2onnx.runtime.cache.storage import InMemory, Storage
 from sc2onnx.runtime.exits import computing
 from sc2onnx.runtime.forks import Process, keep_for_ever, outlive
 from sc2onnx.runtime.limits import processors
