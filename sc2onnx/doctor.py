@@ -17,7 +17,7 @@ from sc2onnx.errors import Sc2onnxError
 from sc2onnx.hints import EXTRAS, KERNELS, install
 
 if TYPE_CHECKING:
-    from sc2onnx.runtime.ort.session import ProviderStatus
+    from sc2onnx.runtime.ort.probe import ProviderStatus
     from sc2onnx.runtime.ort.telemetry import Telemetry
 
 _PARTS: Final = ("export", "verify", "evaluate")
@@ -66,15 +66,16 @@ def _required(package: str) -> Finding:
 
 def _providers() -> list[Finding]:
     try:
-        from sc2onnx.runtime.ort import session
+        from sc2onnx.runtime.ort import probe
+        from sc2onnx.runtime.ort.options import default_threads
     except (Sc2onnxError, ImportError) as error:
         return [Finding("cpu", False, str(error))]
     from sc2onnx.runtime.ort.library import TELEMETRY
 
-    status = session.probe()
-    detail = f"works, {session.default_threads()} threads by default" if status.works else status.detail
+    status = probe.probe()
+    detail = f"works, {default_threads()} threads by default" if status.works else status.detail
     cpu = Finding("cpu", status.works, detail, "" if status.works else install("cpu", upgrade=True))
-    return [cpu, _cuda(session.probe_cuda()), _telemetry(TELEMETRY)]
+    return [cpu, _cuda(probe.probe_cuda()), _telemetry(TELEMETRY)]
 
 
 _TELEMETRY: Final[Mapping[str, tuple[str, str]]] = {
@@ -92,9 +93,9 @@ def _telemetry(state: Telemetry) -> Finding:
 
 def _cuda(status: ProviderStatus) -> Finding:
     """Whether bundles for a GPU run, and what stands in the way. Others run without."""
-    from sc2onnx.runtime.ort import devices as device
+    from sc2onnx.runtime.ort import cuda
 
-    found = device.driver()
+    found = cuda.driver()
     if not status.works or isinstance(found, str):
         return Finding("cuda", None, f"does not work: {status.detail}")
     shown = f"{found.devices} GPU" + ("s" if found.devices > 1 else "")

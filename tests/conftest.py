@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
+from sc2onnx.runtime.ort.cuda import cuda_trouble
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import Missing, look
-from sc2onnx.runtime.ort.session import cuda_trouble
 
 ROOT = Path(__file__).parent.parent
 

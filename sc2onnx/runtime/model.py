@@ -54,11 +54,14 @@ from sc2onnx.runtime.lookup import Lookup, Memory
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
 from sc2onnx.runtime.opening.bundle import Bundle, Check
 from sc2onnx.runtime.options import GenerationKeywords, SpecialTokens
+from sc2onnx.runtime.ort.device_map import check_suits, chosen_devices
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import CacheType, Kernels, Use, check_cache_type, kept_slots, meant, usable
-from sc2onnx.runtime.ort.packed_cache import PackedForm
+from sc2onnx.runtime.ort.loading import Substitute
+from sc2onnx.runtime.ort.options import SPIN, default_threads
+from sc2onnx.runtime.ort.packed_form import PackedForm
 from sc2onnx.runtime.ort.packing import Packed, find, make, make_in_background
-from sc2onnx.runtime.ort.session import SPIN, Session, Substitute, check_suits, chosen_devices, default_threads
+from sc2onnx.runtime.ort.session import Session
 from sc2onnx.runtime.prefix import SEQUENCES, PrefixStore
 from sc2onnx.runtime.sequence import TokenSequence
 from sc2onnx.runtime.speculate import FLAT, Drafter, StepCosts

@@ -34,7 +34,8 @@ from sc2onnx.manifest import (
     present_name,
 )
 from sc2onnx.runtime.generate import Token
-from sc2onnx.runtime.ort.session import open_graph, tensor
+from sc2onnx.runtime.ort.loading import open_graph
+from sc2onnx.runtime.ort.storage import tensor
 from sc2onnx.runtime.text.codec import Codec, open_codec
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
-from sc2onnx.runtime.ort.session import DeviceBuffer
+from sc2onnx.runtime.ort.storage import DeviceBuffer
 from tests.conftest import fixture_maker
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore:.*for cuda:UserWarning")]

@@ -22,7 +22,7 @@ from sc2onnx.runtime.model import Model, Place, open_model
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.binding import Step
 from sc2onnx.runtime.ort.devices import Device
-from sc2onnx.runtime.ort.session import DeviceBuffer
+from sc2onnx.runtime.ort.storage import DeviceBuffer
 
 PROMPTS = ["def add(a, b):\n", "import os\nimport sys\n\nfor path in sys.argv:\n", "class Stack:\n    def push(self, item):\n"]
 

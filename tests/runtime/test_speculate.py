@@ -19,7 +19,7 @@ from sc2onnx.runtime.generate import GenerationRules
 from sc2onnx.runtime.lookup import Guess, Lookup, Memory, Text
 from sc2onnx.runtime.model import open_model
 from sc2onnx.runtime.opening.bundle import Bundle
-from sc2onnx.runtime.ort.session import steps_agree
+from sc2onnx.runtime.ort.steps import steps_agree
 from sc2onnx.runtime.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
 
 RULES = GenerationRules(8, SamplingParameters(), (), frozenset(), False)

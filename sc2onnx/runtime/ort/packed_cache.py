@@ -1,14 +1,13 @@
 """The local cache of packed weights: where a packed form lies, whether it is whole, which ones are kept.
 
-A packed form is a directory named by its key, which says for which bytes and which layout it is: ``packed.data`` (the
-weights as the kernels read them, :mod:`sc2onnx.runtime.ort.packed_file`) and ``entry.json`` (what the key was made of, and
-the digest of the data). Every byte is checked before use. Writers hold the one lock, make it under a name that begins
-with a dot, and rename it when it is whole; readers need no lock. Making one is :mod:`sc2onnx.runtime.ort.packing`'s.
+A packed form is a directory (:mod:`sc2onnx.runtime.ort.packed_form`). Every byte is checked
+before use. Writers hold the one lock, make a form under a name that begins with a dot, and rename
+it when it is whole; readers need no lock. Making one is for
+:mod:`sc2onnx.runtime.ort.packing`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,21 +17,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from sc2onnx.bundle import records
 from sc2onnx.directories import cache_directory, make_directory
 from sc2onnx.errors import OutputError, RequestError
 from sc2onnx.runtime.opening.stamps import Memo, Stamp
+from sc2onnx.runtime.ort.packed_form import DATA, DEAD, ENTRY, Entry, PackedForm
 from sc2onnx.trust import check_directories, check_file, is_link
-
-FORMAT: Final = 3
-"""Part of every key. Raised whenever what is written changes, beside the layout of the matrices, which has its own number."""
-
-DATA: Final = "packed.data"
-ENTRY: Final = "entry.json"
 
 DEFAULT_LIMIT: Final = 16_000_000_000
 """Of all packed forms together: a 15B model in int4 (8 GB) beside a few smaller ones (3B: 1.8 GB)."""
@@ -40,9 +33,7 @@ DEFAULT_LIMIT: Final = 16_000_000_000
 _RETRY_SECONDS: Final = 3600
 
 _DRAFT: Final = ".draft-"
-_DEAD: Final = ".dead-"
 _NAME: Final = re.compile("[0-9a-f]{32}")
-_MOST_BYTES: Final = 1 << 16
 
 
 def limit() -> int:
@@ -53,82 +44,6 @@ def limit() -> int:
     if not chosen.isdecimal():
         raise RequestError(f"SC2ONNX_PACKED_BYTES is {chosen!r}, expected a number of bytes, 0 to keep no packed weights")
     return int(chosen)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What ``entry.json`` says of a packed form.
-
-    ``made_from``: the digests of the bundle's graphs for the kernels and of its weights, as they were read to be packed.
-    ``layout``: of the packed matrices. ``files``: bytes and SHA-256 of the form's data, by name. Neither the processor is
-    in it, nor onnxruntime, nor how many threads packed: none of them changes a byte.
-    """
-
-    format: int
-    made_from: list[str]
-    layout: int
-    files: dict[str, list[Any]]
-
-    @classmethod
-    def read(cls, directory: Path) -> Entry:
-        """Raises :class:`OSError`, or :class:`ValueError` or :class:`TypeError` for no entry."""
-        return records.record(cls, records.read(directory / ENTRY, _MOST_BYTES))
-
-    @property
-    def key(self) -> str:
-        """The name of a form made from this. Raises :class:`ValueError` for other formats."""
-        if self.format != FORMAT:
-            raise ValueError(f"a packed form of format {self.format}, expected {FORMAT}")
-        return key(self.made_from, self.layout)
-
-
-def key(made_from: Sequence[str], layout: int) -> str:
-    """The name of a packed form, by what :class:`Entry` says that it depends on."""
-    parts = json.dumps([FORMAT, list(made_from), layout])
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True, slots=True)
-class PackedForm:
-    """One whole packed form. ``stamp``: of its data, taken before they were checked."""
-
-    directory: Path
-    stamp: Stamp | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether its data are those that were checked.
-
-        Asked after they were opened, it shows that nothing else was opened in their place.
-        """
-        try:
-            return Stamp.at(self.data) == self.stamp
-        except OSError:
-            return False
-
-    @property
-    def data(self) -> Path:
-        """The packed weights, to be mapped."""
-        return self.directory / DATA
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes of the disk."""
-        return sum(file.lstat().st_size for file in self.directory.iterdir())
-
-    @property
-    def used(self) -> float:
-        """When it was last used, in seconds since the epoch."""
-        return (self.directory / ENTRY).lstat().st_mtime
-
-    def discard(self) -> None:
-        """Remove it, which other processes may go on using (except on Windows, where it then stays). Needs no lock; never fails."""
-        with suppress(OSError):
-            dead = Path(tempfile.mkdtemp(prefix=_DEAD, dir=self.directory.parent))
-            try:
-                os.rename(self.directory, dead / "form")  # out of sight at once: nobody finds half of it
-            finally:
-                shutil.rmtree(dead, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +144,13 @@ class PackedCache:
         """Remove what dead writers left, and what is in the place of a packed form but is none."""
         for entry in self.directory.iterdir():
             no_form = _NAME.fullmatch(entry.name) and not _is_form(entry)
-            if no_form or entry.name.startswith((_DRAFT, _DEAD)):
+            if no_form or entry.name.startswith((_DRAFT, DEAD)):
                 _remove(entry)
 
     def sweep_if_idle(self) -> None:
         """The same where something was left and no writer is at work. Needs no lock; never fails."""
         with suppress(OSError):
-            if any(entry.name.startswith((_DRAFT, _DEAD)) for entry in self.directory.iterdir()):
+            if any(entry.name.startswith((_DRAFT, DEAD)) for entry in self.directory.iterdir()):
                 with self.locked(wait=False):
                     self.sweep()
 
@@ -257,7 +172,7 @@ class PackedCache:
         _settle(draft / DATA)
         memo = Memo(draft)
         files: dict[str, list[Any]] = {DATA: [(draft / DATA).stat().st_size, memo.digest(DATA)]}
-        entry = Entry(FORMAT, list(made_from), layout, files)
+        entry = Entry.of(made_from, layout, files)
         form = PackedForm(self.directory / entry.key)
         (draft / ENTRY).write_text(json.dumps(asdict(entry), indent=2) + "\n", encoding="utf-8")
         _settle(draft / ENTRY)

@@ -29,8 +29,9 @@ from sc2onnx.runtime.opening.stamps import Memo, Stamp
 from sc2onnx.runtime.ort import packed_file
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import Kernels, usable
-from sc2onnx.runtime.ort.packed_cache import DATA, PackedCache, PackedForm, key
+from sc2onnx.runtime.ort.packed_cache import PackedCache
 from sc2onnx.runtime.ort.packed_file import Contents, Matrix, matrices
+from sc2onnx.runtime.ort.packed_form import DATA, PackedForm, key
 from sc2onnx.runtime.ort.session import Session
 
 Packed = Literal["auto", "now", "off"]

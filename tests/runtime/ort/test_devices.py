@@ -16,10 +16,21 @@ from sc2onnx.doctor import diagnose
 from sc2onnx.errors import DeviceError, InferenceError, RequestError
 from sc2onnx.hints import install
 from sc2onnx.manifest import Manifest
-from sc2onnx.runtime.ort import devices as device_room
-from sc2onnx.runtime.ort import session
-from sc2onnx.runtime.ort.devices import Device, Driver, cuda_libraries, driver, missing_libraries, unsuitable
-from sc2onnx.runtime.ort.session import ProviderStatus, chosen_devices, copy_rate, cuda_trouble, nodes_left_to_cpu, probe_cuda
+from sc2onnx.runtime.ort import cuda, device_map, loading, probe
+from sc2onnx.runtime.ort.cuda import (
+    Driver,
+    captures_graphs,
+    check_on_device,
+    cuda_libraries,
+    cuda_trouble,
+    driver,
+    missing_libraries,
+    nodes_left_to_cpu,
+    unsuitable,
+)
+from sc2onnx.runtime.ort.device_map import chosen_devices
+from sc2onnx.runtime.ort.devices import Device
+from sc2onnx.runtime.ort.probe import ProviderStatus, copy_rate, probe_cuda
 
 HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="onnxruntime-gpu is installed")
@@ -81,18 +92,18 @@ def gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """An onnxruntime that was built for CUDA 13, as far as it says."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
-    monkeypatch.setattr(session, "_preload", lambda: None)
+    monkeypatch.setattr(cuda, "preload_libraries", lambda: None)
 
 
 @pytest.mark.usefixtures("gpu_build")
 def test_every_trouble_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = ["there is no NVIDIA driver", Driver(1, (12, 4)), Driver(1, (13, 0)), Driver(1, (13, 0))]
-    monkeypatch.setattr(session, "driver", lambda: found.pop(0))
-    monkeypatch.setattr(session, "missing_libraries", lambda names: [name for name in names if "cublas." in name])
+    monkeypatch.setattr(cuda, "driver", lambda: found.pop(0))
+    monkeypatch.setattr(cuda, "missing_libraries", lambda names: [name for name in names if "cublas." in name])
     assert cuda_trouble(Device("cuda")) == "there is no NVIDIA driver"
     assert "built for CUDA 13" in str(cuda_trouble(Device("cuda")))
     assert cuda_trouble(Device("cuda")) == ("libcublas.so.13 cannot be loaded, which onnxruntime-gpu for CUDA 13 needs: " + install("gpu"))
-    monkeypatch.setattr(session, "missing_libraries", lambda names: [])
+    monkeypatch.setattr(cuda, "missing_libraries", lambda names: [])
     assert cuda_trouble(Device("cuda")) is None
 
 
@@ -108,7 +119,7 @@ def test_onnxruntime_without_cuda_is_said_to_be_so(gpu_bundle: Path) -> None:
 @pytest.mark.usefixtures("gpu_build")
 def test_a_provider_that_does_not_start_is_an_error(gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime itself only warns, and runs on the CPU."""
-    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+    monkeypatch.setattr(cuda, "cuda_trouble", lambda device: None)
     with pytest.raises(DeviceError, match=r"onnxruntime could not start its CUDA provider on cuda:0: `sc2onnx doctor` says"):
         sc2onnx.load(gpu_bundle, device="cuda")
 
@@ -131,7 +142,7 @@ class Loaded:
 
 @pytest.mark.usefixtures("gpu_build")
 def test_where_graphs_cannot_be_captured_steps_run_as_they_are(gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+    monkeypatch.setattr(cuda, "cuda_trouble", lambda device: None)
 
     def load(graph: Path, options: Any, instead: bytes | None, providers: list[Any]) -> Loaded:
         ((name, how),) = providers
@@ -140,26 +151,26 @@ def test_where_graphs_cannot_be_captured_steps_run_as_they_are(gpu_bundle: Path,
             raise InferenceError("not all nodes are on the device")
         return Loaded(how)
 
-    monkeypatch.setattr(session, "_load", load)
+    monkeypatch.setattr(loading, "load_session", load)
     graph, device = gpu_bundle / "model.onnx", Device("cuda", 1)
     with pytest.warns(UserWarning, match=r"cannot capture CUDA graphs of the bundle, so its steps run as they are \(not all nodes"):
-        found = session._opened(graph, ort.SessionOptions(), device, True, None)
-    assert not session._captures(found, device)
-    assert session._captures(Loaded({"enable_cuda_graph": "1"}), device)
+        found = loading.load_on(graph, ort.SessionOptions(), device, True, None)
+    assert not captures_graphs(found, device)
+    assert captures_graphs(Loaded({"enable_cuda_graph": "1"}), device)
 
     def refuse(*arguments: Any) -> Loaded:
         raise InferenceError("broken")
 
-    monkeypatch.setattr(session, "_load", refuse)
+    monkeypatch.setattr(loading, "load_session", refuse)
     with pytest.raises(InferenceError, match="broken"):
-        session._opened(graph, ort.SessionOptions(), device, False, None)
+        loading.load_on(graph, ort.SessionOptions(), device, False, None)
 
 
 def test_auto(gpu_bundle: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for_gpu, for_cpu = Manifest.read(gpu_bundle), Manifest.read(bundle)
-    monkeypatch.setattr(session, "cuda_trouble", lambda device: "no GPU")
+    monkeypatch.setattr(device_map, "cuda_trouble", lambda device: "no GPU")
     assert chosen_devices("auto", None, for_gpu) == (Device(),)
-    monkeypatch.setattr(session, "cuda_trouble", lambda device: None)
+    monkeypatch.setattr(device_map, "cuda_trouble", lambda device: None)
     assert chosen_devices("auto", None, for_gpu) == (Device("cuda"),)
     assert chosen_devices("auto", None, for_cpu) == (Device(),)
 
@@ -190,7 +201,7 @@ def test_a_node_that_is_left_to_the_cpu_is_named(bundle: Path, monkeypatch: pyte
     assert not any(name.startswith("Shape") for name in left)
     monkeypatch.setattr(type(found), "get_providers", lambda self: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(DeviceError, match=r"\d+ nodes of the graph .* on the CPU instead of cuda:0 \(\w+ node_\w+, .*, \.\.\.\): .*no CUDA kernels"):
-        session._check_on_device(found, Device("cuda"))
+        check_on_device(found, Device("cuda"))
 
 
 def test_what_a_device_moves_copying() -> None:
@@ -211,8 +222,8 @@ def test_doctor_finds_the_same() -> None:
 
 
 def test_doctor_says_where_a_gpu_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "probe_cuda", lambda: ProviderStatus("CUDAExecutionProvider", True, "onnxruntime 1.31.1"))
-    monkeypatch.setattr(device_room, "driver", lambda: Driver(2, (13, 0)))
+    monkeypatch.setattr(probe, "probe_cuda", lambda: ProviderStatus("CUDAExecutionProvider", True, "onnxruntime 1.31.1"))
+    monkeypatch.setattr(cuda, "driver", lambda: Driver(2, (13, 0)))
     (finding,) = (finding for finding in diagnose() if finding.subject == "cuda")
     assert (finding.ok, finding.detail) == (True, "works, onnxruntime 1.31.1: 2 GPUs, the driver runs CUDA 13.0")
 

@@ -25,9 +25,9 @@ from sc2onnx.errors import OutputError, Sc2onnxError
 from sc2onnx.runtime.opening import stamps
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.opening.protobuf import with_places
-from sc2onnx.runtime.ort import packed_cache as prepacked
-from sc2onnx.runtime.ort import packed_file, packing
-from sc2onnx.runtime.ort.packed_cache import DATA, ENTRY, PackedCache, PackedForm
+from sc2onnx.runtime.ort import packed_file, packed_form, packing
+from sc2onnx.runtime.ort.packed_cache import PackedCache
+from sc2onnx.runtime.ort.packed_form import DATA, ENTRY, PackedForm
 from tests.runtime.opening.test_protobuf import places
 from tests.runtime.opening.test_stamps import SETTLED, for_all, for_the_group, give_away, linked_away, posix
 from tests.runtime.ort.test_packing import TOKENS, find, logits, made, make, names, quantised
@@ -554,7 +554,7 @@ def test_forms_of_earlier_versions_are_left_to_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(prepacked, "FORMAT", prepacked.FORMAT - 1)
+        patch.setattr(packed_form, "FORMAT", packed_form.FORMAT - 1)
         older = made(int8)
     assert find(Bundle.open(int8)) is None
     assert older in PackedCache.open().forms()

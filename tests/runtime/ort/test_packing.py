@@ -25,10 +25,10 @@ from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, MissingDependencyError, OutputError, RequestError
 from sc2onnx.evaluate import bundle_opener
 from sc2onnx.runtime.opening.bundle import Bundle
-from sc2onnx.runtime.ort import packed_cache as prepacked
-from sc2onnx.runtime.ort import packed_file, packing
+from sc2onnx.runtime.ort import packed_cache, packed_file, packed_form, packing
 from sc2onnx.runtime.ort.kernels import Kernels, look
-from sc2onnx.runtime.ort.packed_cache import DATA, ENTRY, Entry, PackedCache, PackedForm
+from sc2onnx.runtime.ort.packed_cache import PackedCache
+from sc2onnx.runtime.ort.packed_form import DATA, ENTRY, Entry, PackedForm
 
 try:
     from sc2onnx.export import Calibration, export
@@ -292,7 +292,7 @@ def test_one_of_another_layout_is_not_found(int4: Path, monkeypatch: pytest.Monk
     form, opened = made(int4), Bundle.open(int4)
     with monkeypatch.context() as patch:
         if what == "format":
-            patch.setattr(prepacked, "FORMAT", prepacked.FORMAT + 1)
+            patch.setattr(packed_form, "FORMAT", packed_form.FORMAT + 1)
             assert not sc2onnx.load(int4, packed="auto").packed
             assert made(int4).directory != form.directory
         else:
@@ -364,7 +364,7 @@ def test_without_a_home(int4: Path, no_processes: list[list[str]], monkeypatch: 
     def homeless() -> Path:
         raise OutputError("there is no home directory")
 
-    monkeypatch.setattr(prepacked, "cache_directory", homeless)
+    monkeypatch.setattr(packed_cache, "cache_directory", homeless)
     assert not sc2onnx.load(int4).packed
     assert no_processes == []
     with pytest.raises(OutputError, match="no home"):
