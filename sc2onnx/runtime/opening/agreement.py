@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from sc2onnx.bundle import records
 from sc2onnx.bundle.kernels import DOMAIN
@@ -29,8 +28,9 @@ from sc2onnx.runtime.opening.contradictions import REMEDY, check_same
 from sc2onnx.runtime.opening.expected import EMBEDDING, HEAD, Part, Ports
 from sc2onnx.runtime.opening.kernel_graph import check_kernel_graph
 from sc2onnx.runtime.opening.manifest_fields import check_fields
-from sc2onnx.runtime.opening.onnx_graph import BITS, FLOAT, FLOAT16, MOST_BYTES, OnnxGraph, Place, Port, Tensor, read_graph
+from sc2onnx.runtime.opening.onnx_graph import MOST_BYTES, OnnxGraph, Place, Port, Tensor, read_graph
 from sc2onnx.runtime.opening.operators import BLOCKWISE_LINEAR, CONTRIB, GATHER_NBITS, GROUPED_QUERY, MATMUL_NBITS, TOKENWISE, check_operators
+from sc2onnx.runtime.opening.rotary import check_rotary
 
 
 def check_agreement(directory: Path, manifest: Manifest) -> None:
@@ -45,7 +45,7 @@ def check_agreement(directory: Path, manifest: Manifest) -> None:
     _check_epsilon(directory, every, manifest)
     stored = _check_layout(every, manifest)
     _check_totals(stored, manifest)
-    _check_rotary(directory / WEIGHTS_FILE, stored, manifest)
+    check_rotary(directory / WEIGHTS_FILE, stored[expected.SIN_CACHE], manifest.model)
 
 
 def _agreed(directory: Path, name: str, part: Part) -> OnnxGraph:
@@ -292,37 +292,3 @@ def _check_totals(stored: Mapping[str, Tensor], manifest: Manifest) -> None:
     nbytes = sum(stored[f"{name}.weight.{kind}"].nbytes for name in body for kind in ("codes", "scales"))
     bits = 8 * nbytes / sum(map(prod, body.values()))
     check_same(graph, "the number of bits per weight", round(bits, 4), quantization.body_bits)
-
-
-def _check_rotary(path: Path, stored: Mapping[str, Tensor], manifest: Manifest) -> None:
-    """The base of the rotary embedding: the sines of the last position, of which all frequencies make much.
-
-    Computed and rounded as the exporter does (docs/decisions/0005-rotary-rounding.md), compared to
-    within one rounding of the table's type.
-    """
-    facts, table = manifest.model, stored[expected.SIN_CACHE]
-    row = facts.head_dim // 2 * BITS[table.data_type] // 8
-    try:
-        with path.open("rb") as file:
-            file.seek(_place(table).end - row)
-            found = _floats(file.read(row), table.data_type)
-    except OSError as error:
-        raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
-    exponents = np.arange(0, facts.head_dim, 2, dtype=np.float32) / np.float32(facts.head_dim)
-    with np.errstate(over="ignore"):
-        powers = np.power(np.float64(np.float32(facts.rope_theta)), exponents.astype(np.float64)).astype(np.float32)
-    phases = np.float32(facts.context_length - 1) * (np.float32(1) / powers)
-    tolerance = {FLOAT: 2e-7, FLOAT16: 3e-4}.get(table.data_type, 2.5e-3)
-    if len(found) != len(phases) or not np.allclose(found, np.sin(phases.astype(np.float64)), rtol=0, atol=tolerance):
-        raise BundleIntegrityError(
-            f"the rotary tables in {path.name} are not those of model.rope_theta {facts.rope_theta}, which the manifest says: {REMEDY}"
-        )
-
-
-def _floats(data: bytes, data_type: int) -> npt.NDArray[np.float64]:
-    """Elements as float64. A bfloat16 is the upper half of a float32."""
-    if data_type == FLOAT:
-        return np.frombuffer(data, "<f4").astype(np.float64)
-    if data_type == FLOAT16:
-        return np.frombuffer(data, "<f2").astype(np.float64)
-    return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
