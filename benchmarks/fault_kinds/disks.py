@@ -81,7 +81,7 @@ def _packing(rng: Random, material: Material, scratch: Path, limit: float, mount
         def action() -> None:
             from sc2onnx.runtime.ort import packing
 
-            packing._check_room = lambda directory, size: None
+            packing.check_room = lambda directory, size: None
             limited()
             pack(material.bundle(form))
 

@@ -28,7 +28,7 @@ BFLOAT16: Final = 16
 _RESIDENT: Final = 64
 """Results of at most so many positions get a place of their own on the device; of more, which are rare, they are copied out as they come."""
 
-_CAPTURES: Final = 64
+MOST_CAPTURED: Final = 64
 """CUDA graphs that a session captures at most: each belongs to the buffers of one cache, and stays as long as the session."""
 
 
@@ -54,7 +54,7 @@ class Graph:
 
     def resident(self, key: tuple[Any, ...]) -> Resident | None:
         """The values and the number of the CUDA graph of these addresses and shapes; None if there are as many as there may be."""
-        if key not in self.captured and len(self.captured) < _CAPTURES:
+        if key not in self.captured and len(self.captured) < MOST_CAPTURED:
             self.captured[key] = Resident(self.new_value, self.device, len(self.captured) + 1)
         return self.captured.get(key)
 

@@ -87,11 +87,11 @@ def make_in_background(bundle: Bundle, kernels: Kernels) -> None:
         cache.sweep_if_idle()
         made_from = _established(bundle) or ["unread", bundle.manifest.files[WEIGHTS_FILE].sha256]
         if cache.due(key(made_from, kernels.layout)):
-            process = _start([sys.executable, "-P", "-m", __name__, str(bundle.directory.resolve())])
+            process = start_process([sys.executable, "-P", "-m", __name__, str(bundle.directory.resolve())])
             threading.Thread(target=process.wait, name="sc2onnx-packing", daemon=True).start()  # else it stays behind as a zombie
 
 
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
+def start_process(command: list[str]) -> subprocess.Popen[bytes]:
     """A process with this one's modules that outlives it, and that no terminal's Ctrl-C reaches."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     nothing = subprocess.DEVNULL
@@ -164,7 +164,7 @@ class _Maker:
         found = matrices(read_graph(records.contents(graph, MOST_BYTES)) for graph in self.bundle.kernel_graphs)
         size = Contents.of(found, self.kernels).end
         cache.make_room(size)  # better known before than after
-        _check_room(cache.directory, size)
+        check_room(cache.directory, size)
         with cache.draft() as draft:
             self._write(draft / DATA, found)
             devices = (Device(),) * len(self.bundle.kernel_graphs)
@@ -178,7 +178,7 @@ class _Maker:
             packed_file.write(file, weights, found, self.kernels, self.threads)
 
 
-def _check_room(directory: Path, size: int) -> None:
+def check_room(directory: Path, size: int) -> None:
     """Raise :class:`DiskSpaceError` if the disk is too small for a packed form."""
     free = shutil.disk_usage(directory).free
     if free < size + _SPARE:

@@ -161,7 +161,7 @@ def test_sizes_alone_have_the_background_read_the_bytes(
         started.append(command)
         return subprocess.Popen([sys.executable, "-c", ""])
 
-    monkeypatch.setattr(packing, "_start", start)
+    monkeypatch.setattr(packing, "start_process", start)
     made(copy)
     shutil.rmtree(cache_directory() / "checked", ignore_errors=True)
     for _ in range(2):

@@ -81,7 +81,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return subprocess.Popen([sys.executable, "-c", ""])
 
     monkeypatch.setattr(packing, "WORTHWHILE", 0)
-    monkeypatch.setattr(packing, "_start", start)
+    monkeypatch.setattr(packing, "start_process", start)
     return commands
 
 
@@ -232,7 +232,7 @@ def test_a_writer_that_dies_leaves_nothing_that_is_taken_for_whole(int4: Path, m
     assert (PackedCache.open().directory / left / ENTRY).is_file()  # all written, not yet in its place
     assert not sc2onnx.load(int4).packed
     monkeypatch.setattr(packing, "WORTHWHILE", 0)
-    monkeypatch.setattr(packing, "_start", lambda command: subprocess.Popen([sys.executable, "-c", ""]))
+    monkeypatch.setattr(packing, "start_process", lambda command: subprocess.Popen([sys.executable, "-c", ""]))
     sc2onnx.load(int4)  # cleans up, also where the writer it starts does nothing
     assert not any(name.startswith(".draft-") for name in names())
     form = made(int4)
