@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 import sc2onnx
-from sc2onnx.runtime.sampling import SamplingParameters
-from sc2onnx.runtime.text import Detokenizer
+from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.text.detokenize import Detokenizer
 
 COLUMNS = ("steps", "cut", "reuse", "reuse sampled", "drafts", "drafts sampled", "batch", "batch sampled", "threads")
 GREEDY, TOLERANCE = SamplingParameters(), 1e-4

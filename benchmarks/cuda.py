@@ -26,7 +26,8 @@ from sc2onnx.bench.depth import placed
 from sc2onnx.bench.engine import bundle_opener
 from sc2onnx.bench.table import lines
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.runtime.bundle import open_named
+from sc2onnx.runtime.engine.seats import Run
+from sc2onnx.runtime.opening.bundle import open_named
 
 BATCHES = (1, 4, 8, 32)
 
@@ -59,18 +60,19 @@ def batched(bundle: Path, options: argparse.Namespace) -> dict[int, float]:
     """Tokens per second by the number of rows that decode together: medians of ``--repeat`` rounds of 32 steps."""
     model, found = sc2onnx.load(bundle, device=options.device, prefix_memory=0), dict[int, float]()
     for rows in BATCHES:
-        decoder = placed(model, options.batch_context)
-        decoder.join([placed(model, options.batch_context) for _ in range(rows - 1)])
-        tokens, seconds = np.ones((rows, 1), dtype=np.int64), list[float]()
+        sequences = [placed(model, options.batch_context) for _ in range(rows)]
+        seats, token, seconds = model.engine.seats, np.ones(1, dtype=np.int64), list[float]()
         for _ in range(options.repeat + 1):  # the first one captures
             began = time.perf_counter()
-            for _ in range(32):
-                decoder.append(tokens, "last", ids=decoder.chooses)
+            with model.engine.alone():
+                for _ in range(32):
+                    seats.forward([Run(each.seat, token, 1) for each in sequences], ids=seats.chooses)
             seconds.append(time.perf_counter() - began)
-            for row in range(rows):
-                decoder.rewind(32, row)
+            for each in sequences:
+                each.rewind(32)
         found[rows] = 32 * rows / statistics.median(seconds[1:])
-        decoder.close()
+        for each in sequences:
+            each.close()
     return found
 
 

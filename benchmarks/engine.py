@@ -23,11 +23,11 @@ import numpy as np
 
 import sc2onnx
 from sc2onnx.errors import Sc2onnxError
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.handle import TokenStream
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Run
 from sc2onnx.runtime.options import GenerationRules
-from sc2onnx.runtime.sampling import SamplingParameters
 
 TASKS = Path(__file__).parent / "tasks" / "tasks.jsonl"
 STREAMS = 8
@@ -177,6 +177,19 @@ def own(ask: Ask, rows: int, seeded: bool) -> None:
     print(f"{rows} {kind} rows: {1e3 * (whole - passes) / steps:.2f} ms a step besides the pass of {1e3 * passes / steps:.1f} ms")
 
 
+def owns(ask: Ask) -> None:
+    """:func:`own` of few and of many rows."""
+    for rows in (1, STREAMS):
+        for seeded in (False, True):
+            own(ask, rows, seeded)
+
+
+def besides(ask: Ask, repeat: int, size: int) -> None:
+    """:func:`beside` of few and of many streams."""
+    for running in (1, 4):
+        beside(ask, repeat, size, running)
+
+
 def coming(ask: Ask) -> None:
     """What a row that leaves or enters costs the others: the time between their steps that is neither pass nor usual."""
     engine = ask.model.engine
@@ -239,11 +252,11 @@ def main() -> None:
         sys.exit(f"engine.py: {error}")
     list(ask.stream(0))
     parts: dict[str, Callable[[], None]] = {
-        "own": lambda: [own(ask, rows, seeded) for rows, seeded in ((1, False), (1, True), (8, False), (8, True))] and None,
+        "own": lambda: owns(ask),
         "coming": lambda: coming(ask),
         "threads": lambda: threads(ask, options.repeat),
         "arrivals": lambda: arrivals(ask, options.repeat, options.over),
-        "prompt": lambda: [beside(ask, options.repeat, options.prompt, running) for running in (1, 4)] and None,
+        "prompt": lambda: besides(ask, options.repeat, options.prompt),
     }
     for name, measure in parts.items():
         if not options.only or name in options.only:

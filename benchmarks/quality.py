@@ -41,7 +41,7 @@ from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import checkpoint_shapes, total_parameters
 from sc2onnx.manifest import TOKENIZER_FILE
-from sc2onnx.runtime.text import open_codec
+from sc2onnx.runtime.text.codec import open_codec
 from sc2onnx.verify.reference import Reference
 
 F32_TOLERANCE = 1e-5

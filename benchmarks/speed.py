@@ -37,8 +37,8 @@ from sc2onnx.errors import Sc2onnxError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.options import bench_options
 from sc2onnx.picture import check_plot
-from sc2onnx.runtime.bundle import Bundle, open_named
-from sc2onnx.runtime.session import default_threads
+from sc2onnx.runtime.opening.bundle import Bundle, open_named
+from sc2onnx.runtime.ort.options import default_threads
 
 ENGINES = {"llama.cpp": "peers.llama_cpp_engine", "openvino": "peers.openvino_engine", "torch": "peers.torch_engine"}
 

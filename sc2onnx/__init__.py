@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from sc2onnx.errors import Sc2onnxError
 
 if TYPE_CHECKING:
-    from sc2onnx.runtime.bundle import push
+    from sc2onnx.runtime.choose.sampling import SamplingParameters
     from sc2onnx.runtime.engine.handle import Stream, TokenStream
     from sc2onnx.runtime.engine.sequence import TokenSequence
-    from sc2onnx.runtime.fitting import Surroundings
     from sc2onnx.runtime.loading import load
     from sc2onnx.runtime.memory import MemoryFootprint
     from sc2onnx.runtime.model import Model
+    from sc2onnx.runtime.opening.bundle import push
     from sc2onnx.runtime.results import Completion, Piece, Token
-    from sc2onnx.runtime.sampling import SamplingParameters
+    from sc2onnx.runtime.text.fitting import Surroundings
 
 __version__ = "0.1.0"
 
@@ -44,12 +44,12 @@ _HOMES = {
     "Completion": "sc2onnx.runtime.results",
     "Piece": "sc2onnx.runtime.results",
     "Stream": "sc2onnx.runtime.engine.handle",
-    "Surroundings": "sc2onnx.runtime.fitting",
+    "Surroundings": "sc2onnx.runtime.text.fitting",
     "MemoryFootprint": "sc2onnx.runtime.memory",
     "Model": "sc2onnx.runtime.model",
     "load": "sc2onnx.runtime.loading",
-    "push": "sc2onnx.runtime.bundle",
-    "SamplingParameters": "sc2onnx.runtime.sampling",
+    "push": "sc2onnx.runtime.opening.bundle",
+    "SamplingParameters": "sc2onnx.runtime.choose.sampling",
     "Token": "sc2onnx.runtime.results",
     "TokenSequence": "sc2onnx.runtime.engine.sequence",
     "TokenStream": "sc2onnx.runtime.engine.handle",

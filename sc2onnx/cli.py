@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from sc2onnx.evaluate import Opener
     from sc2onnx.manifest import Verification
     from sc2onnx.runtime.engine.handle import Stream
-    from sc2onnx.runtime.fitting import Surroundings
     from sc2onnx.runtime.model import Model
     from sc2onnx.runtime.results import Completion, Piece
+    from sc2onnx.runtime.text.fitting import Surroundings
 
 
 def entry() -> NoReturn:
@@ -218,7 +218,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _infill(args: argparse.Namespace) -> int:
-    from sc2onnx.runtime.fitting import LEAST
+    from sc2onnx.runtime.text.fitting import LEAST
 
     text = _read_text(args.file)
     offset = cursor_offset(text, args.line, args.column)
@@ -248,7 +248,7 @@ def _what_is_used(used: Surroundings, files: Mapping[str, str], tokens: int) -> 
 def _info(args: argparse.Namespace) -> int:
     if args.plan:
         return _plan(args)
-    from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.opening.bundle import Bundle
     from sc2onnx.runtime.summary import memory_need, on_kernels, rows
 
     manifest = Bundle.open(_bundle(args), check="size", others=True).manifest
@@ -295,9 +295,9 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _warm(args: argparse.Namespace) -> int:
-    from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.opening.bundle import Bundle
     from sc2onnx.runtime.ort.kernels import usable
-    from sc2onnx.runtime.packing import make
+    from sc2onnx.runtime.ort.packing import make
     from sc2onnx.runtime.summary import on_kernels
 
     bundle = Bundle.open(args.bundle)
@@ -311,7 +311,7 @@ def _warm(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
-    from sc2onnx.runtime.bundle import push
+    from sc2onnx.runtime.opening.bundle import push
 
     address = push(args.bundle, args.repo, private=args.private, revision=args.revision, message=args.message)
     if args.json:

@@ -17,8 +17,8 @@ from sc2onnx.errors import Sc2onnxError
 from sc2onnx.hints import EXTRAS, KERNELS, install
 
 if TYPE_CHECKING:
+    from sc2onnx.runtime.ort.probe import ProviderStatus
     from sc2onnx.runtime.ort.telemetry import Telemetry
-    from sc2onnx.runtime.session import ProviderStatus
 
 _PARTS: Final = ("export", "verify", "evaluate")
 """Parts of sc2onnx that need more than the runtime does: packages, and extras, of that name."""
@@ -66,15 +66,16 @@ def _required(package: str) -> Finding:
 
 def _providers() -> list[Finding]:
     try:
-        from sc2onnx.runtime import session
+        from sc2onnx.runtime.ort import probe
+        from sc2onnx.runtime.ort.options import default_threads
     except (Sc2onnxError, ImportError) as error:
         return [Finding("cpu", False, str(error))]
     from sc2onnx.runtime.ort.library import TELEMETRY
 
-    status = session.probe()
-    detail = f"works, {session.default_threads()} threads by default" if status.works else status.detail
+    status = probe.probe()
+    detail = f"works, {default_threads()} threads by default" if status.works else status.detail
     cpu = Finding("cpu", status.works, detail, "" if status.works else install("cpu", upgrade=True))
-    return [cpu, _cuda(session.probe_cuda()), _telemetry(TELEMETRY)]
+    return [cpu, _cuda(probe.probe_cuda()), _telemetry(TELEMETRY)]
 
 
 _TELEMETRY: Final[Mapping[str, tuple[str, str]]] = {
@@ -92,9 +93,9 @@ def _telemetry(state: Telemetry) -> Finding:
 
 def _cuda(status: ProviderStatus) -> Finding:
     """Whether bundles for a GPU run, and what stands in the way. Others run without."""
-    from sc2onnx.runtime import device
+    from sc2onnx.runtime.ort import cuda
 
-    found = device.driver()
+    found = cuda.driver()
     if not status.works or isinstance(found, str):
         return Finding("cuda", None, f"does not work: {status.detail}")
     shown = f"{found.devices} GPU" + ("s" if found.devices > 1 else "")
@@ -116,7 +117,7 @@ def _kernels() -> Finding:
 
 def _packed() -> Finding:
     """What the cache of packed weights takes, and where it is. Bundles run without it."""
-    from sc2onnx.runtime.prepacked import PackedCache
+    from sc2onnx.runtime.ort.packed_cache import PackedCache
 
     try:
         cache = PackedCache.open()

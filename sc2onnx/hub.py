@@ -125,7 +125,7 @@ def push(
 ) -> str:
     """Make the repository ``owner/name`` hold this bundle, in one commit whose address is returned.
 
-    ``directory`` is a bundle that :class:`~sc2onnx.runtime.bundle.Bundle` has opened, and so holds no link that leads out of it.
+    ``directory`` is a bundle that :class:`~sc2onnx.runtime.opening.bundle.Bundle` has opened, and so holds no link that leads out of it.
     What goes there are the manifest, the files that it lists, hashed once more as they are sent, and
     the card, which has the licence and what it asks of whoever passes the weights on; what an earlier
     bundle had and this one has not is deleted, other files stay. The repository is created if there is none,

@@ -13,7 +13,7 @@ from sc2onnx.boundary import STATUSES
 from sc2onnx.messages import printable
 
 ORDERS: Final = ("psm", "spm")
-"""``sc2onnx.runtime.text.FimOrder``, whose room needs tokenizers."""
+"""``sc2onnx.runtime.text.fim.FimOrder``, whose room needs tokenizers."""
 
 KERNELS: Final = ("auto", "on", "off")
 CACHE_TYPES: Final = ("auto", "int8", "float32")

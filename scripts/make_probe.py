@@ -1,4 +1,4 @@
-"""Prints the base64 of the graphs that ``runtime/session.py`` tries execution providers and measures devices with."""
+"""Prints the base64 of the graphs that ``runtime/ort/probe.py`` tries execution providers and measures devices with."""
 
 from __future__ import annotations
 

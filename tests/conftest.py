@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
-from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.ort.cuda import cuda_trouble
+from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import Missing, look
-from sc2onnx.runtime.session import cuda_trouble
 
 ROOT = Path(__file__).parent.parent
 
@@ -109,4 +109,4 @@ def _no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache; and digests are remembered also where temporary files lie in memory."""
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "sc2onnx-cache"))
-    monkeypatch.setattr("sc2onnx.runtime.stamps.MOUNTS", tmp_path / "no-table-of-mounts")
+    monkeypatch.setattr("sc2onnx.runtime.opening.stamps.MOUNTS", tmp_path / "no-table-of-mounts")

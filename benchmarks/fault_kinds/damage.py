@@ -54,7 +54,7 @@ def bundle(rng: Random, material: Material, scratch: Path) -> str:
 
 def expect_refused_or_same(material: Material, form: str, copy: Path, check: str, packed: str = "off") -> str:
     """Raises :class:`Fault` for another answer."""
-    from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.opening.bundle import Bundle
 
     try:
         if FORMS[form][1] == "genai":
@@ -102,7 +102,7 @@ def memo(rng: Random, material: Material, scratch: Path) -> str:
 @contextmanager
 def remembered() -> Iterator[None]:
     """Have the memo hold files of any size: it holds those of full-size models only."""
-    from sc2onnx.runtime import stamps
+    from sc2onnx.runtime.opening import stamps
 
     before: int = stamps.LARGE
     setattr(stamps, "LARGE", 1)  # noqa: B010 - a constant to a type checker

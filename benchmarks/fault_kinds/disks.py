@@ -79,9 +79,9 @@ def _packing(rng: Random, material: Material, scratch: Path, limit: float, mount
     with _disk(rng, scratch, 2 * _size(material.bundle(form)), mounted) as (place, what, limited):
 
         def action() -> None:
-            from sc2onnx.runtime import packing
+            from sc2onnx.runtime.ort import packing
 
-            packing._check_room = lambda directory, size: None
+            packing.check_room = lambda directory, size: None
             limited()
             pack(material.bundle(form))
 

@@ -78,7 +78,7 @@ def manifest(rng: Random, material: Material, scratch: Path) -> str:
 
 def _seen(material: Material, form: str, copy: Path) -> str:
     """Also what only looks at it: ``info``."""
-    from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.opening.bundle import Bundle
     from sc2onnx.runtime.summary import memory_need, rows
 
     try:

@@ -142,9 +142,9 @@ def packable(material: Material) -> list[str]:
 
 def pack(bundle: Path, *, wait: bool = True) -> bool:
     """Keep a bundle's weights packed. False: nothing packs them, as it is of floats or the kernels are not installed."""
-    from sc2onnx.runtime.bundle import Bundle
+    from sc2onnx.runtime.opening.bundle import Bundle
     from sc2onnx.runtime.ort.kernels import usable
-    from sc2onnx.runtime.packing import make
+    from sc2onnx.runtime.ort.packing import make
 
     opened = Bundle.open(bundle)
     if (kernels := usable("auto", opened.manifest)) is None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.runtime.cache import CacheShape
+from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.runtime.model import Model
 

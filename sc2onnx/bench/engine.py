@@ -15,14 +15,14 @@ import numpy.typing as npt
 from sc2onnx.bench.depth import placed
 from sc2onnx.bench.traffic import weights_read
 from sc2onnx.errors import OutputError
-from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.cache import CHUNK
-from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.cache.shape import CHUNK
 from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.runtime.loading import load
 from sc2onnx.runtime.model import Model
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import CacheType, Use, usable
-from sc2onnx.runtime.packing import Packed, make
+from sc2onnx.runtime.ort.packing import Packed, make
 
 Tokens = npt.NDArray[np.int64]
 

@@ -65,7 +65,7 @@ def _label(figure: Figure, axes: Axes, report: Report) -> None:
     ends.sort(key=lambda end: end[0][1].median)
     figure.draw_without_rendering()  # lays it out: only now are positions known
     heights = [float(axes.transData.transform((context, found.median))[1]) * 72 / figure.dpi for (context, found), _, _ in ends]
-    for ((context, found), name, colour), height, place in zip(ends, heights, _apart(heights, 9 * _APART), strict=True):
+    for ((context, found), name, colour), height, place in zip(ends, heights, apart(heights, 9 * _APART), strict=True):
         axes.annotate(
             name,
             (context, found.median),
@@ -78,7 +78,7 @@ def _label(figure: Figure, axes: Axes, report: Report) -> None:
         )
 
 
-def _apart(heights: Sequence[float], least: float) -> list[float]:
+def apart(heights: Sequence[float], least: float) -> list[float]:
     """Ascending heights, each moved up to ``least`` above the one before: 0, 1, 30 and 10 give 0, 10, 30."""
     placed: list[float] = []
     for height in heights:

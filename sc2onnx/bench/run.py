@@ -17,11 +17,14 @@ from sc2onnx.bench.task import PROMPT, Task
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import whole_number
-from sc2onnx.runtime.bundle import open_named
-from sc2onnx.runtime.cache import CHUNK, default_capacity
-from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.cache.shape import CHUNK, default_capacity
+from sc2onnx.runtime.opening.bundle import open_named
+from sc2onnx.runtime.ort.cuda import check_cuda
+from sc2onnx.runtime.ort.device_map import check_suits
+from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import CacheType, Use
-from sc2onnx.runtime.session import check_cuda, check_suits, copy_rate, default_threads
+from sc2onnx.runtime.ort.options import default_threads
+from sc2onnx.runtime.ort.probe import copy_rate
 
 Tell = Callable[[str], None]
 

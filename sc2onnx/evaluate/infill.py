@@ -16,7 +16,9 @@ from sc2onnx.evaluate.report import Answer, InfillScore
 from sc2onnx.evaluate.source import LogitSource
 from sc2onnx.evaluate.spans import Span
 from sc2onnx.hints import install
-from sc2onnx.runtime.text import Codec, Detokenizer, FimOrder, around_cursor, fim_prompt
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.detokenize import Detokenizer
+from sc2onnx.runtime.text.fim import FimOrder, around_cursor, fim_prompt
 
 Similarity = Callable[[str, str], float]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sc2onnx.evaluate.measure import Difference
 from sc2onnx.evaluate.source import About
-from sc2onnx.runtime.text import FimOrder
+from sc2onnx.runtime.text.fim import FimOrder
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from sc2onnx.evaluate.spans import choose
 from sc2onnx.evaluate.store import LogitStore, logit_store
 from sc2onnx.evaluate.text import Document, Passage, passage, read
 from sc2onnx.runtime.arguments import whole_number
-from sc2onnx.runtime.bundle import Bundle, open_named
+from sc2onnx.runtime.opening.bundle import Bundle, open_named
 from sc2onnx.runtime.ort.kernels import CacheType, Use
-from sc2onnx.runtime.text import Codec, FimOrder, open_codec
+from sc2onnx.runtime.text.codec import Codec, open_codec
+from sc2onnx.runtime.text.fim import FimOrder
 
 DEFAULT_LENGTH: Final = 1024
 """Long enough that a token's early neighbours hardly matter, short enough that 16,384 positions cross many places of many files."""

@@ -19,7 +19,7 @@ from sc2onnx.manifest import TOKENIZER_FILE, Manifest
 from sc2onnx.runtime.loading import load
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.ort.kernels import CacheType, Use
-from sc2onnx.runtime.text import Codec
+from sc2onnx.runtime.text.codec import Codec
 
 _CHUNK: Final = 256
 """Positions whose logits a bundle gives at once: 50 MB at a vocabulary of 49,152."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sc2onnx.bundle import texts
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.text import Codec
+from sc2onnx.runtime.text.codec import Codec
 
 
 @dataclass(frozen=True, slots=True)

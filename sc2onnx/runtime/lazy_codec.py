@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 from sc2onnx.manifest import TOKENIZER_FILE
-from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.forks import Process
-from sc2onnx.runtime.text import Codec, open_codec
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.text.codec import Codec, open_codec
 
 
 class LazyCodec:

@@ -18,10 +18,12 @@ from sc2onnx.errors import (
 from sc2onnx.hub import located
 from sc2onnx.manifest import WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.arguments import flag, one_of, optional_text, place_of, shown, whole_number
-from sc2onnx.runtime.bundle import Bundle, Check
-from sc2onnx.runtime.cache import CHUNK
-from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.cache.shape import CHUNK
+from sc2onnx.runtime.cache.slots import cache_shape
 from sc2onnx.runtime.model import Model
+from sc2onnx.runtime.opening.bundle import Bundle, Check
+from sc2onnx.runtime.ort.device_map import check_suits, chosen_devices
+from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import (
     CacheType,
     Kernels,
@@ -31,18 +33,12 @@ from sc2onnx.runtime.ort.kernels import (
     meant,
     usable,
 )
-from sc2onnx.runtime.packing import Packed, find, make, make_in_background
-from sc2onnx.runtime.prepacked import PackedForm
-from sc2onnx.runtime.session import (
-    SPIN,
-    Session,
-    Substitute,
-    check_suits,
-    chosen_devices,
-    default_threads,
-)
+from sc2onnx.runtime.ort.loading import Substitute
+from sc2onnx.runtime.ort.options import SPIN, default_threads
+from sc2onnx.runtime.ort.packed_form import PackedForm
+from sc2onnx.runtime.ort.packing import Packed, find, make, make_in_background
+from sc2onnx.runtime.ort.session import Session
 from sc2onnx.runtime.settings import Settings
-from sc2onnx.runtime.slots import cache_shape
 
 MOST_THREADS: Final = 1024
 """Of one step: onnxruntime starts as many as it is told, whether or not the machine has them."""
@@ -77,14 +73,14 @@ def load(
     for a GPU needs.
     ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
     in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
-    (:attr:`sc2onnx.runtime.session.Session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties
+    (:attr:`sc2onnx.runtime.ort.session.Session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties
     may go the other way. ``max_batch``: the most prompts of one call that decode together.
-    ``check``: how the files are checked, see :data:`sc2onnx.runtime.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
+    ``check``: how the files are checked, see :data:`sc2onnx.runtime.opening.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
     keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none.
     ``kernels``: whether a quantised bundle runs on the kernels of ``sc2onnx-kernels``, see
     :data:`sc2onnx.runtime.ort.kernels.Use`. ``cache_type``: what they keep of keys and values, ``int8`` (with a scale) or
     ``float32``; ``auto`` is int8. ``packed``: whether the weights that are packed for them are kept in the user's cache
-    directory, for memory that processes share and a faster start, see :data:`sc2onnx.runtime.packing.Packed`.
+    directory, for memory that processes share and a faster start, see :data:`sc2onnx.runtime.ort.packing.Packed`.
     ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
 
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.HubError`,

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from sc2onnx.errors import RequestError
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.arguments import shown, text, texts, whole_number
-from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.cache import CacheShape
+from sc2onnx.runtime.cache.shape import CacheShape
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream
 from sc2onnx.runtime.engine.lookup import Memory
 from sc2onnx.runtime.engine.loop import Bounds, Engine
@@ -25,18 +25,19 @@ from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.runtime.engine.slots import SlotSeats
 from sc2onnx.runtime.engine.speculate import FLAT, StepCosts
 from sc2onnx.runtime.engine.stacks import StackSeats
-from sc2onnx.runtime.fitting import Surroundings
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.lazy_codec import LazyCodec
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions, GenerationRules
-from sc2onnx.runtime.prepacked import PackedForm
+from sc2onnx.runtime.ort.packed_form import PackedForm
+from sc2onnx.runtime.ort.session import Session
 from sc2onnx.runtime.request import Drafting, Prompt, Requests, surroundings
 from sc2onnx.runtime.results import Completion
-from sc2onnx.runtime.sampling import SamplingParameters
-from sc2onnx.runtime.session import Session
 from sc2onnx.runtime.settings import Settings
-from sc2onnx.runtime.text import Codec, FimOrder
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.fim import FimOrder
+from sc2onnx.runtime.text.fitting import Surroundings
 
 MOST_SAMPLES: Final = 1024
 """Of one prompt, in one call."""
@@ -190,12 +191,12 @@ class Model:
         explained here as in :meth:`generate`.
 
         ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
-        in the training format (:func:`sc2onnx.runtime.text.fim_prompt`); all texts are data.
+        in the training format (:func:`sc2onnx.runtime.text.codec.fim_prompt`); all texts are data.
         ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
         after typing differs at its end only, and reuses the suffix as well.
 
         A prompt that would be too long is cut to what is nearest to the cursor
-        (:mod:`sc2onnx.runtime.fitting`), and ``used`` of the result says what was left.
+        (:mod:`sc2onnx.runtime.text.fitting`), and ``used`` of the result says what was left.
         ``prompt_tokens``: the most tokens of the prompt, all of it; by default what the context
         leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is
         longer than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.

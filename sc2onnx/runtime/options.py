@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.arguments import flag, one_of, shown, stop_strings, whole_number
-from sc2onnx.runtime.sampling import SamplingParameters
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 
 SpecialTokens = Literal["parse", "text"]
 """Whether special tokens spelt out in a prompt are taken as such, or as their characters."""
@@ -41,14 +41,14 @@ class GenerationOptions:
     """How to draw, when to end, and how the prompt is read.
 
     ``max_new_tokens``: tokens at most. ``temperature``, ``top_k``, ``top_p``, ``min_p``,
-    ``repetition_penalty``: see :class:`~sc2onnx.runtime.sampling.SamplingParameters`; greedy by
+    ``repetition_penalty``: see :class:`~sc2onnx.runtime.choose.sampling.SamplingParameters`; greedy by
     default. ``seed``: the same gives the same tokens; each sample and each prompt of a list draws
     from a stream of its own, the first from that of a single prompt, and how many there are changes
     none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
     default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
     ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
     ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens again
-    together with what follows (:mod:`sc2onnx.runtime.healing`); ``text`` begins where the prompt
+    together with what follows (:mod:`sc2onnx.runtime.choose.healing`); ``text`` begins where the prompt
     ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether ``<fim_prefix>``
     and its like, spelt out in the prompt, are taken as the special token (``"parse"``) or as their
     characters (``"text"``, for text that is data). ``timeout``: seconds after which it ends with

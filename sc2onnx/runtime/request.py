@@ -26,14 +26,17 @@ from sc2onnx.runtime.arguments import (
     token_ids,
     whole_number,
 )
+from sc2onnx.runtime.choose.chooser import Chooser
+from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
+from sc2onnx.runtime.choose.sampling import Sampler
+from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
-from sc2onnx.runtime.engine.row import Draws, Gives, Row, Terms, TextSink
+from sc2onnx.runtime.engine.row import Gives, Row, Terms, TextSink
 from sc2onnx.runtime.engine.speculate import Drafter, StepCosts
-from sc2onnx.runtime.fitting import Surroundings, budget_of, fitted
-from sc2onnx.runtime.healing import HEALED, Healing, Vocabulary, taken_back
 from sc2onnx.runtime.options import GenerationOptions, GenerationRules
-from sc2onnx.runtime.sampling import Sampler
-from sc2onnx.runtime.text import Codec, FimOrder
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.fim import FimOrder
+from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class Requests:
         spawned: tuple[int, ...] = (),
     ) -> Row:
         """The row of a prompt, checked: it fits the context. ``spawned``: see
-        :class:`~sc2onnx.runtime.sampling.Sampler`.
+        :class:`~sc2onnx.runtime.choose.sampling.Sampler`.
         """
         rules = self.rules(options)
         row = self.row(prompt.ids, rules, gives, spawned=spawned)
@@ -148,7 +151,7 @@ class Requests:
             raise EmptyPromptError("the prompt is empty, expected some text: <|endoftext|> alone starts a new document") from None
         if len(ids) > context:
             raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {context}: shorten it")
-        sampler: Draws = Sampler(rules.sampling, ids, vocab, spawned)
+        sampler: Chooser = Sampler(rules.sampling, ids, vocab, spawned)
         drafter = None
         if self.drafting is not None and not rules.logprobs:
             lookup = Lookup.of(ids.tolist(), self.drafting.memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sc2onnx.runtime.fitting import Surroundings
+from sc2onnx.runtime.text.fitting import Surroundings
 
 FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 """``stop``: a stop token or stop string. ``length``: ``max_new_tokens``, or the model's context is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sc2onnx.runtime.cache import CHUNK
+from sc2onnx.runtime.cache.shape import CHUNK
 
 
 @dataclass(frozen=True, slots=True)

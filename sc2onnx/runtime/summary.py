@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.hints import KERNELS
 from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
-from sc2onnx.runtime.cache import first_capacity
+from sc2onnx.runtime.cache.shape import first_capacity
+from sc2onnx.runtime.cache.slots import SlotType, shape_ahead
 from sc2onnx.runtime.engine.prefix import SEQUENCES
-from sc2onnx.runtime.slots import SlotType, shape_ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,10 @@ from sc2onnx.manifest import (
     past_name,
     present_name,
 )
+from sc2onnx.runtime.ort.loading import open_graph
+from sc2onnx.runtime.ort.storage import tensor
 from sc2onnx.runtime.results import Token
-from sc2onnx.runtime.session import open_graph, tensor
-from sc2onnx.runtime.text import Codec, open_codec
+from sc2onnx.runtime.text.codec import Codec, open_codec
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.ort.library import ort

@@ -17,7 +17,7 @@ from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.source import About, Opener
 from sc2onnx.manifest import TOKENIZER_FILE, Provenance
-from sc2onnx.runtime.text import Codec
+from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.verify.reference import Reference
 
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.manifest import Manifest
-from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.loading import Place, open_model
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.runtime.results import Token
-from sc2onnx.runtime.text import Codec
+from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.verify.emulate import emulated
 from sc2onnx.verify.foreign import Foreign, is_export
 

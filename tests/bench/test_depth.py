@@ -7,7 +7,7 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bench.depth import noise, placed
-from sc2onnx.runtime.cache import CacheShape
+from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.engine.stacks import StackSeat
 
 TOKEN = [7]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sc2onnx.bench import Alone, Missing, Report, Row, Task
-from sc2onnx.bench.plot import _apart, plot
+from sc2onnx.bench.plot import apart, plot
 from sc2onnx.bench.table import lines, markdown
 from sc2onnx.errors import RequestError
 
@@ -72,5 +72,5 @@ def test_nothing_measured_is_nothing_to_draw(report: Report, tmp_path: Path) -> 
 
 
 def test_names_are_moved_apart() -> None:
-    assert _apart([0, 1, 30], 10) == [0, 10, 30]
-    assert _apart([0, 1, 2, 50], 10) == [0, 10, 20, 50]
+    assert apart([0, 1, 30], 10) == [0, 10, 30]
+    assert apart([0, 1, 2, 50], 10) == [0, 10, 20, 50]

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
-from sc2onnx.runtime.session import DeviceBuffer
+from sc2onnx.runtime.ort.storage import DeviceBuffer
 from tests.conftest import fixture_maker
+from tests.runtime.rows import cache_of
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore:.*for cuda:UserWarning")]
 
@@ -125,12 +126,12 @@ def test_rows_together_and_alone(there: sc2onnx.Model) -> None:
 def test_the_cache_is_on_the_device_and_updated_there(there: sc2onnx.Model) -> None:
     with there.sequence() as sequence:
         sequence.append([1, 2, 3])
-        buffers = sequence.seat.cache.buffers
+        buffers = cache_of(sequence).buffers
         assert all(isinstance(buffer, DeviceBuffer) and buffer.value.device_name() == "cuda" for buffer in buffers)
         addresses = [buffer.address for buffer in buffers]
         sequence.append([4])
-        assert [buffer.address for buffer in sequence.seat.cache.buffers] == addresses
-        assert all(buffer[:, :, :4].any() and not buffer[:, :, 4:].any() for buffer in sequence.seat.cache.by_slot)
+        assert [buffer.address for buffer in cache_of(sequence).buffers] == addresses
+        assert all(buffer[:, :, :4].any() and not buffer[:, :, 4:].any() for buffer in cache_of(sequence).by_slot)
 
 
 def test_stages_on_the_gpu_and_beside_it(bundles: Path, reference: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -16,7 +16,8 @@ from sc2onnx.evaluate.infill import complete, edit_similarity, questions, score,
 from sc2onnx.evaluate.progress import Progress
 from sc2onnx.evaluate.source import BundleSource
 from sc2onnx.evaluate.spans import Span
-from sc2onnx.runtime.text import Codec, fim_prompt
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.fim import fim_prompt
 
 SPAN = Span("f.py", "lines", "def f():\n", "    a = 1\n    b = 2", "\n    return a + b\n")
 

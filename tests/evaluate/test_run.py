@@ -20,8 +20,8 @@ import sc2onnx
 from sc2onnx.errors import BundleNotFoundError, ContextLengthError, RequestError, TokenizerError
 from sc2onnx.evaluate import Opener, Settings, bundle_opener, evaluate
 from sc2onnx.evaluate.source import BundleSource
-from sc2onnx.runtime.text import Codec
-from tests.runtime.test_imports import _GUARD, run
+from sc2onnx.runtime.text.codec import Codec
+from tests.runtime.test_imports import GUARD, run
 
 SOURCE = Path(queue.__file__)
 QUICK = Settings(length=50, max_tokens=120)
@@ -178,7 +178,7 @@ def test_a_bundle_as_reference_is_opened_by_path_or_opener(bundle: Path) -> None
 
 def test_evaluating_needs_neither_torch_nor_the_exporter(bundle: Path) -> None:
     done = run(
-        _GUARD + "from sc2onnx.evaluate import Settings, evaluate\n"
+        GUARD + "from sc2onnx.evaluate import Settings, evaluate\n"
         "print(evaluate(sys.argv[1], [sys.argv[2]], against=sys.argv[1], settings=Settings(max_tokens=9)).positions)",
         str(bundle),
         str(SOURCE),

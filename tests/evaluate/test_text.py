@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import sc2onnx
 from sc2onnx.errors import RequestError
 from sc2onnx.evaluate.text import Document, cut, passage, read, shares
-from sc2onnx.runtime.text import Codec
+from sc2onnx.runtime.text.codec import Codec
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from sc2onnx.bundle.kernels import ENDING
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.export import Calibration, export
-from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.graph_facts import read_graph
-from sc2onnx.runtime.operators import ALLOWED, ATTRIBUTES, KERNELS
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.opening.onnx_graph import read_graph
+from sc2onnx.runtime.opening.operators import ALLOWED, ATTRIBUTES, KERNELS
 from tests.parity.shapes import SHAPES, make
 
 VARIANTS = [

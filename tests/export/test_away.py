@@ -18,12 +18,13 @@ import sc2onnx
 from sc2onnx.errors import InferenceError, SequenceStateError
 from sc2onnx.export import export
 from sc2onnx.manifest import GREEDY_IDS
-from sc2onnx.runtime.bundle import Bundle
-from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.model import Model
-from sc2onnx.runtime.session import DeviceBuffer
-from sc2onnx.runtime.step import Step
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.binding import Step
+from sc2onnx.runtime.ort.devices import Device
+from sc2onnx.runtime.ort.storage import DeviceBuffer
+from tests.runtime.rows import cache_of
 
 PROMPTS = ["def add(a, b):\n", "import os\nimport sys\n\nfor path in sys.argv:\n", "class Stack:\n    def push(self, item):\n"]
 
@@ -74,7 +75,7 @@ def test_logits_are_the_same_however_the_sequence_grows_and_is_rewound(there: Mo
             np.testing.assert_array_equal(ours.append(tokens[first:stop]), theirs.append(tokens[first:stop]))
             ours.rewind(back)
             theirs.rewind(back)
-        assert all(isinstance(buffer, DeviceBuffer) for buffer in ours.seat.cache.buffers)
+        assert all(isinstance(buffer, DeviceBuffer) for buffer in cache_of(ours).buffers)
         assert ours.rewindable == ours.length  # every position is kept
 
 
@@ -147,14 +148,14 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
         for sequence in (one, two):
             sequence.append([5, 6, 7])
             sequence.append([8])
-        addresses = [{buffer.address for buffer in sequence.seat.cache.buffers} for sequence in (one, two)]
+        addresses = [{buffer.address for buffer in cache_of(sequence).buffers} for sequence in (one, two)]
         assert not addresses[0] & addresses[1]  # two that live share nothing
     numbers = [resident.number for resident in graph.captured.values()]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))  # one graph each
 
 
 def test_no_more_graphs_are_captured_than_there_may_be(gpu_bundle: Path, here: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sc2onnx.runtime.step._CAPTURES", 2)
+    monkeypatch.setattr("sc2onnx.runtime.ort.binding.MOST_CAPTURED", 2)
     model = away(gpu_bundle)
     sequences = [model.sequence() for _ in range(4)]
     for sequence in sequences:
@@ -183,7 +184,7 @@ def test_stages_hand_their_hidden_states_on(staged: Path) -> None:
     assert mixed.generate(PROMPTS[0], max_new_tokens=30) == theirs.generate(PROMPTS[0], max_new_tokens=30)
     with mixed.sequence() as sequence:
         sequence.append([1, 2])
-        kinds = [type(buffer) for buffer in sequence.seat.cache.buffers]
+        kinds = [type(buffer) for buffer in cache_of(sequence).buffers]
         half = 2 * staged_layers(staged)[0]
         assert kinds == [DeviceBuffer] * half + [np.ndarray] * (len(kinds) - half)
 

@@ -16,8 +16,8 @@ from onnx import helper
 
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.export import Calibration, export
-from sc2onnx.runtime.bundle import Bundle
-from tests.runtime.test_agreement import replace
+from sc2onnx.runtime.opening.bundle import Bundle
+from tests.runtime.opening.test_agreement import replace
 
 Graph = onnx.GraphProto
 Node = onnx.NodeProto

@@ -16,7 +16,7 @@ from sc2onnx.export import Calibration, export
 from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.recipe import Override, Recipe
 from sc2onnx.manifest import Manifest
-from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.opening.bundle import Bundle
 from tests.export.quantize.definition import matrices
 from tests.export.test_graph import TOLERANCE, load, reference
 from tests.export.test_graph import Stepper as Usual

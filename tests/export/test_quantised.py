@@ -172,7 +172,7 @@ def test_the_portable_graph_is_standard_and_onnxruntime_makes_the_same_of_it(
         options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
         return options
 
-    monkeypatch.setattr("sc2onnx.runtime.session.ort.SessionOptions", saving)
+    monkeypatch.setattr("sc2onnx.runtime.ort.options.ort.SessionOptions", saving)
     sc2onnx.load(bundle)
     nodes = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node
     products = [{attribute.name: attribute.i for attribute in node.attribute} for node in nodes if node.op_type == "MatMulNBits"]

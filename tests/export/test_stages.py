@@ -17,8 +17,8 @@ from sc2onnx.errors import BundleError, BundleIntegrityError, DeviceError, Reque
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.stages import balanced, ranges
 from sc2onnx.manifest import Manifest
-from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.loading import open_model
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.verify.emulate import emulated
 
 Make = Callable[..., Path]

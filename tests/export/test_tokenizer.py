@@ -22,7 +22,7 @@ from sc2onnx.export.small_files import SmallFiles
 from sc2onnx.export.text_files import TextFiles, text_files
 from sc2onnx.export.tokenizer import open_tokenizer, tokenizers_errors
 from sc2onnx.export.tokenizer_build import build_tokenizer
-from sc2onnx.runtime import tokenizer_file as runtime
+from sc2onnx.runtime.text import tokenizer_file as runtime
 
 CODE = (
     "x =  12\n\n\tfor i in range(10):  # 3.14e-5, v2 2024-01-31\n"

@@ -14,9 +14,9 @@ from interop import COUNT, LENGTHS, Ours, bundle_for
 from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, cargo, optimum_cli, play
 from sc2onnx.card import PLACE
 from sc2onnx.manifest import CARD_FILE
-from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.kernels import Kernels, look
-from sc2onnx.runtime.packing import make
+from sc2onnx.runtime.ort.packing import make
 from sc2onnx.verify import verify
 
 THREADS = 2

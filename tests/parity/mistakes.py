@@ -13,7 +13,7 @@ from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph import attention
 from sc2onnx.export.graph.layers import rotary
 from sc2onnx.export.graph.ops import Recorder
-from sc2onnx.runtime import bundle
+from sc2onnx.runtime.opening import bundle
 
 
 def let_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from sc2onnx.verify.reference import Reference
 from sc2onnx.verify.subject import Played, open_subject
 from tests.parity.mistakes import GQA_MISTAKES
 from tests.parity.shapes import SHAPES, Shape, make
+from tests.runtime.rows import cache_of
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 DEEP = Shape("12 layers", {"num_hidden_layers": 12, "sliding_window": 64})
@@ -127,7 +128,7 @@ def test_an_fp16_bundle_computes_with_onnxruntime_alone(checkpoint: Path, tmp_pa
         expected = reference.logits(tokens[None])[0]
     with plain.sequence() as sequence:
         ours = np.concatenate([appended(sequence, tokens[:290]), appended(sequence, tokens[290:])])
-        assert {buffer.dtype for buffer in sequence.seat.cache.buffers} == {np.dtype(np.float16)}
+        assert {buffer.dtype for buffer in cache_of(sequence).buffers} == {np.dtype(np.float16)}
     assert TOLERANCE < compare(ours, expected, tokens[1:]).max_rel_diff < half_tolerance("fp16", 6)
 
 

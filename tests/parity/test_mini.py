@@ -17,8 +17,8 @@ import sc2onnx
 from sc2onnx.errors import CheckpointError, RequestError
 from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.manifest import Manifest
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, candidates
 from sc2onnx.runtime.engine.sequence import TokenSequence
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters, candidates
 from sc2onnx.verify import TOLERANCE, verify
 from sc2onnx.verify.run import record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sc2onnx.runtime.cache import RingCache
+from sc2onnx.runtime.cache.ring import RingCache
 
 
 def rows_of(cache: RingCache, rows: Sequence[int]) -> RingCache:

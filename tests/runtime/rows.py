@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 import sc2onnx
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.handle import TokenStream
+from sc2onnx.runtime.engine.stacks import StackSeat
 from sc2onnx.runtime.options import GenerationRules
-from sc2onnx.runtime.sampling import SamplingParameters
 
 
 class Catching:
@@ -22,6 +24,12 @@ class Catching:
     def draw(self, logits: npt.NDArray[np.float32]) -> int:
         self.logits.append(logits.copy())
         return int(logits.argmax())
+
+
+def cache_of(sequence: sc2onnx.TokenSequence) -> RingCache:
+    """The cache of a sequence, where each has its own."""
+    assert isinstance(sequence.seat, StackSeat)
+    return sequence.seat.cache
 
 
 def prefilled(model: sc2onnx.Model, prompt: Sequence[int]) -> tuple[npt.NDArray[np.float32], int]:

@@ -17,7 +17,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, RewindError, SequenceStateError, TokenIdError
-from sc2onnx.runtime.cache import InMemory, RingCache
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.cache.storage import InMemory
 from sc2onnx.runtime.engine.sequence import TokenSequence
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's
@@ -256,9 +257,9 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     import onnxruntime as ort
 
     from sc2onnx.manifest import Manifest
-    from sc2onnx.runtime.cache import CacheShape
-    from sc2onnx.runtime.device import Device
-    from sc2onnx.runtime.step import Graph, Step
+    from sc2onnx.runtime.cache.shape import CacheShape
+    from sc2onnx.runtime.ort.binding import Graph, Step
+    from sc2onnx.runtime.ort.devices import Device
 
     options = ort.SessionOptions()
     options.log_severity_level = 2

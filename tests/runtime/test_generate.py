@@ -14,8 +14,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, SamplingError, TokenIdError, TokenizerError
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.options import GenerationOptions
-from sc2onnx.runtime.sampling import Sampler
 
 PROMPTS = ["def fib(n):\n", "import os\n\n\ndef main(", "class Node:\n    def __init__(self", "x"]
 

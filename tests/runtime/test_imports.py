@@ -11,7 +11,7 @@ import pytest
 
 FORBIDDEN = ("torch", "transformers", "onnx", "onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "tqdm")
 
-_GUARD = f"""
+GUARD = f"""
 import sys
 
 class Guard:
@@ -28,7 +28,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_runtime_works_where_the_exporters_packages_cannot_be_imported(bundle: Path) -> None:
-    code = _GUARD + (
+    code = GUARD + (
         "import sc2onnx\n"
         "model = sc2onnx.load(sys.argv[1])\n"
         "print(len(model.generate('def f(', max_new_tokens=5).tokens), len(model.infill('a', 'b', max_new_tokens=3).tokens) <= 3)\n"
@@ -39,13 +39,13 @@ def test_the_runtime_works_where_the_exporters_packages_cannot_be_imported(bundl
 
 @pytest.mark.parametrize(("module", "packages"), [("sc2onnx.export", '"onnx>=1.19" '), ("sc2onnx.verify", '"onnxruntime>=1.32" "torch>=2.6" ')])
 def test_the_other_halves_say_what_to_install(module: str, packages: str) -> None:
-    done = run(_GUARD + f"import {module}")
+    done = run(GUARD + f"import {module}")
     assert "MissingDependencyError" in done.stderr
     assert f"pip install {packages}" in done.stderr
 
 
 def test_the_command_line_says_what_to_install_in_one_line(tmp_path: Path) -> None:
-    code = _GUARD + f"from sc2onnx.cli import main; sys.exit(main(['export', 'x', {str(tmp_path / 'out')!r}]))"
+    code = GUARD + f"from sc2onnx.cli import main; sys.exit(main(['export', 'x', {str(tmp_path / 'out')!r}]))"
     done = run(code)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

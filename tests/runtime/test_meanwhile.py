@@ -13,12 +13,11 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import BundleIntegrityError
-from sc2onnx.runtime import model as loading
-from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.loading import Place
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.kernels import usable
-from sc2onnx.runtime.packing import make
-from sc2onnx.runtime.session import Session
+from sc2onnx.runtime.ort.packing import make
+from sc2onnx.runtime.ort.session import Session
 
 PROMPT = "def fib(n):"
 
@@ -39,7 +38,7 @@ def before_opening(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], ob
             act()
             return opened(place, *arguments, **keywords)
 
-        monkeypatch.setattr(loading.Place, "session", session)
+        monkeypatch.setattr(Place, "session", session)
 
     return arrange
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sc2onnx.runtime.cache import CacheShape, RingCache
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.engine.prefix import Kept, Match, PrefixStore, common
 from sc2onnx.runtime.engine.seats import Seat
 from sc2onnx.runtime.engine.stacks import StackSeat, StackSeats

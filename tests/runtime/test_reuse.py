@@ -18,8 +18,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import CancelledError, InferenceError, RequestError
+from sc2onnx.runtime.ort.binding import Step
 from sc2onnx.runtime.results import Token
-from sc2onnx.runtime.step import Step
 from tests.runtime.rows import prefilled
 
 TOLERANCE = 1e-5  # of the largest logit, as the verifier's

@@ -13,9 +13,9 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
-from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.loading import Place, open_model
-from sc2onnx.runtime.sampling import SamplingParameters
+from sc2onnx.runtime.opening.bundle import Bundle
 from tests.runtime.rows import prefilled
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sc2onnx
-from sc2onnx.runtime.step import Step
+from sc2onnx.runtime.ort.binding import Step
 
 PROMPT = "def f("
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "seed": 1, "max_new_tokens": 12}

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 import sc2onnx
 from sc2onnx.manifest import Manifest, Quantization
-from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.lookup import Guess, Lookup, Memory, Text
 from sc2onnx.runtime.engine.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
 from sc2onnx.runtime.loading import open_model
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.options import GenerationRules
+from sc2onnx.runtime.ort.binding import Step
+from sc2onnx.runtime.ort.steps import steps_agree
 from sc2onnx.runtime.request import Drafting
-from sc2onnx.runtime.sampling import SamplingParameters
-from sc2onnx.runtime.session import steps_agree
-from sc2onnx.runtime.step import Step
 
 RULES = GenerationRules(8, SamplingParameters(), (), frozenset(), False)
 REPEATING = "def area(width, height):\n    return width * height\n\n\n" * 12 + "def area("

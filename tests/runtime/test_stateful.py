@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 import sc2onnx
 from sc2onnx.errors import RewindError
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.sequence import TokenSequence
-from sc2onnx.runtime.sampling import SamplingParameters
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
 TOLERANCE = 1e-5  # of the largest logit, for fp32; int8 has none

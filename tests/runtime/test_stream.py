@@ -16,8 +16,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import InferenceError, OutOfMemoryError, SequenceStateError
-from sc2onnx.runtime.cache import RingCache
-from sc2onnx.runtime.sampling import Sampler
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.choose.sampling import Sampler
 
 PROMPT = "def fib(n):\n"
 LONG = "import os\n" * 590

@@ -17,10 +17,10 @@ import sc2onnx
 from sc2onnx.bench.depth import placed
 from sc2onnx.errors import InferenceError, RequestError
 from sc2onnx.evaluate import Settings, evaluate
-from sc2onnx.runtime.bundle import Bundle
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.loading import Place, open_model
-from sc2onnx.runtime.sampling import SamplingParameters
-from sc2onnx.runtime.session import Session
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.session import Session
 from sc2onnx.runtime.summary import memory_need, on_kernels
 from tests.runtime.rows import prefilled
 

@@ -12,9 +12,9 @@ from typing import Generic, Self, TypeVar
 from sc2onnx.errors import CancelledError, SequenceStateError
 from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.row import Row
-from sc2onnx.runtime.fitting import Surroundings
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Token, Usage
+from sc2onnx.runtime.text.fitting import Surroundings
 
 T = TypeVar("T")
 

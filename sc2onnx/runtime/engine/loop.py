@@ -43,7 +43,7 @@ _MEASURED: Final = 64
 class Bounds:
     """``rows``: that are computed together at most; ``chunk``: tokens of a prompt in one step;
     ``context``: tokens that the model takes; ``even``: see
-    :attr:`sc2onnx.runtime.session.Session.even_steps`.
+    :attr:`sc2onnx.runtime.ort.session.Session.even_steps`.
     """
 
     rows: int

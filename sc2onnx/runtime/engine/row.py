@@ -7,34 +7,27 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.runtime.choose.chooser import Chooser
+from sc2onnx.runtime.choose.sampling import Sampler, finite, log_probability
 from sc2onnx.runtime.engine.seats import Seat
 from sc2onnx.runtime.engine.speculate import Drafter
-from sc2onnx.runtime.fitting import Surroundings
 from sc2onnx.runtime.options import GenerationRules
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Token, Usage
-from sc2onnx.runtime.sampling import Sampler, finite, log_probability
-from sc2onnx.runtime.text import Codec, Detokenizer, StopScanner
+from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.detokenize import Detokenizer
+from sc2onnx.runtime.text.fitting import Surroundings
+from sc2onnx.runtime.text.stop import StopScanner
 
 Scores = npt.NDArray[np.float32] | np.int64
 """Logits (vocab,), or the most likely token alone."""
 
 AHEAD: Final = 16
 """Parts that wait for a slow reader before its row stands still."""
-
-
-class Draws(Protocol):
-    """Something that picks tokens: a :class:`~sc2onnx.runtime.sampling.Sampler`, or a benchmark
-    that knows the text.
-    """
-
-    def draw(self, logits: npt.NDArray[np.float32]) -> int:
-        """A token from logits (vocab,)."""
-        ...
 
 
 class TextSink:
@@ -106,7 +99,7 @@ class Row:
 
     prompt: npt.NDArray[np.int64]
     rules: GenerationRules
-    sampler: Draws
+    sampler: Chooser
     context: int
     text: TextSink | None = None
     drafter: Drafter | None = None

@@ -18,10 +18,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.runtime.cache import STORAGE, CacheShape, check_rewind, round_up
+from sc2onnx.runtime.cache.ring import check_rewind
+from sc2onnx.runtime.cache.shape import STORAGE, CacheShape, round_up
 from sc2onnx.runtime.engine.seats import Run
-from sc2onnx.runtime.session import Session
-from sc2onnx.runtime.step import Step
+from sc2onnx.runtime.ort.binding import Step
+from sc2onnx.runtime.ort.session import Session
 
 _PAGE: Final = mmap.PAGESIZE
 
@@ -87,7 +88,7 @@ class SlotSeat:
 
     @property
     def earliest(self) -> int:
-        """See :meth:`sc2onnx.runtime.cache.RingCache.earliest`, whose capacity is the full one here."""
+        """See :meth:`sc2onnx.runtime.cache.ring.RingCache.earliest`, whose capacity is the full one here."""
         kept = self.written <= self._shape.capacity or self._shape.window == 1
         return 0 if kept else self.written + self._shape.window - 1 - self._shape.capacity
 
@@ -121,7 +122,7 @@ class SlotSeat:
         self.length -= int(count)
 
     def copy(self, length: int, room: int = 0) -> SlotSeat:
-        """See :meth:`sc2onnx.runtime.cache.RingCache.copy`. ``room`` is there anyway."""
+        """See :meth:`sc2onnx.runtime.cache.ring.RingCache.copy`. ``room`` is there anyway."""
         del room
         return self._seats.copied(self, length)
 

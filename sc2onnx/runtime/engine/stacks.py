@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.runtime.cache import CacheShape, RingCache, round_up
+from sc2onnx.runtime.cache.ring import RingCache
+from sc2onnx.runtime.cache.shape import CacheShape, round_up
 from sc2onnx.runtime.engine.seats import Run
-from sc2onnx.runtime.session import Session
-from sc2onnx.runtime.step import Step
+from sc2onnx.runtime.ort.binding import Step
+from sc2onnx.runtime.ort.session import Session
 
 Array = npt.NDArray[Any]
 
@@ -55,11 +56,11 @@ class StackSeat:
         return self.cache.nbytes // max(1, self.cache.rows)
 
     def rewind(self, count: int) -> None:
-        """See :meth:`sc2onnx.runtime.cache.RingCache.rewind`."""
+        """See :meth:`sc2onnx.runtime.cache.ring.RingCache.rewind`."""
         self.cache.rewind(count, self.row)
 
     def copy(self, length: int, room: int = 0) -> StackSeat:
-        """See :meth:`sc2onnx.runtime.cache.RingCache.copy`."""
+        """See :meth:`sc2onnx.runtime.cache.ring.RingCache.copy`."""
         return self._seats.copied(self, length, room)
 
     def place(self, depth: int, chunk: int, values: Array) -> None:

@@ -1,7 +1,7 @@
 """The optional library of our own kernels, ``sc2onnx-kernels``: whether it can be used here, and for which graphs.
 
 It is a shared library of ONNX Runtime's custom operators. A bundle of integers for the CPU has a second graph for it, beside
-the one that runs everywhere; the library also packs weights as its kernels read them (:mod:`sc2onnx.runtime.packing`).
+the one that runs everywhere; the library also packs weights as its kernels read them (:mod:`sc2onnx.runtime.ort.packing`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import KERNELS
 from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.arguments import one_of
-from sc2onnx.runtime.device import Device
+from sc2onnx.runtime.cache.slots import SlotType
+from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.library import ort
-from sc2onnx.runtime.slots import SlotType
 
 Use = Literal["auto", "on", "off"]
 """``auto`` runs on the kernels where a bundle has graphs for them and they are installed; ``on`` fails where that is not

@@ -23,7 +23,7 @@ from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize import store as room
 from sc2onnx.export.quantize.codec import Scheme, quantise
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
-from tests.runtime.test_stamps import for_all, for_the_group, give_away, linked_away, posix
+from tests.runtime.opening.test_stamps import for_all, for_the_group, give_away, linked_away, posix
 
 NAME = "model.layers.0.mlp.c_fc"
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import InferenceError
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.engine.loop import Bounds, Engine
 from sc2onnx.runtime.engine.prefix import PrefixStore
 from sc2onnx.runtime.engine.row import Row, Terms
@@ -18,7 +19,6 @@ from sc2onnx.runtime.engine.seats import Run
 from sc2onnx.runtime.engine.speculate import StepCosts
 from sc2onnx.runtime.forks import Process
 from sc2onnx.runtime.options import GenerationRules
-from sc2onnx.runtime.sampling import Sampler, SamplingParameters
 
 VOCAB = 50
 

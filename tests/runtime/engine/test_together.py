@@ -47,7 +47,7 @@ def load(request: pytest.FixtureRequest) -> Load:
 class Free(StepCosts):
     """Further tokens cost nothing, so that there are drafts wherever there is a match."""
 
-    known = True  # type: ignore[assignment]
+    known = True
 
     def seconds(self, size: int) -> float:
         return 1.0
@@ -72,7 +72,9 @@ def test_a_batch_drafts_reuses_and_heals_row_by_row(load: Load) -> None:
 @pytest.mark.parametrize("own_thread", [False, True])
 def test_threads_stream_together_what_each_gets_alone(load: Load, own_thread: bool) -> None:
     plain, model = load(prefix_memory=0), load(max_batch=4, prefix_memory=0)
-    options = [{"max_new_tokens": 5 + 7 * i, "temperature": 0.7 * (i % 2), "seed": i, "stop": "\n\n"} for i in range(len(PROMPTS))]
+    options: list[dict[str, Any]] = [
+        {"max_new_tokens": 5 + 7 * i, "temperature": 0.7 * (i % 2), "seed": i, "stop": "\n\n"} for i in range(len(PROMPTS))
+    ]
     expected = [plain.generate(prompt, **option) for prompt, option in zip(PROMPTS, options, strict=True)]
     if own_thread:
         model.start()

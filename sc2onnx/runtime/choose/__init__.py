@@ -1,0 +1,1 @@
+"""Logits -> token: sampling, and healing of a prompt that ends inside a word."""

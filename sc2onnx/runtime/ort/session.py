@@ -1,0 +1,89 @@
+"""A loaded bundle: its graphs on their devices, and the steps that they compute."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from sc2onnx.bundle.steps import EVEN
+from sc2onnx.manifest import GREEDY_IDS
+from sc2onnx.runtime.cache.storage import InMemory, Storage
+from sc2onnx.runtime.forks import Process
+from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.binding import Graph, Step
+from sc2onnx.runtime.ort.cuda import captures_graphs
+from sc2onnx.runtime.ort.devices import Device
+from sc2onnx.runtime.ort.kernels import Kernels
+from sc2onnx.runtime.ort.loading import Substitute, load_on
+from sc2onnx.runtime.ort.options import SPIN, add_kernels, run_options, session_options
+from sc2onnx.runtime.ort.steps import agreeing, steps_agree
+from sc2onnx.runtime.ort.storage import Storages, ort_value
+
+
+class Session:
+    """Loaded graphs, on their devices. Several threads may run them at once, each with buffers of its own."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int,
+        devices: Sequence[Device] = (Device(),),
+        *,
+        instead: Sequence[Substitute] = (),
+        cuda_graphs: bool = True,
+        spin: float = SPIN,
+        kernels: Kernels | None = None,
+        packed: Path | None = None,
+    ) -> None:
+        """``threads``: intra-op threads of one step, which look for work for ``spin`` seconds before they sleep. ``devices``: one for each graph.
+
+        ``instead``: graphs in the place of the bundle's. ``cuda_graphs``: steps of one token become CUDA graphs, where there is one stage.
+        ``kernels``: run the bundle's graphs for them, on their weights in the file ``packed``, or packed into private memory.
+        Raises :class:`InferenceError` and :class:`DeviceError`.
+        """
+        assert kernels is None or not instead
+        self.kernels = kernels
+        facts = bundle.manifest.model
+        counts = bundle.manifest.stages or (facts.num_layers,)
+        self.steps_agree = kernels is not None or steps_agree(bundle.manifest)
+        """Whether a step of several tokens gives the tokens of as many steps of one: with the kernels, any step the same bits."""
+        self.even_steps = kernels is None and agreeing(bundle.manifest) == EVEN
+        """Whether steps of an even number of tokens agree with each other, to the last bit, but not with steps of one."""
+        self._vocab, self._storage = facts.vocab_size, Storages(devices, counts)
+        self.process = Process.here()
+        """Where its threads are: in a child forked later it cannot run."""
+        graphs = bundle.graphs if kernels is None else bundle.kernel_graphs
+        self._graphs, quantised = list[Graph](), bundle.manifest.quantization is not None and kernels is None
+        for number, (device, layers) in enumerate(zip(devices, _ranges(counts), strict=True)):
+            options = session_options(threads, quantised, spin)
+            if kernels is not None:
+                add_kernels(kernels, options, threads, packed)
+            captures = cuda_graphs and device.away and len(counts) == 1
+            session = load_on(graphs[number], options, device, captures, instead[number] if instead else None)
+            captures = captures and captures_graphs(session, device)
+            lock = threading.Lock() if captures else nullcontext()
+            self._graphs.append(Graph(session, device, layers, run_options, ort_value, captures, lock))
+
+    @property
+    def storage(self) -> Storage:
+        """Where its caches lie: in memory, or on its devices."""
+        return self._storage if self._storage.elsewhere else InMemory()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its steps can give the most likely tokens instead of logits."""
+        return GREEDY_IDS in self._graphs[-1].outputs and self._storage.elsewhere
+
+    def bind(self, buffers: Sequence[Any]) -> Step:
+        """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
+        self.process.check()
+        return Step(self._graphs, self._vocab, buffers)
+
+
+def _ranges(counts: Sequence[int]) -> list[range]:
+    """The layers of each stage, by how many it has: of 2 and 3 they are 0 to 1 and 2 to 4."""
+    return [range(*ends) for ends in pairwise([0, *accumulate(counts)])]
