@@ -196,7 +196,7 @@ class RingAttention(OpRun):
         past, cos, sin, keys, values, lengths, rows = others
         steps = lengths if len(lengths) else np.full(len(past), ids.shape[1])
         held = rows if len(rows) else np.arange(len(past))
-        runs = [tuple(map(int, run)) for run in zip(steps, past, held, strict=True)]
+        runs = [(int(count), int(before), int(row)) for count, before, row in zip(steps, past, held, strict=True)]
         heads = {"heads": self.num_heads, "kv_heads": self.num_kv_heads, "window": self.window}
         return ring_attention(qkv, runs, (cos, sin), (keys, values), **heads)
 

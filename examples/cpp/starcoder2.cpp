@@ -30,7 +30,7 @@ struct Facts {
   int64_t layers, heads, size, vocab, context, window;
   std::vector<int64_t> eos;
   bool standard;  // products are written with standard operators
-  bool kernels;   // there is a graph for version 1 of the kernels
+  bool kernels;   // there is a graph for version 2 of the kernels
 };
 
 Facts read_facts(const std::string& bundle) {
@@ -44,7 +44,7 @@ Facts read_facts(const std::string& bundle) {
   const int64_t window = model.at("sliding_window").is_null() ? context : model.at("sliding_window").get<int64_t>();
   return {model.at("num_layers"), model.at("num_kv_heads"), model.at("head_dim"), model.at("vocab_size"), context, std::min(window, context),
           model.at("eos_token_ids"), manifest.at("target") == "portable",
-          manifest.value("kernels", 0) == 1};
+          manifest.value("kernels", 0) == 2};
 }
 
 // What a session is made with.

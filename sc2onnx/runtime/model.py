@@ -42,6 +42,9 @@ from sc2onnx.runtime.text.fitting import Surroundings
 MOST_SAMPLES: Final = 1024
 """Of one prompt, in one call."""
 
+_MOST_ROWS: Final = 64
+"""That decode together on the kernels, whose cache has a slot for each from the start."""
+
 _MORE_SLOTS: Final = 2
 """Slots beyond those that decode together, for what finished requests left."""
 

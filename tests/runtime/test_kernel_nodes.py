@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
+from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR, VERSION
 from sc2onnx.runtime.ort.kernels import Kernels, look
 
 pytestmark = pytest.mark.kernels
@@ -28,12 +28,12 @@ WEIGHTS: dict[str, Any] = {
 }
 TYPES = {
     "input_ids": TensorProto.INT64,
-    "past": TensorProto.INT64,
+    **dict.fromkeys(("past", "lengths", "rows"), TensorProto.INT64),
     **dict.fromkeys(("key", "value", "new_key", "new_value"), TensorProto.UINT8),
 }
 PRODUCT = {"N": N, "K": K, "bits": 4, "block_size": BLOCK}
 NORMED = ["x", "codes", "scales", "bias", "norm_weight", "norm_bias"]
-RING = ["qkv", "input_ids", "past", "cos", "sin", "key", "value"]
+RING = ["qkv", "input_ids", "past", "cos", "sin", "key", "value", "lengths", "rows"]
 
 
 def tensor(name: str) -> onnx.ValueInfoProto:
@@ -54,7 +54,7 @@ def session(
     given = [tensor(name) for name in outputs]
     weights = [numpy_helper.from_array(WEIGHTS[name], name) for name in inputs if name in WEIGHTS]
     graph = helper.make_graph([node], "one", fed, given, weights)
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = ort.SessionOptions()
     options.log_severity_level = 4

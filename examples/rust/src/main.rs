@@ -27,7 +27,7 @@ struct Facts {
     window: usize,
     eos: Vec<i64>,
     standard: bool, // products are written with standard operators
-    kernels: bool,  // there is a graph for version 1 of the kernels
+    kernels: bool,  // there is a graph for version 2 of the kernels
 }
 
 impl Facts {
@@ -64,7 +64,7 @@ impl Facts {
             window: window.min(context),
             eos,
             standard: manifest.get("target").text() == "portable",
-            kernels: manifest.get("kernels").number("kernels") == Ok(1), // earlier bundles lack it
+            kernels: manifest.get("kernels").number("kernels") == Ok(2), // earlier bundles lack it
         })
     }
 }

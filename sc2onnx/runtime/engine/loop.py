@@ -394,7 +394,7 @@ class Engine:
                 row.mark("prompt")
                 self._share(row, logits[0])
             count = len(row.guesses)
-            right = row.advance(logits, seconds, beside)
+            right = row.advance(list(logits), seconds, beside)
             if count > right:
                 run.seat.rewind(count - right)
         except Exception as error:

@@ -220,13 +220,13 @@ class SlotSeats:
         step = self._step  # cancel() takes it away at any time
         if step is None:
             step = self._step = self._session.bind(self._memory.buffers)
-        tokens, past, slots = zip(*parts, strict=True)
-        lengths = np.array([len(each) for each in tokens], dtype=np.int64)
-        places = np.array(slots, dtype=np.int64)
+        joined = np.concatenate([tokens for tokens, _, _ in parts])[None]
+        lengths = np.array([len(tokens) for tokens, _, _ in parts], dtype=np.int64)
+        before = np.array([past for _, past, _ in parts], dtype=np.int64)
+        places = np.array([slot for _, _, slot in parts], dtype=np.int64)
         total = sum(run.wanted for run in runs)
-        joined = np.concatenate(tokens)[None]
-        before = np.array(past, dtype=np.int64)
-        return step.run(joined, before, total, ragged=(lengths, places))[0]
+        logits: Array = step.run(joined, before, total, ragged=(lengths, places))[0]
+        return logits
 
     def fill(self, seat: SlotSeat, values: Array) -> None:
         """Write values (kv_heads, capacity, width) to all of a slot: for measurements."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sc2onnx.bundle.kernels import VERSION
 from sc2onnx.errors import BundleError, BundleIntegrityError
 from sc2onnx.manifest import Manifest, kernel_graph_files
 from sc2onnx.runtime.opening.bundle import Bundle
@@ -36,7 +37,7 @@ def test_names() -> None:
 
 def test_a_bundle_of_integers_has_one(copy: Path, bundle: Path) -> None:
     manifest = Bundle.open(copy).manifest
-    assert (manifest.kernels, manifest.kernel_graphs) == (1, (KERNELS,))
+    assert (manifest.kernels, manifest.kernel_graphs) == (VERSION, (KERNELS,))
     assert Bundle.open(bundle).manifest.kernel_graphs == ()
 
 
@@ -83,11 +84,11 @@ def test_floats_of_earlier_formats(bundle: Path, tmp_path: Path, version: int) -
         ),
         (
             lambda raw: raw["files"].pop(KERNELS),
-            f"(lists none .*, expected {KERNELS} where kernels is 1|does not list {KERNELS})",
+            f"(lists none .*, expected {KERNELS} where kernels is {VERSION}|does not list {KERNELS})",
         ),
         (
             lambda raw: raw["files"].update({"a.kernels.onnx": raw["files"][KERNELS]}),
-            f"lists a.kernels.onnx, {KERNELS} of .*, expected {KERNELS} where kernels is 1",
+            f"lists a.kernels.onnx, {KERNELS} of .*, expected {KERNELS} where kernels is {VERSION}",
         ),
         (lambda raw: raw.update(kernels=-1), "kernels is -1, expected 0, or a version"),
         (lambda raw: raw.update(kernels=10**9), "kernels is 1000000000, expected 0, or a version"),
@@ -96,7 +97,7 @@ def test_floats_of_earlier_formats(bundle: Path, tmp_path: Path, version: int) -
         (lambda raw: raw.update(format_version=5), "has kernels and format_version 5, expected 6"),
         (
             lambda raw: raw.update(kernels=3),
-            f"the version of the kernels' operators is 1 in {KERNELS}, the manifest says 3",
+            f"the version of the kernels' operators is {VERSION} in {KERNELS}, the manifest says 3",
         ),
     ],
 )
@@ -113,10 +114,10 @@ def test_where_there_cannot_be_one(bundle: Path, copy: Path) -> None:
     shutil.copytree(bundle, to := copy / "floats", copy_function=os.link)
     os.link(copy / KERNELS, to / KERNELS)
     entry = json.loads((copy / "sc2onnx.json").read_text())["files"][KERNELS]
-    edit(to, lambda raw: (raw.update(kernels=1), raw["files"].update({KERNELS: entry})))
+    edit(to, lambda raw: (raw.update(kernels=VERSION), raw["files"].update({KERNELS: entry})))
     with pytest.raises(
         BundleIntegrityError,
-        match="kernels is 1, expected 0 for target 'cpu', fp32 and heads of 64",
+        match=f"kernels is {VERSION}, expected 0 for target 'cpu', fp32 and heads of 64",
     ):
         Bundle.open(to)
 
@@ -124,18 +125,18 @@ def test_where_there_cannot_be_one(bundle: Path, copy: Path) -> None:
 @pytest.mark.parametrize("data", [None, b"", b"of a later version", b"\xff" * 1000])
 def test_graphs_for_later_kernels_are_left_alone(copy: Path, data: bytes | None) -> None:
     """What they are, this version does not know: the bundle runs without."""
-    now = message(8, message(1, b"sc2onnx") + number(2, 1))
+    now = message(8, message(1, b"sc2onnx") + number(2, VERSION))
     if data is None:
-        later = message(8, message(1, b"sc2onnx") + number(2, 2))
+        later = message(8, message(1, b"sc2onnx") + number(2, VERSION + 1))
         data = swap(now, later)((copy / KERNELS).read_bytes())
     replace(copy, KERNELS, data)
-    edit(copy, lambda raw: raw.update(kernels=2))
+    edit(copy, lambda raw: raw.update(kernels=VERSION + 1))
     if data == b"":  # a graph, of no version
         with pytest.raises(BundleIntegrityError, match="version of the kernels' operators is None"):
             Bundle.open(copy)
         return
     manifest = Bundle.open(copy).manifest
-    assert (manifest.kernels, manifest.kernel_graphs) == (2, ())
+    assert (manifest.kernels, manifest.kernel_graphs) == (VERSION + 1, ())
 
 
 def test_no_other_graph_has_their_operators(copy: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.kernels import VERSION
 from sc2onnx.doctor import diagnose
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.manifest import Manifest
@@ -35,7 +36,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     monkeypatch.setitem(sys.modules, "sc2onnx_kernels", module)
 
 
-def package(library: object, operators: object = 1) -> ModuleType:
+def package(library: object, operators: object = VERSION) -> ModuleType:
     module = ModuleType("sc2onnx_kernels")
     vars(module).update(__version__="0.0.1", OPERATORS=operators, library=lambda: library)
     return module
@@ -48,7 +49,7 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def manifest(int4_bundle: Path) -> Manifest:
-    return replace(Manifest.read(int4_bundle), kernels=1)
+    return replace(Manifest.read(int4_bundle), kernels=VERSION)
 
 
 def test_none_is_installed(absent: None) -> None:
@@ -61,8 +62,8 @@ def test_none_is_installed(absent: None) -> None:
         (package("/nowhere/library.so"), "0.0.1 cannot be loaded by onnxruntime .*nowhere"),
         (package(__file__), "0.0.1 cannot be loaded by onnxruntime "),
         (package(3), "0.0.1 cannot be loaded by onnxruntime "),
-        (package(__file__, operators=0), "too old .its operators are of version 0, expected 1"),
-        (package(__file__, operators=2), "too new .its operators are of version 2, expected 1"),
+        (package(__file__, operators=0), f"too old .its operators are of version 0, expected {VERSION}"),
+        (package(__file__, operators=VERSION + 1), f"too new .its operators are of version {VERSION + 1}, expected {VERSION}"),
         (ModuleType("sc2onnx_kernels"), "of unknown version is too old"),
     ],
 )
@@ -102,9 +103,9 @@ def test_a_bundle_of_floats_has_no_graph_for_them(bundle: Path) -> None:
 
 
 def test_graphs_of_another_version(manifest: Manifest) -> None:
-    later = replace(manifest, kernels=2)
+    later = replace(manifest, kernels=VERSION + 1)
     assert usable("auto", later) is None
-    with pytest.raises(RequestError, match="has graphs for version 2 of them"):
+    with pytest.raises(RequestError, match=f"has graphs for version {VERSION + 1} of them"):
         usable("on", later)
 
 

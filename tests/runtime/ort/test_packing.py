@@ -24,6 +24,7 @@ import sc2onnx
 from sc2onnx.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, MissingDependencyError, OutputError, RequestError
 from sc2onnx.evaluate import bundle_opener
+from sc2onnx.runtime.loading import open_model
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort import packed_cache, packed_file, packed_form, packing
 from sc2onnx.runtime.ort.kernels import Kernels, look
@@ -448,10 +449,10 @@ def test_private_memory_is_a_fraction(int4: Path, tmp_path: Path, monkeypatch: p
 
 def test_a_graph_of_ones_own_runs_without_the_kernels(int4: Path) -> None:
     opened, form = Bundle.open(int4), made(int4)
-    model = sc2onnx.runtime.model.open_model(opened, [(int4 / "model.onnx").read_bytes()])
+    model = open_model(opened, [(int4 / "model.onnx").read_bytes()])
     assert (model.kernels, model.packed) == (False, False)
     with pytest.raises(AssertionError):
-        sc2onnx.runtime.model.open_model(opened, [(int4 / "model.onnx").read_bytes()], packed=form)
+        open_model(opened, [(int4 / "model.onnx").read_bytes()], packed=form)
 
 
 def test_without_the_kernels_nothing_is_packed(int4: Path, no_processes: list[list[str]]) -> None:
