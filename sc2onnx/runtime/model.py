@@ -45,6 +45,9 @@ MOST_SAMPLES: Final = 1024
 _MOST_ROWS: Final = 64
 """That decode together on the kernels, whose cache has a slot for each from the start."""
 
+_MOST_ROWS: Final = 64
+"""That decode together on the kernels, whose cache has a slot for each from the start."""
+
 _MORE_SLOTS: Final = 2
 """Slots beyond those that decode together, for what finished requests left."""
 
@@ -76,9 +79,12 @@ class Model:
         self.requests = Requests(self._facts, self._codec, drafting if self.speculates else None)
         limit = settings.prefix_memory
         store = PrefixStore(SEQUENCES * cache_shape.nbytes if limit is None else limit)
+        rows = min(settings.max_batch, _MOST_ROWS) if session.kernels else settings.max_batch
         context, even = self._facts.context_length, session.even_steps
-        bounds = Bounds(settings.max_batch, settings.prefill_chunk, context, even)
-        seats: Seats = SlotSeats(session, cache_shape, settings.max_batch + _MORE_SLOTS) if session.kernels else StackSeats(session, cache_shape)
+        bounds = Bounds(rows, min(settings.prefill_chunk, context), context, even)
+        seats: Seats = StackSeats(session, cache_shape)
+        if session.kernels:
+            seats = SlotSeats(session, cache_shape, rows + _MORE_SLOTS)
         self.engine = Engine(seats, bounds, store, drafting.costs, session.process)
         weakref.finalize(self, self.engine.stop).atexit = False
 
