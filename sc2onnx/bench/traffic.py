@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError
-from sc2onnx.manifest import Manifest
 
 _EMBEDDING: Final = "model.embed_tokens"
 _WIDTHS: Final = {"fp32": 4, "fp16": 2, "bf16": 2}

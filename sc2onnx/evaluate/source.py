@@ -12,10 +12,10 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.manifest import TOKENIZER_FILE, Manifest
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.text import Document, tokenize
-from sc2onnx.manifest import TOKENIZER_FILE, Manifest
 from sc2onnx.runtime.model import Model, load
 from sc2onnx.runtime.ort.kernels import CacheType, Use
 from sc2onnx.runtime.text import Codec

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
+from sc2onnx.bundle.manifest import CacheLayout, ModelFacts
 from sc2onnx.errors import RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
@@ -26,7 +27,6 @@ from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, cod
 from sc2onnx.export.stored import StoredTensor
 from sc2onnx.export.weights import CHUNK_BYTES, LazyWeight, checkpoint_shapes, graph_weights, total_bytes, total_parameters
 from sc2onnx.export.writer import place, space_needed
-from sc2onnx.manifest import CacheLayout, ModelFacts
 
 _STORED: Final = "BF16"
 """Type that the checkpoint is taken to have: the one that StarCoder2 is trained in, and the most values in a chunk."""

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sc2onnx import manifest
-from sc2onnx.manifest import ModelFacts
+from sc2onnx.bundle import manifest
+from sc2onnx.bundle.manifest import ModelFacts
 
 GENAI_FILE: Final = "genai_config.json"
 

@@ -16,11 +16,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from sc2onnx.bundle.hub import answers, is_id, mistyped
 from sc2onnx.errors import CheckpointNotFoundError
 from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.shown import name_of
 from sc2onnx.export.small_files import PATTERNS
-from sc2onnx.hub import answers, is_id, mistyped
 
 _PATTERNS: Final = [*PATTERNS, "*.safetensors", "*.safetensors.index.json", "README.md", ADAPTER_CONFIG]
 

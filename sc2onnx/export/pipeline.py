@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx import __version__, card, manifest
-from sc2onnx.bundle import kernels
+from sc2onnx import __version__
+from sc2onnx.bundle import kernels, manifest, model_card
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.adapter import adapters_below
@@ -201,6 +201,6 @@ def _write(
         agreeing_steps=agreeing,
         kernels=version,
     )
-    bundle.file(manifest.CARD_FILE, card.render(written).encode())
+    bundle.file(manifest.CARD_FILE, model_card.render(written).encode())
     bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
     return written

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.manifest import LINEAR, Quantization
 from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
@@ -26,7 +27,6 @@ from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
-from sc2onnx.manifest import LINEAR, Quantization
 
 Weights = Mapping[str, LazyWeight]
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
+from sc2onnx.bundle.manifest import GROWING, LINEAR, OTHER_TARGETS, RING, CacheLayout
 from sc2onnx.errors import RequestError
 from sc2onnx.export.quantize.recipe import CUDA_PRESETS, PRESETS, Recipe, recipe
-from sc2onnx.manifest import GROWING, LINEAR, OTHER_TARGETS, RING, CacheLayout
 
 OWN_TARGETS: Final = ("cpu", "portable", "cuda")
 """``cpu``: ONNX Runtime on a CPU, with its own operators; ``portable``: standard operators only; ``cuda``: ONNX Runtime on a GPU."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from sc2onnx.bundle.manifest import OTHER_TARGETS
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import EMBEDDING, LazyWeight
-from sc2onnx.manifest import OTHER_TARGETS
 
 
 def check_stages(stages: object, config: Starcoder2Config, target: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.manifest import TOKENIZER_FILE
 from sc2onnx.export import end_of_text
 from sc2onnx.export.chat_templates import DEFAULT, KEY, chat_templates, listed, templates_of
 from sc2onnx.export.config import Starcoder2Config, token_ids
@@ -31,7 +32,6 @@ from sc2onnx.export.tokenizer import (
     token_text,
 )
 from sc2onnx.export.tokenizer_build import ORIGIN, build_tokenizer
-from sc2onnx.manifest import TOKENIZER_FILE
 
 _OTHERS: Final = ("genai", "optimum")
 """Targets whose runtimes read the tokenizer with their own code."""

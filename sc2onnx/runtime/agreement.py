@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from sc2onnx.bundle import records
 from sc2onnx.bundle.kernels import DOMAIN
+from sc2onnx.bundle.manifest import LINEAR, WEIGHTS_FILE, Manifest, kernel_graph_files
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.errors import BundleIntegrityError
-from sc2onnx.manifest import LINEAR, WEIGHTS_FILE, Manifest, kernel_graph_files
 from sc2onnx.runtime import expected
 from sc2onnx.runtime.contradictions import REMEDY, check_same
 from sc2onnx.runtime.expected import EMBEDDING, HEAD, Part, Ports

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from sc2onnx import hub
+from sc2onnx.bundle import hub
 from sc2onnx.bundle.links import check_links
+from sc2onnx.bundle.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
-from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
 from sc2onnx.runtime.agreement import check_agreement
 from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
 from sc2onnx.runtime.stamps import Memo, Stamp
@@ -106,7 +106,7 @@ class Bundle:
 
 
 def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision: str | None = None, message: str | None = None) -> str:
-    """Put a bundle on the hub, in the repository ``owner/name``, after checking all of it; the commit's address. See :func:`sc2onnx.hub.push`.
+    """Put a bundle on the hub, in the repository ``owner/name``, after checking all of it; the commit's address. See :func:`sc2onnx.bundle.hub.push`.
 
     Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
     not say its licence.

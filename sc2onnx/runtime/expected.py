@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
 
-from sc2onnx.manifest import (
+from sc2onnx.bundle.manifest import (
     ATTENTION_MASK,
     GREEDY_IDS,
     GROWING,

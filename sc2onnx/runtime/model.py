@@ -14,6 +14,8 @@ from typing import Final, Unpack, get_args, overload
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.hub import located
+from sc2onnx.bundle.manifest import TOKENIZER_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.errors import (
     BundleNotFoundError,
     ContextLengthError,
@@ -24,8 +26,6 @@ from sc2onnx.errors import (
     Sc2onnxError,
     TokenIdError,
 )
-from sc2onnx.hub import located
-from sc2onnx.manifest import TOKENIZER_FILE, WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.arguments import (
     code_files,
     flag,

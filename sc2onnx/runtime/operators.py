@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
-from sc2onnx.manifest import RING, Manifest
+from sc2onnx.bundle.manifest import RING, Manifest
 from sc2onnx.runtime.graph_facts import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
 
 CONTRIB: Final = "com.microsoft"

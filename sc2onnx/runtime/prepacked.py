@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle import records
-from sc2onnx.directories import cache_directory, make_directory
+from sc2onnx.bundle.directories import cache_directory, make_directory
+from sc2onnx.bundle.trust import check_directories, check_file, is_link
 from sc2onnx.errors import OutputError, RequestError
 from sc2onnx.runtime.stamps import Memo, Stamp
-from sc2onnx.trust import check_directories, check_file, is_link
 
 FORMAT: Final = 3
 """Part of every key. Raised whenever what is written changes, beside the layout of the matrices, which has its own number."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from sc2onnx.manifest import RING, CacheLayout, Manifest, ModelFacts
+from sc2onnx.bundle.manifest import RING, CacheLayout, Manifest, ModelFacts
 from sc2onnx.runtime.cache import CHUNK, CacheShape, default_capacity, round_up
 
 TILE: Final = 16

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sc2onnx.bundle.manifest import CacheLayout, Manifest, ModelFacts
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.hints import KERNELS
-from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
 from sc2onnx.runtime.cache import first_capacity
 from sc2onnx.runtime.prefix import SEQUENCES
 from sc2onnx.runtime.slots import SlotType, shape_ahead

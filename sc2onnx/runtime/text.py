@@ -11,8 +11,8 @@ from typing import Final, Literal, get_args
 
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.manifest import TOKENIZER_FILE
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError, TokenizerError
-from sc2onnx.manifest import TOKENIZER_FILE
 from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.arguments import text as checked_text
 from sc2onnx.runtime.tokenizer_file import guarded, open_tokenizer

@@ -14,11 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle import records
-from sc2onnx.errors import BundleError, InferenceError
-from sc2onnx.evaluate.measure import Floats
-from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.weights import checkpoint_shapes, total_parameters
-from sc2onnx.manifest import (
+from sc2onnx.bundle.manifest import (
     ATTENTION_MASK,
     GRAPH_FILE,
     GROWING,
@@ -33,6 +29,10 @@ from sc2onnx.manifest import (
     past_name,
     present_name,
 )
+from sc2onnx.errors import BundleError, InferenceError
+from sc2onnx.evaluate.measure import Floats
+from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.weights import checkpoint_shapes, total_parameters
 from sc2onnx.runtime.generate import Token
 from sc2onnx.runtime.session import open_graph, tensor
 from sc2onnx.runtime.text import Codec, open_codec

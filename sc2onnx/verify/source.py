@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from transformers.utils.hub import cached_file
 
+from sc2onnx.bundle.manifest import TOKENIZER_FILE, Provenance
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.source import About, Opener
-from sc2onnx.manifest import TOKENIZER_FILE, Provenance
 from sc2onnx.runtime.text import Codec
 from sc2onnx.verify.reference import Reference
 

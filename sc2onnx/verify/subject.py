@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.evaluate.measure import Floats
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.generate import Token
 from sc2onnx.runtime.model import Place, open_model

@@ -6,8 +6,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bench.traffic import weights_read
+from sc2onnx.bundle.manifest import Manifest, Quantization
 from sc2onnx.errors import BundleError
-from sc2onnx.manifest import Manifest, Quantization
 
 EMBEDDING = "model.embed_tokens"
 

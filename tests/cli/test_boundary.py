@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli import main as cli
+from sc2onnx.cli.options import parser
 from sc2onnx.errors import RequestError
-from sc2onnx.options import parser
 
 
 class _Panic(BaseException):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli import main as cli
 from sc2onnx.errors import CursorError
 from sc2onnx.runtime.model import load
 
@@ -210,7 +210,7 @@ def test_odd_standard_streams_are_no_traceback(bundle: Path, tmp_path: Path) -> 
 def test_warnings_of_other_packages_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with cli._quiet_warnings():
         warnings.warn_explicit("torch says so", UserWarning, "/home/u/sc2onnx/.venv/lib/torch/x.py", 3)
-        warnings.warn_explicit("we say so", UserWarning, str(Path(cli.__file__).parent / "export" / "x.py"), 3)
+        warnings.warn_explicit("we say so", UserWarning, str(Path(cli.__file__).parent.parent / "export" / "x.py"), 3)
     assert capsys.readouterr().err == "warning: we say so\n"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli import main as cli
 from tests.cli.test_cli import refused, sc2onnx, succeeded
 
 SOURCE = Path(queue.__file__)

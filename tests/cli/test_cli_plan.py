@@ -15,11 +15,12 @@ import pytest
 
 pytest.importorskip("onnx_ir", reason="needs the export extra")
 
-from sc2onnx import cli, options, outlook
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.cli import main as cli
+from sc2onnx.cli import options, outlook
+from sc2onnx.cli.outlook import Machine, Outlook
 from sc2onnx.export import Calibration, export, hub
 from sc2onnx.export.shapes import SHAPES
-from sc2onnx.manifest import Manifest
-from sc2onnx.outlook import Machine, Outlook
 from sc2onnx.runtime.summary import memory_need
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.manifest import GREEDY_IDS
 from sc2onnx.errors import InferenceError, SequenceStateError
 from sc2onnx.export import export
-from sc2onnx.manifest import GREEDY_IDS
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.model import Model, Place, open_model

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sc2onnx import cli
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.manifest import Manifest, Quantization
+from sc2onnx.cli import main as cli
 from sc2onnx.errors import CheckpointError, DiskSpaceError, OutputError, RequestError, TensorError
 from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import calibrate, sensitivity
 from sc2onnx.export.quantize.corpus import DEFAULT_TOKENS, LENGTH
-from sc2onnx.manifest import Manifest, Quantization
 
 TOKENS = 4096
 CALIBRATED = Calibration(tokens=TOKENS)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
 from sc2onnx.errors import RequestError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.config import Starcoder2Config

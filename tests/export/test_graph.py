@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc2onnx import manifest
+from sc2onnx.bundle import manifest
 from sc2onnx.export import export
 
 Make = Callable[..., Path]

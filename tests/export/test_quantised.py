@@ -17,14 +17,14 @@ import onnxruntime as ort
 import pytest
 
 import sc2onnx
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError, TensorError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize.codec import Scheme, quantise
 from sc2onnx.export.quantize.corpus import LENGTH
 from sc2onnx.export.quantize.recipe import PRESETS, Override, Recipe
-from sc2onnx.manifest import Manifest
 from tests.export.quantize.definition import matrices, meaning
 
 Make = Callable[..., Path]

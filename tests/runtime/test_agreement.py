@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.graph_facts import MOST_BYTES
 from sc2onnx.runtime.wire import fields, message

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError, RequestError, TokenizerError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime import stamps
 from sc2onnx.runtime.bundle import Bundle
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError, RewindError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.cache import CacheShape, RingCache, default_capacity, first_capacity, round_up
 from sc2onnx.runtime.slots import TILE, cache_shape, slot_bytes
 

@@ -255,7 +255,7 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     """ONNX Runtime warns when it has to copy the cache in TensorScatter; listen for it."""
     import onnxruntime as ort
 
-    from sc2onnx.manifest import Manifest
+    from sc2onnx.bundle.manifest import Manifest
     from sc2onnx.runtime.cache import CacheShape
     from sc2onnx.runtime.device import Device
     from sc2onnx.runtime.step import Graph, Step

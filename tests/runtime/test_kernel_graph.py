@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from sc2onnx.bundle.manifest import Manifest, kernel_graph_files
 from sc2onnx.errors import BundleError, BundleIntegrityError
-from sc2onnx.manifest import Manifest, kernel_graph_files
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.wire import message
 from tests.runtime.test_agreement import SAYS_NOTHING, edit, nested, number, opened, replace, swap

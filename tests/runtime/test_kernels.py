@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.doctor import diagnose
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.cli.doctor import diagnose
 from sc2onnx.errors import MissingDependencyError, RequestError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.ort.kernels import VARIABLE, Kernels, Missing, kept_slots, look, usable
 

@@ -16,7 +16,7 @@ import filelock
 import numpy as np
 import pytest
 
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import rounding

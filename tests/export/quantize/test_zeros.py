@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli import main as cli
 from sc2onnx.export import Calibration, export
 from sc2onnx.export import weights as floats_room
 from sc2onnx.export.plan import WeightPlan

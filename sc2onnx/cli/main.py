@@ -1,6 +1,6 @@
 """The command line: parse, call, print. Each subcommand imports only its own side.
 
-Exit status: :data:`sc2onnx.boundary.STATUSES`.
+Exit status: :data:`sc2onnx.cli.boundary.STATUSES`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sc2onnx.boundary import guarded
 from sc2onnx.bundle import texts
+from sc2onnx.cli.boundary import guarded
+from sc2onnx.cli.options import parser
 from sc2onnx.errors import CursorError, RequestError
 from sc2onnx.messages import TerminalText, occupy_standard_descriptors, say, standard_streams, tell
-from sc2onnx.options import parser
 
 if TYPE_CHECKING:
+    from sc2onnx.bundle.manifest import Verification
     from sc2onnx.evaluate import Opener
-    from sc2onnx.manifest import Verification
     from sc2onnx.runtime.fitting import Surroundings
     from sc2onnx.runtime.generate import Completion, Piece
     from sc2onnx.runtime.model import Model
@@ -141,8 +141,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _reference(args: argparse.Namespace) -> Opener | None:
     """What ``--against`` names: a bundle if the directory is one, else a checkpoint, which torch computes."""
+    from sc2onnx.bundle.manifest import MANIFEST_FILE, Manifest
     from sc2onnx.evaluate import reference_opener
-    from sc2onnx.manifest import MANIFEST_FILE, Manifest
 
     if args.against is None:
         return None
@@ -185,7 +185,7 @@ def _publish(
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuse what ``--json`` and ``--plot`` cannot be, before minutes of work."""
-    from sc2onnx.picture import check_plot
+    from sc2onnx.plotting import check_plot
 
     _check_writable(args.json)
     _check_writable(args.plot)
@@ -266,7 +266,7 @@ def _info(args: argparse.Namespace) -> int:
 
 def _bundle(args: argparse.Namespace) -> Path:
     """The bundle that ``info`` is asked about. Raises :class:`RequestError` for what only ``--plan`` takes."""
-    from sc2onnx.manifest import MANIFEST_FILE
+    from sc2onnx.bundle.manifest import MANIFEST_FILE
 
     if args.shape is not None:
         raise RequestError("--shape is for a checkpoint: add --plan")
@@ -283,7 +283,7 @@ def _bundle(args: argparse.Namespace) -> Path:
 def _plan(args: argparse.Namespace) -> int:
     if args.shape is not None and (args.bundle is not None or args.revision is not None):
         raise RequestError(f"--shape {args.shape} is itself a checkpoint's: leave out {args.bundle or '--revision'}, or leave out --shape")
-    from sc2onnx.outlook import lines, outlook
+    from sc2onnx.cli.outlook import lines, outlook
 
     allowed = tuple(args.allow_setting)
     ahead = outlook(args.bundle, args.shape, args.revision, args.context, allow_settings=allowed)
@@ -323,13 +323,13 @@ def _push(args: argparse.Namespace) -> int:
 
 def _located(bundle: str | Path, revision: str | None = None) -> Path:
     """A bundle's directory, also of one on the hub."""
-    from sc2onnx.hub import located
+    from sc2onnx.bundle.hub import located
 
     return located(bundle, revision)
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from sc2onnx.doctor import diagnose, healthy
+    from sc2onnx.cli.doctor import diagnose, healthy
 
     findings = diagnose()
     if args.json:
@@ -447,7 +447,7 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from sc2onnx.manifest import replace_bytes
+    from sc2onnx.bundle.manifest import replace_bytes
 
     try:
         replace_bytes(path, text.encode())
@@ -464,7 +464,7 @@ def _quiet_warnings() -> Iterator[None]:
     """Our own warnings as one line each; those of other packages are for their developers."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
-        if Path(filename).is_relative_to(Path(__file__).parent):
+        if Path(filename).is_relative_to(Path(__file__).parent.parent):
             tell(f"warning: {message}")
 
     with warnings.catch_warnings():

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sc2onnx.bundle import records
-from sc2onnx.card import PLACE
+from sc2onnx.bundle.manifest import CARD_FILE, MANIFEST_FILE, Manifest
+from sc2onnx.bundle.model_card import PLACE
 from sc2onnx.errors import BundleIntegrityError, BundleNotFoundError, HubError, RequestError, Sc2onnxError
-from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

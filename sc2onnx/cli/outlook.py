@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle.manifest import MANIFEST_FILE, ModelFacts
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
 from sc2onnx.export.adapter import ADAPTER_CONFIG
@@ -18,7 +19,6 @@ from sc2onnx.export.checkpoint import CONFIG_FILE, read_config
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.forecast import Forecast, calibration_seconds, facts, forecast, variants
 from sc2onnx.export.shapes import SHAPES
-from sc2onnx.manifest import MANIFEST_FILE, ModelFacts
 from sc2onnx.runtime.memory import available
 from sc2onnx.runtime.summary import MemoryNeed, memory_ahead
 

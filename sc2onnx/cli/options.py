@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from sc2onnx import __version__
-from sc2onnx.boundary import STATUSES
+from sc2onnx.cli.boundary import STATUSES
 from sc2onnx.messages import printable
 
 ORDERS: Final = ("psm", "spm")

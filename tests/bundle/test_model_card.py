@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx.card import render
-from sc2onnx.manifest import Manifest, Provenance, plain_text
+from sc2onnx.bundle.manifest import Manifest, Provenance, plain_text
+from sc2onnx.bundle.model_card import render
 
 EVIL = "x\n---\nlicense: mit\n# Title | `code` <script>alert(1)</script> [click](http://x) ![i](y) \x1b[2J \u202e*bold*"
 

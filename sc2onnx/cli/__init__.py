@@ -1,0 +1,1 @@
+"""The command line: parse, call, print. Each command imports only its own side."""
