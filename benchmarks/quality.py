@@ -35,7 +35,7 @@ from peers import Floats, Setting, Tokens, Variant, bundles, llama_cpp, openvino
 from peers.table import Row, records, render
 from peers.windows import windows
 from sc2onnx.bench.report import Missing, one_line
-from sc2onnx.bundle.manifest import TOKENIZER_FILE
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.export.checkpoint import Checkpoint

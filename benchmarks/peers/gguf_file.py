@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from peers import Floats
-from sc2onnx.bundle.manifest import TOKENIZER_FILE
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.stored import StoredTensor

@@ -14,7 +14,7 @@ from sc2onnx.bench.engine import Engine, Opener, bundle_opener
 from sc2onnx.bench.report import Missing, Report, Row, one_line
 from sc2onnx.bench.rounds import interleaved
 from sc2onnx.bench.task import PROMPT, Task
-from sc2onnx.bundle.manifest import ModelFacts
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.bundle import open_named

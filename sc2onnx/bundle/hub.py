@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sc2onnx.bundle import records
-from sc2onnx.bundle.manifest import CARD_FILE, MANIFEST_FILE, Manifest
+from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.model_card import PLACE
 from sc2onnx.errors import BundleIntegrityError, BundleNotFoundError, HubError, RequestError, Sc2onnxError
 

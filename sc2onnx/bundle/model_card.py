@@ -6,7 +6,10 @@ import json
 import re
 from typing import Final
 
-from sc2onnx.bundle.manifest import TOKENIZER_FILE, Manifest, Provenance, Verification, plain_text
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.provenance import Provenance, Verification
+from sc2onnx.bundle.texts import plain_text
 
 PLACE: Final = "PATH/OF/THIS/DIRECTORY"
 """Stands in the card for where the bundle is, which is known when it is pushed."""

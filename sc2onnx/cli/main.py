@@ -26,7 +26,7 @@ from sc2onnx.errors import CursorError, RequestError
 from sc2onnx.messages import TerminalText, occupy_standard_descriptors, say, standard_streams, tell
 
 if TYPE_CHECKING:
-    from sc2onnx.bundle.manifest import Verification
+    from sc2onnx.bundle.provenance import Verification
     from sc2onnx.evaluate import Opener
     from sc2onnx.runtime.fitting import Surroundings
     from sc2onnx.runtime.generate import Completion, Piece
@@ -141,7 +141,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _reference(args: argparse.Namespace) -> Opener | None:
     """What ``--against`` names: a bundle if the directory is one, else a checkpoint, which torch computes."""
-    from sc2onnx.bundle.manifest import MANIFEST_FILE, Manifest
+    from sc2onnx.bundle.contract import MANIFEST_FILE
+    from sc2onnx.bundle.manifest import Manifest
     from sc2onnx.evaluate import reference_opener
 
     if args.against is None:
@@ -266,7 +267,7 @@ def _info(args: argparse.Namespace) -> int:
 
 def _bundle(args: argparse.Namespace) -> Path:
     """The bundle that ``info`` is asked about. Raises :class:`RequestError` for what only ``--plan`` takes."""
-    from sc2onnx.bundle.manifest import MANIFEST_FILE
+    from sc2onnx.bundle.contract import MANIFEST_FILE
 
     if args.shape is not None:
         raise RequestError("--shape is for a checkpoint: add --plan")
@@ -447,7 +448,7 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from sc2onnx.bundle.manifest import replace_bytes
+    from sc2onnx.bundle.files import replace_bytes
 
     try:
         replace_bytes(path, text.encode())

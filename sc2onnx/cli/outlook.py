@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from sc2onnx.bundle.manifest import MANIFEST_FILE, ModelFacts
+from sc2onnx.bundle.contract import MANIFEST_FILE
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
 from sc2onnx.export.adapter import ADAPTER_CONFIG

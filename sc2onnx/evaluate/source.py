@@ -12,7 +12,8 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.manifest import TOKENIZER_FILE, Manifest
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.text import Document, tokenize

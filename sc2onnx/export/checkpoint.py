@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle.contract import plain_file_name
 from sc2onnx.bundle.links import inside
-from sc2onnx.bundle.manifest import plain_file_name
 from sc2onnx.errors import CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
 from sc2onnx.export.adapter import refuse_adapter, refuse_adapter_tensors
 from sc2onnx.export.elsewhere import found_instead

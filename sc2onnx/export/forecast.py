@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from sc2onnx.bundle.manifest import CacheLayout, ModelFacts
+from sc2onnx.bundle.facts import CacheLayout, ModelFacts
 from sc2onnx.errors import RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config

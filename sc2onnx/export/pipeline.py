@@ -14,7 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__
-from sc2onnx.bundle import kernels, manifest, model_card
+from sc2onnx.bundle import contract, kernels, model_card
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.adapter import adapters_below
@@ -52,7 +54,7 @@ def export(
     stages: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> manifest.Manifest:
+) -> Manifest:
     """Write the bundle ``out`` from a checkpoint directory or hub id, and return its manifest.
 
     ``precision``: one of :data:`~sc2onnx.export.precision.PRECISIONS` or a recipe in a ``.json`` file; ``target``: one of
@@ -123,7 +125,7 @@ class _Subject:
 
 def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
     """Which steps the graph can be written for to agree with each other."""
-    if plan.quantization is None or variant.cache.kind != manifest.RING:
+    if plan.quantization is None or variant.cache.kind != contract.RING:
         return NONE
     heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
     return agreeing_steps(plan.quantization.schemes.values(), *heads)
@@ -133,7 +135,7 @@ def _kernels(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> in
     """The version of the operators that the model can also be computed with, 0 if it cannot."""
     if plan.quantization is None or not computes(config):
         return 0
-    ring, schemes = variant.cache.kind == manifest.RING, plan.quantization.schemes.values()
+    ring, schemes = variant.cache.kind == contract.RING, plan.quantization.schemes.values()
     return kernels.version_for(variant.target, ring=ring, schemes=schemes, head_dim=config.head_dim)
 
 
@@ -157,9 +159,7 @@ def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
     return Form(ring, products, activations)
 
 
-def _write(
-    bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, ir.ExternalTensor], subject: _Subject, report: Progress
-) -> manifest.Manifest:
+def _write(bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, ir.ExternalTensor], subject: _Subject, report: Progress) -> Manifest:
     """Every file of the bundle, the manifest last."""
     opened, config, variant = subject.opened, subject.config, subject.variant
     weight_bytes = weights.total_bytes(plan.weights.values())
@@ -168,9 +168,9 @@ def _write(
     agreeing = _agreeing_steps(config, variant, plan)
     form = _form(variant, plan.products, agrees=agreeing != NONE)
     version = _kernels(config, variant, plan)
-    forms = {manifest.graph_files: form}
+    forms = {contract.graph_files: form}
     if version:
-        forms[manifest.kernel_graph_files] = kernels_form(plan.schemes, form.activations)
+        forms[contract.kernel_graph_files] = kernels_form(plan.schemes, form.activations)
     parts = list(ranges(subject.stages or [config.num_hidden_layers]))
     for names, built in forms.items():
         for name, layers in zip(names(subject.stages), parts, strict=True):
@@ -181,7 +181,7 @@ def _write(
     facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), subject.text.eos_token_ids)
     if variant.target == "genai":
         bundle.file(GENAI_FILE, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
-    written = manifest.Manifest(
+    written = Manifest(
         model=facts,
         precision=variant.name,
         target=variant.target,
@@ -189,7 +189,7 @@ def _write(
         cache=variant.cache,
         weight_bytes=weight_bytes,
         files=bundle.files,
-        provenance=manifest.Provenance(
+        provenance=Provenance(
             source=subject.source.name,
             revision=subject.source.revision,
             license=subject.license,
@@ -201,6 +201,6 @@ def _write(
         agreeing_steps=agreeing,
         kernels=version,
     )
-    bundle.file(manifest.CARD_FILE, model_card.render(written).encode())
-    bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
+    bundle.file(contract.CARD_FILE, model_card.render(written).encode())
+    bundle.file(contract.MANIFEST_FILE, written.to_json().encode())
     return written

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.manifest import LINEAR, Quantization
+from sc2onnx.bundle.contract import LINEAR
+from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config

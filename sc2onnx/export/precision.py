@@ -9,7 +9,8 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
-from sc2onnx.bundle.manifest import GROWING, LINEAR, OTHER_TARGETS, RING, CacheLayout
+from sc2onnx.bundle.contract import GROWING, LINEAR, OTHER_TARGETS, RING
+from sc2onnx.bundle.facts import CacheLayout
 from sc2onnx.errors import RequestError
 from sc2onnx.export.quantize.recipe import CUDA_PRESETS, PRESETS, Recipe, recipe
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.contract import TOKENIZER_FILE, plain_file_name
 from sc2onnx.bundle.links import inside
-from sc2onnx.bundle.manifest import TOKENIZER_FILE, plain_file_name
 from sc2onnx.errors import CorruptCheckpointError
 from sc2onnx.export.shown import name_of
 from sc2onnx.export.stored import refuse_pointer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from sc2onnx.bundle.manifest import OTHER_TARGETS
+from sc2onnx.bundle.contract import OTHER_TARGETS
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import EMBEDDING, LazyWeight

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from sc2onnx.bundle.manifest import TOKENIZER_FILE
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.export import end_of_text
 from sc2onnx.export.chat_templates import DEFAULT, KEY, chat_templates, listed, templates_of
 from sc2onnx.export.config import Starcoder2Config, token_ids

@@ -10,7 +10,7 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import Tokenizer
 
-from sc2onnx.bundle.manifest import TOKENIZER_FILE
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.bundle.tokenizer_parts import check_frame, check_tokenizer
 from sc2onnx.errors import CorruptCheckpointError, Sc2onnxError
 from sc2onnx.export.shown import brief

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.contract import LINEAR, WEIGHTS_FILE, kernel_graph_files
 from sc2onnx.bundle.kernels import DOMAIN
-from sc2onnx.bundle.manifest import LINEAR, WEIGHTS_FILE, Manifest, kernel_graph_files
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime import expected

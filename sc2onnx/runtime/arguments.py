@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.manifest import plain_text
+from sc2onnx.bundle.texts import plain_text
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError
 
 _SHOWN: Final = 80

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sc2onnx.bundle import hub
+from sc2onnx.bundle.contract import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE
 from sc2onnx.bundle.links import check_links
-from sc2onnx.bundle.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
+from sc2onnx.bundle.manifest import FileEntry, Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.runtime.agreement import check_agreement
 from sc2onnx.runtime.arguments import flag, optional_text, place_of, text

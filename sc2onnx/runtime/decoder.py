@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.manifest import ModelFacts
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, SequenceStateError
 from sc2onnx.runtime.cache import RingCache
 from sc2onnx.runtime.prefix import Kept, PrefixStore

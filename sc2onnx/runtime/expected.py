@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
 
-from sc2onnx.bundle.manifest import (
+from sc2onnx.bundle.contract import (
     ATTENTION_MASK,
     GREEDY_IDS,
     GROWING,
@@ -19,10 +19,10 @@ from sc2onnx.bundle.manifest import (
     NUM_LOGITS,
     PAST_LENGTHS,
     RING,
-    Manifest,
     past_name,
     present_name,
 )
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.runtime.graph_facts import BFLOAT16, FLOAT, FLOAT16, INT4, INT8, INT64, UINT8, Port
 
 EMBEDDING: Final = "model.embed_tokens"

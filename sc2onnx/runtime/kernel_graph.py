@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from sc2onnx.bundle.contract import HIDDEN, INPUT_IDS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.bundle.kernels import DOMAIN
-from sc2onnx.bundle.manifest import HIDDEN, INPUT_IDS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime.contradictions import REMEDY, check_same
 from sc2onnx.runtime.expected import COS_CACHE, HEAD, SIN_CACHE, Part

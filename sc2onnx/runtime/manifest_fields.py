@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from sc2onnx.bundle.contract import GROWING, LINEAR, RING, kernel_graph_files
 from sc2onnx.bundle.kernels import ENDING, VERSION, version_for
-from sc2onnx.bundle.manifest import GROWING, LINEAR, RING, Manifest, kernel_graph_files
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import NONE
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime.contradictions import REMEDY

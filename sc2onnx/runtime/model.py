@@ -14,8 +14,9 @@ from typing import Final, Unpack, get_args, overload
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.contract import TOKENIZER_FILE, WEIGHTS_FILE
 from sc2onnx.bundle.hub import located
-from sc2onnx.bundle.manifest import TOKENIZER_FILE, WEIGHTS_FILE, Manifest
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import (
     BundleNotFoundError,
     ContextLengthError,

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from sc2onnx.bundle.contract import RING
 from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
-from sc2onnx.bundle.manifest import RING, Manifest
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.runtime.graph_facts import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
 
 CONTRIB: Final = "com.microsoft"

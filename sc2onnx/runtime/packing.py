@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sc2onnx.bundle import records
-from sc2onnx.bundle.manifest import WEIGHTS_FILE, Manifest
+from sc2onnx.bundle.contract import WEIGHTS_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import DiskSpaceError, OutputError, Sc2onnxError
 from sc2onnx.runtime import packed_file
 from sc2onnx.runtime.bundle import Bundle

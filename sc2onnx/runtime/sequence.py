@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.manifest import ModelFacts
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import RequestError, RewindError
 from sc2onnx.runtime.arguments import shown, some_token_ids
 from sc2onnx.runtime.decoder import Decoder, Logits

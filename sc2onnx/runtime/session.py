@@ -21,7 +21,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.manifest import GREEDY_IDS, LINEAR, RING, WEIGHTS_FILE, Manifest
+from sc2onnx.bundle.contract import GREEDY_IDS, LINEAR, RING, WEIGHTS_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
 from sc2onnx.errors import CancelledError, DeviceError, InferenceError
 from sc2onnx.hints import install

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from sc2onnx.bundle import records
 from sc2onnx.bundle.directories import cache_directory, make_directory
-from sc2onnx.bundle.manifest import replace_text
+from sc2onnx.bundle.files import replace_text
 from sc2onnx.bundle.trust import check_directories, check_file
 
 LARGE: Final = 256_000_000

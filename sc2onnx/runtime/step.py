@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.manifest import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN, NUM_LOGITS, PAST_LENGTHS, past_name, present_name
+from sc2onnx.bundle.contract import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN, NUM_LOGITS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.errors import CancelledError, InferenceError
 from sc2onnx.runtime.device import Device
 from sc2onnx.runtime.exits import computing

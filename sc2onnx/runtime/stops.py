@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle import records
-from sc2onnx.bundle.manifest import TOKENIZER_FILE, Manifest
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleIntegrityError
 
 _CONFIG: Final = "config.json"

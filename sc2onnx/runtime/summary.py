@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sc2onnx.bundle.manifest import CacheLayout, Manifest, ModelFacts
+from sc2onnx.bundle.facts import CacheLayout, ModelFacts
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.hints import KERNELS
 from sc2onnx.runtime.cache import first_capacity

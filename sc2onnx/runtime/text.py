@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 from tokenizers import Tokenizer
 
-from sc2onnx.bundle.manifest import TOKENIZER_FILE
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError, TokenizerError
 from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.arguments import text as checked_text

@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle import model_card
-from sc2onnx.bundle.manifest import CARD_FILE, MANIFEST_FILE, TEMPORARY, Manifest, Verification, replace_text
+from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE
+from sc2onnx.bundle.files import TEMPORARY, replace_text
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.provenance import Verification
 from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Difference, Floats, compare, part, pool
 from sc2onnx.runtime.arguments import whole_number

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from transformers.utils.hub import cached_file
 
-from sc2onnx.bundle.manifest import TOKENIZER_FILE, Provenance
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.source import About, Opener

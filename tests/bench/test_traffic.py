@@ -6,7 +6,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bench.traffic import weights_read
-from sc2onnx.bundle.manifest import Manifest, Quantization
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.errors import BundleError
 
 EMBEDDING = "model.embed_tokens"

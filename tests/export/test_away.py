@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import sc2onnx
-from sc2onnx.bundle.manifest import GREEDY_IDS
+from sc2onnx.bundle.contract import GREEDY_IDS
 from sc2onnx.errors import InferenceError, SequenceStateError
 from sc2onnx.export import export
 from sc2onnx.runtime.bundle import Bundle

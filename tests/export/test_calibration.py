@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from sc2onnx.bundle.directories import cache_directory
-from sc2onnx.bundle.manifest import Manifest, Quantization
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.cli import main as cli
 from sc2onnx.errors import CheckpointError, DiskSpaceError, OutputError, RequestError, TensorError
 from sc2onnx.evaluate import Settings, evaluate

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from sc2onnx.bundle.manifest import CacheLayout, Manifest
+from sc2onnx.bundle.facts import CacheLayout
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError, TensorError
 from sc2onnx.export import export, weights
 from sc2onnx.export.checkpoint import Checkpoint

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from sc2onnx.bundle.manifest import Manifest, kernel_graph_files
+from sc2onnx.bundle.contract import kernel_graph_files
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.wire import message

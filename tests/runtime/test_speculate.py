@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sc2onnx
-from sc2onnx.bundle.manifest import Manifest, Quantization
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.runtime.bundle import Bundle
 from sc2onnx.runtime.generate import GenerationRules
 from sc2onnx.runtime.lookup import Guess, Lookup, Memory, Text

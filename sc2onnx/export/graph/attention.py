@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.manifest import past_name, present_name
+from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.layers import rotary, rotary_rows

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.manifest import past_name, present_name
+from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.bundle.kernels import ATTENTION, LINEAR
-from sc2onnx.bundle.manifest import past_name, present_name
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention

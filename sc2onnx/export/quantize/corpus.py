@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from sc2onnx.bundle import texts
-from sc2onnx.bundle.manifest import TOKENIZER_FILE
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import CheckpointError, RequestError, TokenizerError
 from sc2onnx.export.small_files import SmallFiles
 from sc2onnx.export.text_files import origin, tokenizer_data

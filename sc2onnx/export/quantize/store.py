@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sc2onnx.bundle.directories import cache_directory, make_directory
-from sc2onnx.bundle.manifest import replace_text
+from sc2onnx.bundle.files import replace_text
 from sc2onnx.bundle.trust import check_directories
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Progress, Silent
