@@ -34,7 +34,7 @@ from sc2onnx.bench.plot import plot
 from sc2onnx.bench.report import one_line
 from sc2onnx.bench.table import markdown
 from sc2onnx.bundle.facts import ModelFacts
-from sc2onnx.cli.options import bench_options
+from sc2onnx.cli.common_options import bench_options
 from sc2onnx.errors import Sc2onnxError
 from sc2onnx.plotting import check_plot
 from sc2onnx.runtime.bundle import Bundle, open_named

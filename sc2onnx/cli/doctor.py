@@ -137,6 +137,19 @@ def _part(name: str) -> Finding:
     return Finding(f"sc2onnx {name}", True, ", ".join(f"{package} {version(package)}" for package in needed))
 
 
+def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
+    """Return rows of a table for a person: verdict, subject, detail; advice on a row of its own."""
+    found = []
+    for finding in findings:
+        found.append((f"{_MARKS[finding.ok]:<7}", finding.subject, finding.detail))
+        if finding.advice:
+            found.append(("", "", finding.advice))
+    return found
+
+
+_MARKS: Final[Mapping[bool | None, str]] = {True: "ok", False: "MISSING", None: "-"}
+
+
 def version(package: str) -> str | None:
     """Installed version of a distribution, or None."""
     try:

@@ -22,6 +22,7 @@ from sc2onnx.export.forecast import Forecast, calibration_seconds, facts, foreca
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.runtime.memory import available
 from sc2onnx.runtime.summary import MemoryNeed, memory_ahead
+from sc2onnx.tables import aligned, column_widths
 
 CONTEXTS: Final = (1024, 4096, 16384)
 """Tokens at which running is looked at, as far as the model's context goes."""
@@ -170,11 +171,11 @@ def lines(ahead: Outlook) -> list[str]:
     """A table for a person, in GB, and what it needs to be understood."""
     contexts = [need.context for need in ahead.rows[0].running]
     table = [_headings(contexts), *map(_cells, ahead.rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths = column_widths(table)
     first = sum(widths[:3]) + 2 * 3
     over = f"{'':<{first}}{'to export':<{sum(widths[3:5]) + 4}}{'':<{widths[5] + 2}}memory to run, by tokens of context"
     shown = [f"{ahead.name}: {ahead.model.parameters:,} parameters, context {ahead.model.context_length:,}, sizes in GB", "", over]
-    shown += ["  ".join(_align(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
+    shown += aligned(table, left=(0, 1))
     shown += ["", *(f"{precision}: {reason}" for precision, reason in ahead.refused.items()), *_notes(ahead)]
     return shown
 
@@ -232,10 +233,6 @@ def _time(seconds: float) -> str:
 
 def _mark(fits: bool | None) -> str:
     return "!" if fits is False else " "
-
-
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < 2 else cell.rjust(width)
 
 
 def _notes(ahead: Outlook) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 from sc2onnx.bundle.directories import cache_directory
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.quantization import Quantization
-from sc2onnx.cli import main as cli
+from sc2onnx.cli.main import main
 from sc2onnx.errors import CheckpointError, DiskSpaceError, OutputError, RequestError, TensorError
 from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.export import Calibration, export
@@ -338,7 +338,7 @@ def test_whether_calibration_applies() -> None:
 
 
 def command(*arguments: object) -> int:
-    return cli.main(["export", *map(str, arguments)])
+    return main(["export", *map(str, arguments)])
 
 
 def test_the_options_of_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
