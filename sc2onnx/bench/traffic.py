@@ -34,5 +34,5 @@ def _embedding_bytes(manifest: Manifest) -> int:
     if found is None:
         raise BundleError(f"the embedding's scheme is {scheme!r}, expected one such as 'int8 in blocks of 128': upgrade sc2onnx")
     bits, block = map(int, found.groups())
-    scale = 2 if manifest.target == "cuda" else 4  # bytes
+    scale = 2 if manifest.made_for.scales == "float16" else 4  # bytes
     return rows * (columns * bits // 8 + columns // block * scale)

@@ -55,10 +55,6 @@ GROWING: Final = "growing"
 """Keys and values of (batch, kv_heads, length, head_dim), given back with the step behind them, for
 other runtimes (docs/decisions/0014-other-runtimes.md)."""
 
-OTHER_TARGETS: Final = ("genai", "optimum")
-"""Targets of bundles that other runtimes run. These take an ``attention_mask``, and how many
-positions of a row are seen is their own business."""
-
 
 def past_name(layer: int | str, kind: str) -> str:
     """Return the name of a cache input; ``kind`` is ``"key"`` or ``"value"``.

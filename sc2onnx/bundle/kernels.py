@@ -7,7 +7,10 @@ places. It is written for what those operators compute; whoever lacks them needs
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sc2onnx.bundle.targets import Target
 
 DOMAIN: Final = "sc2onnx"
 """Domain of the operators."""
@@ -31,7 +34,7 @@ _BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
 _SCHEMES: Final = frozenset(f"int{bits} in blocks of {n}" for bits in (4, 8) for n in _BLOCK_SIZES)
 
 
-def version_for(target: str, *, ring: bool, schemes: Iterable[str], head_dim: int) -> int:
+def version_for(target: Target, *, ring: bool, schemes: Iterable[str], head_dim: int) -> int:
     """The version of the operators that a model can be computed with, 0 if it cannot.
 
     ``ring``: whether its cache is one; ``schemes``: of all matrices, such as
@@ -39,7 +42,7 @@ def version_for(target: str, *, ring: bool, schemes: Iterable[str], head_dim: in
     and GELU in the approximation by tanh.
     """
     used = set(schemes)
-    fits = target == "cpu" and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
+    fits = target.kernels and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
     return VERSION if fits else 0
 
 

@@ -18,7 +18,6 @@ from sc2onnx.bundle.contract import (
     CARD_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
-    OTHER_TARGETS,
     graph_files,
     kernel_graph_files,
     plain_file_name,
@@ -28,6 +27,7 @@ from sc2onnx.bundle.provenance import Provenance, Verification
 from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.bundle.records import parse, record
 from sc2onnx.bundle.steps import NONE
+from sc2onnx.bundle.targets import TARGETS, Target
 from sc2onnx.bundle.texts import make_plain, plain_text
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
 
@@ -84,6 +84,10 @@ class Manifest:
 
     def __post_init__(self) -> None:
         make_plain(self, "precision")
+        if self.target not in TARGETS:
+            found, expected = self.target[:80], ", ".join(TARGETS)
+            remedy = "upgrade sc2onnx, or export the bundle with this version"
+            raise BundleError(f"target is {found!r}, expected one of {expected}: {remedy}")
         if self.stages and (min(self.stages) < 1 or sum(self.stages) != self.model.num_layers):
             found, layers = str(list(self.stages))[:80], self.model.num_layers
             raise BundleError(f"stages are {found}, expected layers that add up to {layers}: {_AGAIN}")
@@ -96,9 +100,9 @@ class Manifest:
             raise BundleError(f"kernels is {self.kernels}, expected {expected}: {_AGAIN}")
 
     @property
-    def for_others(self) -> bool:
-        """Whether other runtimes run it, which bring their own cache."""
-        return self.target in OTHER_TARGETS
+    def made_for(self) -> Target:
+        """What it is made for: the record of ``target``, with everything that differs."""
+        return TARGETS[self.target]
 
     @property
     def graphs(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sc2onnx.bundle.contract import MANIFEST_FILE
 from sc2onnx.bundle.facts import ModelFacts
+from sc2onnx.bundle.targets import TARGETS
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
 from sc2onnx.export.adapter import ADAPTER_CONFIG
@@ -26,9 +27,6 @@ from sc2onnx.tables import aligned, column_widths
 
 CONTEXTS: Final = (1024, 4096, 16384)
 """Tokens at which running is looked at, as far as the model's context goes."""
-
-_PACKED: Final = "cpu"
-"""The target whose integer weights are kept packed where ``sc2onnx-kernels`` are installed, in as many bytes at most."""
 
 _FEW_TOKENS: Final = 8192
 """A shorter text of calibration, to show what that saves."""
@@ -69,7 +67,7 @@ class Row:
     @property
     def packed(self) -> int:
         """Bytes that its weights, packed, take at most in the cache directory of whoever runs it on the kernels; 0 for none."""
-        return self.forecast.weights if self.quantised and _PACKED in self.targets else 0
+        return self.forecast.weights if self.quantised and any(TARGETS[name].kernels for name in self.targets) else 0
 
     @property
     def packed_fits(self) -> bool | None:
@@ -79,7 +77,7 @@ class Row:
     @property
     def on_gpu(self) -> bool:
         """Whether it can only run there: in memory that is not looked at."""
-        return self.targets == ("cuda",)
+        return all(TARGETS[name].device == "cuda" for name in self.targets)
 
     @property
     def memory_fits(self) -> bool | None:

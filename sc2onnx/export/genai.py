@@ -13,8 +13,6 @@ from typing import Any, Final
 from sc2onnx.bundle import contract
 from sc2onnx.bundle.facts import ModelFacts
 
-GENAI_FILE: Final = "genai_config.json"
-
 _CHUNK: Final = 256
 """Tokens of a prompt computed at once: genai asks for the logits of all of them (50 MB for the 3B model, 805 MB for 4,096)."""
 

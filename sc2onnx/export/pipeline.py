@@ -22,7 +22,7 @@ from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.adapter import adapters_below
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.genai import GENAI_FILE, genai_config
+from sc2onnx.export.genai import genai_config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
 from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
@@ -78,13 +78,13 @@ def export(
         opened = Checkpoint.open(source.directory)
         config = Starcoder2Config.from_dict(opened.config, allow_settings)
         allowed = check_allowed(opened.config, allow_settings)
-        check_stages(stages, config, variant.target)
+        check_stages(stages, config, variant.made_for)
         tied = config.tie_word_embeddings
         opened, config = settle(opened, config)
         weights.check_complete(opened, config)
         if tied and not config.tie_word_embeddings:
             warnings.warn(UNTIED, stacklevel=2)
-        text = text_files(source.directory, source.name, config, opened.generation_config, variant.target)
+        text = text_files(source.directory, source.name, config, opened.generation_config, variant.made_for)
         for doubt in (*adapters_below(source.directory), *text.doubts):
             warnings.warn(doubt, stacklevel=2)
         license_name = opened.license()
@@ -136,7 +136,7 @@ def _kernels(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> in
     if plan.quantization is None or not computes(config):
         return 0
     ring, schemes = variant.cache.kind == contract.RING, plan.quantization.schemes.values()
-    return kernels.version_for(variant.target, ring=ring, schemes=schemes, head_dim=config.head_dim)
+    return kernels.version_for(variant.made_for, ring=ring, schemes=schemes, head_dim=config.head_dim)
 
 
 def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
@@ -145,16 +145,18 @@ def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
     ``agrees``: over a ring, sums do not depend on how many tokens a step has.
     """
     activations = Activations(variant.dtype)
-    if variant.target == "genai":
-        attention = partial(masked_grouped_query_attention, activations=activations)
-        return Form(attention, products, activations, CUDA_OPSET, where=attention_mask, asks=False)
-    if variant.target == "optimum":
-        attention = partial(growing_attention, activations=activations)
-        return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
-    if variant.target == "cuda":
-        return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
+    match variant.made_for.attention:
+        case "masked-grouped-query":
+            attention = partial(masked_grouped_query_attention, activations=activations)
+            return Form(attention, products, activations, CUDA_OPSET, where=attention_mask, asks=False)
+        case "growing":
+            attention = partial(growing_attention, activations=activations)
+            return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
+        case "grouped-query":
+            attention = partial(grouped_query_attention, activations=activations)
+            return Form(attention, products, activations, CUDA_OPSET, chooses=variant.made_for.chooses)
     ring = partial(ring_attention, activations=activations, mixing=tokenwise if agrees else together)
-    if variant.target == "portable":
+    if variant.made_for.attention == "scattered-ring":
         return Form(partial(ring, writing=scatter_elements), products, activations, PORTABLE_OPSET)
     return Form(ring, products, activations)
 
@@ -179,8 +181,8 @@ def _write(bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, i
     for name, data in subject.text.files.items():
         bundle.file(name, data)
     facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), subject.text.eos_token_ids)
-    if variant.target == "genai":
-        bundle.file(GENAI_FILE, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
+    if config_file := variant.made_for.config_file:
+        bundle.file(config_file, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
     written = Manifest(
         model=facts,
         precision=variant.name,

@@ -32,12 +32,11 @@ from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
 Weights = Mapping[str, LazyWeight]
 
 _PRODUCTS: Final[Mapping[str, Callable[[Schemes], Products]]] = {
-    "cpu": nbits_products,
-    "portable": standard_products,
-    "cuda": cuda_products,
-    "genai": nbits_products,
-    "optimum": nbits_products,
+    "nbits": nbits_products,
+    "nbits-apart": cuda_products,
+    "standard": standard_products,
 }
+"""``products`` of a target -> what computes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +203,10 @@ def _separator(config: Starcoder2Config) -> int | None:
 
 
 def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, recipe: Recipe, rounding: _Rounding) -> WeightPlan:
-    layout: Layout = "columns" if variant.target == "portable" else "rows"
+    layout: Layout = "columns" if variant.made_for.transposed else "rows"
     floats = {name: rounding.bias(weight) for name, weight in floats.items()}
     weights = quantised_weights(floats, rounding.schemes, layout, rounding, variant.dtype)
-    products = _PRODUCTS[variant.target](rounding.schemes)
+    products = _PRODUCTS[variant.made_for.products](rounding.schemes)
     named = {name: str(scheme) for name, scheme in rounding.schemes.items()}
     body = _body(floats, rounding.schemes)
     scale = variant.dtype.itemsize

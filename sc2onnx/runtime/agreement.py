@@ -172,7 +172,7 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
         if node.operator not in quantised:
             continue
         codes, scales = (node.inputs[number] if len(node.inputs) > number else "" for number in quantised[node.operator])
-        gathered = part.manifest.target == "portable" and not {codes, scales} & set(graph.tensors)  # as earlier exporters look a row up
+        gathered = part.manifest.made_for.transposed and not {codes, scales} & set(graph.tensors)  # as earlier exporters look a row up
         codes, scales = (f"{EMBEDDING}.weight.codes", f"{EMBEDDING}.weight.scales") if gathered else (codes, scales)
         product = codes.removesuffix(".weight.codes")
         chosen = expected.scheme(part.manifest, product)
@@ -186,7 +186,7 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
             if attribute in node.attributes:
                 check_same(name, f"{attribute} of {product}", node.attributes[attribute], (value,))
         seen.add(product)
-    if part.manifest.target == "portable":
+    if part.manifest.made_for.transposed:
         seen.add(EMBEDDING)  # it gathers codes, and multiplies with scales, by operators that know nothing of blocks
     if missing := {product for product in shapes if expected.scheme(part.manifest, product)} - seen:
         raise BundleIntegrityError(f"{name} has no product with {min(missing)}, the manifest does: {REMEDY}")

@@ -122,7 +122,7 @@ def _matrices(part: Part) -> Iterator[tuple[str, Weight]]:
             continue
         bits, block = chosen
         blocks, width = columns // block, bits * block // 8
-        if part.manifest.target == "portable":
+        if part.manifest.made_for.transposed:
             yield f"{product}.weight.codes", (INT4 if bits == 4 else INT8, (columns, rows))
             yield f"{product}.weight.scales", (part.element, (blocks, rows))
         else:
@@ -143,10 +143,10 @@ def inputs(part: Part) -> Ports:
     """What goes into a graph. None in a shape: known at run time only."""
     manifest, element = part.manifest, part.element
     found = {INPUT_IDS: Port(INT64, (None, None))}
-    found |= {ATTENTION_MASK: Port(INT64, (None, None))} if manifest.for_others else {PAST_LENGTHS: Port(INT64, (None,))}
+    found |= {PAST_LENGTHS: Port(INT64, (None,))} if manifest.made_for.own else {ATTENTION_MASK: Port(INT64, (None, None))}
     if not part.first:
         found[HIDDEN] = Port(element, (None, manifest.model.hidden_size))
-    if part.last and not manifest.for_others:
+    if part.last and manifest.made_for.own:
         found[NUM_LOGITS] = Port(INT64, (1,))
     return Ports(found | _cache(part, "past"), frozenset({NUM_LOGITS}))
 
@@ -157,7 +157,7 @@ def outputs(part: Part) -> Ports:
     found = {NEXT_HIDDEN: Port(part.element, (None, manifest.model.hidden_size))}
     if part.last:
         found = {LOGITS: Port(FLOAT, (None, None, manifest.model.vocab_size))}
-        if manifest.target == "cuda":
+        if manifest.made_for.chooses:
             found[GREEDY_IDS] = Port(INT64, (None, None))
     return Ports(found | _cache(part, "present"), frozenset({GREEDY_IDS}))
 

@@ -12,6 +12,7 @@ from typing import Final
 from sc2onnx.bundle.contract import RING
 from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
 from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.targets import CPU, CUDA, TARGETS, Attention, Products
 from sc2onnx.runtime.graph_facts import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
 
 CONTRIB: Final = "com.microsoft"
@@ -65,19 +66,30 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
 
 _MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization Reshape Shape Squeeze Sub"
 _HEADS: Final = "And GreaterOrEqual Less MatMul Mul Range RotaryEmbedding Slice Softmax Split Transpose Unsqueeze Where"
+_RING: Final = f"{_HEADS} Equal Mod ReduceMax TensorScatter"
+
+_ATTENTION: Final[Mapping[Attention, str]] = {
+    "ring": _RING,
+    "scattered-ring": f"{_RING} Expand ScatterElements",
+    "grouped-query": f"{GROUPED_QUERY} ArgMax Equal Mul ReduceSum Slice Where",
+    "masked-grouped-query": f"{GROUPED_QUERY} ReduceSum",
+    "growing": f"{_HEADS} CumSum Max",
+}
+"""Operators of each attention, and of choosing tokens. Earlier exporters wrote TensorScatter for
+``scattered-ring`` too."""
+
 _NBITS: Final = f"{MATMUL_NBITS} {GATHER_NBITS}"
 
-ALLOWED: Final[Mapping[str, frozenset[str]]] = {
-    target: frozenset(names.split())
-    for target, names in {
-        "cpu": f"{_MODEL} {_HEADS} {_NBITS} Equal Mod ReduceMax TensorScatter",
-        "portable": f"{_MODEL} {_HEADS} DequantizeLinear Equal Expand Mod ReduceMax ScatterElements TensorScatter",
-        "cuda": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ArgMax Equal Mul ReduceSum Slice Where",
-        "genai": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ReduceSum",
-        "optimum": f"{_MODEL} {_HEADS} {_NBITS} CumSum Max",
-    }.items()
+_PRODUCTS: Final[Mapping[Products, str]] = {
+    "nbits": _NBITS,
+    "nbits-apart": _NBITS,
+    "standard": "DequantizeLinear",
 }
-"""Operators by target. TensorScatter for ``portable``: earlier exporters wrote it."""
+
+ALLOWED: Final[Mapping[str, frozenset[str]]] = {
+    name: frozenset(f"{_MODEL} {_ATTENTION[target.attention]} {_PRODUCTS[target.products]}".split()) for name, target in TARGETS.items()
+}
+"""Operators by target."""
 
 KERNELS: Final = frozenset(
     ("Concat", "Reshape", "Shape", "Slice", "Sub", GATHER_NBITS, BLOCKWISE_LINEAR, RING_ATTENTION),
@@ -90,8 +102,8 @@ def check_operators(graph: OnnxGraph, manifest: Manifest, *, kernels: bool = Fal
 
     ``kernels``: whether it is a graph for the kernels.
     """
-    ring_for_cuda = manifest.target == "cuda" and manifest.cache.kind == RING  # of earlier exporters
-    allowed = KERNELS if kernels else ALLOWED["cpu" if ring_for_cuda else manifest.target]
+    ring_for_cuda = manifest.made_for is CUDA and manifest.cache.kind == RING  # of earlier exporters
+    allowed = KERNELS if kernels else ALLOWED[CPU.name if ring_for_cuda else manifest.target]
     if foreign := set(graph.opsets) - {"", CONTRIB} - ({DOMAIN} if kernels else set()):
         raise ValueError(f"it imports operators of {sorted(foreign)[0][:80]!r}, which the exporter never writes")
     for node in graph.nodes:

@@ -55,7 +55,8 @@ def chosen_devices(device: str, device_map: Sequence[str] | None, manifest: Mani
     stages = len(manifest.graphs)
     if device_map is None:
         if isinstance(device, str) and device == "auto":
-            device = "cuda" if manifest.target == "cuda" and cuda_trouble(Device("cuda")) is None else "cpu"
+            wanted = manifest.made_for.device
+            device = wanted if wanted == "cpu" or cuda_trouble(Device(wanted)) is None else "cpu"
         return (Device.named(device),) * stages
     if isinstance(device_map, str) or len(device_map) != stages:
         expected = f"expected a list of {stages}, one for each stage of the bundle (`sc2onnx export --stages` makes more)"
@@ -71,7 +72,7 @@ def check_suits(manifest: Manifest, devices: Sequence[Device]) -> None:
                 f"device is '{device}' and the bundle is {manifest.precision} for {manifest.target}, which runs on the CPU: "
                 'export it for a GPU (--target cuda, in fp16, bf16, int8 or int4), or use device="cpu"'
             )
-    if manifest.target != "cuda" or all(device.kind == "cuda" for device in devices):
+    if manifest.made_for.device == "cpu" or all(device.kind == "cuda" for device in devices):
         return
     if manifest.cache.dtype == "bfloat16":
         raise DeviceError(

@@ -69,13 +69,13 @@ def rows(manifest: Manifest, need: MemoryNeed, slots: SlotType | None = None, ke
         "verified": verified,
         f"memory at {need.context:,} tokens": f"{size(need.total)} = weights {size(need.weights)} + cache {size(need.cache)} "
         f"({need.cache_slots:,} slots)",
-        **({} if manifest.for_others else {"kept between requests": kept}),
+        **({"kept between requests": kept} if manifest.made_for.own else {}),
     }
 
 
 def on_kernels(manifest: Manifest) -> tuple[SlotType | None, str]:
     """What the kernels keep here, None where the bundle runs without them; and what is to be said of that, nothing of floats."""
-    if manifest.quantization is None or manifest.target != "cpu":
+    if manifest.quantization is None or not manifest.made_for.kernels:
         return None, ""
     if not manifest.kernel_graphs:
         return None, "no graph for sc2onnx-kernels, the bundle runs without"

@@ -70,6 +70,6 @@ def open_subject(directory: Path, kernels: Use = "off") -> Subject:
     opened = Bundle.open(directory, others=True)
     halves = opened.manifest.cache.dtype != "float32"
     graphs = [emulated(graph) for graph in opened.graphs] if halves else []
-    if opened.manifest.for_others:
+    if not opened.manifest.made_for.own:
         return Foreign.of_bundle(directory, opened.manifest, *graphs)
     return open_model(opened, graphs, place=Place(kernels=kernels))

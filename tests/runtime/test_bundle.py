@@ -120,7 +120,7 @@ def test_a_newer_manifest(copy: Path) -> None:
             "for target 'cpu' with a cache of kind 'ring-transposed-values' in 'float16', this version runs 'cpu', 'ring-",
         ),
         (lambda raw: raw["cache"].update(dtype="float8"), "cache.dtype is 'float8', expected one of float32"),
-        (lambda raw: raw.update(target="rocm"), "for target 'rocm'"),
+        (lambda raw: raw.update(target="rocm"), "target is 'rocm', expected one of cpu, portable, cuda"),
         (lambda raw: raw["model"].update(sliding_window=-5), "sliding_window is -5"),
         (lambda raw: raw["model"].update(sliding_window=255.5), "sliding_window is 255.5"),
         (lambda raw: raw["model"].update(sliding_window="256"), "sliding_window is '256'"),
