@@ -24,7 +24,7 @@ from sc2onnx.bundle.contract import (
 )
 from sc2onnx.bundle.facts import MOST_BYTES, CacheLayout, ModelFacts
 from sc2onnx.bundle.provenance import Provenance, Verification
-from sc2onnx.bundle.quantization import Quantization
+from sc2onnx.bundle.quantization import WITH_SCHEMES, Quantization
 from sc2onnx.bundle.records import parse, record
 from sc2onnx.bundle.steps import NONE
 from sc2onnx.bundle.targets import TARGETS, Target
@@ -122,6 +122,9 @@ class Manifest:
         fields = asdict(self)
         if self.format_version < _WITH_KERNELS:
             del fields["kernels"]
+        if self.quantization is not None and self.format_version < WITH_SCHEMES:
+            schemes = self.quantization.schemes.items()
+            fields["quantization"]["schemes"] = {name: str(scheme) for name, scheme in schemes}
         return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
@@ -142,7 +145,7 @@ class Manifest:
                 cache=record(CacheLayout, raw["cache"]),
                 files=_files(raw["files"]),
                 provenance=record(Provenance, origin),
-                quantization=quantization and record(Quantization, quantization),
+                quantization=quantization and Quantization.read(quantization, raw["format_version"]),
                 verification=verification and record(Verification, verification),
                 stages=_listed("stages", raw.get("stages", [])),
             )

@@ -180,8 +180,8 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
             raise BundleIntegrityError(
                 f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of nothing in the manifest: {REMEDY}"
             )
-        (bits, block), (rows, columns) = chosen, shapes[product]
-        promised = {"bits": bits, "block_size": block, "N": rows, "K": columns}
+        rows, columns = shapes[product]
+        promised = {"bits": chosen.bits, "block_size": chosen.block_size, "N": rows, "K": columns}
         for attribute, value in promised.items():
             if attribute in node.attributes:
                 check_same(name, f"{attribute} of {product}", node.attributes[attribute], (value,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -23,6 +22,7 @@ from sc2onnx.bundle.contract import (
     present_name,
 )
 from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.runtime.graph_facts import BFLOAT16, FLOAT, FLOAT16, INT4, INT8, INT64, UINT8, Port
 
 EMBEDDING: Final = "model.embed_tokens"
@@ -70,11 +70,9 @@ def parts(manifest: Manifest) -> list[Part]:
     return [Part(manifest, range(*ends)) for ends in pairwise(ends)]
 
 
-def scheme(manifest: Manifest, product: str) -> tuple[int, int] | None:
-    """Bits and block size of a product's weights; None: they are floats."""
-    named = manifest.quantization.schemes.get(product) if manifest.quantization else None
-    bits, block = map(int, re.findall(r"\d+", named)) if named else (0, 0)
-    return (bits, block) if named else None
+def scheme(manifest: Manifest, product: str) -> Scheme | None:
+    """Return the scheme of a product's weights; None: they are floats."""
+    return manifest.quantization.schemes.get(product) if manifest.quantization else None
 
 
 def products(part: Part) -> dict[str, tuple[int, int]]:
@@ -120,7 +118,7 @@ def _matrices(part: Part) -> Iterator[tuple[str, Weight]]:
         if chosen is None:
             yield f"{product}.weight", (part.element, (rows, columns))
             continue
-        bits, block = chosen
+        bits, block = chosen.bits, chosen.block_size
         blocks, width = columns // block, bits * block // 8
         if part.manifest.made_for.transposed:
             yield f"{product}.weight.codes", (INT4 if bits == 4 else INT8, (columns, rows))

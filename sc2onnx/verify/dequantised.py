@@ -12,8 +12,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.evaluate.measure import Floats
-from sc2onnx.export.quantize.codec import Scheme, unpack
+from sc2onnx.export.quantize.codec import unpack
 from sc2onnx.export.quantize.weights import codes_name, scales_name
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -98,8 +98,8 @@ def put(name: str, value: Any, raw: dict[str, Any]) -> None:
 
 
 def test_a_newer_manifest(copy: Path) -> None:
-    edit(copy, lambda raw: raw.update(format_version=7, something_new={}))
-    with pytest.raises(BundleVersionError, match="format_version 7, this sc2onnx reads 1 to 6: upgrade sc2onnx"):
+    edit(copy, lambda raw: raw.update(format_version=8, something_new={}))
+    with pytest.raises(BundleVersionError, match="format_version 8, this sc2onnx reads 1 to 7: upgrade sc2onnx"):
         sc2onnx.load(copy)
 
 

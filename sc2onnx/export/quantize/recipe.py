@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from sc2onnx.bundle import texts
 from sc2onnx.bundle.records import record
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.bundle.targets import Device
 from sc2onnx.errors import RequestError
-from sc2onnx.export.quantize.codec import Scheme
 
 
 @dataclass(frozen=True, slots=True)

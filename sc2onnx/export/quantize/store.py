@@ -23,11 +23,12 @@ from safetensors.numpy import save
 
 from sc2onnx.bundle.directories import cache_directory, make_directory
 from sc2onnx.bundle.files import replace_text
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.bundle.trust import check_directories
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding
-from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, unpack
+from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
 ALGORITHM: Final = 3
 """Raised whenever the same text gives other codes, unless that is by one of :func:`sc2onnx.export.quantize.rounding.constants`."""

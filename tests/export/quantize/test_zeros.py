@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.cli.main import main
 from sc2onnx.export import Calibration, export
 from sc2onnx.export import weights as floats_room
 from sc2onnx.export.plan import WeightPlan
 from sc2onnx.export.quantize import calibrate
-from sc2onnx.export.quantize.codec import ZERO_SCALE, Quantised, Scheme, quantise
+from sc2onnx.export.quantize.codec import ZERO_SCALE, Quantised, quantise
 from sc2onnx.export.quantize.corpus import LENGTH
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.rounding import Moments, round_jointly
