@@ -32,7 +32,8 @@ TILE: Final = 16
 ENDING: Final = ".kernels.onnx"
 """What names of these graphs end with, in the place of ``.onnx``."""
 
-_SCHEMES: Final = frozenset(Scheme(bits, size) for bits in (4, 8) for size in (16, 32, 64, 128, 256))
+_BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
+_SCHEMES: Final = frozenset(Scheme(bits, size) for bits in (4, 8) for size in _BLOCK_SIZES)
 
 
 def version_for(target: Target, *, ring: bool, schemes: Iterable[Scheme], head_dim: int) -> int:

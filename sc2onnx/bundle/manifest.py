@@ -138,14 +138,15 @@ class Manifest:
             facts["eos_token_ids"] = _listed("eos_token_ids", facts["eos_token_ids"])
             allowed = origin.get("allowed_settings", [])
             origin["allowed_settings"] = _listed("allowed_settings", allowed)
-            verification, quantization = raw.get("verification"), raw.get("quantization")
+            version, quantization = raw["format_version"], raw.get("quantization")
+            verification = raw.get("verification")
             parsed = dict(
                 raw,
                 model=record(ModelFacts, facts),
                 cache=record(CacheLayout, raw["cache"]),
                 files=_files(raw["files"]),
                 provenance=record(Provenance, origin),
-                quantization=quantization and Quantization.read(quantization, raw["format_version"]),
+                quantization=quantization and Quantization.read(quantization, version),
                 verification=verification and record(Verification, verification),
                 stages=_listed("stages", raw.get("stages", [])),
             )

@@ -35,7 +35,7 @@ class Scheme:
 
     @property
     def half(self) -> int:
-        """Magnitude of the lowest code; also the zero point of the packed form, which is unsigned."""
+        """Magnitude of the lowest code, and zero point of the packed form, which is unsigned."""
         return 1 << (self.bits - 1)
 
     def check_columns(self, name: str, columns: int) -> None:

@@ -39,9 +39,9 @@ _DEPTH: Final = 128
 def agreeing_steps(schemes: Iterable[Scheme], heads: int, kv_heads: int, head_dim: int) -> str:
     """What a graph over a ring can promise if its attention goes token by token.
 
-    :data:`ANY`, :data:`EVEN` or :data:`NONE`. ``schemes``: of the matrices. The scores of attention are sums over ``head_dim``, which must be one
-    part; and one query head to a key-value head would make a product of one row, which has a kernel
-    of its own.
+    :data:`ANY`, :data:`EVEN` or :data:`NONE`. ``schemes`` are those of the matrices. The scores of
+    attention are sums over ``head_dim``, which must be one part; and one query head to a key-value
+    head would make a product of one row, which has a kernel of its own.
     """
     used = set(schemes)
     if head_dim > _DEPTH or heads <= kv_heads or not used <= _FOR_ANY | _BY_PAIRS:

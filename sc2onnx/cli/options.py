@@ -74,12 +74,8 @@ def _export(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="round to the nearest, and lift nothing: a minute instead of hours, at 3.6 times the divergence (docs/quality.md)",
     )
-    parser.add_argument(
-        "--calibration-tokens",
-        type=int,
-        metavar="N",
-        help="how much of the text to use; time is in proportion",
-    )
+    tokens = "how much of the text to use; time is in proportion"
+    parser.add_argument("--calibration-tokens", type=int, metavar="N", help=tokens)
     parser.add_argument(
         "--stages",
         type=int,

@@ -67,7 +67,8 @@ class Row:
     @property
     def packed(self) -> int:
         """Bytes that its weights, packed, take at most in the cache directory of whoever runs it on the kernels; 0 for none."""
-        return self.forecast.weights if self.quantised and any(TARGETS[name].kernels for name in self.targets) else 0
+        packed = self.quantised and any(TARGETS[name].kernels for name in self.targets)
+        return self.forecast.weights if packed else 0
 
     @property
     def packed_fits(self) -> bool | None:

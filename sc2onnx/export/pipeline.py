@@ -144,21 +144,24 @@ def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
 
     ``agrees``: over a ring, sums do not depend on how many tokens a step has.
     """
-    activations = Activations(variant.dtype)
-    match variant.made_for.attention:
+    activations, target = Activations(variant.dtype), variant.made_for
+    own = partial(Form, products=products, activations=activations, chooses=target.chooses)
+    foreign = partial(own, where=attention_mask, asks=False)
+    match target.attention:
         case "masked-grouped-query":
             attention = partial(masked_grouped_query_attention, activations=activations)
-            return Form(attention, products, activations, CUDA_OPSET, where=attention_mask, asks=False)
+            return foreign(attention, opset=CUDA_OPSET)
         case "growing":
             attention = partial(growing_attention, activations=activations)
-            return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
+            return foreign(attention, opset=PORTABLE_OPSET)
         case "grouped-query":
             attention = partial(grouped_query_attention, activations=activations)
-            return Form(attention, products, activations, CUDA_OPSET, chooses=variant.made_for.chooses)
-    ring = partial(ring_attention, activations=activations, mixing=tokenwise if agrees else together)
-    if variant.made_for.attention == "scattered-ring":
-        return Form(partial(ring, writing=scatter_elements), products, activations, PORTABLE_OPSET)
-    return Form(ring, products, activations)
+            return own(attention, opset=CUDA_OPSET)
+    mixing = tokenwise if agrees else together
+    ring = partial(ring_attention, activations=activations, mixing=mixing)
+    if target.attention == "scattered-ring":
+        return own(partial(ring, writing=scatter_elements), opset=PORTABLE_OPSET)
+    return own(ring)
 
 
 def _write(bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, ir.ExternalTensor], subject: _Subject, report: Progress) -> Manifest:
