@@ -59,7 +59,7 @@ unit: $(VENV)/.dev $(VENV)/.kernels $(FIXTURE)/reference.npz
 	SC2ONNX_FIXTURE=$(FIXTURE) TORCH="$(TORCH)" $(BIN)/pytest -n $(JOBS)
 
 # What the runtime's tests need where nothing can export: a bundle, and torch's answers.
-$(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model.safetensors $(shell find sc2onnx/export sc2onnx/bundle sc2onnx/manifest.py -name '*.py') | $(VENV)/.dev
+$(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model.safetensors $(shell find sc2onnx/export sc2onnx/bundle -name '*.py') | $(VENV)/.dev
 	rm -rf $(FIXTURE)
 	$(BIN)/python scripts/make_fixture.py $(FIXTURE)
 

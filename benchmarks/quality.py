@@ -35,12 +35,12 @@ from peers import Floats, Setting, Tokens, Variant, bundles, llama_cpp, openvino
 from peers.table import Row, records, render
 from peers.windows import windows
 from sc2onnx.bench.report import Missing, one_line
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import checkpoint_shapes, total_parameters
-from sc2onnx.manifest import TOKENIZER_FILE
 from sc2onnx.runtime.text.codec import open_codec
 from sc2onnx.verify.reference import Reference
 

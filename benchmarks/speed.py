@@ -33,10 +33,10 @@ from sc2onnx.bench import Missing, Opener, Report, Settings, bench_engines, bund
 from sc2onnx.bench.plot import plot
 from sc2onnx.bench.report import one_line
 from sc2onnx.bench.table import markdown
+from sc2onnx.bundle.facts import ModelFacts
+from sc2onnx.cli.common_options import bench_options
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.manifest import ModelFacts
-from sc2onnx.options import bench_options
-from sc2onnx.picture import check_plot
+from sc2onnx.plotting import check_plot
 from sc2onnx.runtime.opening.bundle import Bundle, open_named
 from sc2onnx.runtime.ort.options import default_threads
 

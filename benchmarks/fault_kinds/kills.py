@@ -30,7 +30,7 @@ def export_action(material: Material, out: Path, precision: str, overwrite: bool
 
 def export_command(material: Material, out: Path, precision: str, overwrite: bool) -> Callable[[], object]:
     """The same as a command, which signals end in order."""
-    from sc2onnx.cli import main
+    from sc2onnx.cli.main import main
 
     def action() -> int:
         options = ["--precision", precision, *(["--no-calibration"] if precision != "fp32" else []), *(["--overwrite"] if overwrite else [])]
@@ -163,7 +163,8 @@ def record_action(bundle: Path) -> Callable[[], object]:
     """Record an outcome as ``verify`` does; torch is loaded before the fork, once."""
     import warnings
 
-    from sc2onnx.manifest import Manifest, Verification
+    from sc2onnx.bundle.manifest import Manifest
+    from sc2onnx.bundle.provenance import Verification
     from sc2onnx.verify.run import Report, record
 
     figures = dict.fromkeys(("max_abs_diff", "max_rel_diff", "kl_divergence", "top1_agreement", "nll", "nll_reference"), 0.0)

@@ -100,6 +100,7 @@ def ask(directory: Path, packed: str = "off", check: str = "full") -> Answer:
 
 def prepare(checkpoint: Path, directory: Path, forms: Sequence[str] = tuple(FORMS)) -> Material:
     """Export and pack some of :data:`FORMS` once, fp32 among them, and ask each bundle."""
+    from sc2onnx.bundle.targets import TARGETS
     from sc2onnx.errors import Sc2onnxError
     from sc2onnx.export import Calibration, export
 
@@ -119,7 +120,7 @@ def prepare(checkpoint: Path, directory: Path, forms: Sequence[str] = tuple(FORM
             print(f"no {form} bundle of this checkpoint: {error}")
             continue
         costs["export"] = max(costs["export"], time.perf_counter() - began)
-        if target == "genai":
+        if not TARGETS[target].own:
             continue
         pack(material.bundle(form))
         began = time.perf_counter()

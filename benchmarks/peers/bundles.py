@@ -12,10 +12,10 @@ import numpy as np
 
 import sc2onnx
 from peers import Floats, Peer, Setting, Tokens, Variant
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.export import export
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.manifest import Manifest
 
 
 def variants(setting: Setting, precisions: list[str], directories: list[Path]) -> list[Variant]:

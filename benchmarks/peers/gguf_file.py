@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from peers import Floats
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.stored import StoredTensor
 from sc2onnx.export.tying import settle
 from sc2onnx.export.weights import check_complete, checkpoint_shapes
-from sc2onnx.manifest import TOKENIZER_FILE
 
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _LAYER = {

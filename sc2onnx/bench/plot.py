@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sc2onnx.bench.report import Report, Row
 from sc2onnx.bench.spread import Spread
 from sc2onnx.errors import RequestError
-from sc2onnx.picture import COLOURS, INK, MUTED, dress, new_figure, save
+from sc2onnx.plotting import COLOURS, INK, MUTED, dress, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

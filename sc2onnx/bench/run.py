@@ -14,8 +14,8 @@ from sc2onnx.bench.engine import Engine, Opener, bundle_opener
 from sc2onnx.bench.report import Missing, Report, Row, one_line
 from sc2onnx.bench.rounds import interleaved
 from sc2onnx.bench.task import PROMPT, Task
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, RequestError
-from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.cache.shape import CHUNK, default_capacity
 from sc2onnx.runtime.opening.bundle import open_named

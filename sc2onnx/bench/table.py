@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from sc2onnx import tables
 from sc2onnx.bench.report import Report, Row
 from sc2onnx.bench.spread import Spread, ratio
 from sc2onnx.bench.task import Task
-
-Cells = list[list[str]]
+from sc2onnx.tables import Cells
 
 _NONE: Final = "-"
 
 
 def lines(report: Report) -> list[str]:
     """Tables in plain text, for a terminal."""
-    return _told(report, [measures(report), ratios(report, report.rows[0]) if report.rows else []], _aligned)
+    return _told(report, [measures(report), ratios(report, report.rows[0]) if report.rows else []], tables.aligned)
 
 
 def markdown(report: Report, ours: int = 1) -> list[str]:
     """The same in Markdown; each of the first ``ours`` engines is compared with the others."""
-    return _told(report, [measures(report), *(ratios(report, row) for row in report.rows[:ours])], _piped)
+    return _told(report, [measures(report), *(ratios(report, row) for row in report.rows[:ours])], tables.markdown)
 
 
-def _told(report: Report, tables: Sequence[Cells], shape: Callable[[Cells], list[str]]) -> list[str]:
+def _told(report: Report, parts: Sequence[Cells], shape: Callable[[Cells], list[str]]) -> list[str]:
     missing = [part for missing in report.missing for part in ("", f"{missing.name}: not measured, {missing.reason}")]
-    return [about(report), *(part for cells in tables if cells for part in ("", *shape(cells))), *missing]
+    return [about(report), *(part for cells in parts if cells for part in ("", *shape(cells))), *missing]
 
 
 def about(report: Report) -> str:
@@ -83,13 +83,3 @@ def _spread(found: Spread, digits: int, unit: str = "") -> str:
 
 def _gigabytes(nbytes: int | None) -> str:
     return _NONE if nbytes is None else f"{nbytes / 1e9:.2f}"
-
-
-def _aligned(cells: Cells) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-
-
-def _piped(cells: Cells) -> list[str]:
-    rows = [f"| {' | '.join(text.strip() for text in row)} |" for row in cells]
-    return [rows[0], "|" + "---|" * len(cells[0]), *rows[1:]]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError
-from sc2onnx.manifest import Manifest
 
 _EMBEDDING: Final = "model.embed_tokens"
 _WIDTHS: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -29,10 +28,5 @@ def _embedding_bytes(manifest: Manifest) -> int:
         if manifest.precision not in _WIDTHS:
             raise BundleError(f"the embedding's precision is {manifest.precision!r}, expected one of {', '.join(_WIDTHS)}: upgrade sc2onnx")
         return rows * columns * _WIDTHS[manifest.precision]
-    scheme = manifest.quantization.schemes[_EMBEDDING]
-    found = re.fullmatch(r"int(\d+) in blocks of (\d+)", scheme)
-    if found is None:
-        raise BundleError(f"the embedding's scheme is {scheme!r}, expected one such as 'int8 in blocks of 128': upgrade sc2onnx")
-    bits, block = map(int, found.groups())
-    scale = 2 if manifest.target == "cuda" else 4  # bytes
-    return rows * (columns * bits // 8 + columns // block * scale)
+    scale = 2 if manifest.made_for.scales == "float16" else 4  # bytes
+    return manifest.quantization.schemes[_EMBEDDING].nbytes(rows, columns, scale)

@@ -7,7 +7,12 @@ places. It is written for what those operators compute; whoever lacks them needs
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from sc2onnx.bundle.schemes import Scheme
+
+if TYPE_CHECKING:
+    from sc2onnx.bundle.targets import Target
 
 DOMAIN: Final = "sc2onnx"
 """Domain of the operators."""
@@ -36,18 +41,17 @@ ENDING: Final = ".kernels.onnx"
 """What names of these graphs end with, in the place of ``.onnx``."""
 
 _BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
-_SCHEMES: Final = frozenset(f"int{bits} in blocks of {n}" for bits in (4, 8) for n in _BLOCK_SIZES)
+_SCHEMES: Final = frozenset(Scheme(bits, size) for bits in (4, 8) for size in _BLOCK_SIZES)
 
 
-def version_for(target: str, *, ring: bool, schemes: Iterable[str], head_dim: int) -> int:
+def version_for(target: Target, *, ring: bool, schemes: Iterable[Scheme], head_dim: int) -> int:
     """The version of the operators that a model can be computed with, 0 if it cannot.
 
-    ``ring``: whether its cache is one; ``schemes``: of all matrices, such as
-    ``int4 in blocks of 128``, none for floats. What else they need is in the graph: layer norms,
-    and GELU in the approximation by tanh.
+    ``ring``: whether its cache is one; ``schemes``: of all matrices, none for floats. What else
+    they need is in the graph: layer norms, and GELU in the approximation by tanh.
     """
     used = set(schemes)
-    fits = target == "cpu" and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
+    fits = target.kernels and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
     return VERSION if fits else 0
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from sc2onnx.bundle.schemes import Scheme
+
 ANY: Final = "any"
 """Steps of any length agree with each other."""
 
@@ -20,10 +22,10 @@ EVEN: Final = "even"
 NONE: Final = "none"
 """Nothing is known. Of float32 too: there steps differ by rounding alone, which keeps the tokens."""
 
-_FOR_ANY: Final = frozenset({"int4 in blocks of 32", "int8 in blocks of 32", "int8 in blocks of 64"})
+_FOR_ANY: Final = frozenset({Scheme(4, 32), Scheme(8, 32), Scheme(8, 64)})
 """Schemes whose kernels sum one row of activations in the order in which they sum several."""
 
-_BY_PAIRS: Final = frozenset(f"int{bits} in blocks of {size}" for bits in (4, 8) for size in (64, 128, 256))
+_BY_PAIRS: Final = frozenset(Scheme(bits, size) for bits in (4, 8) for size in (64, 128, 256))
 """Schemes whose kernels take two rows at a time, and the last of an odd number in another order."""
 
 PANEL: Final = 16
@@ -34,13 +36,12 @@ _DEPTH: Final = 128
 """Terms that are one part whatever the number of columns is."""
 
 
-def agreeing_steps(schemes: Iterable[str], heads: int, kv_heads: int, head_dim: int) -> str:
+def agreeing_steps(schemes: Iterable[Scheme], heads: int, kv_heads: int, head_dim: int) -> str:
     """What a graph over a ring can promise if its attention goes token by token.
 
-    :data:`ANY`, :data:`EVEN` or :data:`NONE`. ``schemes``: of the matrices, such as
-    ``int8 in blocks of 64``. The scores of attention are sums over ``head_dim``, which must be one
-    part; and one query head to a key-value head would make a product of one row, which has a kernel
-    of its own.
+    :data:`ANY`, :data:`EVEN` or :data:`NONE`. ``schemes`` are those of the matrices. The scores of
+    attention are sums over ``head_dim``, which must be one part; and one query head to a key-value
+    head would make a product of one row, which has a kernel of its own.
     """
     used = set(schemes)
     if head_dim > _DEPTH or heads <= kv_heads or not used <= _FOR_ANY | _BY_PAIRS:

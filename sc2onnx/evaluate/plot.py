@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sc2onnx.errors import RequestError
 from sc2onnx.evaluate.report import Report, Score
 from sc2onnx.evaluate.table import measured_on
-from sc2onnx.picture import COLOURS, INK, dress, new_figure, save
+from sc2onnx.plotting import COLOURS, INK, dress, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

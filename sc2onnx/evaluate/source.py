@@ -12,10 +12,11 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.text import Document, tokenize
-from sc2onnx.manifest import TOKENIZER_FILE, Manifest
 from sc2onnx.runtime.loading import load
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.ort.kernels import CacheType, Use

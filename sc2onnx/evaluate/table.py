@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Final
 
 from sc2onnx.evaluate.report import ReferenceScore, Report, Score
+from sc2onnx.tables import aligned
 
 Row = Score | ReferenceScore
 
@@ -16,12 +17,8 @@ def lines(report: Report) -> list[str]:
     rows: list[Row] = [*report.scores, *([report.reference] if report.reference else [])]
     columns = [[heading, *(cell(row) for row in rows)] for heading, cell in COLUMNS.items()]
     filled = [[text or "" for text in column] for column in columns if any(column[1:])]
-    widths = [max(map(len, column)) for column in filled]
-    table = [
-        "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True)))
-        for row in zip(*filled, strict=True)
-    ]
-    return [*_about(report), "", *(line.rstrip() for line in table)]
+    table = list(zip(*filled, strict=True))
+    return [*_about(report), "", *aligned(table, left=(0, 1))]
 
 
 def measured_on(report: Report) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle.contract import plain_file_name
 from sc2onnx.bundle.links import inside
 from sc2onnx.errors import CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
 from sc2onnx.export.adapter import refuse_adapter, refuse_adapter_tensors
@@ -15,7 +16,6 @@ from sc2onnx.export.elsewhere import found_instead
 from sc2onnx.export.names import ROTARY_BUFFERS, own_names
 from sc2onnx.export.shown import brief, name_of
 from sc2onnx.export.stored import Stamp, StoredTensor, is_file, read_header, read_json, stamp
-from sc2onnx.manifest import plain_file_name
 
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Final
 
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import UnsupportedModelError
 from sc2onnx.export import settings
 from sc2onnx.export.shown import brief
-from sc2onnx.manifest import ModelFacts
 
 MODEL_TYPE: Final = "starcoder2"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.export.shown import brief
 from sc2onnx.export.small_files import SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, SmallFiles
 from sc2onnx.export.tokenizer import token_text
-from sc2onnx.manifest import TOKENIZER_FILE
 
 
 def named_ends(files: SmallFiles) -> dict[str, str]:

@@ -14,11 +14,13 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
+from sc2onnx.bundle.facts import CacheLayout, ModelFacts
+from sc2onnx.bundle.targets import OWN_TARGETS
 from sc2onnx.errors import RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.plan import Calibration, WeightPlan, planned
-from sc2onnx.export.precision import OWN_TARGETS, PRECISIONS, Variant
+from sc2onnx.export.precision import PRECISIONS, Variant
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import corpus
 from sc2onnx.export.quantize.recipe import Recipe
@@ -26,7 +28,6 @@ from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, cod
 from sc2onnx.export.stored import StoredTensor
 from sc2onnx.export.weights import CHUNK_BYTES, LazyWeight, checkpoint_shapes, graph_weights, total_bytes, total_parameters
 from sc2onnx.export.writer import place, space_needed
-from sc2onnx.manifest import CacheLayout, ModelFacts
 
 _STORED: Final = "BF16"
 """Type that the checkpoint is taken to have: the one that StarCoder2 is trained in, and the most values in a chunk."""
@@ -92,7 +93,7 @@ def variants() -> list[Variant]:
     for precision in PRECISIONS:
         for target in OWN_TARGETS:
             try:
-                found.append(Variant(precision, target))
+                found.append(Variant(precision, target.name))
             except RequestError:  # these two do not go together
                 continue
     return found
@@ -135,7 +136,7 @@ def streaming_peak(floats: Mapping[str, LazyWeight], written: Mapping[str, LazyW
     stored = 2  # bytes of a value in bfloat16
     chunk = min(CHUNK_BYTES // stored, largest) * (stored + _CHUNK_COPIES * variant.read_as.itemsize + extra)
     scales = max((weight.nbytes for name, weight in written.items() if name.endswith(".scales")), default=0)
-    if recipe is None or variant.target != "portable":
+    if recipe is None or not variant.made_for.transposed:
         return _INTERPRETER + chunk + scales
     return _INTERPRETER + max(chunk + scales, _TRANSPOSED_COPIES * largest + (_TRANSPOSED_COPIES - 1) * scales)
 

@@ -10,10 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sc2onnx import manifest
-from sc2onnx.manifest import ModelFacts
-
-GENAI_FILE: Final = "genai_config.json"
+from sc2onnx.bundle import contract
+from sc2onnx.bundle.facts import ModelFacts
 
 _CHUNK: Final = 256
 """Tokens of a prompt computed at once: genai asks for the logits of all of them (50 MB for the 3B model, 805 MB for 4,096)."""
@@ -35,22 +33,22 @@ def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bo
             "intra_op_num_threads": 0,
             "provider_options": [{"cuda": {}}] if on_a_gpu else [],
         },
-        "filename": manifest.GRAPH_FILE,
+        "filename": contract.GRAPH_FILE,
         "head_size": facts.head_dim,
         "hidden_size": facts.hidden_size,
         "num_attention_heads": facts.num_heads,
         "num_hidden_layers": facts.num_layers,
         "num_key_value_heads": facts.num_kv_heads,
         "inputs": {
-            "input_ids": manifest.INPUT_IDS,
-            "attention_mask": manifest.ATTENTION_MASK,
-            "past_key_names": manifest.past_name("%d", "key"),
-            "past_value_names": manifest.past_name("%d", "value"),
+            "input_ids": contract.INPUT_IDS,
+            "attention_mask": contract.ATTENTION_MASK,
+            "past_key_names": contract.past_name("%d", "key"),
+            "past_value_names": contract.past_name("%d", "value"),
         },
         "outputs": {
-            "logits": manifest.LOGITS,
-            "present_key_names": manifest.present_name("%d", "key"),
-            "present_value_names": manifest.present_name("%d", "value"),
+            "logits": contract.LOGITS,
+            "present_key_names": contract.present_name("%d", "key"),
+            "present_value_names": contract.present_name("%d", "value"),
         },
     }
     if facts.sliding_window is not None:

@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
+from sc2onnx.bundle.hub import answers, is_id, mistyped
+from sc2onnx.bundle.hub_errors import Wording, explained
 from sc2onnx.errors import CheckpointNotFoundError
 from sc2onnx.export.adapter import ADAPTER_CONFIG
 from sc2onnx.export.shown import name_of
 from sc2onnx.export.small_files import PATTERNS
-from sc2onnx.hub import answers, is_id, mistyped
 
 _PATTERNS: Final = [*PATTERNS, "*.safetensors", "*.safetensors.index.json", "README.md", ADAPTER_CONFIG]
+
+_WORDING: Final = Wording(
+    missing=CheckpointNotFoundError,
+    refused=CheckpointNotFoundError,
+    absent="no directory and no hub model {repo}",
+    uncached="no directory {repo}, and the hub cannot be reached nor does its local cache hold it{at}",
+    incomplete="{repo} could not be downloaded ({error}): try again, or give a local directory",
+    denied="{repo} could not be downloaded (the hub refused: {status}): {remedy}",
+    failed="{repo} could not be downloaded ({error}): try again, or give a local directory",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +62,8 @@ def resolve(checkpoint: str | Path, revision: str | None = None, patterns: Seque
         raise CheckpointNotFoundError(f"no directory {shown}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
     if reason := mistyped(str(checkpoint), revision):
         raise CheckpointNotFoundError(f"no checkpoint at {checkpoint}: {reason}")
-    try:
-        local = not answers(str(checkpoint), revision)
-        snapshot = Path(snapshot_download(str(checkpoint), revision=revision, allow_patterns=list(patterns), local_files_only=local))
-    except GatedRepoError as error:
-        raise CheckpointNotFoundError(f"{checkpoint} is gated: accept its licence on the hub, then log in with `hf auth login`") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointNotFoundError(f"{checkpoint} has no revision {revision!r} on the hub: give a branch, tag or commit that exists") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointNotFoundError(f"no directory and no hub model {checkpoint}: correct the name, or log in if it is private") from error
-    except LocalEntryNotFoundError as error:
-        raise CheckpointNotFoundError(
-            f"no directory {checkpoint}, and the hub cannot be reached nor does its local cache hold it"
-            f"{f' at revision {revision}' if revision else ''}: correct the path, or, for a hub id, connect or unset HF_HUB_OFFLINE"
-        ) from error
-    except Exception as error:  # the HTTP library below, and so its exceptions, differ between versions of huggingface_hub
-        raise CheckpointNotFoundError(f"{checkpoint} could not be downloaded ({error}): try again, or give a local directory") from error
-    return Source(snapshot, str(checkpoint), snapshot.name)
+    repo = str(checkpoint)
+    with explained(repo, revision, _WORDING):
+        local = not answers(repo, revision)
+        snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), local_files_only=local))
+    return Source(snapshot, repo, snapshot.name)

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx import __version__, card, manifest
-from sc2onnx.bundle import kernels
+from sc2onnx import __version__
+from sc2onnx.bundle import contract, kernels, model_card
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.adapter import adapters_below
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.genai import GENAI_FILE, genai_config
+from sc2onnx.export.genai import genai_config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
 from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
@@ -52,7 +54,7 @@ def export(
     stages: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> manifest.Manifest:
+) -> Manifest:
     """Write the bundle ``out`` from a checkpoint directory or hub id, and return its manifest.
 
     ``precision``: one of :data:`~sc2onnx.export.precision.PRECISIONS` or a recipe in a ``.json`` file; ``target``: one of
@@ -76,13 +78,13 @@ def export(
         opened = Checkpoint.open(source.directory)
         config = Starcoder2Config.from_dict(opened.config, allow_settings)
         allowed = check_allowed(opened.config, allow_settings)
-        check_stages(stages, config, variant.target)
+        check_stages(stages, config, variant.made_for)
         tied = config.tie_word_embeddings
         opened, config = settle(opened, config)
         weights.check_complete(opened, config)
         if tied and not config.tie_word_embeddings:
             warnings.warn(UNTIED, stacklevel=2)
-        text = text_files(source.directory, source.name, config, opened.generation_config, variant.target)
+        text = text_files(source.directory, source.name, config, opened.generation_config, variant.made_for)
         for doubt in (*adapters_below(source.directory), *text.doubts):
             warnings.warn(doubt, stacklevel=2)
         license_name = opened.license()
@@ -123,7 +125,7 @@ class _Subject:
 
 def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
     """Which steps the graph can be written for to agree with each other."""
-    if plan.quantization is None or variant.cache.kind != manifest.RING:
+    if plan.quantization is None or variant.cache.kind != contract.RING:
         return NONE
     heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
     return agreeing_steps(plan.quantization.schemes.values(), *heads)
@@ -133,8 +135,8 @@ def _kernels(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> in
     """The version of the operators that the model can also be computed with, 0 if it cannot."""
     if plan.quantization is None or not computes(config):
         return 0
-    ring, schemes = variant.cache.kind == manifest.RING, plan.quantization.schemes.values()
-    return kernels.version_for(variant.target, ring=ring, schemes=schemes, head_dim=config.head_dim)
+    ring, schemes = variant.cache.kind == contract.RING, plan.quantization.schemes.values()
+    return kernels.version_for(variant.made_for, ring=ring, schemes=schemes, head_dim=config.head_dim)
 
 
 def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
@@ -142,24 +144,27 @@ def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
 
     ``agrees``: over a ring, sums do not depend on how many tokens a step has.
     """
-    activations = Activations(variant.dtype)
-    if variant.target == "genai":
-        attention = partial(masked_grouped_query_attention, activations=activations)
-        return Form(attention, products, activations, CUDA_OPSET, where=attention_mask, asks=False)
-    if variant.target == "optimum":
-        attention = partial(growing_attention, activations=activations)
-        return Form(attention, products, activations, PORTABLE_OPSET, where=attention_mask, asks=False)
-    if variant.target == "cuda":
-        return Form(partial(grouped_query_attention, activations=activations), products, activations, CUDA_OPSET, chooses=True)
-    ring = partial(ring_attention, activations=activations, mixing=tokenwise if agrees else together)
-    if variant.target == "portable":
-        return Form(partial(ring, writing=scatter_elements), products, activations, PORTABLE_OPSET)
-    return Form(ring, products, activations)
+    activations, target = Activations(variant.dtype), variant.made_for
+    own = partial(Form, products=products, activations=activations, chooses=target.chooses)
+    foreign = partial(own, where=attention_mask, asks=False)
+    match target.attention:
+        case "masked-grouped-query":
+            attention = partial(masked_grouped_query_attention, activations=activations)
+            return foreign(attention, opset=CUDA_OPSET)
+        case "growing":
+            attention = partial(growing_attention, activations=activations)
+            return foreign(attention, opset=PORTABLE_OPSET)
+        case "grouped-query":
+            attention = partial(grouped_query_attention, activations=activations)
+            return own(attention, opset=CUDA_OPSET)
+    mixing = tokenwise if agrees else together
+    ring = partial(ring_attention, activations=activations, mixing=mixing)
+    if target.attention == "scattered-ring":
+        return own(partial(ring, writing=scatter_elements), opset=PORTABLE_OPSET)
+    return own(ring)
 
 
-def _write(
-    bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, ir.ExternalTensor], subject: _Subject, report: Progress
-) -> manifest.Manifest:
+def _write(bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, ir.ExternalTensor], subject: _Subject, report: Progress) -> Manifest:
     """Every file of the bundle, the manifest last."""
     opened, config, variant = subject.opened, subject.config, subject.variant
     weight_bytes = weights.total_bytes(plan.weights.values())
@@ -168,9 +173,9 @@ def _write(
     agreeing = _agreeing_steps(config, variant, plan)
     form = _form(variant, plan.products, agrees=agreeing != NONE)
     version = _kernels(config, variant, plan)
-    forms = {manifest.graph_files: form}
+    forms = {contract.graph_files: form}
     if version:
-        forms[manifest.kernel_graph_files] = kernels_form(plan.schemes, form.activations)
+        forms[contract.kernel_graph_files] = kernels_form(plan.schemes, form.activations)
     parts = list(ranges(subject.stages or [config.num_hidden_layers]))
     for names, built in forms.items():
         for name, layers in zip(names(subject.stages), parts, strict=True):
@@ -179,9 +184,9 @@ def _write(
     for name, data in subject.text.files.items():
         bundle.file(name, data)
     facts = config.facts(weights.total_parameters(weights.checkpoint_shapes(config)), subject.text.eos_token_ids)
-    if variant.target == "genai":
-        bundle.file(GENAI_FILE, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
-    written = manifest.Manifest(
+    if config_file := variant.made_for.config_file:
+        bundle.file(config_file, genai_config(facts, opened.config, on_a_gpu=variant.dtype != np.float32).encode())
+    written = Manifest(
         model=facts,
         precision=variant.name,
         target=variant.target,
@@ -189,7 +194,7 @@ def _write(
         cache=variant.cache,
         weight_bytes=weight_bytes,
         files=bundle.files,
-        provenance=manifest.Provenance(
+        provenance=Provenance(
             source=subject.source.name,
             revision=subject.source.revision,
             license=subject.license,
@@ -201,6 +206,6 @@ def _write(
         agreeing_steps=agreeing,
         kernels=version,
     )
-    bundle.file(manifest.CARD_FILE, card.render(written).encode())
-    bundle.file(manifest.MANIFEST_FILE, written.to_json().encode())
+    bundle.file(contract.CARD_FILE, model_card.render(written).encode())
+    bundle.file(contract.MANIFEST_FILE, written.to_json().encode())
     return written

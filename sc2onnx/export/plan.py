@@ -12,6 +12,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.contract import LINEAR
+from sc2onnx.bundle.quantization import Quantization
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import CheckpointError, OutputError, RequestError
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
@@ -21,22 +24,20 @@ from sc2onnx.export.graph.quantized import Schemes, cuda_products, nbits_product
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize import calibrate, corpus, sensitivity
-from sc2onnx.export.quantize.codec import Quantised, Scheme
+from sc2onnx.export.quantize.codec import Quantised
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.weights import LAYERS, Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, some_tensors, total_bytes
-from sc2onnx.manifest import LINEAR, Quantization
 
 Weights = Mapping[str, LazyWeight]
 
 _PRODUCTS: Final[Mapping[str, Callable[[Schemes], Products]]] = {
-    "cpu": nbits_products,
-    "portable": standard_products,
-    "cuda": cuda_products,
-    "genai": nbits_products,
-    "optimum": nbits_products,
+    "nbits": nbits_products,
+    "nbits-apart": cuda_products,
+    "standard": standard_products,
 }
+"""``products`` of a target -> what computes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,17 +204,16 @@ def _separator(config: Starcoder2Config) -> int | None:
 
 
 def _quantised(config: Starcoder2Config, floats: Weights, variant: Variant, recipe: Recipe, rounding: _Rounding) -> WeightPlan:
-    layout: Layout = "columns" if variant.target == "portable" else "rows"
+    layout: Layout = "columns" if variant.made_for.transposed else "rows"
     floats = {name: rounding.bias(weight) for name, weight in floats.items()}
     weights = quantised_weights(floats, rounding.schemes, layout, rounding, variant.dtype)
-    products = _PRODUCTS[variant.target](rounding.schemes)
-    named = {name: str(scheme) for name, scheme in rounding.schemes.items()}
+    products = _PRODUCTS[variant.made_for.products](rounding.schemes)
     body = _body(floats, rounding.schemes)
     scale = variant.dtype.itemsize
     nbytes = [scheme.nbytes(rows, columns, scale) for name, scheme in body.items() for rows, columns in [floats[f"{name}.weight"].shape]]
     bits = 8 * sum(nbytes) / _parameters(floats, body)
     how = "nearest" if rounding.store is None else "calibrated"
-    quantization = Quantization(recipe.name, named, round(bits, 4), how, rounding.text)
+    quantization = Quantization(recipe.name, dict(rounding.schemes), round(bits, 4), how, rounding.text)
     return WeightPlan(weights, products, quantization, rounding.schemes, rounding.zeros)
 
 

@@ -9,20 +9,14 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
+from sc2onnx.bundle import targets
+from sc2onnx.bundle.facts import CacheLayout
+from sc2onnx.bundle.targets import Target
 from sc2onnx.errors import RequestError
-from sc2onnx.export.quantize.recipe import CUDA_PRESETS, PRESETS, Recipe, recipe
-from sc2onnx.manifest import GROWING, LINEAR, OTHER_TARGETS, RING, CacheLayout
+from sc2onnx.export.quantize.recipe import PRESETS, PRESETS_BY_DEVICE, Recipe, recipe
 
-OWN_TARGETS: Final = ("cpu", "portable", "cuda")
-"""``cpu``: ONNX Runtime on a CPU, with its own operators; ``portable``: standard operators only; ``cuda``: ONNX Runtime on a GPU."""
-
-TARGETS: Final = (*OWN_TARGETS, *OTHER_TARGETS)
-"""And other runtimes over ONNX Runtime: ``genai``, onnxruntime-genai, in half precision on a GPU; ``optimum``, and what else follows transformers."""
-
-_KINDS: Final[Mapping[str, str]] = {"cpu": RING, "portable": RING, "cuda": LINEAR, "genai": LINEAR, "optimum": GROWING}
-
-_ON_A_GPU: Final = ("cuda", "genai")
-"""Targets that half precision is for."""
+TARGETS: Final = tuple(targets.TARGETS)
+"""Names of what bundles can be made for (:mod:`sc2onnx.bundle.targets`)."""
 
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "fp32": np.dtype(np.float32),
@@ -54,27 +48,26 @@ class Variant:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS and not self.precision.endswith(".json"):
             raise RequestError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}, or a recipe in a .json file")
-        if self.target not in TARGETS:
-            raise RequestError(f"target is {self.target!r}, expected one of {', '.join(TARGETS)}")
-        if self.target not in _ON_A_GPU and (reason := _SLOW.get(self.precision)):
-            raise RequestError(
-                f"precision is {self.precision!r} for target {self.target!r}, where it would be slow ({reason}): "
-                "choose fp32, int8 or int4, or a GPU (--target cuda)"
-            )
-        presets = CUDA_PRESETS if self.target == "cuda" else PRESETS
-        if self.target == "cuda" and self.precision == "fp32":
-            raise RequestError(
-                "precision is 'fp32' for target 'cuda', whose attention has kernels in half precision only: "
-                "choose --precision fp16, bf16, int8 or int4"
-            )
+        made_for = self.made_for
+        if self.precision in FLOATS and self.precision not in made_for.floats:
+            found = f"precision is {self.precision!r} for target {self.target!r}"
+            raise RequestError(f"{found}, {_unfit(self.precision)}")
+        presets = PRESETS_BY_DEVICE[made_for.device]
         if self.precision in PRESETS and self.precision not in presets:
             raise RequestError(f"precision is {self.precision!r} for target {self.target!r}, expected one of {', '.join((*_SLOW, *presets))}")
         chosen = None if self.precision in FLOATS else recipe(self.precision, presets)
         object.__setattr__(self, "_recipe", chosen)
         if chosen is not None and chosen.name in PRECISIONS and chosen != presets.get(chosen.name):
             raise RequestError(f"the recipe {self.precision} is called {chosen.name!r}, which means another precision: give it a name of its own")
-        if self.target == "portable" and chosen is not None and chosen.head.bits != 8:
-            raise RequestError(f"the head has {chosen.head.bits} bits for target 'portable', expected 8: no standard operator gathers packed codes")
+        if made_for.transposed and chosen is not None and chosen.head.bits != 8:
+            raise RequestError(
+                f"the head has {chosen.head.bits} bits for target {self.target!r}, expected 8: no standard operator gathers packed codes"
+            )
+
+    @property
+    def made_for(self) -> Target:
+        """The record of the target. Raises :class:`RequestError` if there is no such thing."""
+        return targets.target(self.target)
 
     def recipe(self) -> Recipe | None:
         """How to quantise; None for floats."""
@@ -89,7 +82,7 @@ class Variant:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of activations, cache, and of the weights that are not quantised."""
-        integers = np.dtype(np.float16 if self.target == "cuda" else np.float32)
+        integers = np.dtype(self.made_for.scales)
         return _DTYPES.get(self.precision, integers)
 
     @property
@@ -100,4 +93,12 @@ class Variant:
     @property
     def cache(self) -> CacheLayout:
         """How the graph keeps keys and values: as the attention that its target has kernels for."""
-        return CacheLayout(_KINDS[self.target], self.dtype.name)
+        return CacheLayout(self.made_for.cache, self.dtype.name)
+
+
+def _unfit(precision: str) -> str:
+    """Why a precision without integers is not for a target, and what to choose."""
+    if reason := _SLOW.get(precision):
+        return f"where it would be slow ({reason}): choose fp32, int8 or int4, or a GPU (--target cuda)"
+    remedy = "choose --precision fp16, bf16, int8 or int4"
+    return f"whose attention has kernels in half precision only: {remedy}"

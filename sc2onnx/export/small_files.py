@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.contract import TOKENIZER_FILE, plain_file_name
 from sc2onnx.bundle.links import inside
 from sc2onnx.errors import CorruptCheckpointError
 from sc2onnx.export.shown import name_of
 from sc2onnx.export.stored import refuse_pointer
-from sc2onnx.manifest import TOKENIZER_FILE, plain_file_name
 
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE: Final = "special_tokens_map.json"

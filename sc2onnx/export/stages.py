@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from sc2onnx.bundle.targets import Target
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import EMBEDDING, LazyWeight
-from sc2onnx.manifest import OTHER_TARGETS
 
 
-def check_stages(stages: object, config: Starcoder2Config, target: str) -> None:
+def check_stages(stages: object, config: Starcoder2Config, target: Target) -> None:
     """Raise :class:`RequestError` unless each stage gets a layer at least, or where the target takes one graph only."""
-    if stages != 1 and target in OTHER_TARGETS:
-        raise RequestError(f"stages is {stages!r} for target {target!r}, which takes a model of one graph: leave --stages out")
+    if stages != 1 and not target.own:
+        raise RequestError(f"stages is {stages!r} for target {target.name!r}, which takes a model of one graph: leave --stages out")
     if not isinstance(stages, int) or isinstance(stages, bool) or not 1 <= stages <= config.num_hidden_layers:
         raise RequestError(f"stages is {stages!r}, expected a whole number from 1 to {config.num_hidden_layers}, the model's layers")
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.targets import Target
 from sc2onnx.export import end_of_text
 from sc2onnx.export.chat_templates import DEFAULT, KEY, chat_templates, listed, templates_of
 from sc2onnx.export.config import Starcoder2Config, token_ids
@@ -31,9 +33,7 @@ from sc2onnx.export.tokenizer import (
     token_text,
 )
 from sc2onnx.export.tokenizer_build import ORIGIN, build_tokenizer
-from sc2onnx.manifest import TOKENIZER_FILE
 
-_OTHERS: Final = ("genai", "optimum")
 """Targets whose runtimes read the tokenizer with their own code."""
 
 _CLASS: Final = "PreTrainedTokenizerFast"
@@ -60,7 +60,7 @@ def text_files(
     name: str,
     config: Starcoder2Config,
     generation_config: Mapping[str, Any],
-    target: str,
+    target: Target,
 ) -> TextFiles:
     """Read, open and check what a checkpoint has beside its weights.
 
@@ -82,7 +82,7 @@ def text_files(
         doubts.append(_missing(small, name))
     else:
         copied[TOKENIZER_FILE] = data
-        doubts += () if target in _OTHERS else kind_doubts(tokenizer, data)
+        doubts += kind_doubts(tokenizer, data) if target.own else ()
         doubts += size_doubts(tokenizer, config.vocab_size)
         doubts += added_doubts(tokenizer, small)
         doubts += end_of_text.absent_doubts(tokenizer, named)
@@ -136,11 +136,11 @@ def _settings(
     tokenizer: Tokenizer | None,
     config: Starcoder2Config,
     eos: tuple[int, ...],
-    target: str,
+    target: Target,
 ) -> dict[str, Any]:
     """tokenizer_config.json as the target needs it."""
     settings = files.json(TOKENIZER_CONFIG_FILE)
-    if target not in _OTHERS or tokenizer is None:
+    if target.own or tokenizer is None:
         return settings
     if TOKENIZER_CONFIG_FILE not in files.contents:
         return dict(_minimal(files, tokenizer, config, eos))
@@ -163,13 +163,13 @@ def _minimal(files: SmallFiles, tokenizer: Tokenizer, config: Starcoder2Config, 
     yield from ((role, text) for role, text in named.items() if text)
 
 
-def _place(copied: dict[str, bytes], settings: dict[str, Any], templates: Mapping[str, str], target: str) -> Iterator[str]:
+def _place(copied: dict[str, bytes], settings: dict[str, Any], templates: Mapping[str, str], target: Target) -> Iterator[str]:
     """Put the templates where the target's runtime reads them; yield what it cannot have."""
     written = settings.get(KEY)
     if not templates or (isinstance(written, str) and CHAT_TEMPLATE_FILE not in copied):
         return
     others = sorted(templates.keys() - {DEFAULT})
-    if target == "genai":
+    if target.config_file:  # its runner knows one template
         settings.pop(KEY, None)
     elif others:
         copied.pop(CHAT_TEMPLATE_FILE, None)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.bundle.tokenizer_parts import check_frame, check_tokenizer
 from sc2onnx.errors import CorruptCheckpointError, Sc2onnxError
 from sc2onnx.export.shown import brief
@@ -19,7 +20,6 @@ from sc2onnx.export.small_files import (
     SmallFiles,
     parse,
 )
-from sc2onnx.manifest import TOKENIZER_FILE
 
 _SAMPLE: Final = "def f(a):\n    return 1  # \N{SNOWMAN}\n"
 """Some text, to see that text becomes tokens at all."""

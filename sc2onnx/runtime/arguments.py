@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.texts import plain_text
 from sc2onnx.errors import EmptyPromptError, RequestError, TokenIdError
-from sc2onnx.manifest import plain_text
 
 _SHOWN: Final = 80
 """Characters of a wrong value that an error repeats."""

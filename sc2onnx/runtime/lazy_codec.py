@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from sc2onnx.manifest import TOKENIZER_FILE
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.runtime.forks import Process
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.text.codec import Codec, open_codec

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
 
+from sc2onnx.bundle.contract import WEIGHTS_FILE
+from sc2onnx.bundle.hub import located
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import (
     BundleNotFoundError,
     InferenceError,
@@ -15,8 +18,6 @@ from sc2onnx.errors import (
     RequestError,
     Sc2onnxError,
 )
-from sc2onnx.hub import located
-from sc2onnx.manifest import WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.arguments import flag, one_of, optional_text, place_of, shown, whole_number
 from sc2onnx.runtime.cache.shape import CHUNK
 from sc2onnx.runtime.cache.slots import cache_shape

@@ -10,8 +10,8 @@ from typing import Final, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.arguments import shown, text, texts, whole_number
 from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.choose.sampling import SamplingParameters
@@ -41,9 +41,6 @@ from sc2onnx.runtime.text.fitting import Surroundings
 
 MOST_SAMPLES: Final = 1024
 """Of one prompt, in one call."""
-
-_MOST_ROWS: Final = 64
-"""That decode together on the kernels, whose cache has a slot for each from the start."""
 
 _MOST_ROWS: Final = 64
 """That decode together on the kernels, whose cache has a slot for each from the start."""

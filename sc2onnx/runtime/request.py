@@ -13,8 +13,8 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, TokenIdError
-from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import (
     code_files,
     flag,

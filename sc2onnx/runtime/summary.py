@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sc2onnx.bundle.facts import CacheLayout, ModelFacts
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError, Sc2onnxError
 from sc2onnx.hints import KERNELS
-from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts
 from sc2onnx.runtime.cache.shape import first_capacity
 from sc2onnx.runtime.cache.slots import SlotType, shape_ahead
 from sc2onnx.runtime.engine.prefix import SEQUENCES
@@ -68,13 +69,13 @@ def rows(manifest: Manifest, need: MemoryNeed, slots: SlotType | None = None, ke
         "verified": verified,
         f"memory at {need.context:,} tokens": f"{size(need.total)} = weights {size(need.weights)} + cache {size(need.cache)} "
         f"({need.cache_slots:,} slots)",
-        **({} if manifest.for_others else {"kept between requests": kept}),
+        **({"kept between requests": kept} if manifest.made_for.own else {}),
     }
 
 
 def on_kernels(manifest: Manifest) -> tuple[SlotType | None, str]:
     """What the kernels keep here, None where the bundle runs without them; and what is to be said of that, nothing of floats."""
-    if manifest.quantization is None or manifest.target != "cpu":
+    if manifest.quantization is None or not manifest.made_for.kernels:
         return None, ""
     if not manifest.kernel_graphs:
         return None, "no graph for sc2onnx-kernels, the bundle runs without"

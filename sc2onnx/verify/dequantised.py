@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.evaluate.measure import Floats
-from sc2onnx.export.quantize.codec import Scheme, unpack
+from sc2onnx.export.quantize.codec import unpack
 from sc2onnx.export.quantize.weights import codes_name, scales_name
-from sc2onnx.manifest import Manifest
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -14,25 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.contract import ATTENTION_MASK, GRAPH_FILE, GROWING, INPUT_IDS, LOGITS, MANIFEST_FILE, TOKENIZER_FILE, past_name, present_name
+from sc2onnx.bundle.facts import CacheLayout
+from sc2onnx.bundle.manifest import FileEntry, Manifest
+from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import checkpoint_shapes, total_parameters
-from sc2onnx.manifest import (
-    ATTENTION_MASK,
-    GRAPH_FILE,
-    GROWING,
-    INPUT_IDS,
-    LOGITS,
-    MANIFEST_FILE,
-    TOKENIZER_FILE,
-    CacheLayout,
-    FileEntry,
-    Manifest,
-    Provenance,
-    past_name,
-    present_name,
-)
 from sc2onnx.runtime.ort.loading import open_graph
 from sc2onnx.runtime.ort.storage import tensor
 from sc2onnx.runtime.results import Token

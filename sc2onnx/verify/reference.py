@@ -14,9 +14,10 @@ import torch
 import transformers
 from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
+from sc2onnx.bundle.facts import ModelFacts
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
-from sc2onnx.manifest import Manifest, ModelFacts
 from sc2onnx.verify.criterion import ACTIVATIONS, UNIT_ROUNDOFF
 from sc2onnx.verify.dequantised import parameters
 

@@ -12,10 +12,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx import card
+from sc2onnx.bundle import model_card
+from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE
+from sc2onnx.bundle.files import TEMPORARY, replace_text
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.provenance import Verification
 from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Difference, Floats, compare, part, pool
-from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, TEMPORARY, Manifest, Verification, replace_text
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.verify.criterion import ACTIVATIONS, criterion
@@ -159,7 +162,7 @@ def record(bundle: str | Path, report: Report) -> bool:
         for left in directory.glob(f"{TEMPORARY}*"):  # of a verification that was killed here
             left.unlink(missing_ok=True)
         manifest = report.compared.verified(report.summary)
-        replace_text(directory / CARD_FILE, card.render(manifest))
+        replace_text(directory / CARD_FILE, model_card.render(manifest))
         replace_text(directory / MANIFEST_FILE, manifest.to_json())
     except (OSError, BundleError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 from transformers.utils.hub import cached_file
 
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.source import About, Opener
-from sc2onnx.manifest import TOKENIZER_FILE, Provenance
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.verify.reference import Reference
 

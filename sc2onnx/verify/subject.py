@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.evaluate.measure import Floats
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.kernels import Use
@@ -70,6 +70,6 @@ def open_subject(directory: Path, kernels: Use = "off") -> Subject:
     opened = Bundle.open(directory, others=True)
     halves = opened.manifest.cache.dtype != "float32"
     graphs = [emulated(graph) for graph in opened.graphs] if halves else []
-    if opened.manifest.for_others:
+    if not opened.manifest.made_for.own:
         return Foreign.of_bundle(directory, opened.manifest, *graphs)
     return open_model(opened, graphs, place=Place(kernels=kernels))

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle import texts
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import RequestError
-from sc2onnx.manifest import TOKENIZER_FILE
 from sc2onnx.verify.subject import Subject
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli.main import COMMANDS, main
+from sc2onnx.cli.options import parser
 from sc2onnx.errors import RequestError
-from sc2onnx.options import parser
 
 
 class _Panic(BaseException):
@@ -43,15 +43,15 @@ def test_what_a_command_raises_is_one_line_and_a_status(
     def failing(args: object) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", failing)
-    assert cli.main(["doctor"]) == status
+    monkeypatch.setitem(COMMANDS, "doctor", failing)
+    assert main(["doctor"]) == status
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == (1 if message else 0)
     if status == 3:
         assert "SC2ONNX_TRACEBACK=1" in told
         monkeypatch.setenv("SC2ONNX_TRACEBACK", "1")
-        assert cli.main(["doctor"]) == 3
+        assert main(["doctor"]) == 3
         assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
@@ -106,7 +106,7 @@ def test_options_that_take_several_values_take_those_that_follow() -> None:
     ],
 )
 def test_mistakes_of_usage(capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str) -> None:
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     told = capsys.readouterr().err
     assert told.startswith("usage: sc2onnx")
     assert message in told.splitlines()[-1]

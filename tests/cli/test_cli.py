@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli import process
+from sc2onnx.cli.generating import cursor_offset
 from sc2onnx.errors import CursorError
 from sc2onnx.runtime.loading import load
 
@@ -208,9 +209,9 @@ def test_odd_standard_streams_are_no_traceback(bundle: Path, tmp_path: Path) -> 
 
 
 def test_warnings_of_other_packages_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli._quiet_warnings():
+    with process.quiet_warnings():
         warnings.warn_explicit("torch says so", UserWarning, "/home/u/sc2onnx/.venv/lib/torch/x.py", 3)
-        warnings.warn_explicit("we say so", UserWarning, str(Path(cli.__file__).parent / "export" / "x.py"), 3)
+        warnings.warn_explicit("we say so", UserWarning, str(Path(process.__file__).parent.parent / "export" / "x.py"), 3)
     assert capsys.readouterr().err == "warning: we say so\n"
 
 
@@ -261,10 +262,10 @@ def test_an_interrupt_ends_quietly(bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("line", "column", "offset"), [(1, 1, 0), (1, 3, 2), (2, 1, 3), (2, 3, 5), (3, 1, 6)])
 def test_cursors_count_from_one_and_may_stand_at_the_end_of_a_line(line: int, column: int, offset: int) -> None:
-    assert cli.cursor_offset("ab\ncd\n", line, column) == offset
+    assert cursor_offset("ab\ncd\n", line, column) == offset
 
 
 @pytest.mark.parametrize(("line", "column"), [(0, 1), (4, 1), (1, 0), (1, 4), (3, 2)])
 def test_cursors_outside_the_file_are_refused(line: int, column: int) -> None:
     with pytest.raises(CursorError, match="expected 1 to"):
-        cli.cursor_offset("ab\ncd\n", line, column)
+        cursor_offset("ab\ncd\n", line, column)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli.main import main
 from tests.cli.test_cli import refused, sc2onnx, succeeded
 
 SOURCE = Path(queue.__file__)
@@ -42,9 +42,7 @@ def test_against_a_checkpoint_in_torch(bundle: Path, checkpoint: Path, tmp_path:
     pytest.importorskip("torch")
     pytest.importorskip("rapidfuzz")
     options = (*QUICK, "--infill", "2", "--seed", "4", "--json", str(tmp_path / "e.json"))
-    assert (
-        cli.main(["evaluate", str(bundle), str(SOURCE), "--against", str(checkpoint), *options]) == 0
-    )  # in this process: importing torch takes long
+    assert main(["evaluate", str(bundle), str(SOURCE), "--against", str(checkpoint), *options]) == 0  # in this process: importing torch takes long
     assert "starcoder2-mini (reference)  torch fp32" in capsys.readouterr().out
     figures = json.loads((tmp_path / "e.json").read_text())
     score, reference = figures["scores"][0], figures["reference"]
@@ -61,7 +59,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(bundle: Path, checkpoint
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:50]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert cli.main(["evaluate", str(bundle), str(SOURCE), "--against", str(other), *QUICK]) == 2
+    assert main(["evaluate", str(bundle), str(SOURCE), "--against", str(other), *QUICK]) == 2
     assert "the tokenizer of other cuts the files into other tokens" in capsys.readouterr().err
 
 

@@ -15,11 +15,12 @@ import pytest
 
 pytest.importorskip("onnx_ir", reason="needs the export extra")
 
-from sc2onnx import cli, options, outlook
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.cli import options, outlook
+from sc2onnx.cli.main import main
+from sc2onnx.cli.outlook import Machine, Outlook
 from sc2onnx.export import Calibration, export, hub
 from sc2onnx.export.shapes import SHAPES
-from sc2onnx.manifest import Manifest
-from sc2onnx.outlook import Machine, Outlook
 from sc2onnx.runtime.summary import memory_need
 
 
@@ -195,7 +196,7 @@ def test_the_command_line_offers_every_shape() -> None:
 def test_a_context_below_the_first_column_has_one_of_its_own(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 512}))
-    assert cli.main(["info", "--plan", str(tmp_path), "--json"]) == 0
+    assert main(["info", "--plan", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {running["context"] for row in found["precisions"] for running in row["running"]} == {512}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.cli.process import terminated_is_exit
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 
@@ -35,14 +35,14 @@ def test_both_unwind_the_stack(number: signal.Signals) -> None:
             os.kill(os.getpid(), signal.SIGHUP)
             cleared.append(True)
 
-    with pytest.raises(SystemExit) as caught, cli._terminated_is_exit():
+    with pytest.raises(SystemExit) as caught, terminated_is_exit():
         work()
     assert (cleared, caught.value.code, signal.getsignal(number)) == ([True], 128 + number, before)
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with cli._terminated_is_exit():
+    with terminated_is_exit():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert callable(signal.getsignal(signal.SIGTERM))
         os.kill(os.getpid(), signal.SIGHUP)
@@ -50,7 +50,8 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 
 def test_under_nohup_a_command_goes_on() -> None:
-    code = "import os, signal, sys; from sc2onnx import cli; cli.COMMANDS = {'doctor': lambda args: os.kill(os.getpid(), signal.SIGHUP) or 5}; "
-    command = [sys.executable, "-c", code + "raise SystemExit(cli.main(['doctor']))"]
+    code = "import os, signal; from sc2onnx.cli import main as cli; "
+    code += "cli.COMMANDS = {'doctor': lambda args: os.kill(os.getpid(), signal.SIGHUP) or 5}; "
+    command = [sys.executable, "-c", f"{code}raise SystemExit(cli.main(['doctor']))"]
     assert subprocess.run(command, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), check=False, timeout=60).returncode == 5
     assert subprocess.run(command, check=False, timeout=60).returncode == 128 + signal.SIGHUP

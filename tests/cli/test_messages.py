@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc2onnx.messages import TerminalText, printable, say, tell
+from sc2onnx.cli.terminal import TerminalText, say
+from sc2onnx.messages import printable, tell
 
 
 @pytest.mark.parametrize(

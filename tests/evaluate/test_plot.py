@@ -12,7 +12,7 @@ from sc2onnx.evaluate import About, ReferenceScore, Report, Score
 from sc2onnx.evaluate.measure import Difference
 from sc2onnx.evaluate.plot import plot
 from sc2onnx.evaluate.table import lines
-from sc2onnx.picture import check_plot, new_figure
+from sc2onnx.plotting import check_plot, new_figure
 
 
 def score(name: str, gigabytes: float, divergence: float | None) -> Score:

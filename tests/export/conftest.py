@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import save_file
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.export import export
 from sc2onnx.export.progress import Silent
-from sc2onnx.manifest import Manifest
 
 SETTINGS: Mapping[str, Any] = {
     "architectures": ["Starcoder2ForCausalLM"],
@@ -250,7 +250,7 @@ def start_slow_export() -> Callable[..., subprocess.Popen[str]]:
     """
     script = """
 import sys, time
-from sc2onnx import cli
+from sc2onnx.cli.main import main
 from sc2onnx.export import progress
 
 class Slow(progress.Silent):
@@ -262,7 +262,7 @@ class Slow(progress.Silent):
             time.sleep(60)
 
 progress.for_stream = Slow
-raise SystemExit(cli.main(["export", *sys.argv[1:]]))
+raise SystemExit(main(["export", *sys.argv[1:]]))
 """
 
     def start(checkpoint: Path, out: Path, *options: str) -> subprocess.Popen[str]:

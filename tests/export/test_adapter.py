@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sc2onnx import outlook
+from sc2onnx.cli import outlook
 from sc2onnx.errors import TensorError, UnsupportedModelError
 from sc2onnx.export import export
 from sc2onnx.export.checkpoint import Checkpoint

@@ -77,15 +77,15 @@ def test_every_shape_opens(shape: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variant", "product", "scheme"),
     [
-        (("cpu", "int4", 3), "model.layers.5.mlp.c_fc", "int4 in blocks of 64"),
-        (("cpu", "int8", 1), "model.embed_tokens", "int8 in blocks of 64"),
-        (("portable", "int4", 2), "model.layers.0.self_attn.o_proj", "int8 in blocks of 128"),
-        (("cuda", "int8", 2), "lm_head", "int8 in blocks of 64"),
-        (("optimum", "int8", 1), "lm_head", "int4 in blocks of 32"),
+        (("cpu", "int4", 3), "model.layers.5.mlp.c_fc", {"bits": 4, "block_size": 64}),
+        (("cpu", "int8", 1), "model.embed_tokens", {"bits": 8, "block_size": 64}),
+        (("portable", "int4", 2), "model.layers.0.self_attn.o_proj", {"bits": 8, "block_size": 128}),
+        (("cuda", "int8", 2), "lm_head", {"bits": 8, "block_size": 64}),
+        (("optimum", "int8", 1), "lm_head", {"bits": 4, "block_size": 32}),
     ],
 )
 def test_schemes_that_the_graph_contradicts(
-    bundles: dict[tuple[str, str, int], Path], variant: tuple[str, str, int], product: str, scheme: str
+    bundles: dict[tuple[str, str, int], Path], variant: tuple[str, str, int], product: str, scheme: dict[str, int]
 ) -> None:
     path = bundles[variant] / "sc2onnx.json"
     original = path.read_text()

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.contract import GREEDY_IDS
 from sc2onnx.errors import InferenceError, SequenceStateError
 from sc2onnx.export import export
-from sc2onnx.manifest import GREEDY_IDS
 from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.opening.bundle import Bundle

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sc2onnx import cli
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.quantization import Quantization
+from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.cli.main import main
 from sc2onnx.errors import CheckpointError, DiskSpaceError, OutputError, RequestError, TensorError
 from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import calibrate, sensitivity
 from sc2onnx.export.quantize.corpus import DEFAULT_TOKENS, LENGTH
-from sc2onnx.manifest import Manifest, Quantization
 
 TOKENS = 4096
 CALIBRATED = Calibration(tokens=TOKENS)
@@ -102,13 +104,13 @@ def test_the_manifest_says_what_was_done(bundles: dict[str, Path]) -> None:
     assert fast.calibration.startswith(f"{TOKENS} tokens of code shipped with sc2onnx (SHA-256 ")
     assert nearest.calibration is None
     assert nearest.body_bits == 4.125 < fast.body_bits <= 4.25
-    assert set(nearest.schemes.values()) == {"int4 in blocks of 256", "int8 in blocks of 128"}
-    assert set(fast.schemes.values()) == {"int4 in blocks of 256", "int8 in blocks of 128", "int8 in blocks of 256"}
+    assert set(nearest.schemes.values()) == {Scheme(4, 256), Scheme(8, 128)}
+    assert set(fast.schemes.values()) == {Scheme(4, 256), Scheme(8, 128), Scheme(8, 256)}
     layers = [scheme for name, scheme in lifted.schemes.items() if name.startswith("model.layers.")]
     assert len(layers) == 24
-    assert 0 < layers.count("int8 in blocks of 256") < 8
+    assert 0 < layers.count(Scheme(8, 256)) < 8
     assert 4.25 < lifted.body_bits <= 4.665
-    assert set(quantization(bundles["int4 nearest"]).schemes.values()) == {"int4 in blocks of 128", "int8 in blocks of 128"}
+    assert set(quantization(bundles["int4 nearest"]).schemes.values()) == {Scheme(4, 128), Scheme(8, 128)}
 
 
 def test_the_portable_form_holds_the_same_numbers(checkpoint: Path, tmp_path: Path, contents: Contents, counted: list[str]) -> None:
@@ -280,7 +282,6 @@ def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(checkpoi
     not_yet(monkeypatch)
     changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
     from sc2onnx.export.config import Starcoder2Config
-    from sc2onnx.export.quantize.codec import Scheme
     from sc2onnx.export.quantize.recipe import Recipe
     from sc2onnx.export.quantize.weights import schemes
     from sc2onnx.export.weights import LazyWeight
@@ -337,7 +338,7 @@ def test_whether_calibration_applies() -> None:
 
 
 def command(*arguments: object) -> int:
-    return cli.main(["export", *map(str, arguments)])
+    return main(["export", *map(str, arguments)])
 
 
 def test_the_options_of_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.targets import OWN_TARGETS
 from sc2onnx.errors import RequestError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.forecast import calibration_peak, calibration_seconds, facts, forecast, variants
-from sc2onnx.export.precision import OWN_TARGETS, PRECISIONS, Variant
+from sc2onnx.export.precision import PRECISIONS, Variant
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.export.weights import checkpoint_shapes
 
@@ -70,7 +71,7 @@ def test_calibration_keeps_and_lifts_no_more_than_was_forecast(
 
 def test_everything_that_can_be_exported_is_forecast() -> None:
     assert {variant.precision for variant in VARIANTS} == set(PRECISIONS)
-    assert {variant.target for variant in VARIANTS} == set(OWN_TARGETS)
+    assert {variant.target for variant in VARIANTS} == {target.name for target in OWN_TARGETS}
     assert len(VARIANTS) == len(set(VARIANTS)) == 12
 
 

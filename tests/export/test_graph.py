@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc2onnx import manifest
+from sc2onnx.bundle import contract, manifest
 from sc2onnx.export import export
 
 Make = Callable[..., Path]
@@ -105,13 +105,13 @@ class Stepper:
 
     def step(self, tokens: Array, num_logits: int | None = None) -> Array:
         """tokens: (batch, step) -> logits (batch, num_logits, vocab); None leaves the input out."""
-        feeds: dict[str, Array] = {manifest.INPUT_IDS: tokens, manifest.PAST_LENGTHS: self.past, **self.caches}
+        feeds: dict[str, Array] = {contract.INPUT_IDS: tokens, contract.PAST_LENGTHS: self.past, **self.caches}
         if num_logits is not None:
-            feeds[manifest.NUM_LOGITS] = np.array([num_logits], np.int64)
+            feeds[contract.NUM_LOGITS] = np.array([num_logits], np.int64)
         outputs = dict(zip((value.name for value in self.session.get_outputs()), self.session.run(None, feeds), strict=True))
         self.past = self.past + tokens.shape[1]
         self.caches = {name: outputs[name.replace("past_key_values", "present")] for name in self.caches}
-        return np.asarray(outputs[manifest.LOGITS])
+        return np.asarray(outputs[contract.LOGITS])
 
     def all(self, tokens: Array, sizes: Sequence[int]) -> Array:
         """Logits (batch, n, vocab) of tokens (batch, n) in steps of these sizes."""
@@ -268,21 +268,21 @@ def test_inputs_and_outputs_are_those_of_the_contract(graph_model: onnx.ModelPro
     shapes = {"key": ["batch", 2, "capacity", 4], "value": ["batch", 2, 4, "capacity"]}
     kinds = [(layer, kind, (float32, shape)) for layer in range(2) for kind, shape in shapes.items()]
     assert described(graph_model.graph.input) == {
-        manifest.INPUT_IDS: (int64, ["batch", "step"]),
-        manifest.PAST_LENGTHS: (int64, ["batch"]),
-        manifest.NUM_LOGITS: (int64, [1]),
-    } | {manifest.past_name(layer, kind): cache for layer, kind, cache in kinds}
+        contract.INPUT_IDS: (int64, ["batch", "step"]),
+        contract.PAST_LENGTHS: (int64, ["batch"]),
+        contract.NUM_LOGITS: (int64, [1]),
+    } | {contract.past_name(layer, kind): cache for layer, kind, cache in kinds}
     outputs = described(graph_model.graph.output)
-    caches = {manifest.present_name(layer, kind): cache for layer, kind, cache in kinds}
-    assert outputs == {manifest.LOGITS: (float32, ["batch", "num_logits", 32])} | caches
-    assert next(iter(outputs)) == manifest.LOGITS
+    caches = {contract.present_name(layer, kind): cache for layer, kind, cache in kinds}
+    assert outputs == {contract.LOGITS: (float32, ["batch", "num_logits", 32])} | caches
+    assert next(iter(outputs)) == contract.LOGITS
 
 
 def test_only_the_number_of_logits_is_optional_and_it_is_one_by_default(graph_model: onnx.ModelProto) -> None:
     initializers = {tensor.name: tensor for tensor in graph_model.graph.initializer}
     optional = [value.name for value in graph_model.graph.input if value.name in initializers]
-    assert optional == [manifest.NUM_LOGITS]
-    np.testing.assert_array_equal(onnx.numpy_helper.to_array(initializers[manifest.NUM_LOGITS]), np.array([1], np.int64), strict=True)
+    assert optional == [contract.NUM_LOGITS]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(initializers[contract.NUM_LOGITS]), np.array([1], np.int64), strict=True)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)

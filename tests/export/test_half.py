@@ -14,12 +14,13 @@ import numpy.typing as npt
 import onnx
 import pytest
 
+from sc2onnx.bundle.facts import CacheLayout
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError, TensorError
 from sc2onnx.export import export, weights
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.precision import Variant
-from sc2onnx.manifest import CacheLayout, Manifest
 
 Make = Callable[..., Path]
 Tensors = dict[str, npt.NDArray[Any]]
@@ -168,7 +169,7 @@ def test_the_3b_model_takes_6_07_gb() -> None:
 
 
 def test_the_command_line_passes_both_on(make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sc2onnx.cli import main
+    from sc2onnx.cli.main import main
 
     checkpoint = str(make_checkpoint())
     assert main(["export", checkpoint, str(tmp_path / "a"), "--precision", "bf16", "--target", "cuda"]) == 0

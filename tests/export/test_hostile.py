@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sc2onnx import outlook
+from sc2onnx.cli import outlook
 from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, TensorError
 from sc2onnx.export import export, hub
 from sc2onnx.export.checkpoint import Checkpoint

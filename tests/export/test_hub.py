@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from huggingface_hub import errors as hub_errors
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import CheckpointNotFoundError
 from sc2onnx.export import export, hub
-from sc2onnx.manifest import Manifest
 
 MAIN, TAGGED = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

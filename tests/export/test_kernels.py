@@ -13,10 +13,10 @@ import onnx
 import pytest
 
 from sc2onnx.bundle.kernels import VERSION
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export import Calibration, export
-from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.recipe import Override, Recipe
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.opening.bundle import Bundle
 from tests.export.quantize.definition import matrices
 from tests.export.test_graph import TOLERANCE, load, reference

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from sc2onnx.manifest import Manifest
+from sc2onnx.bundle.manifest import Manifest
 from tests.kernels_reference import Stepper
 
 kernels = pytest.importorskip("sc2onnx_kernels")

@@ -16,10 +16,12 @@ import numpy.typing as npt
 import pytest
 
 from sc2onnx import __version__
+from sc2onnx.bundle.facts import CacheLayout, ModelFacts
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, RequestError, TensorError, UnsupportedModelError
 from sc2onnx.export import PRECISIONS, export
 from sc2onnx.export.progress import Silent
-from sc2onnx.manifest import CacheLayout, Manifest, ModelFacts, Provenance
 
 Make = Callable[..., Path]
 Tensors = dict[str, npt.NDArray[Any]]

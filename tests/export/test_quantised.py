@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ import onnxruntime as ort
 import pytest
 
 import sc2onnx
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import RequestError, TensorError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
-from sc2onnx.export.quantize.codec import Scheme, quantise
+from sc2onnx.export.quantize.codec import quantise
 from sc2onnx.export.quantize.corpus import LENGTH
 from sc2onnx.export.quantize.recipe import PRESETS, Override, Recipe
-from sc2onnx.manifest import Manifest
 from tests.export.quantize.definition import matrices, meaning
 
 Make = Callable[..., Path]
@@ -180,7 +181,7 @@ def test_the_portable_graph_is_standard_and_onnxruntime_makes_the_same_of_it(
     schemes = Manifest.read(bundle).quantization
     assert schemes is not None
     layers = {name: scheme for name, scheme in schemes.schemes.items() if name != EMBEDDING}
-    assert sorted(f"int{product['bits']} in blocks of {product['block_size']}" for product in products) == sorted(layers.values())
+    assert sorted((product["bits"], product["block_size"]) for product in products) == sorted(map(astuple, layers.values()))
     assert not any(node.op_type == "DequantizeLinear" for node in nodes)
 
 

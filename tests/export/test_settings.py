@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from sc2onnx import outlook
-from sc2onnx.card import render
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.model_card import render
+from sc2onnx.cli import outlook
 from sc2onnx.errors import RequestError, UnsupportedModelError
 from sc2onnx.export import export
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.forecast import facts
-from sc2onnx.manifest import Manifest
 from tests.published import PARAMETERS, PUBLISHED
 
 Make = Callable[..., Path]

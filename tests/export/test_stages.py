@@ -13,10 +13,10 @@ import onnx
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError, DeviceError, RequestError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.stages import balanced, ranges
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.loading import open_model
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.verify.emulate import emulated
@@ -99,7 +99,7 @@ def test_files_and_manifest(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_line_cuts_and_runs(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sc2onnx.cli import main
+    from sc2onnx.cli.main import main
 
     bundle = str(tmp_path / "bundle")
     assert main(["export", str(checkpoint), bundle, "--stages", "2"]) == 0

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.targets import TARGETS
 from sc2onnx.errors import CheckpointError, CorruptCheckpointError, TokenizerError
 from sc2onnx.export import export
 from sc2onnx.export.checkpoint import Checkpoint
@@ -48,7 +49,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def read(directory: Path, target: str = "cpu") -> TextFiles:
     opened = Checkpoint.open(directory)
     config = Starcoder2Config.from_dict(opened.config)
-    return text_files(directory, directory.name, config, opened.generation_config, target)
+    return text_files(directory, directory.name, config, opened.generation_config, TARGETS[target])
 
 
 def add_token(directory: Path, text: str, number: int) -> None:

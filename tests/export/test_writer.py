@@ -20,11 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import DiskSpaceError, OutputError, OutputExistsError
 from sc2onnx.export import export, writer
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.weights import LazyWeight
-from sc2onnx.manifest import Manifest
 
 Make = Callable[..., Path]
 Contents = Callable[[Path], dict[str, bytes | None]]

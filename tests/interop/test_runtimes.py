@@ -12,8 +12,8 @@ pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra
 
 from interop import COUNT, LENGTHS, Ours, bundle_for
 from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, cargo, optimum_cli, play
-from sc2onnx.card import PLACE
-from sc2onnx.manifest import CARD_FILE
+from sc2onnx.bundle.contract import CARD_FILE
+from sc2onnx.bundle.model_card import PLACE
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.kernels import Kernels, look
 from sc2onnx.runtime.ort.packing import make

@@ -27,8 +27,8 @@ def test_the_package_imports_it_in_one_place() -> None:
         ("examples/cpp/starcoder2.cpp", "    complete(parse("),
         ("examples/rust/src/main.rs", "if let Err(message) = parse("),
         ("plugins/optimum/sc2onnx_optimum/__init__.py", "from sc2onnx_optimum.runtime"),
-        ("sc2onnx/card.py", "import onnxruntime_genai"),
-        ("sc2onnx/card.py", "from optimum.onnxruntime"),
+        ("sc2onnx/bundle/model_card.py", "import onnxruntime_genai"),
+        ("sc2onnx/bundle/model_card.py", "from optimum.onnxruntime"),
     ],
 )
 def test_examples_turn_it_off_before_the_library_looks(file: str, loads: str) -> None:

@@ -9,11 +9,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.graph import quantized
 from sc2onnx.export.graph.layers import bias
 from sc2onnx.export.graph.ops import Recorder
-from sc2onnx.manifest import Manifest
 from sc2onnx.verify import verify
 from sc2onnx.verify.criterion import half_tolerance
 from tests.parity.shapes import Shape, make

@@ -16,10 +16,10 @@ import torch
 import transformers
 
 import sc2onnx
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError
 from sc2onnx.evaluate.measure import Difference, Floats, Parting, compare, part
 from sc2onnx.export import export
-from sc2onnx.manifest import Manifest
 from sc2onnx.verify import TOLERANCE, verify
 from sc2onnx.verify.criterion import Criterion, criterion, half_tolerance
 from sc2onnx.verify.emulate import emulated

@@ -15,12 +15,12 @@ import onnxruntime as ort
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import export
 from sc2onnx.export.graph import growing
 from sc2onnx.export.graph.attention import Step
 from sc2onnx.export.graph.ops import Recorder
-from sc2onnx.manifest import Manifest
 from sc2onnx.verify import verify
 from sc2onnx.verify.reference import Reference
 from tests.parity.mistakes import gqa_window_off_by_one, let_in

@@ -20,10 +20,10 @@ import pytest
 import torch
 
 import sc2onnx
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export import Calibration, export
-from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.recipe import Override, Recipe
-from sc2onnx.manifest import Manifest
 from sc2onnx.verify import TOLERANCE
 from sc2onnx.verify.criterion import integer_tolerance
 from sc2onnx.verify.reference import Reference

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.export import Calibration, export
-from sc2onnx.manifest import Manifest
 from sc2onnx.verify import verify
 from sc2onnx.verify.criterion import criterion, integer_tolerance
 from sc2onnx.verify.dequantised import Shapes, parameters

@@ -256,7 +256,7 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     """ONNX Runtime warns when it has to copy the cache in TensorScatter; listen for it."""
     import onnxruntime as ort
 
-    from sc2onnx.manifest import Manifest
+    from sc2onnx.bundle.manifest import Manifest
     from sc2onnx.runtime.cache.shape import CacheShape
     from sc2onnx.runtime.ort.binding import Graph, Step
     from sc2onnx.runtime.ort.devices import Device

@@ -78,5 +78,5 @@ def test_a_graph_that_is_not_of_the_type_of_the_manifest_is_an_error(bundle: Pat
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])
 def test_the_memory_it_needs_follows_the_type(bundle: Path, tmp_path: Path, dtype: str, width: int) -> None:
     copy = made_for(bundle, tmp_path / "copy", "fp32", dtype)
-    need = memory_need(sc2onnx.manifest.Manifest.read(copy), context=2048)
+    need = memory_need(sc2onnx.bundle.manifest.Manifest.read(copy), context=2048)
     assert need.cache == 512 * 2 * 6 * 2 * 64 * width

@@ -45,7 +45,7 @@ def test_the_other_halves_say_what_to_install(module: str, packages: str) -> Non
 
 
 def test_the_command_line_says_what_to_install_in_one_line(tmp_path: Path) -> None:
-    code = GUARD + f"from sc2onnx.cli import main; sys.exit(main(['export', 'x', {str(tmp_path / 'out')!r}]))"
+    code = GUARD + f"from sc2onnx.cli.main import main; sys.exit(main(['export', 'x', {str(tmp_path / 'out')!r}]))"
     done = run(code)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.loading import Place, open_model
@@ -128,16 +129,16 @@ def test_int4_rewinds_as_far_as_promised_after_an_odd_prompt(int4_bundle: Path, 
 @pytest.mark.parametrize(
     ("schemes", "sizes", "expected"),
     [
-        ({"int8 in blocks of 64", "int8 in blocks of 32"}, (24, 2, 128), ANY),
-        ({"int4 in blocks of 32"}, (4, 2, 64), ANY),
-        ({"int4 in blocks of 128", "int8 in blocks of 256"}, (24, 2, 128), EVEN),
-        ({"int8 in blocks of 64", "int4 in blocks of 64"}, (24, 2, 128), EVEN),
-        ({"int8 in blocks of 16"}, (24, 2, 128), NONE),
-        ({"int8 in blocks of 64"}, (24, 24, 128), NONE),
-        ({"int8 in blocks of 64"}, (24, 2, 256), NONE),
+        ({Scheme(8, 64), Scheme(8, 32)}, (24, 2, 128), ANY),
+        ({Scheme(4, 32)}, (4, 2, 64), ANY),
+        ({Scheme(4, 128), Scheme(8, 256)}, (24, 2, 128), EVEN),
+        ({Scheme(8, 64), Scheme(4, 64)}, (24, 2, 128), EVEN),
+        ({Scheme(8, 16)}, (24, 2, 128), NONE),
+        ({Scheme(8, 64)}, (24, 24, 128), NONE),
+        ({Scheme(8, 64)}, (24, 2, 256), NONE),
     ],
 )
-def test_which_steps_agree(schemes: set[str], sizes: tuple[int, int, int], expected: str) -> None:
+def test_which_steps_agree(schemes: set[Scheme], sizes: tuple[int, int, int], expected: str) -> None:
     assert agreeing_steps(schemes, *sizes) == expected
 
 

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sc2onnx
-from sc2onnx.manifest import Manifest, Quantization
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.quantization import Quantization
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.lookup import Guess, Lookup, Memory, Text
 from sc2onnx.runtime.engine.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
@@ -320,10 +322,10 @@ def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
     manifest = Manifest.read(bundle)
     assert steps_agree(manifest)
     for schemes, expected in (
-        ({"a": "int8 in blocks of 64", "b": "int8 in blocks of 32"}, True),
-        ({"a": "int4 in blocks of 32"}, True),
-        ({"a": "int4 in blocks of 128", "b": "int8 in blocks of 32"}, False),
-        ({"a": "int8 in blocks of 128"}, False),
+        ({"a": Scheme(8, 64), "b": Scheme(8, 32)}, True),
+        ({"a": Scheme(4, 32)}, True),
+        ({"a": Scheme(4, 128), "b": Scheme(8, 32)}, False),
+        ({"a": Scheme(8, 128)}, False),
     ):
         integers = replace(manifest, quantization=Quantization("r", schemes, 5.0, "nearest", None))
         assert not steps_agree(integers)  # of an earlier version, whose attention is not made for it
@@ -334,6 +336,6 @@ def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
 
 def test_the_verifier_drafts_where_a_loaded_model_does(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    coarse = replace(opened.manifest, quantization=Quantization("r", {"a": "int4 in blocks of 128"}, 4.25, "nearest", None))
+    coarse = replace(opened.manifest, quantization=Quantization("r", {"a": Scheme(4, 128)}, 4.25, "nearest", None))
     assert open_model(opened).requests.row([1, 2, 3], RULES, "tokens").drafter is not None
     assert open_model(replace(opened, manifest=coarse)).requests.row([1, 2, 3], RULES, "tokens").drafter is None

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.layers import rotary, rotary_rows
 from sc2onnx.export.graph.ops import Recorder
-from sc2onnx.manifest import past_name, present_name
 
 Attention = Callable[[int, ir.Value], ir.Value]
 """(layer, packed qkv (batch * step, (heads + 2 kv_heads) * head_dim)) -> (batch * step, heads * head_dim)."""

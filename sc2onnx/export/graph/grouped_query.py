@@ -14,13 +14,13 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
-from sc2onnx.manifest import past_name, present_name
 
 HEAD_SIZES: Final = 16
 """The operator turns heads whose size is a multiple of this."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention, Heads, Step
 from sc2onnx.export.graph.layers import rotary_rows
 from sc2onnx.export.graph.ops import Recorder
-from sc2onnx.manifest import past_name, present_name
 
 
 def masked_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, mask: ir.Value) -> Step:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.bundle.kernels import ATTENTION, CACHE_ROWS, LINEAR, STEP_LENGTHS
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
@@ -20,7 +21,6 @@ from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.graph.quantized import Schemes, gathered, packed, sizes
 from sc2onnx.export.quantize.weights import HEAD_PRODUCT
 from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
-from sc2onnx.manifest import past_name, present_name
 
 SLOTS = "slot_bytes"
 """Bytes of a slot, which say in what form keys and values are kept: whoever runs it chooses."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx import manifest
+from sc2onnx.bundle import contract
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
@@ -24,12 +24,12 @@ Where = Callable[[Recorder], ir.Value]
 
 def past_lengths(op: Recorder) -> ir.Value:
     """(batch,): tokens already in the cache."""
-    return op.input(manifest.PAST_LENGTHS, ir.DataType.INT64, ("batch",))
+    return op.input(contract.PAST_LENGTHS, ir.DataType.INT64, ("batch",))
 
 
 def attention_mask(op: Recorder) -> ir.Value:
     """(batch, past + step), as transformers gives it."""
-    return op.input(manifest.ATTENTION_MASK, ir.DataType.INT64, ("batch", "total"))
+    return op.input(contract.ATTENTION_MASK, ir.DataType.INT64, ("batch", "total"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
     """
     layers = range(config.num_hidden_layers) if layers is None else layers
     op = Recorder("starcoder2", weights, form.opset)
-    input_ids = op.input(manifest.INPUT_IDS, ir.DataType.INT64, ("batch", "step"))
+    input_ids = op.input(contract.INPUT_IDS, ir.DataType.INT64, ("batch", "step"))
     where = form.where(op)
     x = _entry(op, input_ids, config, form, begins=layers.start == 0)  # (batch * step, hidden)
     ends = layers.stop == config.num_hidden_layers
@@ -68,12 +68,12 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
         x = _layer(op, x, layer, config, attention, form.products.product)
     before = len(op.graph.outputs)
     if not ends:
-        op.output(x, manifest.NEXT_HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
+        op.output(x, contract.NEXT_HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
     else:
         logits = form.activations.widen(op, _head(op, x, input_ids, num_logits, config, form.products.head))
-        op.output(logits, manifest.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits" if form.asks else "step", config.vocab_size))
+        op.output(logits, contract.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits" if form.asks else "step", config.vocab_size))
         if form.chooses:
-            op.output(_greedy(op, logits), manifest.GREEDY_IDS, ir.DataType.INT64, ("batch", "num_logits"))
+            op.output(_greedy(op, logits), contract.GREEDY_IDS, ir.DataType.INT64, ("batch", "num_logits"))
     # The contract lists these first, the caches after.
     outputs = list(op.graph.outputs)
     op.graph.outputs[:] = [*outputs[before:], *outputs[:before]]
@@ -83,11 +83,11 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
 def _entry(op: Recorder, input_ids: ir.Value, config: Starcoder2Config, form: Form, begins: bool) -> ir.Value:
     if begins:
         return form.products.embed(op, op.Reshape(input_ids, op.ints(-1)))
-    return op.input(manifest.HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
+    return op.input(contract.HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
 
 
 def _num_logits(op: Recorder) -> ir.Value:
-    num_logits = op.input(manifest.NUM_LOGITS, ir.DataType.INT64, (1,))
+    num_logits = op.input(contract.NUM_LOGITS, ir.DataType.INT64, (1,))
     op.default(num_logits, np.array([1], dtype=np.int64))
     return num_logits
 

@@ -7,9 +7,9 @@ from typing import Final
 
 import onnx_ir as ir
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export.graph.layers import Embed, Linear, Norm, Products, around, bias
 from sc2onnx.export.graph.ops import Recorder
-from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.weights import EMBEDDING_PRODUCT, HEAD_PRODUCT, codes_name, scales_name
 
 Schemes = Mapping[str, Scheme]

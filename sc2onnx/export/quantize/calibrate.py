@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import CheckpointError, TensorError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.progress import Progress
-from sc2onnx.export.quantize.codec import Floats, Scheme, dequantise, quantise
+from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.rounding import Moments, round_jointly
 from sc2onnx.export.quantize.store import Rounded, Store

@@ -15,13 +15,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import RequestError
+from sc2onnx.bundle.schemes import Scheme
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
-
-BITS: Final = (4, 8)
-BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
 
 _TILE: Final = 1 << 16
 """Elements handled at once: a tile and its temporaries stay in a core's cache."""
@@ -34,39 +31,6 @@ ZERO_SCALE: Final = np.float32(2.0**-98)
 
 _SHRINK: Final = {4: (1.0, 0.92, 0.85, 0.78), 8: (1.0,)}
 """Tried ranges, of the largest magnitude. Clipping a little pays at 4 bits, where the step is coarse, and not at 8."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """``bits`` per code, and ``block_size`` inputs to a scale. Raises :class:`RequestError` for other sizes."""
-
-    bits: int
-    block_size: int
-
-    def __post_init__(self) -> None:
-        if self.bits not in BITS or self.block_size not in BLOCK_SIZES:
-            expected = f"{' or '.join(map(str, BITS))} bits in blocks of {', '.join(map(str, BLOCK_SIZES))}"
-            raise RequestError(f"quantisation is {self.bits} bits in blocks of {self.block_size}, expected {expected}")
-
-    def __str__(self) -> str:
-        """As the manifest says it."""
-        return f"int{self.bits} in blocks of {self.block_size}"
-
-    @property
-    def half(self) -> int:
-        """Magnitude of the lowest code; also the zero point of the packed form, which is unsigned."""
-        return 1 << (self.bits - 1)
-
-    def check_columns(self, name: str, columns: int) -> None:
-        """Raise :class:`RequestError` unless blocks cut the inputs of a weight evenly: kernels for a last, shorter block are slow or absent."""
-        if columns % self.block_size:
-            fitting = ", ".join(str(size) for size in BLOCK_SIZES if columns % size == 0)
-            advice = f"choose a recipe with another block size (those that do: {fitting})" if fitting else "no block size does, export it in floats"
-            raise RequestError(f"{name} has {columns} inputs, which blocks of {self.block_size} do not divide: {advice}")
-
-    def nbytes(self, rows: int, columns: int, scale: int = 4) -> int:
-        """Bytes of a packed (rows, columns) matrix and its scales, of ``scale`` bytes each."""
-        return rows * (columns * self.bits // 8 + columns // self.block_size * scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from sc2onnx.bundle import texts
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import CheckpointError, RequestError, TokenizerError
 from sc2onnx.export.small_files import SmallFiles
 from sc2onnx.export.text_files import origin, tokenizer_data
 from sc2onnx.export.tokenizer import open_tokenizer
-from sc2onnx.manifest import TOKENIZER_FILE
 
 LENGTH: Final = 512
 """Tokens of a window: long enough for attention to see what it will see, short enough for many different texts."""

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from sc2onnx.bundle import texts
 from sc2onnx.bundle.records import record
+from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.bundle.targets import Device
 from sc2onnx.errors import RequestError
-from sc2onnx.export.quantize.codec import Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,9 @@ _CUDA_PRESETS: Final = (
 )
 CUDA_PRESETS: Final[Mapping[str, Recipe]] = {preset.name: preset for preset in _CUDA_PRESETS}
 """What the same names mean on a GPU, whose kernels for few rows want blocks of 32; scales take half the bytes there."""
+
+PRESETS_BY_DEVICE: Final[Mapping[Device, Mapping[str, Recipe]]] = {"cpu": PRESETS, "cuda": CUDA_PRESETS}
+"""Device of a target -> what names of recipes mean there."""
 
 
 def recipe(name: str, presets: Mapping[str, Recipe] = PRESETS) -> Recipe:

@@ -16,7 +16,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.blas import ssyrk
 
-from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, Scheme, nearest, quantise
+from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, nearest, quantise
 
 DAMPING: Final = 0.1
 """Added to H's diagonal, of its mean: directions that the text does not show must not be free."""

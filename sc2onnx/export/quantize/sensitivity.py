@@ -12,11 +12,12 @@ from typing import Final
 
 import numpy as np
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import TensorError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize.calibrate import Weights, Windows, affine, embed, whole
-from sc2onnx.export.quantize.codec import Floats, Scheme, dequantise, quantise
+from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.weights import EMBEDDING, HEAD, some_tensors

@@ -21,13 +21,14 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sc2onnx.directories import cache_directory, make_directory
+from sc2onnx.bundle.directories import cache_directory, make_directory
+from sc2onnx.bundle.files import replace_text
+from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.bundle.trust import check_directories
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding
-from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, unpack
-from sc2onnx.manifest import replace_text
-from sc2onnx.trust import check_directories
+from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
 ALGORITHM: Final = 3
 """Raised whenever the same text gives other codes, unless that is by one of :func:`sc2onnx.export.quantize.rounding.constants`."""
@@ -152,7 +153,7 @@ def open_store(parts: Mapping[str, object], report: Progress | None = None) -> I
     """The store of what these parts determine (checkpoint, recipe, text), for this process alone; others wait, and say so.
 
     Raises :class:`OutputError` where there is no cache directory, it cannot be written, or somebody
-    else could write to it (:mod:`sc2onnx.trust`): what is read there becomes weights.
+    else could write to it (:mod:`sc2onnx.bundle.trust`): what is read there becomes weights.
     """
     key = hashlib.sha256(json.dumps({"algorithm": [ALGORITHM, *rounding.constants()], **parts}, sort_keys=True).encode()).hexdigest()[:32]
     root = cache_directory() / "calibration"

@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.quantize.codec import Floats, Quantised, Scheme, pack, quantise
+from sc2onnx.export.quantize.codec import Floats, Quantised, pack, quantise
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.weights import EMBEDDING, HEAD, LazyWeight, recast
 

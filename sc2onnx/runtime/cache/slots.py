@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from sc2onnx.manifest import RING, CacheLayout, Manifest, ModelFacts
+from sc2onnx.bundle.contract import RING
+from sc2onnx.bundle.facts import CacheLayout, ModelFacts
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.runtime.cache.shape import CHUNK, CacheShape, default_capacity, round_up
 
 TILE: Final = 16

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import CancelledError, ContextLengthError, RequestError, RewindError, SequenceStateError
-from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.arguments import shown, some_token_ids
 from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.seats import Run

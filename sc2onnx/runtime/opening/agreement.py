@@ -19,10 +19,11 @@ from typing import Final
 import numpy as np
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.contract import LINEAR, WEIGHTS_FILE, kernel_graph_files
 from sc2onnx.bundle.kernels import DOMAIN
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.errors import BundleIntegrityError
-from sc2onnx.manifest import LINEAR, WEIGHTS_FILE, Manifest, kernel_graph_files
 from sc2onnx.runtime.opening import expected
 from sc2onnx.runtime.opening.contradictions import REMEDY, check_same
 from sc2onnx.runtime.opening.expected import EMBEDDING, HEAD, Part, Ports
@@ -171,7 +172,7 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
         if node.operator not in quantised:
             continue
         codes, scales = (node.inputs[number] if len(node.inputs) > number else "" for number in quantised[node.operator])
-        gathered = part.manifest.target == "portable" and not {codes, scales} & set(graph.tensors)  # as earlier exporters look a row up
+        gathered = part.manifest.made_for.transposed and not {codes, scales} & set(graph.tensors)  # as earlier exporters look a row up
         codes, scales = (f"{EMBEDDING}.weight.codes", f"{EMBEDDING}.weight.scales") if gathered else (codes, scales)
         product = codes.removesuffix(".weight.codes")
         chosen = expected.scheme(part.manifest, product)
@@ -179,13 +180,13 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
             raise BundleIntegrityError(
                 f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of nothing in the manifest: {REMEDY}"
             )
-        (bits, block), (rows, columns) = chosen, shapes[product]
-        promised = {"bits": bits, "block_size": block, "N": rows, "K": columns}
+        rows, columns = shapes[product]
+        promised = {"bits": chosen.bits, "block_size": chosen.block_size, "N": rows, "K": columns}
         for attribute, value in promised.items():
             if attribute in node.attributes:
                 check_same(name, f"{attribute} of {product}", node.attributes[attribute], (value,))
         seen.add(product)
-    if part.manifest.target == "portable":
+    if part.manifest.made_for.transposed:
         seen.add(EMBEDDING)  # it gathers codes, and multiplies with scales, by operators that know nothing of blocks
     if missing := {product for product in shapes if expected.scheme(part.manifest, product)} - seen:
         raise BundleIntegrityError(f"{name} has no product with {min(missing)}, the manifest does: {REMEDY}")

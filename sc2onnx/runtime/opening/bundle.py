@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from sc2onnx import hub
+from sc2onnx.bundle import hub
+from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE
 from sc2onnx.bundle.links import check_links
+from sc2onnx.bundle.manifest import FileEntry, Manifest
+from sc2onnx.bundle.targets import CUDA, OWN_TARGETS
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
-from sc2onnx.manifest import CARD_FILE, LINEAR, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE, FileEntry, Manifest
 from sc2onnx.runtime.arguments import flag, optional_text, place_of, text
 from sc2onnx.runtime.opening.agreement import check_agreement
 from sc2onnx.runtime.opening.end_of_text import check_stops
@@ -21,18 +23,14 @@ Check = Literal["auto", "full", "size"]
 """``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
 (:mod:`sc2onnx.runtime.opening.stamps`); ``size`` compares sizes only."""
 
-SUPPORTED: Final = (
-    ("cpu", RING, "float32"),
-    ("portable", RING, "float32"),
-    ("cuda", RING, "float32"),
-    ("cuda", RING, "float16"),
-    ("cuda", RING, "bfloat16"),
-    ("cuda", LINEAR, "float16"),
-    ("cuda", LINEAR, "bfloat16"),
-)
-"""Target, cache kind and cache type of what this runtime implements; rings for cuda, which earlier exporters wrote, on the CPU."""
+_TYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
-_OTHERS: Final = {"genai": "onnxruntime-genai", "optimum": "optimum's ORTModelForCausalLM"}
+SUPPORTED: Final = (
+    *((target.name, target.cache, _TYPES[name]) for target in OWN_TARGETS for name in target.floats),
+    *((CUDA.name, RING, kind) for kind in _TYPES.values()),
+)
+"""Target, cache kind and cache type of bundles that this runtime runs. Earlier exporters wrote
+rings for cuda, which run on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class Bundle:
         path = Path(directory)
         check_links(path, [MANIFEST_FILE])
         manifest = Manifest.read(path)
-        if not (others and manifest.for_others):
+        if manifest.made_for.own or not others:
             _check_supported(manifest)
         for name in (*manifest.graphs, *manifest.kernel_graphs, WEIGHTS_FILE):
             if name not in manifest.files:
@@ -106,7 +104,7 @@ class Bundle:
 
 
 def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision: str | None = None, message: str | None = None) -> str:
-    """Put a bundle on the hub, in the repository ``owner/name``, after checking all of it; the commit's address. See :func:`sc2onnx.hub.push`.
+    """Put a bundle on the hub, in the repository ``owner/name``, after checking all of it; the commit's address. See :func:`sc2onnx.bundle.hub.push`.
 
     Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
     not say its licence.
@@ -136,11 +134,10 @@ def open_named(paths: Sequence[str | Path]) -> dict[str, Bundle]:
 
 
 def _check_supported(manifest: Manifest) -> None:
-    if manifest.for_others:
-        raise BundleError(
-            f"the bundle is for target {manifest.target!r}, which {_OTHERS[manifest.target]} runs: give it to that, or export the checkpoint "
-            "for target 'cpu' to use it here"
-        )
+    if not manifest.made_for.own:
+        runs = f"which {manifest.made_for.runner} runs"
+        remedy = "give it to that, or export the checkpoint for target 'cpu' to use it here"
+        raise BundleError(f"the bundle is for target {manifest.target!r}, {runs}: {remedy}")
     found = (manifest.target, manifest.cache.kind, manifest.cache.dtype)
     if found not in SUPPORTED:
         known = "; ".join(", ".join(map(repr, supported)) for supported in SUPPORTED)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleIntegrityError
-from sc2onnx.manifest import TOKENIZER_FILE, Manifest
 
 _CONFIG: Final = "config.json"
 _GENERATION: Final = "generation_config.json"

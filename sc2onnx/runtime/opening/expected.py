@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
 
-from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
-from sc2onnx.manifest import (
+from sc2onnx.bundle.contract import (
     ATTENTION_MASK,
     GREEDY_IDS,
     GROWING,
@@ -20,10 +18,12 @@ from sc2onnx.manifest import (
     NUM_LOGITS,
     PAST_LENGTHS,
     RING,
-    Manifest,
     past_name,
     present_name,
 )
+from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.runtime.opening.onnx_graph import BFLOAT16, FLOAT, FLOAT16, INT4, INT8, INT64, UINT8, Port
 
 EMBEDDING: Final = "model.embed_tokens"
@@ -71,11 +71,9 @@ def parts(manifest: Manifest) -> list[Part]:
     return [Part(manifest, range(*ends)) for ends in pairwise(ends)]
 
 
-def scheme(manifest: Manifest, product: str) -> tuple[int, int] | None:
-    """Bits and block size of a product's weights; None: they are floats."""
-    named = manifest.quantization.schemes.get(product) if manifest.quantization else None
-    bits, block = map(int, re.findall(r"\d+", named)) if named else (0, 0)
-    return (bits, block) if named else None
+def scheme(manifest: Manifest, product: str) -> Scheme | None:
+    """Return the scheme of a product's weights; None: they are floats."""
+    return manifest.quantization.schemes.get(product) if manifest.quantization else None
 
 
 def products(part: Part) -> dict[str, tuple[int, int]]:
@@ -121,9 +119,9 @@ def _matrices(part: Part) -> Iterator[tuple[str, Weight]]:
         if chosen is None:
             yield f"{product}.weight", (part.element, (rows, columns))
             continue
-        bits, block = chosen
+        bits, block = chosen.bits, chosen.block_size
         blocks, width = columns // block, bits * block // 8
-        if part.manifest.target == "portable":
+        if part.manifest.made_for.transposed:
             yield f"{product}.weight.codes", (INT4 if bits == 4 else INT8, (columns, rows))
             yield f"{product}.weight.scales", (part.element, (blocks, rows))
         else:
@@ -144,10 +142,10 @@ def inputs(part: Part) -> Ports:
     """What goes into a graph. None in a shape: known at run time only."""
     manifest, element = part.manifest, part.element
     found = {INPUT_IDS: Port(INT64, (None, None))}
-    found |= {ATTENTION_MASK: Port(INT64, (None, None))} if manifest.for_others else {PAST_LENGTHS: Port(INT64, (None,))}
+    found |= {PAST_LENGTHS: Port(INT64, (None,))} if manifest.made_for.own else {ATTENTION_MASK: Port(INT64, (None, None))}
     if not part.first:
         found[HIDDEN] = Port(element, (None, manifest.model.hidden_size))
-    if part.last and not manifest.for_others:
+    if part.last and manifest.made_for.own:
         found[NUM_LOGITS] = Port(INT64, (1,))
     if part.kernels:
         found |= dict.fromkeys((STEP_LENGTHS, CACHE_ROWS), Port(INT64, (None,)))
@@ -160,7 +158,7 @@ def outputs(part: Part) -> Ports:
     found = {NEXT_HIDDEN: Port(part.element, (None, manifest.model.hidden_size))}
     if part.last:
         found = {LOGITS: Port(FLOAT, (None, None, manifest.model.vocab_size))}
-        if manifest.target == "cuda":
+        if manifest.made_for.chooses:
             found[GREEDY_IDS] = Port(INT64, (None, None))
     return Ports(found | _cache(part, "present"), frozenset({GREEDY_IDS}))
 

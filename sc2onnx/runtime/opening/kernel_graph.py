@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from sc2onnx.bundle.contract import HIDDEN, INPUT_IDS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.bundle.kernels import CACHE_ROWS, DOMAIN, STEP_LENGTHS
 from sc2onnx.errors import BundleIntegrityError
-from sc2onnx.manifest import HIDDEN, INPUT_IDS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.runtime.opening.contradictions import REMEDY, check_same
 from sc2onnx.runtime.opening.expected import COS_CACHE, HEAD, SIN_CACHE, Part
 from sc2onnx.runtime.opening.onnx_graph import Node, OnnxGraph

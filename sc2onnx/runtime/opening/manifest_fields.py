@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from sc2onnx.bundle.contract import RING, kernel_graph_files
 from sc2onnx.bundle.kernels import ENDING, VERSION, version_for
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import NONE
 from sc2onnx.errors import BundleIntegrityError
-from sc2onnx.manifest import GROWING, LINEAR, RING, Manifest, kernel_graph_files
 from sc2onnx.runtime.opening.contradictions import REMEDY
 
 _FLOATS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_KINDS: Final = {"genai": LINEAR, "optimum": GROWING}
 
 
 def check_fields(manifest: Manifest) -> None:
@@ -22,7 +22,7 @@ def check_fields(manifest: Manifest) -> None:
     called = quantization.recipe if quantization else next(name for name, dtype in _FLOATS.items() if dtype == cache.dtype)
     if manifest.precision != called or (quantization and called in _FLOATS):
         raise BundleIntegrityError(f"precision is {manifest.precision[:80]!r}, expected {called[:80]!r} by the cache or the recipe: {REMEDY}")
-    if cache.kind != _KINDS.get(manifest.target, cache.kind):
+    if not manifest.made_for.own and cache.kind != manifest.made_for.cache:
         raise BundleIntegrityError(f"cache.kind is {cache.kind[:80]!r} for target {manifest.target!r}: {REMEDY}")
     _check_listed(manifest)
     oldest = _oldest(manifest)
@@ -35,7 +35,7 @@ def _oldest(manifest: Manifest) -> int:
     since = {
         2: manifest.quantization,
         3: manifest.stages,
-        4: manifest.for_others,
+        4: not manifest.made_for.own,
         5: manifest.agreeing_steps != NONE,
         6: manifest.kernels,
     }
@@ -53,7 +53,7 @@ def _check_listed(manifest: Manifest) -> None:
         )
     schemes = manifest.quantization.schemes.values() if manifest.quantization else ()
     ring, head_dim = manifest.cache.kind == RING, manifest.model.head_dim
-    fits = version_for(manifest.target, ring=ring, schemes=schemes, head_dim=head_dim)
+    fits = version_for(manifest.made_for, ring=ring, schemes=schemes, head_dim=head_dim)
     if manifest.kernels == VERSION and not fits:
         raise BundleIntegrityError(
             f"kernels is {manifest.kernels}, expected 0 for target {manifest.target!r}, {manifest.precision[:80]} and heads of {head_dim}: {REMEDY}",

@@ -6,11 +6,13 @@ and ONNX Runtime does as it is told. A bundle of a stranger gets none of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from sc2onnx.bundle.contract import RING
 from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
-from sc2onnx.manifest import RING, Manifest
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.targets import CPU, CUDA, TARGETS, Attention, Products
 from sc2onnx.runtime.opening.onnx_graph import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
 
 CONTRIB: Final = "com.microsoft"
@@ -62,21 +64,31 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
 }
 """Attributes of the operators that have some, and the values that they may have."""
 
-_MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization Reshape Shape Squeeze Sub"
-_HEADS: Final = "And GreaterOrEqual Less MatMul Mul Range RotaryEmbedding Slice Softmax Split Transpose Unsqueeze Where"
-_NBITS: Final = f"{MATMUL_NBITS} {GATHER_NBITS}"
+_MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization Reshape Shape Squeeze Sub".split()
+_MASKED: Final = "And GreaterOrEqual Less MatMul Mul Range Softmax Where".split()
+_HEADS: Final = [*_MASKED, *"RotaryEmbedding Slice Split Transpose Unsqueeze".split()]
+_RING: Final = [*_HEADS, *"Equal Mod ReduceMax TensorScatter".split()]
+
+_ATTENTION: Final[Mapping[Attention, Sequence[str]]] = {
+    "ring": _RING,
+    "scattered-ring": [*_RING, "Expand", "ScatterElements"],
+    "grouped-query": [GROUPED_QUERY, *"ArgMax Equal Mul ReduceSum Slice Where".split()],
+    "masked-grouped-query": [GROUPED_QUERY, "ReduceSum"],
+    "growing": [*_HEADS, "CumSum", "Max"],
+}
+"""Operators of each attention, and of choosing tokens. Earlier exporters wrote TensorScatter for
+``scattered-ring`` too."""
+
+_PRODUCTS: Final[Mapping[Products, Sequence[str]]] = {
+    "nbits": [MATMUL_NBITS, GATHER_NBITS],
+    "nbits-apart": [MATMUL_NBITS, GATHER_NBITS],
+    "standard": ["DequantizeLinear"],
+}
 
 ALLOWED: Final[Mapping[str, frozenset[str]]] = {
-    target: frozenset(names.split())
-    for target, names in {
-        "cpu": f"{_MODEL} {_HEADS} {_NBITS} Equal Mod ReduceMax TensorScatter",
-        "portable": f"{_MODEL} {_HEADS} DequantizeLinear Equal Expand Mod ReduceMax ScatterElements TensorScatter",
-        "cuda": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ArgMax Equal Mul ReduceSum Slice Where",
-        "genai": f"{_MODEL} {_NBITS} {GROUPED_QUERY} ReduceSum",
-        "optimum": f"{_MODEL} {_HEADS} {_NBITS} CumSum Max",
-    }.items()
+    name: frozenset([*_MODEL, *_ATTENTION[target.attention], *_PRODUCTS[target.products]]) for name, target in TARGETS.items()
 }
-"""Operators by target. TensorScatter for ``portable``: earlier exporters wrote it."""
+"""Operators by target."""
 
 KERNELS: Final = frozenset(
     ("Concat", "Reshape", "Shape", "Slice", "Sub", GATHER_NBITS, BLOCKWISE_LINEAR, RING_ATTENTION),
@@ -89,8 +101,10 @@ def check_operators(graph: OnnxGraph, manifest: Manifest, *, kernels: bool = Fal
 
     ``kernels``: whether it is a graph for the kernels.
     """
-    ring_for_cuda = manifest.target == "cuda" and manifest.cache.kind == RING  # of earlier exporters
-    allowed = KERNELS if kernels else ALLOWED["cpu" if ring_for_cuda else manifest.target]
+    target = manifest.made_for
+    if target is CUDA and manifest.cache.kind == RING:  # of earlier exporters
+        target = CPU
+    allowed = KERNELS if kernels else ALLOWED[target.name]
     if foreign := set(graph.opsets) - {"", CONTRIB} - ({DOMAIN} if kernels else set()):
         raise ValueError(f"it imports operators of {sorted(foreign)[0][:80]!r}, which the exporter never writes")
     for node in graph.nodes:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import BundleIntegrityError
-from sc2onnx.manifest import ModelFacts
 from sc2onnx.runtime.opening.contradictions import REMEDY
 from sc2onnx.runtime.opening.onnx_graph import BITS, FLOAT, FLOAT16, Tensor
 

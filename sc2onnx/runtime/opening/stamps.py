@@ -5,7 +5,7 @@ modification time (a backup, ``touch -r``, ``cp -p``, ``rsync -t``) cannot resto
 change, which the system sets, nor a copy the inode. In memory (tmpfs) writes through a mapping set
 no time, so what lies there is read every time. The memo lies in the user's cache directory,
 one file for each directory of hashed files, and counts for nothing where somebody else could have
-written it (:mod:`sc2onnx.trust`).
+written it (:mod:`sc2onnx.bundle.trust`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle import records
-from sc2onnx.directories import cache_directory, make_directory
-from sc2onnx.manifest import replace_text
-from sc2onnx.trust import check_directories, check_file
+from sc2onnx.bundle.directories import cache_directory, make_directory
+from sc2onnx.bundle.files import replace_text
+from sc2onnx.bundle.trust import check_directories, check_file
 
 LARGE: Final = 256_000_000
 """Bytes from which the digest of a file is remembered; smaller ones take a tenth of a second."""

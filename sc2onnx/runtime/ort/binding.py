@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.bundle.contract import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN, NUM_LOGITS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
 from sc2onnx.errors import CancelledError, InferenceError
-from sc2onnx.manifest import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN, NUM_LOGITS, PAST_LENGTHS, past_name, present_name
 from sc2onnx.runtime.exits import computing
 from sc2onnx.runtime.ort.devices import Device
 

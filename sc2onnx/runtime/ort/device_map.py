@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from sc2onnx.bundle.contract import LINEAR
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import DeviceError
-from sc2onnx.manifest import LINEAR, Manifest
 from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.ort.cuda import cuda_trouble
 from sc2onnx.runtime.ort.devices import Device

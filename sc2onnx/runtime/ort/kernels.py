@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.kernels import VERSION
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import KERNELS
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.arguments import one_of
 from sc2onnx.runtime.cache.slots import SlotType
 from sc2onnx.runtime.ort.devices import Device

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle.contract import WEIGHTS_FILE
 from sc2onnx.errors import CancelledError, InferenceError
 from sc2onnx.hints import install
-from sc2onnx.manifest import WEIGHTS_FILE
 from sc2onnx.runtime.exits import computing
 from sc2onnx.runtime.forks import outlive
 from sc2onnx.runtime.opening.protobuf import with_places

@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from sc2onnx.directories import cache_directory, make_directory
+from sc2onnx.bundle.directories import cache_directory, make_directory
+from sc2onnx.bundle.trust import check_directories, check_file, is_link
 from sc2onnx.errors import OutputError, RequestError
 from sc2onnx.runtime.opening.stamps import Memo, Stamp
 from sc2onnx.runtime.ort.packed_form import DATA, DEAD, ENTRY, Entry, PackedForm
-from sc2onnx.trust import check_directories, check_file, is_link
 
 DEFAULT_LIMIT: Final = 16_000_000_000
 """Of all packed forms together: a 15B model in int4 (8 GB) beside a few smaller ones (3B: 1.8 GB)."""

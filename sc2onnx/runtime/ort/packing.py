@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sc2onnx.bundle import records
+from sc2onnx.bundle.contract import WEIGHTS_FILE
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import DiskSpaceError, OutputError, Sc2onnxError
-from sc2onnx.manifest import WEIGHTS_FILE, Manifest
 from sc2onnx.runtime.limits import processors
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.opening.onnx_graph import MOST_BYTES, read_graph

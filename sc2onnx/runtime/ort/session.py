@@ -9,8 +9,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from sc2onnx.bundle.contract import GREEDY_IDS
 from sc2onnx.bundle.steps import EVEN
-from sc2onnx.manifest import GREEDY_IDS
 from sc2onnx.runtime.cache.storage import InMemory, Storage
 from sc2onnx.runtime.forks import Process
 from sc2onnx.runtime.opening.bundle import Bundle

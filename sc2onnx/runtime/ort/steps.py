@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sc2onnx.bundle.contract import RING
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import ANY, NONE, agreeing_steps
-from sc2onnx.manifest import RING, Manifest
 
 
 def steps_agree(manifest: Manifest) -> bool:

@@ -8,8 +8,8 @@ from typing import Final
 
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import RequestError, TokenIdError, TokenizerError
-from sc2onnx.manifest import TOKENIZER_FILE
 from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.arguments import text as checked_text
 from sc2onnx.runtime.text.tokenizer_file import guarded, open_tokenizer

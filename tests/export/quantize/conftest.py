@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.weights import schemes
 from sc2onnx.export.weights import LazyWeight, graph_weights

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import CheckpointError, TensorError
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import calibrate as room
 from sc2onnx.export.quantize.calibrate import affine, calibrate, embed
-from sc2onnx.export.quantize.codec import Floats, Scheme, dequantise, quantise
+from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.rounding import round_jointly
 from sc2onnx.export.quantize.store import Store

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
+from sc2onnx.bundle.schemes import BITS, BLOCK_SIZES, Scheme
 from sc2onnx.errors import RequestError
 from sc2onnx.export.graph.ops import CONTRIB, OPSET
 from sc2onnx.export.quantize import codec
-from sc2onnx.export.quantize.codec import BITS, BLOCK_SIZES, Codes, Floats, Quantised, Scheme, by_tiles, dequantise, pack, quantise, unpack
+from sc2onnx.export.quantize.codec import Codes, Floats, Quantised, by_tiles, dequantise, pack, quantise, unpack
 from tests.export.quantize.definition import meaning, numbers
 
 Doubles = npt.NDArray[np.float64]

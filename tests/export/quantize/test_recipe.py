@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.precision import PRECISIONS, Variant
-from sc2onnx.export.quantize.codec import Scheme
 from sc2onnx.export.quantize.recipe import CUDA_PRESETS, PRESETS, Override, Recipe, recipe
 from sc2onnx.export.quantize.weights import schemes
 from sc2onnx.export.weights import LazyWeight

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sc2onnx.bundle.schemes import BITS, BLOCK_SIZES, Scheme
 from sc2onnx.export.quantize import rounding
-from sc2onnx.export.quantize.codec import BITS, BLOCK_SIZES, Floats, Quantised, Scheme, dequantise, quantise
+from sc2onnx.export.quantize.codec import Floats, Quantised, dequantise, quantise
 from sc2onnx.export.quantize.rounding import DAMPING, TOWARDS_ORIGINAL, Moments, round_jointly
 
 Doubles = npt.NDArray[np.float64]

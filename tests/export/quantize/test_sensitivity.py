@@ -14,11 +14,12 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import TensorError
 from sc2onnx.evaluate.measure import compare
 from sc2onnx.export import export
 from sc2onnx.export.progress import Silent
-from sc2onnx.export.quantize.codec import Scheme, dequantise, quantise
+from sc2onnx.export.quantize.codec import dequantise, quantise
 from sc2onnx.export.quantize.recipe import Override, Recipe
 from sc2onnx.export.quantize.sensitivity import lift_room, lifted, measure
 from sc2onnx.export.weights import LazyWeight

@@ -16,12 +16,13 @@ import filelock
 import numpy as np
 import pytest
 
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize import store as room
-from sc2onnx.export.quantize.codec import Scheme, quantise
+from sc2onnx.export.quantize.codec import quantise
 from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
 from tests.runtime.opening.test_stamps import for_all, for_the_group, give_away, linked_away, posix
 

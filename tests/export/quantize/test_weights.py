@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import RequestError
 from sc2onnx.export import weights as floats_room
-from sc2onnx.export.quantize.codec import Quantised, Scheme, quantise
+from sc2onnx.export.quantize.codec import Quantised, quantise
 from sc2onnx.export.quantize.recipe import Override, Recipe
 from sc2onnx.export.quantize.weights import Layout, nearest, quantised_weights, schemes
 from sc2onnx.export.weights import LazyWeight, total_bytes

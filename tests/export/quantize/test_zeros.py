@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sc2onnx import cli
+from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.cli.main import main
 from sc2onnx.export import Calibration, export
 from sc2onnx.export import weights as floats_room
 from sc2onnx.export.plan import WeightPlan
 from sc2onnx.export.quantize import calibrate
-from sc2onnx.export.quantize.codec import ZERO_SCALE, Quantised, Scheme, quantise
+from sc2onnx.export.quantize.codec import ZERO_SCALE, Quantised, quantise
 from sc2onnx.export.quantize.corpus import LENGTH
 from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.quantize.rounding import Moments, round_jointly
@@ -149,7 +150,7 @@ def test_a_plan_has_no_doubts_before_anything_is_written() -> None:
 
 def test_the_command_line_says_it_in_one_line(make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = make_checkpoint(SIZES, edit=zeroed((EMBEDDING, 0)))
-    assert cli.main(["export", str(checkpoint), str(tmp_path / "bundle"), "--precision", "int8"]) == 0
+    assert main(["export", str(checkpoint), str(tmp_path / "bundle"), "--precision", "int8"]) == 0
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert lines[-2] == f"warning: {message(f'tensor {EMBEDDING}', 2)}"

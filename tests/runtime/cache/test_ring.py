@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError, RewindError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.cache.ring import RingCache
 from sc2onnx.runtime.cache.shape import CacheShape, default_capacity, first_capacity, round_up
 from sc2onnx.runtime.cache.slots import TILE, cache_shape, slot_bytes

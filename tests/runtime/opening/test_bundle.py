@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError, RequestError, TokenizerError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.opening import stamps
 from sc2onnx.runtime.opening.bundle import Bundle
 
@@ -98,8 +98,8 @@ def put(name: str, value: Any, raw: dict[str, Any]) -> None:
 
 
 def test_a_newer_manifest(copy: Path) -> None:
-    edit(copy, lambda raw: raw.update(format_version=7, something_new={}))
-    with pytest.raises(BundleVersionError, match="format_version 7, this sc2onnx reads 1 to 6: upgrade sc2onnx"):
+    edit(copy, lambda raw: raw.update(format_version=8, something_new={}))
+    with pytest.raises(BundleVersionError, match="format_version 8, this sc2onnx reads 1 to 7: upgrade sc2onnx"):
         sc2onnx.load(copy)
 
 
@@ -120,7 +120,7 @@ def test_a_newer_manifest(copy: Path) -> None:
             "for target 'cpu' with a cache of kind 'ring-transposed-values' in 'float16', this version runs 'cpu', 'ring-",
         ),
         (lambda raw: raw["cache"].update(dtype="float8"), "cache.dtype is 'float8', expected one of float32"),
-        (lambda raw: raw.update(target="rocm"), "for target 'rocm'"),
+        (lambda raw: raw.update(target="rocm"), "target is 'rocm', expected one of cpu, portable, cuda"),
         (lambda raw: raw["model"].update(sliding_window=-5), "sliding_window is -5"),
         (lambda raw: raw["model"].update(sliding_window=255.5), "sliding_window is 255.5"),
         (lambda raw: raw["model"].update(sliding_window="256"), "sliding_window is '256'"),

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from sc2onnx.bundle.contract import kernel_graph_files
 from sc2onnx.bundle.kernels import VERSION
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleError, BundleIntegrityError
-from sc2onnx.manifest import Manifest, kernel_graph_files
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.opening.protobuf import message
 from tests.runtime.opening.test_agreement import SAYS_NOTHING, edit, nested, number, opened, replace, swap
@@ -65,7 +66,7 @@ def test_integers_of_the_format_before(copy: Path) -> None:
     assert "kernels" not in json.loads(manifest.to_json())
 
 
-@pytest.mark.parametrize("version", [5, 4, 3, 2, 1])
+@pytest.mark.parametrize("version", [6, 5, 4, 3, 2, 1])
 def test_floats_of_earlier_formats(bundle: Path, tmp_path: Path, version: int) -> None:
     since = {"kernels": 6, "agreeing_steps": 5, "stages": 3, "quantization": 2}
     shutil.copytree(bundle, to := tmp_path / "copy", copy_function=os.link)

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from sc2onnx.directories import cache_directory, make_directory
+from sc2onnx.bundle.directories import cache_directory, make_directory
+from sc2onnx.bundle.trust import check_directories, check_file, is_link
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime.opening import stamps
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.opening.stamps import Memo, Stamp
-from sc2onnx.trust import check_directories, check_file, is_link
 
 DATA = "model.onnx.data"
 SETTLED = 0.1

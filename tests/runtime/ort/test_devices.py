@@ -12,10 +12,10 @@ import onnxruntime as ort
 import pytest
 
 import sc2onnx
-from sc2onnx.doctor import diagnose
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.cli.doctor import diagnose
 from sc2onnx.errors import DeviceError, InferenceError, RequestError
 from sc2onnx.hints import install
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.ort import cuda, device_map, loading, probe
 from sc2onnx.runtime.ort.cuda import (
     Driver,

@@ -14,9 +14,9 @@ import pytest
 
 import sc2onnx
 from sc2onnx.bundle.kernels import VERSION
-from sc2onnx.doctor import diagnose
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.cli.doctor import diagnose
 from sc2onnx.errors import MissingDependencyError, RequestError
-from sc2onnx.manifest import Manifest
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import VARIABLE, Kernels, Missing, kept_slots, look, usable
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import sc2onnx
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
 from sc2onnx.errors import OutputError, Sc2onnxError
 from sc2onnx.runtime.opening import stamps
 from sc2onnx.runtime.opening.bundle import Bundle

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
-from sc2onnx.directories import cache_directory
+from sc2onnx.bundle.directories import cache_directory
 from sc2onnx.errors import DiskSpaceError, MissingDependencyError, OutputError, RequestError
 from sc2onnx.evaluate import bundle_opener
 from sc2onnx.runtime.loading import open_model

@@ -16,7 +16,7 @@ import os, sys
 import sc2onnx
 model = sc2onnx.load(sys.argv[1], threads=1)
 model.generate("def f(", max_new_tokens=2)
-from sc2onnx.doctor import diagnose
+from sc2onnx.cli.doctor import diagnose
 print(*(finding.detail for finding in diagnose() if finding.subject == "telemetry"))
 print(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0)
 print(os.environ["ORT_DISABLE_TELEMETRY"])

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx.card import render
-from sc2onnx.manifest import Manifest, Provenance, plain_text
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.model_card import render
+from sc2onnx.bundle.provenance import Provenance
+from sc2onnx.bundle.texts import plain_text
 
 EVIL = "x\n---\nlicense: mit\n# Title | `code` <script>alert(1)</script> [click](http://x) ![i](y) \x1b[2J \u202e*bold*"
 

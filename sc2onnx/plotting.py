@@ -6,9 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sc2onnx.bundle.files import replace_bytes
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import install
-from sc2onnx.manifest import replace_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sc2onnx.bundle import records
-from sc2onnx.card import PLACE
-from sc2onnx.errors import BundleIntegrityError, BundleNotFoundError, HubError, RequestError, Sc2onnxError
-from sc2onnx.manifest import CARD_FILE, MANIFEST_FILE, Manifest
+from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE
+from sc2onnx.bundle.hub_errors import TOO_MANY, Wording, explained, status_of
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.model_card import PLACE
+from sc2onnx.errors import BundleIntegrityError, BundleNotFoundError, HubError, RequestError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -25,6 +26,25 @@ _MOST_CARD_BYTES: Final = 4 << 20
 
 _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """``owner/name``, with one slash; a path that looks like that can be written ``./owner/name``."""
+
+
+_BUNDLE: Final = Wording(
+    missing=BundleNotFoundError,
+    refused=HubError,
+    absent="no directory {repo}, and no hub repository {repo}",
+    uncached="no directory {repo}, and the hub cannot be reached nor does its local cache hold {repo}",
+    incomplete=f"{{repo}} on the hub is no bundle (it has no {MANIFEST_FILE}): make one with `sc2onnx export {{repo}} OUT`",
+    denied="{repo}: the hub refused ({status}): {remedy}",
+    failed="{repo} on the hub could not be used ({error}): correct the name, or try again when the hub can be reached",
+)
+"""For what may be a path or a bundle on the hub."""
+
+_REPOSITORY: Final = replace(
+    _BUNDLE,
+    absent="no hub repository {repo}",
+    uncached="the hub cannot be reached nor does its local cache hold {repo}",
+)
+"""For a repository that is pushed to."""
 
 
 def is_id(text: str) -> bool:
@@ -57,7 +77,7 @@ def located(bundle: str | Path, revision: str | None = None) -> Path:
         return path
     if reason := mistyped(repo, revision):
         raise BundleNotFoundError(f"no bundle at {repo}: {reason}")
-    with _explained(repo, revision, f"no directory {repo}, and "):
+    with explained(repo, revision, _BUNDLE):
         return _cached(repo, revision) or _fetched(repo, revision, local=not answers(repo, revision))
 
 
@@ -111,13 +131,9 @@ def answers(repo: str, revision: str | None = None) -> bool:
     asking.start()
     asking.join(limit)
     error = outcome[0] if outcome else TimeoutError()
-    if isinstance(error, errors.HfHubHTTPError) and _code(error) < 500 and _code(error) != _TOO_MANY:
+    if isinstance(error, errors.HfHubHTTPError) and status_of(error) < 500 and status_of(error) != TOO_MANY:
         raise error
     return error is None
-
-
-_TOO_MANY: Final = 429
-"""HTTP's status for requests that come too fast."""
 
 
 def push(
@@ -136,7 +152,7 @@ def push(
     if not is_id(repo):
         raise RequestError(f"the repository is {repo!r}, expected OWNER/NAME")
     card = _card(directory).replace(PLACE, repo)
-    with _explained(repo, revision, ""):
+    with explained(repo, revision, _REPOSITORY):
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
@@ -178,50 +194,3 @@ def _listed(api: HfApi, repo: str, revision: str | None) -> set[str]:
     """Files of the bundle that is there."""
     path = Path(api.hf_hub_download(repo, MANIFEST_FILE, revision=revision))
     return set(Manifest.read(path.parent).files)
-
-
-@contextmanager
-def _explained(repo: str, revision: str | None, before: str) -> Iterator[None]:
-    """huggingface_hub's errors as ours, each with what to do. ``before``: what was looked for first."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.LocalTokenNotFoundError as error:
-        raise HubError(f"there is no login for the hub, which {repo} needs: log in with `hf auth login`, or set HF_TOKEN") from error
-    except errors.GatedRepoError as error:
-        raise HubError(f"{repo} is gated: accept its licence on the hub, then log in with `hf auth login`") from error
-    except errors.RevisionNotFoundError as error:
-        raise BundleNotFoundError(f"{repo} has no revision {revision!r} on the hub: give a branch, tag or commit that exists") from error
-    except errors.RepositoryNotFoundError as error:
-        raise BundleNotFoundError(f"{before}no hub repository {repo}: correct the name, or log in if it is private") from error
-    except errors.LocalEntryNotFoundError as error:  # before the next one, which it is a kind of
-        raise BundleNotFoundError(
-            f"{before}the hub cannot be reached nor does its local cache hold {repo}: "
-            "correct the path, or, for a hub id, connect or unset HF_HUB_OFFLINE"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise BundleNotFoundError(f"{repo} on the hub is no bundle (it has no {MANIFEST_FILE}): make one with `sc2onnx export {repo} OUT`") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise HubError(f"HF_HUB_OFFLINE is set, and {repo} is on the hub: unset it") from error
-    except errors.HfHubHTTPError as error:
-        raise HubError(f"{repo}: the hub refused ({_status(error)}): {_STATUS.get(_code(error), 'try again')}") from error
-    except Sc2onnxError:
-        raise
-    except Exception as error:  # the HTTP library below, and so its exceptions, differ between versions of huggingface_hub
-        raise HubError(f"{repo} on the hub could not be used ({error}): correct the name, or try again when the hub can be reached") from error
-
-
-_STATUS: Final = {
-    401: "log in with `hf auth login`, or set HF_TOKEN",
-    403: "use a token that may write to it, of an account that it belongs to",
-    404: "correct the name, or log in if it is private",
-}
-
-
-def _code(error: Exception) -> int:
-    return int(getattr(getattr(error, "response", None), "status_code", 0))
-
-
-def _status(error: Exception) -> str:
-    return str(_code(error) or str(error).strip().splitlines()[0])

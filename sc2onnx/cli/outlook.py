@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from sc2onnx.bundle.contract import MANIFEST_FILE
+from sc2onnx.bundle.facts import ModelFacts
+from sc2onnx.bundle.targets import TARGETS
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
 from sc2onnx.export.adapter import ADAPTER_CONFIG
@@ -18,15 +21,12 @@ from sc2onnx.export.checkpoint import CONFIG_FILE, read_config
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.forecast import Forecast, calibration_seconds, facts, forecast, variants
 from sc2onnx.export.shapes import SHAPES
-from sc2onnx.manifest import MANIFEST_FILE, ModelFacts
 from sc2onnx.runtime.memory import available
 from sc2onnx.runtime.summary import MemoryNeed, memory_ahead
+from sc2onnx.tables import aligned, column_widths
 
 CONTEXTS: Final = (1024, 4096, 16384)
 """Tokens at which running is looked at, as far as the model's context goes."""
-
-_PACKED: Final = "cpu"
-"""The target whose integer weights are kept packed where ``sc2onnx-kernels`` are installed, in as many bytes at most."""
 
 _FEW_TOKENS: Final = 8192
 """A shorter text of calibration, to show what that saves."""
@@ -67,7 +67,8 @@ class Row:
     @property
     def packed(self) -> int:
         """Bytes that its weights, packed, take at most in the cache directory of whoever runs it on the kernels; 0 for none."""
-        return self.forecast.weights if self.quantised and _PACKED in self.targets else 0
+        packed = self.quantised and any(TARGETS[name].kernels for name in self.targets)
+        return self.forecast.weights if packed else 0
 
     @property
     def packed_fits(self) -> bool | None:
@@ -77,7 +78,7 @@ class Row:
     @property
     def on_gpu(self) -> bool:
         """Whether it can only run there: in memory that is not looked at."""
-        return self.targets == ("cuda",)
+        return all(TARGETS[name].device == "cuda" for name in self.targets)
 
     @property
     def memory_fits(self) -> bool | None:
@@ -169,11 +170,11 @@ def lines(ahead: Outlook) -> list[str]:
     """A table for a person, in GB, and what it needs to be understood."""
     contexts = [need.context for need in ahead.rows[0].running]
     table = [_headings(contexts), *map(_cells, ahead.rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths = column_widths(table)
     first = sum(widths[:3]) + 2 * 3
     over = f"{'':<{first}}{'to export':<{sum(widths[3:5]) + 4}}{'':<{widths[5] + 2}}memory to run, by tokens of context"
     shown = [f"{ahead.name}: {ahead.model.parameters:,} parameters, context {ahead.model.context_length:,}, sizes in GB", "", over]
-    shown += ["  ".join(_align(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
+    shown += aligned(table, left=(0, 1))
     shown += ["", *(f"{precision}: {reason}" for precision, reason in ahead.refused.items()), *_notes(ahead)]
     return shown
 
@@ -231,10 +232,6 @@ def _time(seconds: float) -> str:
 
 def _mark(fits: bool | None) -> str:
     return "!" if fits is False else " "
-
-
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < 2 else cell.rjust(width)
 
 
 def _notes(ahead: Outlook) -> list[str]:

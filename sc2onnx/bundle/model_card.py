@@ -6,7 +6,11 @@ import json
 import re
 from typing import Final
 
-from sc2onnx.manifest import TOKENIZER_FILE, Manifest, Provenance, Verification, plain_text
+from sc2onnx.bundle.contract import TOKENIZER_FILE
+from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.provenance import Provenance, Verification
+from sc2onnx.bundle.targets import GENAI, OPTIMUM
+from sc2onnx.bundle.texts import plain_text
 
 PLACE: Final = "PATH/OF/THIS/DIRECTORY"
 """Stands in the card for where the bundle is, which is known when it is pushed."""
@@ -82,20 +86,25 @@ StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from
 
 def _use(manifest: Manifest) -> str:
     """How to install what runs it, and a program."""
-    package, program = _program(manifest)
-    where = "" if manifest.for_others else "In a clone of sc2onnx:\n\n"
-    return f"{where}```\npip install {package}\n```\n\n```python\n{program}\n```\n"
+    target = manifest.made_for
+    package = target.installed_by(manifest.cache.dtype)
+    shown = package if re.fullmatch("[a-z-]+", package) else f'"{package}"'
+    where = "In a clone of sc2onnx:\n\n" if target.own else ""
+    return f"{where}```\npip install {shown}\n```\n\n```python\n{_program(manifest)}\n```\n"
 
 
-def _program(manifest: Manifest) -> tuple[str, str]:
-    """The package that runs it, and what to write."""
-    if manifest.target == "genai":
-        return "onnxruntime-genai" + ("" if manifest.cache.dtype == "float32" else "-cuda"), _GENAI_USE
-    if manifest.target == "optimum":
-        return '"optimum-onnx[onnxruntime]"', _OPTIMUM_USE
+def _program(manifest: Manifest) -> str:
+    """What to write to run it."""
+    target = manifest.made_for
+    if not target.own:
+        return _OTHERS_USE[target.name]
     calls = _TEXT_USE if TOKENIZER_FILE in manifest.files else _IDS_USE
-    extra, device = ("gpu", ', device="cuda"') if manifest.target == "cuda" else ("cpu", "")
-    return f'".[{extra}]"', f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}'
+    device = "" if target.device == "cpu" else f', device="{target.device}"'
+    return f'import sc2onnx\n\nmodel = sc2onnx.load("{PLACE}"{device})\n{calls}'
+
+
+_OTHERS_USE: Final = {GENAI.name: _GENAI_USE, OPTIMUM.name: _OPTIMUM_USE}
+"""Target that another runtime runs -> a program for that."""
 
 
 def _front_matter(origin: Provenance) -> str:

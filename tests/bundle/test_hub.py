@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 import sc2onnx
+from sc2onnx.bundle.hub import located
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import BundleNotFoundError, RequestError
-from sc2onnx.hub import located
-from sc2onnx.manifest import Manifest
-from tests.hub.fake import Hub, serving
+from tests.bundle.fake_hub import Hub, serving
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -204,9 +204,9 @@ def test_a_card_that_is_none(hub: Hub, run: Run, bundle: Path, tmp_path: Path, c
 
 CHANGED = """
 import pathlib
-from sc2onnx import hub
+from sc2onnx.bundle import hub
 from sc2onnx.errors import BundleError
-from sc2onnx.manifest import Manifest
+from sc2onnx.bundle.manifest import Manifest
 directory = pathlib.Path({directory!r})
 manifest = Manifest.read(directory)
 with (directory / "config.json").open("a") as file:

@@ -1,0 +1,41 @@
+"""``sc2onnx export``: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+
+from sc2onnx.cli.outputs import print_json
+from sc2onnx.cli.terminal import say
+
+
+def export(args: argparse.Namespace) -> int:
+    """Run ``export``."""
+    from sc2onnx.export import Calibration, export
+    from sc2onnx.export.progress import for_stream
+
+    began = time.perf_counter()
+    files = None if args.calibration is None else tuple(args.calibration)
+    wanted = False if args.no_calibration else None
+    manifest = export(
+        args.checkpoint,
+        args.out,
+        precision=args.precision,
+        target=args.target,
+        revision=args.revision,
+        allow_settings=tuple(args.allow_setting),
+        calibration=Calibration(wanted, files, args.calibration_tokens),
+        stages=args.stages,
+        overwrite=args.overwrite,
+        progress=for_stream(),
+    )
+    seconds = time.perf_counter() - began
+    if args.json:
+        facts = {"bundle": str(args.out), "seconds": seconds, "manifest": asdict(manifest)}
+        print_json(facts)
+        return 0
+    size = f"{manifest.weight_bytes / 1e9:.3f} GB"
+    what = f"{manifest.precision} for {manifest.target}"
+    say(f"{args.out}: {manifest.model.parameters:,} parameters, {what}, {size}, {seconds:.1f} s")
+    return 0

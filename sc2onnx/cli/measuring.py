@@ -1,0 +1,158 @@
+"""``verify``, ``evaluate`` and ``bench``: how right, how good and how fast bundles are."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sc2onnx.cli.outputs import check_outputs, check_writable, publish, write_figures
+from sc2onnx.cli.terminal import say_all
+from sc2onnx.messages import tell
+from sc2onnx.tables import line
+
+if TYPE_CHECKING:
+    from sc2onnx.bundle.provenance import Verification
+    from sc2onnx.evaluate import Opener
+    from sc2onnx.verify.run import CaseResult, Report
+
+_HEADINGS: Final = ("length", "split", "max diff", "relative", "KL", "top-1")
+_WIDTHS: Final = (7, 15, 9, 9, 9, 8)
+"""Columns of the table of ``verify``, whose rows are shown as they come."""
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Run ``verify``; the status is 1 where the bundle failed."""
+    from sc2onnx.verify import verify
+    from sc2onnx.verify.run import record
+
+    check_writable(args.json)
+    report = verify(
+        args.bundle,
+        args.checkpoint,
+        text=args.text,
+        max_length=args.max_length,
+        greedy_tokens=args.greedy,
+        kernels=args.kernels,
+        tell=_Cases(),
+        keep=False,
+    )
+    try:
+        say_all(_verdict(report.summary))
+    finally:  # a disk that is full, here or below, costs no figure that another place can take
+        if args.kernels == "off":
+            record(args.bundle, report)
+        if args.json is not None:
+            write_figures(args.json, {"summary": asdict(report.summary), "cases": _cases(report)})
+    return 0 if report.summary.passed else 1
+
+
+class _Cases:
+    """Shows each case of a verification as a row of a table, the first below the headings."""
+
+    def __init__(self) -> None:
+        self._headed = False
+
+    def __call__(self, result: CaseResult) -> None:
+        if not self._headed:
+            self._row(_HEADINGS)
+            self._headed = True
+        found = result.difference
+        diffs = (f"{found.max_abs_diff:.2e}", f"{found.max_rel_diff:.2e}")
+        rest = (f"{found.kl_divergence:.2e}", f"{found.top1_agreement:.2%}")
+        self._row((str(result.case.length), result.case.split, *diffs, *rest))
+
+    @staticmethod
+    def _row(cells: tuple[str, ...]) -> None:
+        tell(line(cells, _WIDTHS, left=(1,)))
+
+
+def _cases(report: Report) -> list[dict[str, object]]:
+    """Every case for JSON."""
+    return [{"length": found.case.length, "split": found.case.split, **found.difference.figures()} for found in report.cases]
+
+
+def _verdict(summary: Verification) -> list[str]:
+    """What a comparison found, in lines for a person."""
+    relative, absolute = summary.shown("max_rel_diff", ".2e"), summary.shown("max_abs_diff", ".2e")
+    limit = f"of the largest logit at most (tolerance {summary.tolerance:.2g})"
+    divergence = f"KL divergence {summary.shown('kl_divergence', '.2e')} nats"
+    agreement = f"same top token {summary.shown('top1_agreement', '.2%')}"
+    nll = f"NLL {summary.shown('nll', '.4f')} (torch {summary.shown('nll_reference', '.4f')})"
+    return [
+        f"against {summary.reference}",
+        f"on {summary.text}",
+        f"logits: {relative} {limit}, {absolute} absolute",
+        f"{divergence}, {agreement}, {nll}, {summary.positions:,} positions",
+        f"greedy: {summary.greedy_match} of {summary.greedy_tokens} tokens equal",
+        "passed" if summary.passed else "FAILED",
+    ]
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Run ``evaluate``."""
+    from sc2onnx.evaluate import Settings, evaluate
+    from sc2onnx.evaluate.plot import plot
+    from sc2onnx.evaluate.table import lines
+
+    settings = Settings(
+        length=args.length,
+        max_tokens=args.max_tokens,
+        infill=args.infill,
+        seed=args.seed,
+        threads=args.threads,
+        order=args.order,
+        kernels=args.kernels,
+        cache_type=args.cache_type,
+    )
+    check_outputs(args)
+    report = evaluate(
+        args.bundle,
+        args.files,
+        also=args.also,
+        against=_reference(args),
+        settings=settings,
+        tell=tell,
+    )
+    publish(args, lines(report), report.figures, lambda path: plot(report, path))
+    return 0
+
+
+def _reference(args: argparse.Namespace) -> Opener | None:
+    """Open what ``--against`` names: a bundle, or else a checkpoint, which torch computes."""
+    from sc2onnx.bundle.contract import MANIFEST_FILE
+    from sc2onnx.bundle.manifest import Manifest
+    from sc2onnx.evaluate import reference_opener
+
+    if args.against is None:
+        return None
+    if (Path(args.against) / MANIFEST_FILE).exists():
+        return reference_opener(args.against, args.threads, args.kernels, args.cache_type)
+    origin = Manifest.read(args.bundle).provenance
+    from sc2onnx.verify import torch_opener
+
+    return torch_opener(args.against, origin, args.threads)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Run ``bench``."""
+    from sc2onnx.bench import Settings, bench
+    from sc2onnx.bench.plot import plot
+    from sc2onnx.bench.table import lines
+
+    settings = Settings(
+        contexts=None if args.contexts is None else tuple(args.contexts),
+        steps=tuple(args.steps),
+        prefill=None if args.prefill is None else tuple(args.prefill),
+        repeat=args.repeat,
+        threads=args.threads,
+        real_prefill=args.real_prefill,
+        device=args.device,
+        kernels=args.kernels,
+        cache_type=args.cache_type,
+    )
+    check_outputs(args)
+    report = bench(args.bundle, also=args.also, settings=settings, tell=tell)
+    publish(args, lines(report), report.figures, lambda path: plot(report, path))
+    return 0
