@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sc2onnx.errors import InferenceError, SamplingError
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, candidates, log_probability, nucleus
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, candidates, drawn, log_probability, nucleus
 
 NO_PROMPT = np.zeros(0, dtype=np.int64)
 
@@ -130,3 +130,18 @@ def test_impossible_parameters_are_named(wrong: dict[str, Any]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(SamplingError, match=re.escape(f"{name} is {value!r}, expected")):
         SamplingParameters(**wrong)
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
+def test_a_draw_is_where_the_running_sum_passes(size: int) -> None:
+    """Also where weights are zero, as those of tokens that must not be drawn, and at either end."""
+    random = np.random.default_rng(size)
+    for _ in range(50):
+        weights = random.random(size) * (random.random(size) < 0.3)
+        weights[random.integers(size)] = 1.0
+        expected = weights.cumsum()
+        for share in (0.0, *random.random(20), np.nextafter(1.0, 0.0), 1.0):
+            found = drawn(weights, float(share))
+            assert weights[found] > 0
+            before, after = expected[found] - weights[found], expected[found]
+            assert before - 1e-9 <= share * expected[-1] <= after + 1e-9
