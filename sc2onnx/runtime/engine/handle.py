@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Generator
+from contextlib import suppress
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from sc2onnx.errors import CancelledError, SequenceStateError
 from sc2onnx.runtime.engine.loop import Engine
@@ -163,13 +165,39 @@ class Handle(Generic[T]):
         import asyncio  # by now the caller has; without it, there is no need for it
 
         try:
-            part = await asyncio.to_thread(next, self, None)
+            if self._engine.threaded and not self._closed:
+                self._begin()
+                await self._until_ready()
+                part = next(self, None)
+            else:
+                part = await asyncio.to_thread(next, self, None)
         except asyncio.CancelledError:
             self.cancel()
             raise
         if part is None:
             raise StopAsyncIteration
         return part
+
+    async def _until_ready(self) -> None:
+        """Wait for a part or the end without a thread, as long as the engine has one of its own."""
+        import asyncio
+
+        row, loop = self._row, asyncio.get_running_loop()
+        while not row.ready and self._engine.threaded:
+            event = asyncio.Event()
+
+            def wake(event: asyncio.Event = event) -> None:
+                with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                    loop.call_soon_threadsafe(event.set)
+
+            row.wake = wake
+            try:
+                if not row.ready and self._engine.threaded:
+                    await event.wait()
+            finally:
+                row.wake = None
+        if not row.ready:
+            await asyncio.to_thread(self._engine.wait, row)
 
     async def aclose(self) -> None:
         """Close it from asyncio: the event loop goes on while the step that runs stops."""
@@ -253,7 +281,10 @@ class Task(Handle[Piece]):
             raise self._row.error
         return self._row.completion()
 
-    def __await__(self):  # type: ignore[no-untyped-def]  # a generator of asyncio's own
-        import asyncio
+    def __await__(self) -> Generator[Any, None, Completion]:
+        return self._result().__await__()
 
-        return asyncio.to_thread(self.result).__await__()
+    async def _result(self) -> Completion:
+        self._begin()
+        await self._until_ready()
+        return self.result()

@@ -220,6 +220,11 @@ class Engine:
 
     # A thread of its own.
 
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own computes."""
+        return self._thread is not None
+
     def start(self) -> None:
         """Have a thread compute, so that callers only wait. Starting twice is fine."""
         self.process.check()
@@ -235,6 +240,9 @@ class Engine:
         self._work.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        for row in [*self._active, *self._waiting, *self._fresh]:
+            if row.wake is not None:  # its reader has to find another way to wait
+                row.wake()
         self._rouse()
 
     def _serve(self) -> None:

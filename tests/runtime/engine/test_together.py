@@ -144,14 +144,45 @@ def test_sequences_and_requests_share_the_model(load: Load) -> None:
         assert [each.result() for each in generated] == [plain.generate(prompt, max_new_tokens=12) for prompt in PROMPTS[:3]]
 
 
-def test_streams_of_asyncio_are_computed_together(load: Load) -> None:
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_streams_of_asyncio_are_computed_together(load: Load, own_thread: bool) -> None:
+    """Also more than there are threads to wait in."""
     plain, model = load(prefix_memory=0), load(prefix_memory=0)
+    if own_thread:
+        model.start()
 
     async def read(prompt: str) -> str:
         async with model.stream(prompt, max_new_tokens=16) as stream:
             return "".join([piece.text async for piece in stream])
 
     async def all_of() -> list[str]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1 if own_thread else 8))
         return await asyncio.gather(*map(read, PROMPTS))
 
     assert asyncio.run(all_of()) == [plain.generate(prompt, max_new_tokens=16).text for prompt in PROMPTS]
+    model.stop()
+
+
+def test_a_task_of_asyncio_that_is_cancelled_frees_its_place(load: Load) -> None:
+    model = load(prefix_memory=0)
+    model.start()
+
+    async def cancelled() -> None:
+        stream = model.stream(CODE[:200], max_new_tokens=1000, stop_tokens=())
+
+        async def read() -> None:
+            async for _ in stream:
+                pass
+
+        reading = asyncio.create_task(read())
+        while not stream.generated_tokens:
+            await asyncio.sleep(0.001)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await stream.aclose()
+        assert stream.finish_reason == "cancelled"
+
+    asyncio.run(cancelled())
+    model.stop()
+    assert model.memory_footprint().cache == 0
