@@ -161,13 +161,16 @@ def own(ask: Ask, rows: int, seeded: bool) -> None:
     try:
         streams = [TokenStream(engine, ask.row(i, seed=i if seeded else None), submitted=True) for i in range(rows)]
         for stream in streams:
-            next(stream)
+            while not stream.generated_tokens:
+                next(streams[0])
         inside.clear()
         began = time.perf_counter()
         with engine.alone(inside=True):
             steps = 0
             while steps < 12 and engine.step():
                 steps += 1
+                for stream in streams:
+                    stream._row.parts.clear()  # read, so that no row stands still
         whole = time.perf_counter() - began
         for stream in streams:
             stream.close()
@@ -197,7 +200,8 @@ def coming(ask: Ask) -> None:
     step = engine.step
     streams = [TokenStream(engine, ask.row(i, count=400), submitted=True) for i in range(4)]
     for stream in streams:
-        next(stream)
+        while not stream.generated_tokens:
+            next(streams[0])
 
     def measure() -> float:
         inside = 0.0
@@ -238,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--only", nargs="+", choices=("threads", "arrivals", "prompt", "own", "coming"), help="these alone")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="of each stream (default: 64)")
+    parser.add_argument("--tokens", type=int, default=128, metavar="N", help="of each stream (default: 128)")
     parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens of their prompts (default: 64)")
     parser.add_argument("--prompt", type=int, default=2000, metavar="N", help="tokens of the prompt that enters (default: 2000)")
     parser.add_argument("--over", type=float, default=20.0, metavar="S", help="seconds over which streams arrive (default: 20)")

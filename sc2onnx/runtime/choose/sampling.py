@@ -12,9 +12,14 @@ import numpy.typing as npt
 from sc2onnx.errors import InferenceError, SamplingError
 from sc2onnx.runtime.arguments import shown
 
-_HEADS: Final = (1e-2, 1e-4, 0.0)
-"""Top-p looks at tokens at least so likely, relative to the most likely one, first: sorting 49,152
-weights costs 3 ms, and the nucleus is nearly always small."""
+_LIKELY: Final = 1e-2
+"""Top-p looks at tokens at least so likely, relative to the most likely one, first: the nucleus is
+nearly always small."""
+
+_SORTED: Final = 1024
+"""Weights that are sorted."""
+
+_BINS: Final = 1024
 
 _BLOCK: Final = 256
 """Weights that are summed before it is looked which of them is drawn."""
@@ -165,15 +170,30 @@ def drawn(weights: npt.NDArray[np.float64], share: float) -> int:
 
 
 def nucleus(weights: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
-    """Sorted indices of the fewest weights that together reach ``top_p`` of the sum; one at least (Holtzman 2020)."""
-    goal, most = top_p * weights.sum(), weights.max()
-    for least in _HEADS:
-        likely = np.flatnonzero(weights >= least * most)
-        if weights[likely].sum() >= goal:
+    """Sorted indices of the fewest weights that together reach ``top_p`` of the sum; one at least (Holtzman 2020).
+
+    Sorting 49,152 weights costs 3 ms. So bins of weights are summed, from the largest, and only the
+    bin that reaches the goal is looked into, until it is small enough to be sorted.
+    """
+    goal, kept = top_p * weights.sum(), np.zeros(weights.size, dtype=np.bool_)
+    pool = np.flatnonzero(weights >= _LIKELY * weights.max())
+    if weights[pool].sum() < goal:
+        pool = np.arange(weights.size)
+    while pool.size > _SORTED:
+        inside = weights[pool]
+        low, high = inside.min(), inside.max()
+        if low == high:
             break
-    order = likely[np.argsort(-weights[likely], kind="stable")]
+        bins = ((high - inside) * ((_BINS - 1) / (high - low))).astype(np.int64)
+        sums = np.bincount(bins, inside, _BINS).cumsum()
+        edge = min(int(np.searchsorted(sums, goal)), _BINS - 1)
+        kept[pool[bins < edge]] = True
+        goal -= sums[edge - 1] if edge else 0.0
+        pool = pool[bins == edge]
+    order = pool[np.argsort(-weights[pool], kind="stable")]
     count = int(np.searchsorted(weights[order].cumsum(), goal)) + 1
-    return np.sort(order[:count])
+    kept[order[:count]] = True
+    return np.flatnonzero(kept)
 
 
 def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:

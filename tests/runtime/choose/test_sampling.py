@@ -145,3 +145,22 @@ def test_a_draw_is_where_the_running_sum_passes(size: int) -> None:
             assert weights[found] > 0
             before, after = expected[found] - weights[found], expected[found]
             assert before - 1e-9 <= share * expected[-1] <= after + 1e-9
+
+
+@pytest.mark.parametrize("shape", ["flat", "steep", "equal", "few", "tail"])
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999])
+def test_the_nucleus_of_any_distribution_is_that_of_a_sort(shape: str, top_p: float) -> None:
+    random = np.random.default_rng(1)
+    weights = {
+        "flat": 1 + 0.01 * random.random(20_000),
+        "steep": np.exp(-40 * random.random(20_000)),
+        "equal": np.ones(20_000),
+        "few": np.array([0.5, 1.0, 0.5]),
+        "tail": np.concatenate([[1.0], np.full(20_000, 1e-4) * random.random(20_000)]),
+    }[shape]
+    order = np.argsort(-weights, kind="stable")
+    count = int(np.searchsorted(weights[order].cumsum(), top_p * weights.sum())) + 1
+    found = nucleus(weights, top_p)
+    assert abs(len(found) - count) <= 1  # sums are rounded in another order
+    assert weights[found].sum() >= top_p * weights.sum() * (1 - 1e-12)
+    assert np.array_equal(found, np.sort(order[: len(found)]))
