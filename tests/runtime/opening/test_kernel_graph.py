@@ -16,6 +16,7 @@ import pytest
 from sc2onnx.bundle.contract import kernel_graph_files
 from sc2onnx.bundle.kernels import VERSION
 from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import BundleError, BundleIntegrityError
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.opening.protobuf import message
@@ -56,8 +57,15 @@ def without(*names: str) -> Change:
     return change
 
 
+def phrased(raw: dict[str, Any]) -> None:
+    """Schemes as formats before 7 say them."""
+    schemes = raw["quantization"]["schemes"]
+    schemes.update({name: str(Scheme(**scheme)) for name, scheme in schemes.items()})
+
+
 def test_integers_of_the_format_before(copy: Path) -> None:
     edit(copy, without("kernels"))
+    edit(copy, phrased)
     edit(copy, lambda raw: raw.update(format_version=5))
     manifest = Bundle.open(copy).manifest
     assert (manifest.format_version, manifest.kernels, manifest.kernel_graphs) == (5, 0, ())
