@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +61,18 @@ def prompts(model: sc2onnx.Model, length: int) -> list[list[int]]:
     return [each[:length] for each in ids if len(each) >= length][:STREAMS]
 
 
-def together(ask: Ask, gaps: float) -> tuple[float, list[list[int]]]:
-    """Seconds that 8 streams take, one more every ``gaps`` seconds, and their tokens."""
+def together(ask: Ask, gaps: float) -> tuple[float, list[list[int]], list[list[float]]]:
+    """Seconds that 8 streams take, one more every ``gaps`` seconds, their tokens, and when these came."""
     began = time.perf_counter()
 
-    def read(number: int) -> list[int]:
+    def read(number: int) -> tuple[list[int], list[float]]:
         time.sleep(max(0.0, began + gaps * number - time.perf_counter()))
-        return [token.id for token in ask.stream(number)]
+        found = [(token.id, time.perf_counter()) for token in ask.stream(number)]
+        return [token for token, _ in found], [at for _, at in found]
 
     with ThreadPoolExecutor(STREAMS) as pool:
-        found = list(pool.map(read, range(STREAMS)))
-    return time.perf_counter() - began, found
+        tokens, times = zip(*pool.map(read, range(STREAMS)), strict=True)
+    return time.perf_counter() - began, list(tokens), list(times)
 
 
 def threads(ask: Ask, repeat: int) -> None:
@@ -81,21 +82,30 @@ def threads(ask: Ask, repeat: int) -> None:
         began = time.perf_counter()
         expected = [[token.id for token in ask.stream(number)] for number in range(STREAMS)]
         alone = time.perf_counter() - began
-        seconds, found = together(ask, 0.0)
+        seconds, found, _ = together(ask, 0.0)
         ratios.append(alone / seconds)
         same &= found == expected
     print(f"8 threads at once: {statistics.median(ratios):.2f}x the tokens per second of one after the other, tokens {'equal' if same else 'DIFFER'}")
 
 
 def arrivals(ask: Ask, repeat: int, over: float) -> None:
-    """8 streams that arrive over some seconds, and 8 that start together: tokens per second while any is decoding."""
-    rates = []
+    """8 streams that arrive over some seconds, and 8 that start together: tokens per second while all of them decode."""
+    asked = replace(ask, count=ask.count * 6)  # so many that the first still runs when the last one comes
+    ratios, rates = [], []
     for _ in range(repeat):
-        at_once, _ = together(ask, 0.0)
-        spread, _ = together(ask, over / STREAMS)
-        rates.append((at_once, spread))
-    first, later = (statistics.median(each) for each in zip(*rates, strict=True))
-    print(f"8 streams of {ask.count} tokens: {first:.2f} s together, {later:.2f} s arriving over {over:.0f} s")
+        found = [rate(together(asked, gaps)[2]) for gaps in (0.0, over / STREAMS)]
+        rates.append(found[1])
+        ratios.append(found[1] / found[0])
+    print(
+        f"8 streams that arrived over {over:.0f} s: {statistics.median(rates):.0f} tokens per second once all decode, "
+        f"{statistics.median(ratios):.2f}x that of 8 that start together"
+    )
+
+
+def rate(times: Sequence[Sequence[float]]) -> float:
+    """Tokens per second from when the last stream has its first token to when the first one ends."""
+    first, end = max(each[0] for each in times), min(each[-1] for each in times)
+    return sum(first <= at <= end for each in times for at in each) / (end - first)
 
 
 def beside(ask: Ask, repeat: int, size: int, running: int) -> None:

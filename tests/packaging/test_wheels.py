@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-LIMIT = 200_000
+LIMIT = 250_000
 """Bytes."""
 
 
