@@ -177,7 +177,7 @@ def own(ask: Ask, rows: int, seeded: bool) -> None:
         began = time.perf_counter()
         with engine.alone(inside=True):
             steps = 0
-            while steps < 12 and engine.step():
+            while steps < 12 and engine.steps.step():
                 steps += 1
                 for stream in streams:
                     stream._row.parts.clear()  # read, so that no row stands still
@@ -207,7 +207,7 @@ def coming(ask: Ask) -> None:
     """What a row that leaves or enters costs the others: the time between their steps that is neither pass nor usual."""
     engine = ask.model.engine
     took = list[tuple[float, float]]()
-    step = engine.step
+    step = engine.steps.step
     streams = [TokenStream(engine, ask.row(i, count=400), submitted=True) for i in range(4)]
     for stream in streams:
         while not stream.generated_tokens:

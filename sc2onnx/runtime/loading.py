@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, get_args
+from typing import Unpack
 
 from sc2onnx.bundle.contract import WEIGHTS_FILE
 from sc2onnx.bundle.hub import located
@@ -15,14 +15,13 @@ from sc2onnx.errors import (
     BundleNotFoundError,
     InferenceError,
     OutOfMemoryError,
-    RequestError,
     Sc2onnxError,
 )
-from sc2onnx.runtime.arguments import flag, one_of, optional_text, place_of, shown, whole_number
-from sc2onnx.runtime.cache.shape import CHUNK
+from sc2onnx.runtime.arguments import place_of, shown
 from sc2onnx.runtime.cache.slots import cache_shape
+from sc2onnx.runtime.load_options import LoadKeywords, LoadOptions
 from sc2onnx.runtime.model import Model
-from sc2onnx.runtime.opening.bundle import Bundle, Check
+from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.device_map import check_suits, chosen_devices
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import (
@@ -37,52 +36,13 @@ from sc2onnx.runtime.ort.kernels import (
 from sc2onnx.runtime.ort.loading import Substitute
 from sc2onnx.runtime.ort.options import SPIN, default_threads
 from sc2onnx.runtime.ort.packed_form import PackedForm
-from sc2onnx.runtime.ort.packing import Packed, find, make, make_in_background
+from sc2onnx.runtime.ort.packing import find, make, make_in_background
 from sc2onnx.runtime.ort.session import Session
-from sc2onnx.runtime.settings import Settings
-
-MOST_THREADS: Final = 1024
-"""Of one step: onnxruntime starts as many as it is told, whether or not the machine has them."""
 
 
-def load(
-    bundle: str | Path,
-    *,
-    revision: str | None = None,
-    device: str = "cpu",
-    device_map: Sequence[str] | None = None,
-    threads: int | None = None,
-    spin: float = SPIN,
-    cache_capacity: int | None = None,
-    prefill_chunk: int = CHUNK,
-    speculate: bool | None = None,
-    max_batch: int = 8,
-    check: Check = "auto",
-    prefix_memory: int | None = None,
-    packed: Packed = "auto",
-    cuda_graphs: bool = True,
-    kernels: Use = "auto",
-    cache_type: CacheType = "auto",
-) -> Model:
-    """Load a bundle: a directory, or a hub id ``owner/name``, of which ``revision`` is a branch, tag or commit.
-
-    ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``: instead, one for each stage of a bundle that is cut.
-    ``threads``: for one step; by default one per processor this process may use, quotas of its
-    control groups respected. ``spin``: seconds that they look for work after a step
-    before they sleep; 0 lets them sleep at once. ``cache_capacity``: the most slots of a
-    sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context, which a bundle
-    for a GPU needs.
-    ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
-    in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
-    (:attr:`sc2onnx.runtime.ort.session.Session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties
-    may go the other way. ``max_batch``: the most prompts of one call that decode together.
-    ``check``: how the files are checked, see :data:`sc2onnx.runtime.opening.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
-    keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none.
-    ``kernels``: whether a quantised bundle runs on the kernels of ``sc2onnx-kernels``, see
-    :data:`sc2onnx.runtime.ort.kernels.Use`. ``cache_type``: what they keep of keys and values, ``int8`` (with a scale) or
-    ``float32``; ``auto`` is int8. ``packed``: whether the weights that are packed for them are kept in the user's cache
-    directory, for memory that processes share and a faster start, see :data:`sc2onnx.runtime.ort.packing.Packed`.
-    ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
+def load(bundle: str | Path, **options: Unpack[LoadKeywords]) -> Model:
+    """Load a bundle: a directory, or a hub id ``owner/name``. ``options``: see
+    :class:`~sc2onnx.runtime.load_options.LoadOptions`.
 
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.HubError`,
     :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
@@ -90,34 +50,24 @@ def load(
     :class:`~sc2onnx.errors.MissingDependencyError`. Warns (:class:`UserWarning`) if the bundle was made for another
     device and is slow on this one.
     """
-    one_of("packed", packed, get_args(Packed))
-    one_of("check", check, get_args(Check))
-    prefill_chunk, max_batch = whole_number("prefill_chunk", prefill_chunk, 1), whole_number("max_batch", max_batch, 1)
-    if threads is not None:
-        threads = whole_number("threads", threads, 1, MOST_THREADS)
-    if cache_capacity is not None:
-        cache_capacity = whole_number("cache_capacity", cache_capacity, 1)
-    if prefix_memory is not None:
-        prefix_memory = whole_number("prefix_memory", prefix_memory, 0)
-    if isinstance(spin, bool) or not isinstance(spin, (int, float)) or not 0 <= spin <= 1:
-        raise RequestError(f"spin is {shown(spin)}, expected 0 to 1 second")
-    if speculate is not None:
-        flag("speculate", speculate)
-    flag("cuda_graphs", cuda_graphs)
-    if device_map is not None and not isinstance(device_map, (list, tuple)):
-        raise RequestError(f"device_map is {shown(device_map)}, expected a list of devices, one for each stage")
-    optional_text("revision", revision)
-    opened = Bundle.open(_located(bundle, revision), check)
-    devices = chosen_devices(device, device_map, opened.manifest)
+    chosen = LoadOptions.of(options)
+    opened = Bundle.open(_located(bundle, chosen.revision), chosen.check)
+    devices = chosen_devices(chosen.device, chosen.device_map, opened.manifest)
     check_suits(opened.manifest, devices)
-    settings = Settings(prefill_chunk, speculate, max_batch, prefix_memory)
-    place = Place(devices, threads or default_threads(), spin, cuda_graphs, kernels, cache_type)
+    place = Place(
+        devices,
+        chosen.threads or default_threads(),
+        chosen.spin,
+        chosen.cuda_graphs,
+        chosen.kernels,
+        chosen.cache_type,
+    )
     library = place.library(opened.manifest)
-    if packed == "now" and library:
+    if chosen.packed == "now" and library:
         make(opened, library, place.threads)
-    form = None if packed == "off" or library is None else find(opened, library)
-    model = open_model(opened, place=place, cache_capacity=cache_capacity, settings=settings, packed=form)
-    if packed == "auto" and library and not model.packed:
+    form = None if chosen.packed == "off" or library is None else find(opened, library)
+    model = open_model(opened, place=place, options=chosen, packed=form)
+    if chosen.packed == "auto" and library and not model.packed:
         make_in_background(opened, library)
     return model
 
@@ -168,8 +118,7 @@ def open_model(
     graphs: Sequence[bytes] = (),
     *,
     place: Place | None = None,
-    cache_capacity: int | None = None,
-    settings: Settings | None = None,
+    options: LoadOptions | None = None,
     packed: PackedForm | None = None,
 ) -> Model:
     """The model of an open bundle, the rest as in :func:`load`.
@@ -177,31 +126,31 @@ def open_model(
     ``graphs``: in the place of the bundle's own, over its weights, on ONNX Runtime's own kernels. ``packed``: its weights,
     to be used if that works. Warns (:class:`UserWarning`) where kernels that nobody insists on refuse the bundle.
     """
-    settings, place = settings or Settings(), place or Place()
+    options, place = options or LoadOptions(), place or Place()
     library = None if graphs else place.library(bundle.manifest)
     assert library or packed is None, "weights are packed for the kernels"
     if library is not None:
-        shape = cache_shape(bundle.manifest, settings.prefill_chunk, cache_capacity, kept_slots(place.cache_type))
+        shape = cache_shape(bundle.manifest, options.prefill_chunk, options.cache_capacity, kept_slots(place.cache_type))
         try:
             session = _open_packed(bundle, packed, place, library) if packed else None
             packed = packed if session else None
             session = session or place.session(bundle, library=library)
             bundle.check_unchanged(*bundle.manifest.kernel_graphs, WEIGHTS_FILE)
-            return Model(bundle, session, shape, settings, packed)
+            return Model(bundle, session, shape, options, packed)
         except InferenceError as error:
             if meant(place.kernels) == "on" or isinstance(error, OutOfMemoryError):
                 raise
             warnings.warn(f"the bundle runs without sc2onnx-kernels, which refuse it: {error}", stacklevel=3)
-    return _open_without(bundle, graphs, place, cache_capacity, settings)
+    return _open_without(bundle, graphs, place, options)
 
 
-def _open_without(bundle: Bundle, graphs: Sequence[bytes], place: Place, capacity: int | None, settings: Settings) -> Model:
+def _open_without(bundle: Bundle, graphs: Sequence[bytes], place: Place, options: LoadOptions) -> Model:
     """The model without our kernels."""
     check_cache_type(place.cache_type, bundle.manifest.cache.dtype)
-    shape = cache_shape(bundle.manifest, settings.prefill_chunk, capacity)
+    shape = cache_shape(bundle.manifest, options.prefill_chunk, options.cache_capacity)
     session = place.session(bundle, [Substitute(graph, bundle.directory) for graph in graphs])
     bundle.check_unchanged(*bundle.manifest.graphs, WEIGHTS_FILE)
-    return Model(bundle, session, shape, settings)
+    return Model(bundle, session, shape, options)
 
 
 def _open_packed(bundle: Bundle, form: PackedForm, place: Place, library: Kernels) -> Session | None:

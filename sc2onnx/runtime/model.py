@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Unpack, overload
 
@@ -16,10 +15,11 @@ from sc2onnx.runtime.arguments import shown, text, texts, whole_number
 from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream
+from sc2onnx.runtime.engine.lobby import Bounds
 from sc2onnx.runtime.engine.lookup import Memory
-from sc2onnx.runtime.engine.loop import Bounds, Engine
+from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.prefix import SEQUENCES, PrefixStore
-from sc2onnx.runtime.engine.row import Row, SharedPrompt
+from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Seats
 from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.runtime.engine.slots import SlotSeats
@@ -27,6 +27,7 @@ from sc2onnx.runtime.engine.speculate import FLAT, StepCosts
 from sc2onnx.runtime.engine.stacks import StackSeats
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.lazy_codec import LazyCodec
+from sc2onnx.runtime.load_options import LoadOptions
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions, GenerationRules
@@ -34,7 +35,6 @@ from sc2onnx.runtime.ort.packed_form import PackedForm
 from sc2onnx.runtime.ort.session import Session
 from sc2onnx.runtime.request import Drafting, Prompt, Requests, surroundings
 from sc2onnx.runtime.results import Completion
-from sc2onnx.runtime.settings import Settings
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fim import FimOrder
 from sc2onnx.runtime.text.fitting import Surroundings
@@ -61,24 +61,24 @@ class Model:
         bundle: Bundle,
         session: Session,
         cache_shape: CacheShape,
-        settings: Settings,
+        options: LoadOptions,
         packed: PackedForm | None = None,
     ) -> None:
         self._bundle, self._session, self._packed = bundle, session, packed
         self.cache_shape = cache_shape
         """The cache of one sequence."""
         self._facts = bundle.manifest.model
-        self.speculates = session.steps_agree if settings.speculate is None else settings.speculate
+        self.speculates = session.steps_agree if options.speculate is None else options.speculate
         """Whether tokens that the text suggests are computed ahead."""
         drafting = Drafting(Memory(), StepCosts(FLAT) if session.kernels else StepCosts())
         self._memory = drafting.memory
         self._codec = LazyCodec(bundle, session.process)
         self.requests = Requests(self._facts, self._codec, drafting if self.speculates else None)
-        limit = settings.prefix_memory
+        limit = options.prefix_memory
         store = PrefixStore(SEQUENCES * cache_shape.nbytes if limit is None else limit)
-        rows = min(settings.max_batch, _MOST_ROWS) if session.kernels else settings.max_batch
+        rows = min(options.max_batch, _MOST_ROWS) if session.kernels else options.max_batch
         context, even = self._facts.context_length, session.even_steps
-        bounds = Bounds(rows, min(settings.prefill_chunk, context), context, even)
+        bounds = Bounds(rows, min(options.prefill_chunk, context), context, even)
         seats: Seats = StackSeats(session, cache_shape)
         if session.kernels:
             seats = SlotSeats(session, cache_shape, rows + _MORE_SLOTS)
@@ -142,23 +142,10 @@ class Model:
         prompts = [text("prompt", prompt)] if isinstance(prompt, str) else texts("prompt", prompt)
         samples = 1 if n is None else whole_number("n", n, 1, MOST_SAMPLES)
         begun = [self.requests.prompt(each, chosen) for each in prompts]
-        done = self._complete(self._rows(begun, samples, chosen))
+        done = self._complete(self.requests.whole_rows(begun, samples, chosen))
         if alone:
             return done[0] if n is None else done
         return done if n is None else [done[i : i + samples] for i in range(0, len(done), samples)]
-
-    def _rows(self, prompts: Sequence[Prompt], samples: int, options: GenerationOptions) -> list[Row]:
-        """A row for each sample of each prompt; those of equal prompts compute it once."""
-        counts = Counter(tuple(prompt.ids) for prompt in prompts for _ in range(samples))
-        shared = {ids: SharedPrompt(count) for ids, count in counts.items() if count > 1}
-        rows = list[Row]()
-        for number, prompt in enumerate(prompts):
-            for sample in range(samples):
-                spawned = _spawned(number, sample)
-                row = self.requests.text_row(prompt, options, "whole", spawned=spawned)
-                row.shared = shared.get(tuple(prompt.ids))
-                rows.append(row)
-        return rows
 
     def _complete(self, rows: Sequence[Row]) -> list[Completion]:
         """All of them, computed together. The first error stops the others."""
@@ -318,14 +305,3 @@ class Model:
         if self._packed is not None:
             files.append(self._packed.data)
         return measure(self._bundle.manifest.weight_bytes, self.engine.nbytes, files)
-
-
-def _spawned(number: int, sample: int) -> tuple[int, ...]:
-    """Which of a seed's streams a sample of the ``number``-th prompt draws from.
-
-    The first sample of the first prompt has the seed's own, as a single one has; those of other
-    prompts (1,), (2,) and so on; further samples (0, 1), (0, 2), (1, 1).
-    """
-    if sample:
-        return (number, sample)
-    return (number,) if number else ()

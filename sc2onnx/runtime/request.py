@@ -5,7 +5,8 @@ checked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
@@ -31,12 +32,13 @@ from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
-from sc2onnx.runtime.engine.row import Gives, Row, Terms, TextSink
+from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
 from sc2onnx.runtime.engine.speculate import Drafter, StepCosts
 from sc2onnx.runtime.options import GenerationOptions, GenerationRules
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fim import FimOrder
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
+from sc2onnx.runtime.text.sink import TextSink
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,19 @@ class Requests:
         row.used, row.terms = prompt.used, terms(options)
         return row
 
+    def whole_rows(self, prompts: Sequence[Prompt], samples: int, options: GenerationOptions) -> list[Row]:
+        """A row for each sample of each prompt; those of equal prompts compute it once."""
+        counts = Counter(tuple(prompt.ids) for prompt in prompts for _ in range(samples))
+        shared = {ids: SharedPrompt(count) for ids, count in counts.items() if count > 1}
+        rows = list[Row]()
+        for number, prompt in enumerate(prompts):
+            for sample in range(samples):
+                spawned = _spawned(number, sample)
+                row = self.text_row(prompt, options, "whole", spawned=spawned)
+                row.shared = shared.get(tuple(prompt.ids))
+                rows.append(row)
+        return rows
+
     def row(
         self,
         prompt: Iterable[int] | npt.NDArray[np.integer],
@@ -185,6 +200,17 @@ class Requests:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self._open(), self._facts.vocab_size)
+
+
+def _spawned(number: int, sample: int) -> tuple[int, ...]:
+    """Which of a seed's streams a sample of the ``number``-th prompt draws from.
+
+    The first sample of the first prompt has the seed's own, as a single one has; those of other
+    prompts (1,), (2,) and so on; further samples (0, 1), (0, 2), (1, 1).
+    """
+    if sample:
+        return (number, sample)
+    return (number,) if number else ()
 
 
 def terms(options: GenerationOptions) -> Terms:

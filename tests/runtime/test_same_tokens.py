@@ -71,7 +71,7 @@ def test_an_int8_row_of_a_batch_is_what_it_is_alone(int8: sc2onnx.Model, options
     prompts = [CODE[first : first + size] for first, size in ((0, 30), (900, 700), (5000, 1500), (9000, 2600))]
     rows = int8.generate(prompts, max_new_tokens=12, stop_tokens=(), logprobs=True, **options)
     if "seed" in options:  # each row draws from a stream of its own, so alone is in a batch of one at a time
-        monkeypatch.setattr(int8.engine, "bounds", replace(int8.engine.bounds, rows=1))
+        monkeypatch.setattr(int8.engine.lobby, "bounds", replace(int8.engine.bounds, rows=1))
         assert rows == int8.generate(prompts, max_new_tokens=12, stop_tokens=(), logprobs=True, **options)
         return
     assert rows == [int8.generate(prompt, max_new_tokens=12, stop_tokens=(), logprobs=True, **options) for prompt in prompts]

@@ -18,46 +18,14 @@ from sc2onnx.runtime.engine.seats import Seat
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.options import GenerationRules
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Token, Usage
-from sc2onnx.runtime.text.codec import Codec
-from sc2onnx.runtime.text.detokenize import Detokenizer
 from sc2onnx.runtime.text.fitting import Surroundings
-from sc2onnx.runtime.text.stop import StopScanner
+from sc2onnx.runtime.text.sink import TextSink
 
 Scores = npt.NDArray[np.float32] | np.int64
 """Logits (vocab,), or the most likely token alone."""
 
 AHEAD: Final = 16
 """Parts that wait for a slow reader before its row stands still."""
-
-
-class TextSink:
-    """Tokens in, text out: detokenized, without the first ``skip`` characters, and cut at the first
-    stop string.
-    """
-
-    def __init__(self, codec: Codec, stops: tuple[str, ...], *, skip: int = 0) -> None:
-        self._detokenizer, self._scanner = Detokenizer(codec), StopScanner(stops)
-        self._ready, self._skip = "", skip
-
-    def push(self, token: int) -> bool:
-        """Take a token; whether a stop string is now complete."""
-        text = self._detokenizer.push(token)
-        self._ready += self._scanner.push(text[self._skip :])
-        self._skip = max(0, self._skip - len(text))
-        return self._scanner.found
-
-    def pull(self, *, last: bool = False) -> str:
-        """Text that is certain and was not pulled before; all of it if no token follows."""
-        if last:
-            rest = self._detokenizer.flush()[self._skip :]
-            self._ready += self._scanner.push(rest) + self._scanner.flush()
-        out, self._ready = self._ready, ""
-        return out
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string was found; the last bytes, flushed as U+FFFD, may complete one."""
-        return self._scanner.found
 
 
 @dataclass(frozen=True, slots=True)

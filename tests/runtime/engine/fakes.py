@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from sc2onnx.errors import InferenceError
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
-from sc2onnx.runtime.engine.loop import Bounds, Engine
+from sc2onnx.runtime.engine.lobby import Bounds
+from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.prefix import PrefixStore
 from sc2onnx.runtime.engine.row import Row, Terms
 from sc2onnx.runtime.engine.seats import Run

@@ -1,0 +1,40 @@
+"""The records of keywords: as type checkers see them, and as they are checked."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from sc2onnx.errors import RequestError
+from sc2onnx.runtime.load_options import LoadKeywords, LoadOptions
+from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions
+
+
+@pytest.mark.parametrize(("keywords", "options"), [(LoadKeywords, LoadOptions), (GenerationKeywords, GenerationOptions)])
+def test_each_keyword_stands_in_both(keywords: Any, options: Any) -> None:
+    assert {name: str(kind) for name, kind in keywords.__annotations__.items()} == {
+        field.name: f"ForwardRef('{field.type}', module='{keywords.__module__}')" for field in fields(options)
+    }
+
+
+@pytest.mark.parametrize("options", [LoadOptions, GenerationOptions])
+def test_an_unknown_keyword_is_named_with_those_that_there_are(options: Any) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'thread', expected .*"):
+        options.of({"thread": 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"timeout": 0}, "timeout is 0, expected seconds, more than 0, or None"),
+        ({"timeout": float("inf")}, "timeout is inf, expected seconds"),
+        ({"timeout": True}, "timeout is True, expected seconds"),
+        ({"priority": 1.5}, "priority is 1.5, expected a whole number from -1000 to 1000"),
+        ({"priority": 2000}, "priority is 2000, expected a whole number from -1000 to 1000"),
+    ],
+)
+def test_wrong_values_are_named(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        GenerationOptions.of(wrong)
