@@ -20,7 +20,7 @@ from sc2onnx.cli.common_options import (
 from sc2onnx.cli.parsing import CommandParser, Parser
 
 ORDERS: Final = ("psm", "spm")
-"""``sc2onnx.runtime.text.codec.FimOrder``, whose room needs tokenizers."""
+"""``sc2onnx.runtime.text.fim.FimOrder``, whose room needs tokenizers."""
 
 SHAPES: Final = ("3b", "7b", "15b")
 """Keys of ``sc2onnx.export.shapes.SHAPES``, which needs the exporter's packages."""

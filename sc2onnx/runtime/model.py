@@ -184,7 +184,7 @@ class Model:
         explained here as in :meth:`generate`.
 
         ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
-        in the training format (:func:`sc2onnx.runtime.text.codec.fim_prompt`); all texts are data.
+        in the training format (:func:`sc2onnx.runtime.text.fim.fim_prompt`); all texts are data.
         ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
         after typing differs at its end only, and reuses the suffix as well.
 

@@ -1,1 +1,1 @@
-"""ONNX Runtime, as this project lets it in: imported in one place, with nothing reported home."""
+"""ONNX Runtime, which only this room imports: sessions, devices, our kernels and their packed weights."""
