@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sc2onnx.bundle.kernels import VERSION
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import BundleError
@@ -57,7 +58,7 @@ def test_bundles_of_earlier_formats_open(int8_bundle: Path, tmp_path: Path, vers
     (to / "sc2onnx.json").unlink()
     (to / "sc2onnx.json").write_text(json.dumps(earlier(int8_bundle, version)))
     opened = Bundle.open(to).manifest
-    assert (opened.format_version, opened.kernels) == (version, 1 if version == 6 else 0)
+    assert (opened.format_version, opened.kernels) == (version, VERSION if version == 6 else 0)
     assert opened.quantization == Manifest.read(int8_bundle).quantization
 
 
