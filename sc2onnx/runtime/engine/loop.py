@@ -16,7 +16,7 @@ from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Seats
 from sc2onnx.runtime.engine.speculate import StepCosts
 from sc2onnx.runtime.engine.steps import Steps
-from sc2onnx.runtime.engine.turn import Turn
+from sc2onnx.runtime.engine.turn import Gate, Turn
 from sc2onnx.runtime.forks import Process
 
 _FURTHER_UP: Final = "the model is in use further up in this thread: do not use it in a signal handler, other than to close what runs"
@@ -37,17 +37,17 @@ class Engine:
         self.lobby = Lobby(seats, bounds, store, self._tell)
         self.steps = Steps(self.lobby, costs, self._tell)
         self.turn = Turn()
-        self._sleepers: dict[Row, threading.Event] = {}  # threads that wait for a row
+        self._sleepers: dict[Row, Gate] = {}  # threads that wait for a row
         self._alone: object | None = None
         self._thread: threading.Thread | None = None
-        self._work = threading.Event()
+        self._work = Gate()
 
     def submit(self, row: Row) -> None:
         """Take a request; it is computed when somebody waits for any, or by the engine's thread."""
         self.process.check()
         row.mark("submit")
         self.lobby.fresh.append(row)
-        self._work.set()
+        self._work.open()
 
     def wait(self, row: Row) -> None:
         """Return when there is something for the row's reader, computing for all meanwhile."""
@@ -77,7 +77,7 @@ class Engine:
     def taken(self) -> None:
         """A reader has taken a part: its row may go on."""
         if self._thread is not None:
-            self._work.set()
+            self._work.open()
 
     def cancel(self, row: Row) -> bool:
         """End a row from any thread, without waiting for the step that runs. Whether it is over.
@@ -91,7 +91,7 @@ class Engine:
         self.lobby.over.append(row)
         self.steps.stop_if_cancelled()
         if not self.turn.try_take():
-            self._work.set()
+            self._work.open()
             return False
         try:
             self.lobby.see()
@@ -173,13 +173,14 @@ class Engine:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="sc2onnx", daemon=True)
             self._thread.start()
+            self._work.open()
 
     def stop(self) -> None:
         """Let the thread end after its step. Requests go on when somebody waits for them."""
         if self.process.forked:  # where neither it is, nor who may hold its locks
             return
         thread, self._thread = self._thread, None
-        self._work.set()
+        self._work.open()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         for row in self.lobby.rows:
@@ -190,7 +191,6 @@ class Engine:
     def _serve(self) -> None:
         while self._thread is threading.current_thread():
             self._work.wait()
-            self._work.clear()
             going = True
             while going and self._thread is threading.current_thread():
                 self.turn.take()
@@ -208,25 +208,25 @@ class Engine:
             assert going or row.ready, "a request that waits for nothing"
 
     def _sleep(self, row: Row) -> None:
-        event = self._sleepers.setdefault(row, threading.Event())
+        gate = self._sleepers.setdefault(row, Gate())
         try:
             if not row.ready and not (self._thread is None and self.turn.free):
-                event.wait()
+                gate.wait()
         finally:
             self._sleepers.pop(row, None)
 
     def _rouse(self) -> None:
         """Wake a thread that waits, to take the turn."""
         if self._thread is None:
-            for row, event in list(self._sleepers.items()):
+            for row, gate in list(self._sleepers.items()):
                 if not row.ready:
-                    event.set()
+                    gate.open()
                     return
 
     def _tell(self, row: Row) -> None:
         """Wake the row's reader, if there is something."""
         if row.ready:
-            if (event := self._sleepers.get(row)) is not None:
-                event.set()
+            if (gate := self._sleepers.get(row)) is not None:
+                gate.open()
             if row.wake is not None:
                 row.wake()

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 _HANDED: Final = -1
 """The owner while the next one has not woken up yet."""
+
+
+class Gate:
+    """Lets one waiter pass each time that it is opened.
+
+    An event of :mod:`threading` has a lock of its own, which the garbage collector's or a signal
+    handler's thread may be holding when it opens one; this has none.
+    """
+
+    def __init__(self) -> None:
+        self._shut = threading.Lock()
+        self._shut.acquire()
+
+    def wait(self) -> None:
+        """Return when it is open, and shut it."""
+        self._shut.acquire()
+
+    def open(self) -> None:
+        """Let the one who waits, or the next one, pass."""
+        with suppress(RuntimeError):  # it is open
+            self._shut.release()
 
 
 class Turn:
@@ -16,7 +38,7 @@ class Turn:
     def __init__(self) -> None:
         self._guard = threading.RLock()  # a signal handler may find its own thread holding it
         self._owner: int | None = None
-        self._queue: deque[threading.Event] = deque()
+        self._queue: deque[Gate] = deque()
 
     @property
     def mine(self) -> bool:
@@ -45,7 +67,7 @@ class Turn:
         """Take it, after those who wait already."""
         if self.try_take():
             return
-        ticket = threading.Event()
+        ticket = Gate()
         with self._guard:
             if self._owner is None:
                 self._owner = threading.get_ident()
@@ -67,6 +89,6 @@ class Turn:
         with self._guard:
             if self._queue:
                 self._owner = _HANDED
-                self._queue.popleft().set()
+                self._queue.popleft().open()
             else:
                 self._owner = None
