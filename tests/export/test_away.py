@@ -89,8 +89,12 @@ def test_completions_are_the_same(there: Model, here: Model, sampled: dict[str, 
 def test_batches_of_which_rows_end_and_enter_are_the_same(gpu_bundle: Path, here: Model) -> None:
     prompts = [*PROMPTS, "x = [", "# a comment\n"]
     together = open_model(Bundle.open(gpu_bundle), place=Place((Elsewhere(),), 2))
+    here.forget()  # what is reused is computed in other steps
     assert together.generate(prompts, max_new_tokens=20, stop="\n\n") == here.generate(prompts, max_new_tokens=20, stop="\n\n")
-    assert together.generate(prompts, max_new_tokens=8, logprobs=True) == here.generate(prompts, max_new_tokens=8, logprobs=True)
+    found, expected = (model.generate(prompts, max_new_tokens=8, logprobs=True) for model in (together, here))
+    for ours, theirs in zip(found, expected, strict=True):  # prompts are cut as time has it, and each cut rounds in its own way
+        assert ours.tokens == theirs.tokens
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=0.02)
 
 
 def test_a_beginning_that_was_kept_is_used_again(there: Model, here: Model) -> None:

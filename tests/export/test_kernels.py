@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from sc2onnx.bundle.kernels import VERSION
+from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS, VERSION
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export import Calibration, export
@@ -84,7 +84,7 @@ def test_a_layer_has_five_nodes(exported: Callable[..., Path], biases: bool) -> 
     assert list(qkv.input) == [embedded, *weights("self_attn.qkv_proj"), *norm("input_layernorm")]
     caches = ["past_key_values.0.key", "past_key_values.0.value"]
     tables = ["rotary.cos_cache", "rotary.sin_cache"]
-    assert list(attention.input) == [qkv.output[0], "input_ids", "past_lengths", *tables, *caches]
+    assert list(attention.input) == [qkv.output[0], "input_ids", "past_lengths", *tables, *caches, STEP_LENGTHS, CACHE_ROWS]
     assert list(attention.output)[1:] == ["present.0.key", "present.0.value"]
     assert list(out.input) == [attention.output[0], *weights("self_attn.o_proj"), "", "", embedded]
     assert list(inner.input) == [
@@ -132,16 +132,17 @@ def test_what_goes_in_and_out(exported: Callable[..., Path]) -> None:
     ours, usual = graph_of(bundle), graph_of(bundle, "model.onnx")
     for side in ("input", "output"):
         names = [[value.name for value in getattr(graph, side)] for graph in (ours, usual)]
-        assert names[0] == names[1]
+        more = [STEP_LENGTHS, CACHE_ROWS] if side == "input" else []
+        assert sorted(names[0]) == sorted([*names[1], *more])
     for value in (*ours.input, *ours.output):
         if ".key" in value.name or ".value" in value.name:
             tensor = value.type.tensor_type
             assert tensor.elem_type == onnx.TensorProto.UINT8
             dimensions = [size.dim_value or size.dim_param for size in tensor.shape.dim]
-            assert dimensions == ["batch", 2, "capacity", "slot_bytes"]
+            assert dimensions == ["rows", 2, "capacity", "slot_bytes"]
     model = onnx.load(bundle / "model.kernels.onnx", load_external_data=False)
     versions = {opset.domain: opset.version for opset in model.opset_import}
-    assert versions == {"": 24, "com.microsoft": 1, "sc2onnx": 1}
+    assert versions == {"": 24, "com.microsoft": 1, "sc2onnx": VERSION}
     onnx.checker.check_model(bundle / "model.kernels.onnx", full_check=True)
 
 
@@ -174,7 +175,7 @@ def test_where_there_is_none(
 def test_where_there_is_one(exported: Callable[..., Path], act: str) -> None:
     bundle = exported({"hidden_act": act})
     manifest = Bundle.open(bundle).manifest
-    assert (manifest.kernels, manifest.kernel_graphs) == (1, ("model.kernels.onnx",))
+    assert (manifest.kernels, manifest.kernel_graphs) == (VERSION, ("model.kernels.onnx",))
     assert {"model.onnx", "model.kernels.onnx"} < set(manifest.files)
     assert json.loads((bundle / "sc2onnx.json").read_text())["kernels"] == VERSION
 
