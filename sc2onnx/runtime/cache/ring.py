@@ -124,7 +124,7 @@ class RingCache:
         count = other.capacity
         for number, buffer in enumerate(self.buffers):
             array = self.storage.get(number, buffer)
-            array = array if array.flags.writeable else array.copy()  # a device gives what is its own
+            array = array if array is buffer else array.copy()  # what a device gave may be used again
             old = other._turned(number, other.storage.get(number, other.buffers[number]))
             new = self._turned(number, array)
             new[row, :, :count] = old[of, :, :count]
