@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Unpack, overload
 
 import numpy as np
@@ -155,6 +156,20 @@ class Model:
         finally:
             for task in tasks:
                 task.cancel()
+
+    def submit(self, prompt: str, *, replaces: Hashable | None = None, **options: Unpack[GenerationKeywords]) -> Task:
+        """Ask for what :meth:`generate` gives of one prompt, and go on: ``result()`` of the handle waits for
+        the completion, and so does ``await``; ``cancel()`` and ``close()`` end it.
+
+        It is computed beside other requests when somebody waits for any of them, and after
+        :meth:`start` in any case. ``replaces``: a newer request with the same key, such as a client
+        and its file, takes the place of this one, which then ends as ``"cancelled"``.
+        """
+        chosen = GenerationOptions.of(options)
+        begun = self.requests.prompt(text("prompt", prompt), chosen)
+        row = self.requests.text_row(begun, chosen, "whole")
+        row.terms = replace(row.terms, replaces=replaces)
+        return Task(self.engine, row, submitted=True)
 
     def stream(self, prompt: str, **options: Unpack[GenerationKeywords]) -> Stream:
         """Continue one prompt as :meth:`generate` does, as an iterator of pieces that can be

@@ -125,6 +125,23 @@ def test_a_late_request_ends_with_what_there_is(load: Load) -> None:
         model.generate("a", timeout=0)
 
 
+def test_a_submitted_request_is_waited_for_and_replaced(load: Load) -> None:
+    plain, model = load(prefix_memory=0), load(prefix_memory=0)
+    older = model.submit(CODE[:200], max_new_tokens=500, stop_tokens=(), replaces=("me", "file"))
+    other = model.submit(CODE[:300], max_new_tokens=12, replaces=("me", "other"))
+    newer = model.submit(CODE[:220], max_new_tokens=12, replaces=("me", "file"))
+    assert newer.result() == newer.result() == plain.generate(CODE[:220], max_new_tokens=12)
+    assert older.result().finish_reason == "cancelled"
+    assert other.result() == plain.generate(CODE[:300], max_new_tokens=12)
+
+    async def awaited() -> sc2onnx.Completion:
+        return await model.submit(CODE[:200], max_new_tokens=5)
+
+    model.start()
+    assert asyncio.run(awaited()) == plain.generate(CODE[:200], max_new_tokens=5)
+    model.stop()
+
+
 def test_sequences_and_requests_share_the_model(load: Load) -> None:
     plain, model = load(prefix_memory=0), load(prefix_memory=0)
     ids = model.codec.encode(CODE[:1500])
