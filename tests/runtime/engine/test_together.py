@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import sc2onnx
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.lookup import Memory
 from sc2onnx.runtime.engine.speculate import StepCosts
 from sc2onnx.runtime.request import Drafting
@@ -114,9 +116,17 @@ def test_a_row_that_is_closed_or_fails_leaves_the_others_alone(load: Load) -> No
     assert model.memory_footprint().cache == 0
 
 
-def test_a_late_request_ends_with_what_there_is(load: Load) -> None:
+def test_a_late_request_ends_with_what_there_is(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(prefix_memory=0)
-    done = model.generate(CODE[:200], max_new_tokens=1500, stop_tokens=(), timeout=0.3)
+    draw = Sampler.draw
+
+    def slowly(self: Sampler, logits: Any) -> int:
+        time.sleep(0.002)
+        return draw(self, logits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "draw", slowly)
+        done = model.generate(CODE[:200], max_new_tokens=1500, stop_tokens=(), timeout=1.0)
     assert done.finish_reason == "timeout"
     assert 0 < len(done.tokens) < 1500
     whole = model.generate(CODE[:200], max_new_tokens=len(done.tokens), stop_tokens=())
