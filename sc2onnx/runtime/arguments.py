@@ -6,6 +6,7 @@ import operator
 import os
 from collections.abc import Collection, Iterable, Mapping, Set
 from contextlib import suppress
+from dataclasses import fields
 from itertools import islice
 from typing import Any, Final
 
@@ -43,6 +44,14 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     if number < least or (most is not None and number > most):
         raise RequestError(f"{name} is {shown(value)}, expected {expected}")
     return number
+
+
+def check_keywords(record: type[Any], keywords: Mapping[str, Any]) -> None:
+    """Raise :class:`TypeError` for keywords that are no fields of a dataclass."""
+    known = {field.name for field in fields(record)}
+    if unknown := sorted(keywords.keys() - known):
+        expected = ", ".join(sorted(known))
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected {expected}")
 
 
 def flag(name: str, value: Any) -> bool:

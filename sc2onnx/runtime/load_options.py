@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, TypedDict, get_args
 
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.arguments import flag, one_of, optional_text, shown, whole_number
+from sc2onnx.runtime.arguments import check_keywords, flag, one_of, optional_text, shown, whole_number
 from sc2onnx.runtime.cache.shape import CHUNK
 from sc2onnx.runtime.opening.bundle import Check
 from sc2onnx.runtime.ort.kernels import CacheType, Use
@@ -100,9 +100,7 @@ class LoadOptions:
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> LoadOptions:
         """The options of a call's keywords. Raises :class:`TypeError` for others."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(keywords.keys() - known):
-            raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected {', '.join(sorted(known))}")
+        check_keywords(cls, keywords)
         return cls(**keywords)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict, get_args
 
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.arguments import flag, one_of, shown, stop_strings, whole_number
+from sc2onnx.runtime.arguments import check_keywords, flag, one_of, shown, stop_strings, whole_number
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 
 SpecialTokens = Literal["parse", "text"]
@@ -86,9 +86,7 @@ class GenerationOptions:
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> GenerationOptions:
         """The options of a call's keywords. Raises :class:`TypeError` for others."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(keywords.keys() - known):
-            raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected {', '.join(sorted(known))}")
+        check_keywords(cls, keywords)
         return cls(**keywords)
 
     @property

@@ -96,13 +96,8 @@ class RingCache:
         return max(0, int(lengths[row]) - self.earliest(row)) if row < len(lengths) else 0
 
     def earliest(self, row: int = 0) -> int:
-        """The shortest length, other than 0, that a row can be rewound to exactly; beyond its own length, no rewind is.
-
-        Going back needs ``max(0, new - W + 1) + C >= max(written, new + 1)``, so ``new >= written + W - 1 - C``.
-        """
-        written = int(self.written[row])
-        nothing_lost = written <= self.capacity or self.shape.window == 1  # a window of 1 reads nothing from before
-        return 0 if nothing_lost else written + self.shape.window - 1 - self.capacity
+        """The shortest length, other than 0, that a row can be rewound to exactly; beyond its own length, no rewind is."""
+        return self.shape.earliest(int(self.written[row]), self.capacity)
 
     def rewind(self, count: int, row: int = 0) -> None:
         """Drop the last ``count`` tokens of a row; no data moves. Raises :class:`RewindError` where that would not be exact."""

@@ -60,6 +60,15 @@ class CacheShape:
         """
         return max(0, length - self.window + 1) + self.capacity - length
 
+    def earliest(self, written: int, capacity: int) -> int:
+        """The shortest length, other than 0, that a row of so many slots can be rewound to exactly.
+
+        Going back needs ``max(0, new - W + 1) + C >= max(written, new + 1)``, so
+        ``new >= written + W - 1 - C``.
+        """
+        nothing_lost = written <= capacity or self.window == 1  # a window of 1 reads nothing from before
+        return 0 if nothing_lost else written + self.window - 1 - capacity
+
     @property
     def rewindable(self) -> int:
         """How many tokens can be rewound exactly at any depth; the whole context if every position keeps a slot."""

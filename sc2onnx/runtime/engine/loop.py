@@ -5,7 +5,7 @@ own thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -90,11 +90,17 @@ class Engine:
             return True
         self.lobby.over.append(row)
         self.steps.stop_if_cancelled()
+        if self._meanwhile(self.lobby.see):
+            return True
+        self._work.open()
+        return False
+
+    def _meanwhile(self, work: Callable[[], object]) -> bool:
+        """Do something that takes the turn, if it is free. Whether it was."""
         if not self.turn.try_take():
-            self._work.open()
             return False
         try:
-            self.lobby.see()
+            work()
         finally:
             self.turn.give()
             self._rouse()
@@ -136,26 +142,23 @@ class Engine:
     def forget(self) -> None:
         """Free what finished requests left for later ones."""
         self.store.forget()
-        if self.turn.try_take():
-            try:
-                self.lobby.see()
-                self.seats.tidy()
-            finally:
-                self.turn.give()
-                self._rouse()
+        self._meanwhile(self._given_back)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all caches, those kept for later requests as well."""
-        if self.turn.try_take():  # what was closed meanwhile is freed first
-            try:
-                self.lobby.see()
-                if not self.lobby.active:
-                    self.seats.tidy()
-            finally:
-                self.turn.give()
-                self._rouse()
+        self._meanwhile(self._freed)
         return self.seats.nbytes
+
+    def _given_back(self) -> None:
+        self.lobby.see()
+        self.seats.tidy()
+
+    def _freed(self) -> None:
+        """What was closed meanwhile is freed; memory goes back where nobody would have to wait for that."""
+        self.lobby.see()
+        if not self.lobby.active:
+            self.seats.tidy()
 
     @property
     def idle(self) -> bool:

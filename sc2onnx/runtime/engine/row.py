@@ -85,7 +85,6 @@ class Row:
     wake: Callable[[], object] | None = None  # tells the reader that there is something
 
     seat: Seat | None = None
-    scores: Scores | None = None  # of the prompt's last token, before the first draw
     guesses: list[int] = field(default_factory=list)
     reused: int = 0
     keeps: bool = True  # whether what was computed may serve later prompts

@@ -107,12 +107,6 @@ class TokenSequence:
         """
         return self.seat.rewindable
 
-    @property
-    def longest_step(self) -> int:
-        """The most tokens that are computed in one step now, by chunk, window and context."""
-        left = self._facts.context_length - self.seat.length
-        return min(self._engine.bounds.chunk, self.seat.room, left)
-
     def place(self, depth: int, values: npt.NDArray[Any]) -> None:
         """Be ``depth`` tokens long without having computed them, whose keys and values are ``values``
         (kv_heads, capacity, width): for measurements.

@@ -88,9 +88,8 @@ class SlotSeat:
 
     @property
     def earliest(self) -> int:
-        """See :meth:`sc2onnx.runtime.cache.ring.RingCache.earliest`, whose capacity is the full one here."""
-        kept = self.written <= self._shape.capacity or self._shape.window == 1
-        return 0 if kept else self.written + self._shape.window - 1 - self._shape.capacity
+        """See :class:`~sc2onnx.runtime.engine.seats.Seat`."""
+        return self._shape.earliest(self.written, self._shape.capacity)
 
     @property
     def rewindable(self) -> int:
