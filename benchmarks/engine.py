@@ -258,9 +258,10 @@ def main() -> None:
     parser.add_argument("--over", type=float, default=20.0, metavar="S", help="seconds over which streams arrive (default: 20)")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="turns (default: 3)")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     try:
-        model = sc2onnx.load(options.bundle, threads=options.threads, prefix_memory=0)
+        model = sc2onnx.load(options.bundle, threads=options.threads, device=options.device, prefix_memory=0)
         ask = Ask(model, prompts(model, options.length), options.tokens)
     except (Sc2onnxError, OSError) as error:
         sys.exit(f"engine.py: {error}")

@@ -35,13 +35,14 @@ def verify(args: argparse.Namespace) -> int:
         max_length=args.max_length,
         greedy_tokens=args.greedy,
         kernels=args.kernels,
+        device=args.device,
         tell=_Cases(),
         keep=False,
     )
     try:
         say_all(_verdict(report.summary))
     finally:  # a disk that is full, here or below, costs no figure that another place can take
-        if args.kernels == "off":
+        if args.kernels == "off" and args.device == "cpu":
             record(args.bundle, report)
         if args.json is not None:
             write_figures(args.json, {"summary": asdict(report.summary), "cases": _cases(report)})

@@ -102,6 +102,8 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         default="off",
         help="on: compare the graph for sc2onnx-kernels instead, and record nothing (default: off)",
     )
+    device = "cuda: compare what a GPU computes instead, and record nothing (default: cpu)"
+    parser.add_argument("--device", default="cpu", help=device)
     greedy = "greedy tokens to compare (default: 256)"
     parser.add_argument("--greedy", type=int, default=256, metavar="N", help=greedy)
 

@@ -56,6 +56,7 @@ def verify(
     max_length: int | None = None,
     greedy_tokens: int = 256,
     kernels: Use = "off",
+    device: str = "cpu",
     tell: Callable[[CaseResult], None] = lambda result: None,
     keep: bool = True,
 ) -> Report:
@@ -68,15 +69,16 @@ def verify(
     does what it should is asked here, what rounding cost in quality is a question for :mod:`sc2onnx.evaluate`.
     ``max_length`` takes the place of longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell``
     is told of each case as it ends. ``kernels``: ``on`` compares the graph for ``sc2onnx-kernels`` instead of the one that every
-    runtime reads, which is what a bundle's summary is of, so nothing is written then.
+    runtime reads, which is what a bundle's summary is of, so nothing is written then. ``device``: a GPU, such as ``cuda``, computes
+    a bundle for one as it will be used, and nothing is written either.
     ``keep``: whether the summary is written, which :func:`record` does otherwise.
     Peak memory is the larger of the two models, one after the other, and one set of logits.
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError` and
-    :class:`~sc2onnx.errors.RequestError`. Warns (:class:`UserWarning`) where the summary cannot be written.
+    :class:`~sc2onnx.errors.RequestError`, with a ``device`` also :class:`~sc2onnx.errors.DeviceError`. Warns (:class:`UserWarning`) where the summary cannot be written.
     """
     directory = Path(bundle)
     greedy_tokens = whole_number("greedy_tokens", greedy_tokens, 0)
-    model = open_subject(directory, kernels)
+    model = open_subject(directory, kernels, device)
     facts, origin, quantization = model.manifest.model, model.manifest.provenance, model.manifest.quantization
     limit = None if max_length is None else whole_number("max_length", max_length, 1)
     chosen = lengths(facts.sliding_window, facts.context_length, limit)
@@ -93,7 +95,7 @@ def verify(
         expected, chosen_by = torch_model.greedy(prompt, greedy_tokens)
         described = torch_model.description
 
-    model = open_subject(directory, kernels)
+    model = open_subject(directory, kernels, device)
     results = []
     for case in cases(chosen, rewindable=min(64, model.rewindable)):
         results.append(CaseResult(case, run_case(model, case, tokens.tokens, reference)))
@@ -113,7 +115,7 @@ def verify(
         **total.figures(),
     )
     report = Report(tuple(results), summary, model.manifest)
-    if keep and kernels == "off":
+    if keep and kernels == "off" and device == "cpu":
         record(directory, report)
     return report
 

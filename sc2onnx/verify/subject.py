@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.errors import DeviceError
 from sc2onnx.evaluate.measure import Floats
+from sc2onnx.runtime.arguments import shown
 from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.device_map import check_suits, chosen_devices
 from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.runtime.results import Token
 from sc2onnx.runtime.text.codec import Codec
@@ -60,14 +63,23 @@ class Subject(Protocol):
         ...
 
 
-def open_subject(directory: Path, kernels: Use = "off") -> Subject:
+def open_subject(directory: Path, kernels: Use = "off", device: str = "cpu") -> Subject:
     """What is in a directory, on the CPU, also where the runtime refuses it: in half precision, its roundings are emulated.
 
-    ``kernels``: whether the graph for them is the subject. Raises :class:`~sc2onnx.errors.BundleError` and its subclasses.
+    ``kernels``: whether the graph for them is the subject. ``device``: a GPU computes a bundle for
+    one as it is, and nothing is emulated.
+    Raises :class:`~sc2onnx.errors.BundleError` and its subclasses, and :class:`~sc2onnx.errors.DeviceError`.
     """
+    away = device != "cpu"
     if is_export(directory):
+        if away:
+            raise DeviceError(f"device is {shown(device)}, and what optimum wrote is verified on the CPU alone")
         return Foreign.of_export(directory)
-    opened = Bundle.open(directory, others=True)
+    opened = Bundle.open(directory, others=not away)
+    if away:
+        devices = chosen_devices(device, None, opened.manifest)
+        check_suits(opened.manifest, devices)
+        return open_model(opened, place=Place(devices, kernels=kernels))
     halves = opened.manifest.cache.dtype != "float32"
     graphs = [emulated(graph) for graph in opened.graphs] if halves else []
     if not opened.manifest.made_for.own:
