@@ -15,6 +15,7 @@ from sc2onnx.errors import RequestError
 from sc2onnx.runtime.arguments import shown, text, texts, whole_number
 from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.engine.costs import FLAT, StepCosts
 from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream
 from sc2onnx.runtime.engine.lobby import Bounds
 from sc2onnx.runtime.engine.lookup import Memory
@@ -24,7 +25,6 @@ from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Seats
 from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.runtime.engine.slots import SlotSeats
-from sc2onnx.runtime.engine.speculate import FLAT, StepCosts
 from sc2onnx.runtime.engine.stacks import StackSeats
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.lazy_codec import LazyCodec

@@ -31,9 +31,10 @@ from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
+from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
-from sc2onnx.runtime.engine.speculate import Drafter, StepCosts
+from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.options import GenerationOptions, GenerationRules
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fim import FimOrder

@@ -74,7 +74,8 @@ def verify(
     ``keep``: whether the summary is written, which :func:`record` does otherwise.
     Peak memory is the larger of the two models, one after the other, and one set of logits.
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError` and
-    :class:`~sc2onnx.errors.RequestError`, with a ``device`` also :class:`~sc2onnx.errors.DeviceError`. Warns (:class:`UserWarning`) where the summary cannot be written.
+    :class:`~sc2onnx.errors.RequestError`, with a ``device`` also :class:`~sc2onnx.errors.DeviceError`.
+    Warns (:class:`UserWarning`) where the summary cannot be written.
     """
     directory = Path(bundle)
     greedy_tokens = whole_number("greedy_tokens", greedy_tokens, 0)

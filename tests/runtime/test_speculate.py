@@ -17,8 +17,9 @@ from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Guess, Lookup, Memory, Text
-from sc2onnx.runtime.engine.speculate import MOST, RISK, STAKE, Acceptance, Drafter, StepCosts
+from sc2onnx.runtime.engine.speculate import MOST, RISK, STAKE, Acceptance, Drafter
 from sc2onnx.runtime.loading import open_model
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.options import GenerationRules

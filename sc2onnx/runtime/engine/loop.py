@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Final
 
 from sc2onnx.errors import SequenceStateError
+from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lobby import Bounds, Lobby
 from sc2onnx.runtime.engine.prefix import PrefixStore
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Seats
-from sc2onnx.runtime.engine.speculate import StepCosts
 from sc2onnx.runtime.engine.steps import Steps
 from sc2onnx.runtime.engine.turn import Gate, Turn
 from sc2onnx.runtime.forks import Process

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import CancelledError
+from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lobby import Lobby
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.scheduler import Limits, drafting, planned
 from sc2onnx.runtime.engine.seats import Run
-from sc2onnx.runtime.engine.speculate import StepCosts
 
 _MEASURED: Final = 64
 """Steps of at most so many tokens tell what steps cost: longer ones are prompts."""

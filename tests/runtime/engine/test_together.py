@@ -17,8 +17,8 @@ import pytest
 
 import sc2onnx
 from sc2onnx.runtime.choose.sampling import Sampler
+from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Memory
-from sc2onnx.runtime.engine.speculate import StepCosts
 from sc2onnx.runtime.request import Drafting
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")

@@ -1,0 +1,79 @@
+"""What steps cost, as measured while they are computed."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+from typing import Final
+
+FLAT: Final = 0.1
+"""What a further token of a step costs on the kernels, of a step of one."""
+
+
+class StepCosts:
+    """Seconds of a step by its number of tokens, as measured: medians of the latest. Shared by the requests of a model.
+
+    What was measured while the machine was busy must not stay true for ever: of lengths that are not used, because they seemed dear, the
+    oldest measurement is forgotten now and then, until they are thought to cost what is assumed and tried again.
+    """
+
+    _KEPT: Final = 9
+    _ENOUGH: Final = 3
+    _FORGET: Final = 64
+    """Steps of one token after which each other length forgets a measurement."""
+
+    def __init__(self, per_token: float = 0.4) -> None:
+        """``per_token``: what each further token costs, of a step of one, until it is measured (docs/decisions/0009-speculation.md)."""
+        self._per_token = per_token
+        self._measured: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+        self._singles = 0
+
+    def add(self, size: int, seconds: float) -> None:
+        """A step of ``size`` tokens took so long."""
+        times = self._measured.setdefault(size, deque(maxlen=self._KEPT))
+        times.append(seconds)
+        self._medians[size] = median(list(times))  # a copy: another thread may be adding
+        self._singles += size == 1
+        if self._singles >= self._FORGET:
+            self._singles = 0
+            self._forget()
+
+    def _forget(self) -> None:
+        for size, times in list(self._measured.items()):
+            if size == 1:
+                continue
+            if len(times) > 1:
+                times.popleft()
+                self._medians[size] = median(list(times))
+            else:
+                del self._measured[size]
+                self._medians.pop(size, None)
+
+    def sizes(self) -> list[int]:
+        """Numbers of tokens that were measured."""
+        return list(self._medians)
+
+    @property
+    def known(self) -> bool:
+        """Whether steps were measured often enough: the first one after loading also reads the weights."""
+        return any(len(times) >= self._ENOUGH for times in list(self._measured.values()))
+
+    def seconds(self, size: int) -> float:
+        """Of a step of ``size`` tokens; between and beyond measured sizes by straight lines.
+
+        Before any was measured, in steps of one token.
+        """
+        medians = dict(self._medians)
+        if 1 not in medians:
+            least = min(medians, default=1)
+            medians[1] = medians.get(least, 1.0) / (1 + self._per_token * (least - 1))
+        if size in medians:
+            return medians[size]
+        below = max(known for known in medians if known < size)
+        above = min((known for known in medians if known > size), default=None)
+        if above is None:
+            slope = self._per_token * medians[1] if below == 1 else (medians[below] - medians[1]) / (below - 1)
+        else:
+            slope = (medians[above] - medians[below]) / (above - below)
+        return medians[below] + max(slope, 0.0) * (size - below)
