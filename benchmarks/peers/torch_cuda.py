@@ -45,6 +45,7 @@ class _Compiled(Eager):
     def __init__(self, model: Any, length: int) -> None:
         self._length, self._position = length, 0
         super().__init__(model)
+        torch._inductor.config.triton.cudagraph_support_input_mutation = True  # the cache counts in place
         self._decode = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
 
     def place(self, depth: int) -> None:

@@ -45,7 +45,7 @@ def eager(bundle: Path) -> sc2onnx.Model:
 
 
 def _costless(model: sc2onnx.Model) -> None:
-    model.engine.steps.costs = free = _Free()
+    model.engine.steps.costs.steps = free = _Free()
     model.requests.drafting = Drafting(Memory(), free)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from math import log2
 from statistics import median
 from typing import Final
 
@@ -77,3 +79,37 @@ class StepCosts:
         else:
             slope = (medians[above] - medians[below]) / (above - below)
         return medians[below] + max(slope, 0.0) * (size - below)
+
+
+class MixedCosts:
+    """Seconds of a step in which rows decode and prompts enter.
+
+    ``together``: all are one pass. Else each prompt is a pass of its own, which costs what passes of
+    about its size have cost.
+    """
+
+    _MOST: Final = 64
+    """Tokens of a pass that tell what steps cost: longer ones are prompts."""
+
+    def __init__(self, steps: StepCosts, together: bool) -> None:
+        self.steps, self._together = steps, together
+        self._prompts = StepCosts()
+
+    def seconds(self, decoding: int, entering: int) -> float:
+        """Of a step with the next token of so many rows, and so many tokens of a prompt."""
+        if self._together or not entering:
+            return self.steps.seconds(decoding + entering)
+        prompts = self._prompts if self._prompts.sizes() else self.steps
+        return (self.steps.seconds(decoding) if decoding else 0.0) + prompts.seconds(entering)
+
+    def add(self, decoding: Sequence[int], entering: int, seconds: float) -> None:
+        """A step took so long: ``decoding``, tokens of each row that decoded, and ``entering``, tokens of prompts."""
+        if self._together:
+            if not entering or sum(decoding) + entering <= self._MOST:
+                self.steps.add(sum(decoding) + entering, seconds)
+        elif not entering:
+            self.steps.add(len(decoding) * max(decoding), seconds)  # all are as long as the longest
+        elif not decoding or self.steps.known:
+            own = seconds - (self.steps.seconds(len(decoding)) if decoding else 0.0)
+            near = 2 ** round(log2(entering))  # so that sizes meet again
+            self._prompts.add(near, max(own, 0.0) * near / entering)

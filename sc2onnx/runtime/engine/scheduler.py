@@ -2,7 +2,7 @@
 
 A step computes the next token of every row that decodes, and beside them as much of the prompts as
 keeps their rhythm: with nobody decoding a whole chunk, else as many tokens as make the step twice as
-long. Rows go by priority, then by the order of their arrival; whoever waits long enough rises.
+long, or by so little longer that nobody sees it. Rows go by priority, then by the order of their arrival; whoever waits long enough rises.
 
 Worked example, costs of 35 ms for a step and 3.5 ms for each further token: four rows that decode
 take 45 ms, so a prompt gets 13 tokens of a step, which takes 91 ms.
@@ -17,6 +17,11 @@ from typing import Final, Protocol
 RHYTHM: Final = 2.0
 """How many times as long a step may take beside a prompt as without one."""
 
+UNSEEN: Final = 0.02
+"""Seconds by which a step may always take longer beside a prompt: 40 tokens a second are faster than
+anybody reads, and on a GPU passes are so short that a prompt cut to them would take ten times as long.
+"""
+
 LEAST: Final = 8
 """Tokens of a prompt that a step takes at least, so that it gets on."""
 
@@ -25,10 +30,10 @@ AGING: Final = 10.0
 
 
 class Costs(Protocol):
-    """What steps cost, in any unit."""
+    """What steps cost."""
 
-    def seconds(self, size: int) -> float:
-        """Of a step of ``size`` tokens."""
+    def seconds(self, decoding: int, entering: int) -> float:
+        """Of a step with the next token of so many rows, and so many tokens of prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +114,12 @@ def _budget(decoding: int, limits: Limits, costs: Costs) -> int:
     """Tokens of prompts that a step takes beside rows that decode."""
     if not decoding:
         return limits.chunk
-    alone = costs.seconds(decoding)
-    beside = decoding if limits.together else 0
-    spent = RHYTHM * alone if limits.together else (RHYTHM - 1) * alone
+    alone = costs.seconds(decoding, 0)
+    spent = max(RHYTHM * alone, alone + UNSEEN)
     low, high = min(LEAST, limits.chunk), limits.chunk
     while low < high:  # the largest that fits: costs rise with the size
         middle = (low + high + 1) // 2
-        if costs.seconds(beside + middle) <= spent:
+        if costs.seconds(decoding, middle) <= spent:
             low = middle
         else:
             high = middle - 1

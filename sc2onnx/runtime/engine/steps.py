@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import CancelledError
-from sc2onnx.runtime.engine.costs import StepCosts
+from sc2onnx.runtime.engine.costs import MixedCosts, StepCosts
 from sc2onnx.runtime.engine.lobby import Lobby
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.scheduler import Limits, drafting, planned
 from sc2onnx.runtime.engine.seats import Run
-
-_MEASURED: Final = 64
-"""Steps of at most so many tokens tell what steps cost: longer ones are prompts."""
 
 
 class Steps:
@@ -29,7 +26,8 @@ class Steps:
 
     def __init__(self, lobby: Lobby, costs: StepCosts, tell: Callable[[Row], None]) -> None:
         """``tell``: wakes a row's reader, if there is something for it."""
-        self._lobby, self.costs, self._tell = lobby, costs, tell
+        self._lobby, self._tell = lobby, tell
+        self.costs = MixedCosts(costs, lobby.seats.together)
         self._passing: Sequence[Row] = ()  # of the pass that runs
 
     def stop_if_cancelled(self) -> None:
@@ -112,15 +110,11 @@ class Steps:
             self._passing = ()
 
     def _measured(self, rows: Sequence[Row], runs: Sequence[Run], seconds: float) -> float | None:
-        """The seconds of a step, if they say what later ones take; they are noted."""
-        total = sum(len(run.tokens) for run in runs)
-        decodes = not any(row.prefilling for row in rows)
-        if not decodes and (total > _MEASURED or not self._lobby.seats.together):
-            return None
-        if not self._lobby.seats.together:  # all are as long as the longest
-            total = len(runs) * max(len(run.tokens) for run in runs)
-        self.costs.add(total, seconds)
-        return seconds if decodes else None
+        """The seconds of a step, if they say what its drafts took; they are noted."""
+        entering = sum(len(run.tokens) for row, run in zip(rows, runs, strict=True) if row.prefilling)
+        decoding = [len(run.tokens) for row, run in zip(rows, runs, strict=True) if not row.prefilling]
+        self.costs.add(decoding, entering, seconds)
+        return None if entering else seconds
 
     def _one_by_one(self, rows: Sequence[Row], runs: Sequence[Run], error: Exception) -> None:
         """Compute the rows of a step that failed; who fails alone is told why."""

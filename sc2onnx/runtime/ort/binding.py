@@ -122,6 +122,8 @@ class _Part:
         home = self._home(feeds, result) if graph.device.away else None
         self._feed(feeds, home)
         if hidden is not None:
+            if not self.away and hidden.device_name() != "cpu":  # a session fetches nothing from a device that it does not know
+                hidden = graph.new_value(hidden.numpy(), graph.device)
             binding.bind_ortvalue_input(HIDDEN, hidden)
         place = None
         if self._wanted not in ("", wanted):  # what was bound for the other would be computed into

@@ -70,7 +70,12 @@ def missing_libraries(names: Sequence[str]) -> list[str]:
 
 
 def check_cuda(device: Device) -> None:
-    """Raise :class:`DeviceError`, saying what is missing, unless onnxruntime can run graphs on this GPU."""
+    """Raise :class:`DeviceError`, saying what is missing, unless onnxruntime can run graphs on this GPU.
+
+    Its warnings are off from then on: 1.31 warns, at every load, that its provider is not the plugin of
+    the same name.
+    """
+    ort.set_default_logger_severity(_ERROR)
     if reason := cuda_trouble(device):
         raise DeviceError(f"device is '{device}', which does not work here: {reason}")
 
@@ -131,5 +136,8 @@ def nodes_left_to_cpu(session: ort.InferenceSession) -> list[str]:
 
 _SHAPES: Final = frozenset({"Shape", "Squeeze", "Unsqueeze", "Concat", "Cast", "Sub"})
 """What graphs compute of shapes; ONNX Runtime does it on the CPU, where the shapes are."""
+
+_ERROR: Final = 3
+"""What onnxruntime calls severe enough."""
 
 _LIBRARIES: Final = "`sc2onnx doctor` says which of its libraries is missing"

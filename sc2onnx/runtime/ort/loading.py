@@ -65,7 +65,13 @@ def load_session(graph: Path, options: ort.SessionOptions, instead: bytes | None
         if instead is None and isinstance(native(graph), bytes):  # as the name of a model, bytes would be the model
             instead = graph.read_bytes()  # and the options say where its weights are
         with computing(lambda: None):
-            session = ort.InferenceSession(instead or str(graph), options, providers=list(providers) or ["CPUExecutionProvider"], enable_fallback=0)
+            session = ort.InferenceSession(
+                instead or str(graph),
+                options,
+                providers=list(providers) or ["CPUExecutionProvider"],
+                disabled_optimizers=UNFUSED if providers else None,
+                enable_fallback=0,
+            )
     except CancelledError:
         raise
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
@@ -73,6 +79,9 @@ def load_session(graph: Path, options: ort.SessionOptions, instead: bytes | None
     outlive(session)
     return session
 
+
+UNFUSED: Final = ["MatMulNBitsFusion"]
+"""What is not to be fused on a GPU: products in few bits with their biases, which the fast kernels do not add (docs/decisions/0013-cuda.md)."""
 
 _FOLDER: Final = "session.model_external_initializers_file_folder_path"
 

@@ -170,7 +170,7 @@ class Tenths(StepCosts):
 def test_a_prompt_enters_in_pieces_beside_rows_that_decode() -> None:
     seats = FakeSeats()
     shared = engine(seats, chunk=64)
-    shared.steps.costs = Tenths()
+    shared.steps.costs.steps = Tenths()
     first = TokenStream(shared, row([1], 40), submitted=True)
     next(first)
     second = TokenStream(shared, row(list(range(1, 31)) * 2, 5), submitted=True)

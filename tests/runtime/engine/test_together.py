@@ -58,7 +58,7 @@ class Free(StepCosts):
 def test_a_batch_drafts_reuses_and_heals_row_by_row(load: Load) -> None:
     plain = load(speculate=False, prefix_memory=0)
     model = load()
-    model.engine.steps.costs = free = Free()
+    model.engine.steps.costs.steps = free = Free()
     model.requests.drafting = Drafting(Memory(), free)
     prompts = [REPEATING, REPEATING[4:], "x = [1, 2, 3]\nfor i in ra", CODE[:300]]
     options: dict[str, Any] = {"max_new_tokens": 40, "heal": True}
