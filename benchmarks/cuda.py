@@ -44,8 +44,7 @@ def main() -> None:
     setting = Setting(options.checkpoint, Path.cwd(), max(*options.contexts, *options.prefill), 1)
     with redirect_stdout(sys.stderr):
         openers = {name: bundle_opener(opened.directory, 1, device=options.device) for name, opened in bundles.items()}
-        if not options.alone:
-            openers |= {contender.name: contender.open for contender in torch_cuda.contenders(setting)}
+        openers |= {contender.name: contender.open for how, contender in torch_cuda.contenders(setting).items() if how in options.torch}
         report = bench_engines(openers, settings, facts.context_length, facts.vocab_size, lambda line: print(line, flush=True))
         batches = {name: batched(opened.directory, options) for name, opened in bundles.items()}
     print("\n".join(lines(report)))
@@ -85,7 +84,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--prefill", type=int, nargs="+", default=[512, 4096], metavar="N")
     parser.add_argument("--batch-context", type=int, default=1024, metavar="N", help="tokens that each row of a batch has before (default: 1024)")
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--alone", action="store_true", help="without transformers")
+    torch = "what of transformers takes part (default: all of it)"
+    parser.add_argument("--torch", nargs="*", choices=torch_cuda.NAMES, default=torch_cuda.NAMES, metavar="NAME", help=torch)
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
 

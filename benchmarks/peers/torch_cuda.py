@@ -17,13 +17,12 @@ from peers.torch_engine import Eager
 from peers.torch_variants import load
 from sc2onnx.bench import Engine
 
+NAMES = ("eager", "compiled")
 
-def contenders(setting: Setting) -> list[Contender]:
-    """Both with scaled dot product attention, which is flash attention there."""
-    return [
-        Contender("transformers eager fp16", _nothing, partial(_open, setting, compiled=False)),
-        Contender("transformers compiled fp16", _nothing, partial(_open, setting, compiled=True)),
-    ]
+
+def contenders(setting: Setting) -> dict[str, Contender]:
+    """Both, by how they run, with scaled dot product attention, which is flash attention there."""
+    return {name: Contender(f"transformers {name} fp16", _nothing, partial(_open, setting, compiled=name == "compiled")) for name in NAMES}
 
 
 def _nothing() -> None:

@@ -56,7 +56,7 @@ class RingCache:
     @property
     def by_slot(self) -> list[npt.NDArray[Any]]:
         """The contents as (rows, kv_heads, capacity, width), values too; views where the buffers are arrays, else copies."""
-        return [self._turned(number, self.storage.get(number, buffer)) for number, buffer in enumerate(self.buffers)]
+        return [self.contents(number) for number in range(len(self.buffers))]
 
     @property
     def nbytes(self) -> int:
@@ -120,7 +120,7 @@ class RingCache:
         for number, buffer in enumerate(self.buffers):
             array = self.storage.get(number, buffer)
             array = array if array is buffer else array.copy()  # what a device gave may be used again
-            old = other._turned(number, other.storage.get(number, other.buffers[number]))
+            old = other.contents(number)
             new = self._turned(number, array)
             new[row, :, :count] = old[of, :, :count]
             new[row, :, count:] = 0  # what was there before may be no numbers
@@ -128,11 +128,22 @@ class RingCache:
         self.lengths[row], self.written[row] = other.lengths[of], other.written[of]
         self.generation += 1
 
+    @classmethod
+    def stacked(cls, rows: int, members: Sequence[tuple[RingCache, int]]) -> RingCache:
+        """A cache with so many rows, the first of which are these rows of others, as :meth:`place` copies
+        them; the rest are empty. Each buffer is read once and written once.
+        """
+        first = members[0][0]
+        stack = cls(first.shape, rows=0, slots=max(cache.capacity for cache, _ in members), storage=first.storage)
+        stack.buffers = stack._made(rows, stack.capacity, members)
+        stack.lengths, stack.written = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+        for row, (cache, of) in enumerate(members):
+            stack.lengths[row], stack.written[row] = cache.lengths[of], cache.written[of]
+        return stack
+
     def taken(self, row: int) -> RingCache:
         """A cache of its own with one of the rows."""
-        taken = RingCache(self.shape, rows=1, slots=self.capacity, storage=self.storage)
-        taken.place(0, self, row)
-        return taken
+        return RingCache.stacked(1, [(self, row)])
 
     def vacate(self, row: int) -> None:
         """Make a row empty, for another sequence."""
@@ -148,7 +159,7 @@ class RingCache:
         wrapped = int(self.written[0]) > self.capacity
         slots = self.capacity if wrapped else round_up(length, self.shape.tile)
         copied = RingCache(self.shape, rows=0, slots=max(slots, room), storage=self.storage)
-        copied.buffers = self._made(1, copied.capacity, [self], slots)
+        copied.buffers = self._made(1, copied.capacity, [(self, 0)], slots)
         copied.lengths, copied.written = (self.lengths.copy(), self.written.copy()) if wrapped else (np.array([length]), np.array([length]))
         copied.rewind(copied.length() - length)
         return copied
@@ -174,27 +185,28 @@ class RingCache:
         Below the full capacity no row has ever wrapped, so slot = position on both sides.
         """
         capacity = min(round_up(max(slots, self.capacity * 5 // 4), GRANULE), self.shape.capacity)
-        grown = self._made(self.rows, capacity, [self])
+        grown = self._made(self.rows, capacity, [(self, row) for row in range(self.rows)])
         # All at once, so that running out of memory above leaves the cache as it was.
         self.capacity, self.buffers, self.generation = capacity, grown, self.generation + 1
 
-    def _made(self, rows: int, capacity: int, sources: Sequence[RingCache] = (), slots: int | None = None, *, release: bool = False) -> list[Any]:
-        """Buffers of this shape with the rows of ``sources`` one after the other, their first ``slots``, or all; ``release``: and give those up."""
+    def _made(self, rows: int, capacity: int, members: Sequence[tuple[RingCache, int]] = (), slots: int | None = None) -> list[Any]:
+        """Buffers of this shape, whose first rows are those of ``members``, their first ``slots``, or all."""
         made = []
         for number in range(2 * self.shape.layers):
             # Zeros, not garbage: masked slots have weight 0, and 0 times NaN would not be 0. The system maps zero pages lazily.
             plain = (rows, self.shape.kv_heads, capacity, self.shape.width)
             lying = (*plain[:2], plain[3], plain[2]) if self._is_turned(number) else plain
-            array, first = np.zeros(lying, STORAGE[self.shape.dtype]), 0
-            for source in sources:
-                count = source.capacity if slots is None else slots
-                old = self._turned(number, source.storage.get(number, source.buffers[number]))
-                self._turned(number, array)[first : first + source.rows, :, :count] = old[:, :, :count]
-                first += source.rows
-                if release:
-                    source.buffers[number] = None
+            array = np.zeros(lying, STORAGE[self.shape.dtype])
+            contents = {id(cache): cache.contents(number) for cache, _ in members}
+            for row, (cache, of) in enumerate(members):
+                count = cache.capacity if slots is None else slots
+                self._turned(number, array)[row, :, :count] = contents[id(cache)][of, :, :count]
             made.append(self.storage.put(number, array))
         return made
+
+    def contents(self, number: int) -> npt.NDArray[Any]:
+        """Of the ``number``-th buffer, as (rows, kv_heads, capacity, width): a view where it is an array, else a copy."""
+        return self._turned(number, self.storage.get(number, self.buffers[number]))
 
     def _is_turned(self, number: int) -> bool:
         return self.shape.turned and number % 2 == 1

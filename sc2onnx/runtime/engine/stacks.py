@@ -108,6 +108,7 @@ class StackSeats:
         self.chooses = session.chooses
         self.drafts_together = session.steps_agree and shape.window < shape.context
         self._session = session
+        self._rows = _doubled if session.away else _even
         self._bound: weakref.WeakKeyDictionary[RingCache, _Bound] = weakref.WeakKeyDictionary()
         self._open: list[weakref.ref[StackSeat]] = []
         self._stack: RingCache | None = None
@@ -241,30 +242,37 @@ class StackSeats:
                 self._apart(member)
         joining = [seat for seat in seats if seat.cache is not self._stack]
         empty = [row for row, member in enumerate(self._living()) if member is None]
-        if self._stack is None or not len(joining) <= len(empty) <= len(joining) + 1:
+        if self._stack is None or len(joining) > len(empty) or self._rows(len(seats)) != self._stack.rows:
             self._restack(seats)
         else:
             for seat, row in zip(joining, empty, strict=False):
-                self._move(seat, self._stack, row)
+                self._stack.place(row, seat.cache, seat.row)
+                self._moved(seat, self._stack, row)
                 self._members[row] = weakref.ref(seat)
         assert self._stack is not None
         return self._stack
 
     def _restack(self, seats: Sequence[StackSeat]) -> None:
-        """All in a new cache, with a row for somebody else where that makes their number even."""
-        rows = round_up(len(seats), 2)
-        slots = max(seat.cache.capacity for seat in seats)
-        storage = self._session.storage
-        stack = RingCache(self.shape, rows=rows, slots=slots, storage=storage)
-        members: list[weakref.ref[StackSeat] | None] = [None] * rows
+        """All in a new cache, with empty rows for those to come."""
+        stack = RingCache.stacked(self._rows(len(seats)), [(seat.cache, seat.row) for seat in seats])
+        members: list[weakref.ref[StackSeat] | None] = [None] * stack.rows
         for row, seat in enumerate(seats):
-            self._move(seat, stack, row)
+            self._moved(seat, stack, row)
             members[row] = weakref.ref(seat)
         self._stack, self._members = stack, members
 
-    def _move(self, seat: StackSeat, stack: RingCache, row: int) -> None:
-        stack.place(row, seat.cache, seat.row)
+    def _moved(self, seat: StackSeat, stack: RingCache, row: int) -> None:
         if seat.cache.rows == 1:
             self._bound.pop(seat.cache, None)
             seat.cache.clear()
         seat.cache, seat.row = stack, row
+
+
+def _even(rows: int) -> int:
+    """Rows of a stack for so many sequences: an empty one costs as much as any other on a CPU."""
+    return round_up(rows, 2)
+
+
+def _doubled(rows: int) -> int:
+    """The same where an empty row costs next to nothing, but a new stack a copy over the host: a power of two."""
+    return 1 << max(1, (rows - 1).bit_length())

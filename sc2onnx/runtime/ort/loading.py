@@ -69,7 +69,6 @@ def load_session(graph: Path, options: ort.SessionOptions, instead: bytes | None
                 instead or str(graph),
                 options,
                 providers=list(providers) or ["CPUExecutionProvider"],
-                disabled_optimizers=UNFUSED if providers else None,
                 enable_fallback=0,
             )
     except CancelledError:
@@ -79,9 +78,6 @@ def load_session(graph: Path, options: ort.SessionOptions, instead: bytes | None
     outlive(session)
     return session
 
-
-UNFUSED: Final = ["MatMulNBitsFusion"]
-"""What is not to be fused on a GPU: products in few bits with their biases, which the fast kernels do not add (docs/decisions/0013-cuda.md)."""
 
 _FOLDER: Final = "session.model_external_initializers_file_folder_path"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -65,18 +64,23 @@ class Session:
             captures = cuda_graphs and device.away and len(counts) == 1
             session = load_on(graphs[number], options, device, captures, instead[number] if instead else None)
             captures = captures and captures_graphs(session, device)
-            lock = threading.Lock() if captures else nullcontext()
-            self._graphs.append(Graph(session, device, layers, run_options, ort_value, captures, lock))
+            thread = ThreadPoolExecutor(1, "sc2onnx-gpu") if device.away else None
+            self._graphs.append(Graph(session, device, layers, run_options, ort_value, captures, thread))
 
     @property
     def storage(self) -> Storage:
         """Where its caches lie: in memory, or on its devices."""
-        return self._storage if self._storage.elsewhere else InMemory()
+        return self._storage if self.away else InMemory()
+
+    @property
+    def away(self) -> bool:
+        """Whether there is a stage on a device with memory of its own."""
+        return self._storage.elsewhere
 
     @property
     def chooses(self) -> bool:
         """Whether its steps can give the most likely tokens instead of logits."""
-        return GREEDY_IDS in self._graphs[-1].outputs and self._storage.elsewhere
+        return GREEDY_IDS in self._graphs[-1].outputs and self.away
 
     def bind(self, buffers: Sequence[Any]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
