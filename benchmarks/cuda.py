@@ -46,8 +46,9 @@ def main() -> None:
         openers = {name: bundle_opener(opened.directory, 1, device=options.device) for name, opened in bundles.items()}
         openers |= {contender.name: contender.open for how, contender in torch_cuda.contenders(setting).items() if how in options.torch}
         report = bench_engines(openers, settings, facts.context_length, facts.vocab_size, lambda line: print(line, flush=True))
+    print("\n".join(lines(report)), flush=True)
+    with redirect_stdout(sys.stderr):
         batches = {name: batched(opened.directory, options) for name, opened in bundles.items()}
-    print("\n".join(lines(report)))
     for name, rates in batches.items():
         shown = ", ".join(f"{rows} rows {rate:.0f} ({rate / rates[1]:.1f}x)" for rows, rate in rates.items())
         print(f"\n{name}, tokens per second together at {options.batch_context:,} tokens of context: {shown}")
