@@ -139,3 +139,11 @@ def test_stages_on_the_gpu_and_beside_it(bundles: Path, reference: Mapping[str, 
         with sc2onnx.load(bundles / "staged", device_map=devices).sequence() as sequence:
             found = [sequence.append(tokens[:290]), sequence.append(tokens[290:291]), sequence.append(tokens[291:])]
         assert np.abs(np.concatenate([part for part in found if part is not None]) - logits).max() <= tolerance("fp16") * np.abs(logits).max()
+
+
+def test_verify_compares_what_the_gpu_computes(bundles: Path, checkpoint: Path, precision: str) -> None:
+    verification = pytest.importorskip("sc2onnx.verify")
+    before = (bundles / precision / "sc2onnx.json").read_bytes()
+    summary = verification.verify(bundles / precision, checkpoint, max_length=300, greedy_tokens=16, device="cuda").summary
+    assert summary.passed
+    assert (bundles / precision / "sc2onnx.json").read_bytes() == before

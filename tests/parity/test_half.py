@@ -17,7 +17,7 @@ import transformers
 
 import sc2onnx
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.errors import RequestError
+from sc2onnx.errors import DeviceError, RequestError
 from sc2onnx.evaluate.measure import Difference, Floats, Parting, compare, part
 from sc2onnx.export import export
 from sc2onnx.verify import TOLERANCE, verify
@@ -190,3 +190,13 @@ def test_where_greedy_decoding_parts() -> None:
     assert part([2, 2, 1], [2, 0, 1], logits) == Parting(1, 0.125)
     assert part([2], [2, 0, 1], logits) == Parting(1, inf)
     assert part([], [], logits[:0]) is None
+
+
+def test_a_device_that_is_not_there_is_named_before_anything_is_compared(checkpoint: Path, tmp_path: Path) -> None:
+    """On a GPU this is for tests/cuda."""
+    export(checkpoint, tmp_path / "bundle", precision="fp16", target="cuda")
+    with pytest.raises(DeviceError, match="cuda:7"):
+        verify(tmp_path / "bundle", checkpoint, max_length=4, device="cuda:7")
+    export(checkpoint, tmp_path / "fp32")
+    with pytest.raises(DeviceError, match="export it for a GPU"):
+        verify(tmp_path / "fp32", checkpoint, max_length=4, device="cuda")

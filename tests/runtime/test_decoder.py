@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -279,3 +279,44 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
     caches = {f"past_key_values.{layer}.{kind}": cache.buffers[kind == "value"] for layer in range(6) for kind in ("key", "value")}
     session.run(names, {"input_ids": np.array([[1]]), "past_lengths": cache.lengths, **caches})
     assert "in-place optimization not activated" in capfd.readouterr().err  # the listener hears it when it happens
+
+
+def test_passes_of_all_threads_go_through_the_sessions_own() -> None:
+    """As a GPU needs it; who is interrupted meanwhile leaves only when nothing is written any more."""
+    from sc2onnx.runtime.ort.binding import Graph
+    from sc2onnx.runtime.ort.devices import Device
+
+    class Session:
+        def __init__(self) -> None:
+            self.threads, self.written = list[str](), 0
+
+        def get_overridable_initializers(self) -> list[object]:
+            return []
+
+        get_inputs = get_outputs = get_overridable_initializers
+
+        def run_with_iobinding(self, binding: object, options: object) -> None:
+            self.threads.append(threading.current_thread().name)
+            time.sleep(0.05)
+            self.written += 1
+            if binding == "bad":
+                raise ValueError(binding)
+
+    session: Any = Session()
+    graph = Graph(session, Device("cuda"), range(1), lambda number: None, lambda array, device: None, thread=ThreadPoolExecutor(1, "own"))
+    callers = [threading.Thread(target=graph.run, args=("good", None)) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    with pytest.raises(ValueError, match="bad"):
+        graph.run(cast(Any, "bad"), cast(Any, None))
+    for caller in callers:
+        caller.join()
+    assert set(session.threads) == {"own_0"}
+    handler = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            graph.run(cast(Any, "good"), cast(Any, None))
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert session.written == 5

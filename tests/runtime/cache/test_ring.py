@@ -161,6 +161,12 @@ def test_rows_keep_their_own_lengths_when_stacked_and_kept() -> None:
     joined = stacked(parts)
     assert joined.lengths.tolist() == [3, 90, 12]
     assert joined.capacity == 128
+    placed = RingCache(shape(10, 128), rows=4)
+    for row, part in enumerate(parts):
+        placed.place(row, part)
+    more = RingCache.stacked(4, [(part, 0) for part in parts])
+    assert [*placed.lengths, *placed.written] == [*more.lengths, *more.written]
+    assert all(np.array_equal(one, other) for one, other in zip(placed.by_slot, more.by_slot, strict=True))
     joined = rows_of(joined, [2, 0])
     assert joined.lengths.tolist() == [12, 3]
     assert [float(joined.by_slot[0][row, 0, 0, 0]) for row in range(2)] == [12.0, 3.0]
