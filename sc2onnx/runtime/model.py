@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Final, Unpack, overload
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.arguments import shown, text, texts, whole_number
+from sc2onnx.runtime.arguments import shown, texts, whole_number
 from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.costs import FLAT, StepCosts
@@ -27,6 +26,7 @@ from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.runtime.engine.slots import SlotSeats
 from sc2onnx.runtime.engine.stacks import StackSeats
 from sc2onnx.runtime.forks import not_portable
+from sc2onnx.runtime.infill_options import InfillKeywords, InfillOptions
 from sc2onnx.runtime.lazy_codec import LazyCodec
 from sc2onnx.runtime.load_options import LoadOptions
 from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
@@ -34,11 +34,9 @@ from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions, GenerationRules
 from sc2onnx.runtime.ort.packed_form import PackedForm
 from sc2onnx.runtime.ort.session import Session
-from sc2onnx.runtime.request import Drafting, Prompt, Requests, surroundings
+from sc2onnx.runtime.request import Drafting, Requests
 from sc2onnx.runtime.results import Completion
 from sc2onnx.runtime.text.codec import Codec
-from sc2onnx.runtime.text.fim import FimOrder
-from sc2onnx.runtime.text.fitting import Surroundings
 
 MOST_SAMPLES: Final = 1024
 """Of one prompt, in one call."""
@@ -140,7 +138,7 @@ class Model:
         """
         chosen = GenerationOptions.of(options)
         alone = isinstance(prompt, str)
-        prompts = [text("prompt", prompt)] if isinstance(prompt, str) else texts("prompt", prompt)
+        prompts = [prompt] if isinstance(prompt, str) else texts("prompt", prompt)
         samples = 1 if n is None else whole_number("n", n, 1, MOST_SAMPLES)
         begun = [self.requests.prompt(each, chosen) for each in prompts]
         done = self._complete(self.requests.whole_rows(begun, samples, chosen))
@@ -157,18 +155,45 @@ class Model:
             for task in tasks:
                 task.cancel()
 
-    def submit(self, prompt: str, *, replaces: Hashable | None = None, **options: Unpack[GenerationKeywords]) -> Task:
-        """Ask for what :meth:`generate` gives of one prompt, and go on: ``result()`` of the handle waits for
-        the completion, and so does ``await``; ``cancel()`` and ``close()`` end it.
+    def infill(self, prefix: str, suffix: str, **options: Unpack[InfillKeywords]) -> Completion:
+        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle. ``options``: see
+        :class:`~sc2onnx.runtime.infill_options.InfillOptions`.
+
+        Raises what :meth:`generate` raises.
+        """
+        chosen = InfillOptions.of(options)
+        return self._complete([self.requests.infilling((prefix, suffix), chosen, "whole")])[0]
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        replaces: Hashable | None = None,
+        **options: Unpack[GenerationKeywords],
+    ) -> Task:
+        """Ask for what :meth:`generate` gives of one prompt, and go on: ``result()`` of the handle
+        waits for the completion, and so does ``await``; ``cancel()`` and ``close()`` end it.
 
         It is computed beside other requests when somebody waits for any of them, and after
         :meth:`start` in any case. ``replaces``: a newer request with the same key, such as a client
         and its file, takes the place of this one, which then ends as ``"cancelled"``.
         """
-        chosen = GenerationOptions.of(options)
-        begun = self.requests.prompt(text("prompt", prompt), chosen)
-        row = self.requests.text_row(begun, chosen, "whole")
-        row.terms = replace(row.terms, replaces=replaces)
+        row = self.requests.continuing(prompt, GenerationOptions.of(options), "whole", replaces)
+        return Task(self.engine, row, submitted=True)
+
+    def submit_infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        replaces: Hashable | None = None,
+        **options: Unpack[InfillKeywords],
+    ) -> Task:
+        """Ask for what :meth:`infill` gives, and go on, as :meth:`submit` does; their keys for
+        ``replaces`` are the same ones.
+        """
+        chosen = InfillOptions.of(options)
+        row = self.requests.infilling((prefix, suffix), chosen, "whole", replaces)
         return Task(self.engine, row, submitted=True)
 
     def stream(self, prompt: str, **options: Unpack[GenerationKeywords]) -> Stream:
@@ -178,74 +203,21 @@ class Model:
         Checked now, computed while it is iterated. Raises what :meth:`generate` raises, and
         :class:`~sc2onnx.errors.InferenceError` while it is iterated.
         """
-        chosen = GenerationOptions.of(options)
-        begun = self.requests.prompt(text("prompt", prompt), chosen)
-        return Stream(self.engine, self.requests.text_row(begun, chosen, "pieces"))
-
-    def infill(
-        self,
-        prefix: str,
-        suffix: str,
-        *,
-        path: str | None = None,
-        repo: str | None = None,
-        files: Mapping[str, str] | None = None,
-        order: FimOrder = "psm",
-        fit: bool = True,
-        prompt_tokens: int | None = None,
-        **options: Unpack[GenerationKeywords],
-    ) -> Completion:
-        """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle; what is not
-        explained here as in :meth:`generate`.
-
-        ``path`` of the file, ``repo`` name and other ``files`` (path -> code) are optional context,
-        in the training format (:func:`sc2onnx.runtime.text.fim.fim_prompt`); all texts are data.
-        ``order``: ``"psm"``, prefix first, or ``"spm"``, suffix first, so that a later request
-        after typing differs at its end only, and reuses the suffix as well.
-
-        A prompt that would be too long is cut to what is nearest to the cursor
-        (:mod:`sc2onnx.runtime.text.fitting`), and ``used`` of the result says what was left.
-        ``prompt_tokens``: the most tokens of the prompt, all of it; by default what the context
-        leaves after ``max_new_tokens``, three quarters of it at least. ``fit=False``: what is
-        longer than the context is a :class:`~sc2onnx.errors.ContextLengthError` instead.
-        """
-        chosen = GenerationOptions.of(options)
-        code = surroundings(prefix, suffix, path, repo, files)
-        begun = self._infilling(code, order, fit, prompt_tokens, chosen)
-        return self._complete([self.requests.text_row(begun, chosen, "whole")])[0]
+        row = self.requests.continuing(prompt, GenerationOptions.of(options), "pieces")
+        return Stream(self.engine, row)
 
     def stream_infill(
         self,
         prefix: str,
         suffix: str,
-        *,
-        path: str | None = None,
-        repo: str | None = None,
-        files: Mapping[str, str] | None = None,
-        order: FimOrder = "psm",
-        fit: bool = True,
-        prompt_tokens: int | None = None,
-        **options: Unpack[GenerationKeywords],
+        **options: Unpack[InfillKeywords],
     ) -> Stream:
         """Fill in the middle as :meth:`infill` does, as an iterator of pieces that can be closed.
 
         Checked now, computed while it is iterated.
         """
-        chosen = GenerationOptions.of(options)
-        code = surroundings(prefix, suffix, path, repo, files)
-        begun = self._infilling(code, order, fit, prompt_tokens, chosen)
-        return Stream(self.engine, self.requests.text_row(begun, chosen, "pieces"))
-
-    def _infilling(
-        self,
-        code: Surroundings,
-        order: FimOrder,
-        fit: bool,
-        prompt_tokens: int | None,
-        options: GenerationOptions,
-    ) -> Prompt:
-        budget = self.requests.budget(fit, prompt_tokens, options)
-        return self.requests.infilling(code, order, budget, options)
+        chosen = InfillOptions.of(options)
+        return Stream(self.engine, self.requests.infilling((prefix, suffix), chosen, "pieces"))
 
     def generate_tokens(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, Self, TypedDict, get_args
 
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.arguments import check_keywords, flag, one_of, shown, stop_strings, whole_number
@@ -84,7 +84,7 @@ class GenerationOptions:
         _check_timeout(self.timeout)
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any]) -> GenerationOptions:
+    def of(cls, keywords: Mapping[str, Any]) -> Self:
         """The options of a call's keywords. Raises :class:`TypeError` for others."""
         check_keywords(cls, keywords)
         return cls(**keywords)

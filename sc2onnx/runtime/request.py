@@ -6,27 +6,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.facts import ModelFacts
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, TokenIdError
-from sc2onnx.runtime.arguments import (
-    code_files,
-    flag,
-    one_of,
-    optional_text,
-    shown,
-    some_token_ids,
-    text,
-    token_ids,
-    whole_number,
-)
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, TokenIdError
+from sc2onnx.runtime.arguments import some_token_ids, text, token_ids
 from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler
@@ -35,9 +24,9 @@ from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
 from sc2onnx.runtime.engine.speculate import Drafter
+from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.options import GenerationOptions, GenerationRules
 from sc2onnx.runtime.text.codec import Codec
-from sc2onnx.runtime.text.fim import FimOrder
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
 from sc2onnx.runtime.text.sink import TextSink
 
@@ -68,36 +57,52 @@ class Requests:
         """``codec``: opens the tokenizer when it is first needed. ``drafting``: None for no guesses."""
         self._facts, self._open, self.drafting = facts, codec, drafting
 
-    def prompt(self, text: str, options: GenerationOptions) -> Prompt:
+    def prompt(self, code: str, options: GenerationOptions) -> Prompt:
         """A text as a prompt. Raises :class:`~sc2onnx.errors.RequestError` and its subclasses."""
         special = options.special_tokens == "parse"
-        self._check_length(len(text))
-        before, healed = self._cut(text, options.heal, special=special)
+        self._check_length(len(text("prompt", code)))
+        before, healed = self._cut(code, options.heal, special=special)
         return Prompt(self._open().encode(before, special=special, framed=True), healed)
 
-    def infilling(self, code: Surroundings, order: FimOrder, budget: int | None, options: GenerationOptions) -> Prompt:
-        """A prompt to fill in the middle. ``budget``: tokens that it may have; None: it goes in
-        whole.
+    def infill_prompt(self, prefix: str, suffix: str, options: InfillOptions) -> Prompt:
+        """A prompt to fill in the middle, fitted to the context unless it is to go in whole.
+
+        Raises :class:`~sc2onnx.errors.RequestError` and its subclasses.
         """
-        one_of("order", order, get_args(FimOrder))
-        before, healed = self._cut(code.prefix, options.heal, special=False)
-        code = replace(code, prefix=before)
-        if budget is None:
+        given = text("prefix", prefix), text("suffix", suffix)
+        before, healed = self._cut(given[0], options.heal, special=False)
+        code = Surroundings(before, given[1], options.path, options.repo, options.files or {})
+        if not options.fit:
             self._check_length(code.characters)
-            return Prompt(code.prompt(self._open(), order), healed, code)
-        ids, used = fitted(self._open(), code, budget, order)
+            return Prompt(code.prompt(self._open(), options.order), healed, code)
+        context = self._facts.context_length
+        budget = budget_of(context, options.max_new_tokens, options.prompt_tokens)
+        ids, used = fitted(self._open(), code, budget, options.order)
         return Prompt(ids, healed, used)
 
-    def budget(self, fit: bool, prompt_tokens: int | None, options: GenerationOptions) -> int | None:
-        """Tokens that an infilling prompt may have; None: it is not cut."""
-        if prompt_tokens is not None:
-            prompt_tokens = whole_number("prompt_tokens", prompt_tokens, 1)
-        if flag("fit", fit):
-            context = self._facts.context_length
-            return budget_of(context, options.max_new_tokens, prompt_tokens)
-        if prompt_tokens is not None:
-            raise RequestError(f"fit is False and prompt_tokens is {shown(prompt_tokens)}, expected one of them")
-        return None
+    def continuing(
+        self,
+        prompt: str,
+        options: GenerationOptions,
+        gives: Gives,
+        replaces: Hashable | None = None,
+    ) -> Row:
+        """The row that continues a text. ``replaces``: see
+        :class:`~sc2onnx.runtime.engine.row.Terms`.
+        """
+        begun = self.prompt(prompt, options)
+        return self.text_row(begun, options, gives, replaces=replaces)
+
+    def infilling(
+        self,
+        around: tuple[str, str],
+        options: InfillOptions,
+        gives: Gives,
+        replaces: Hashable | None = None,
+    ) -> Row:
+        """The row that fills in what stands between ``around``, a prefix and a suffix."""
+        begun = self.infill_prompt(*around, options)
+        return self.text_row(begun, options, gives, replaces=replaces)
 
     def rules(self, options: GenerationOptions) -> GenerationRules:
         """What a row with text goes by."""
@@ -122,16 +127,18 @@ class Requests:
         gives: Gives,
         *,
         spawned: tuple[int, ...] = (),
+        replaces: Hashable | None = None,
     ) -> Row:
         """The row of a prompt, checked: it fits the context. ``spawned``: see
-        :class:`~sc2onnx.runtime.choose.sampling.Sampler`.
+        :class:`~sc2onnx.runtime.choose.sampling.Sampler`; ``replaces``: see
+        :class:`~sc2onnx.runtime.engine.row.Terms`.
         """
         rules = self.rules(options)
         row = self.row(prompt.ids, rules, gives, spawned=spawned)
         if prompt.healed:
             row.sampler = Healing(row.sampler, self._open(), self._vocabulary, prompt.healed)
         row.text = TextSink(self._open(), rules.stop, skip=len(prompt.healed))
-        row.used, row.terms = prompt.used, terms(options)
+        row.used, row.terms = prompt.used, terms(options, replaces)
         return row
 
     def whole_rows(self, prompts: Sequence[Prompt], samples: int, options: GenerationOptions) -> list[Row]:
@@ -214,24 +221,7 @@ def _spawned(number: int, sample: int) -> tuple[int, ...]:
     return (number,) if number else ()
 
 
-def terms(options: GenerationOptions) -> Terms:
+def terms(options: GenerationOptions, replaces: Hashable | None = None) -> Terms:
     """How a request stands beside others."""
     late = None if options.timeout is None else time.monotonic() + options.timeout
-    return Terms(options.priority, late)
-
-
-def surroundings(
-    prefix: str,
-    suffix: str,
-    path: str | None,
-    repo: str | None,
-    files: Mapping[str, str] | None,
-) -> Surroundings:
-    """The code around a cursor, checked to be text."""
-    return Surroundings(
-        text("prefix", prefix),
-        text("suffix", suffix),
-        optional_text("path", path),
-        optional_text("repo", repo),
-        code_files(files),
-    )
+    return Terms(options.priority, late, replaces)

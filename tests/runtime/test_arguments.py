@@ -234,7 +234,7 @@ def test_collections_of_prompts(model: sc2onnx.Model) -> None:
 )  # fmt: skip
 def test_options_of_infill(model: sc2onnx.Model, options: dict[str, Any], error: type[Exception], message: str) -> None:
     code = "x = 1\n" * 50
-    for call in (model.infill, model.stream_infill):
+    for call in (model.infill, model.stream_infill, model.submit_infill):
         refused(lambda call=call: call(code, code, **{"max_new_tokens": 1, **options}), error, message)  # type: ignore[misc]
 
 

@@ -8,18 +8,24 @@ from typing import Any
 import pytest
 
 from sc2onnx.errors import RequestError
+from sc2onnx.runtime.infill_options import InfillKeywords, InfillOptions
 from sc2onnx.runtime.load_options import LoadKeywords, LoadOptions
 from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions
 
+RECORDS = [
+    (LoadKeywords, LoadOptions),
+    (GenerationKeywords, GenerationOptions),
+    (InfillKeywords, InfillOptions),
+]
 
-@pytest.mark.parametrize(("keywords", "options"), [(LoadKeywords, LoadOptions), (GenerationKeywords, GenerationOptions)])
+
+@pytest.mark.parametrize(("keywords", "options"), RECORDS)
 def test_each_keyword_stands_in_both(keywords: Any, options: Any) -> None:
-    assert {name: str(kind) for name, kind in keywords.__annotations__.items()} == {
-        field.name: f"ForwardRef('{field.type}', module='{keywords.__module__}')" for field in fields(options)
-    }
+    kinds = {name: kind.__forward_arg__ for name, kind in keywords.__annotations__.items()}
+    assert kinds == {field.name: field.type for field in fields(options)}
 
 
-@pytest.mark.parametrize("options", [LoadOptions, GenerationOptions])
+@pytest.mark.parametrize("options", [options for _, options in RECORDS])
 def test_an_unknown_keyword_is_named_with_those_that_there_are(options: Any) -> None:
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'thread', expected .*"):
         options.of({"thread": 1})

@@ -152,6 +152,27 @@ def test_a_submitted_request_is_waited_for_and_replaced(load: Load) -> None:
     model.stop()
 
 
+def test_a_newer_keystroke_replaces_the_older_one_of_the_same_file(load: Load) -> None:
+    plain, model = load(prefix_memory=0), load(prefix_memory=0)
+    before, after = CODE[:900], CODE[900:1500]
+    options: dict[str, Any] = {"path": "a.py", "order": "spm", "prompt_tokens": 200}
+    key = ("me", "a.py")
+    older = model.submit_infill(before, after, replaces=key, max_new_tokens=500, **options)
+    other = model.submit(CODE[:300], max_new_tokens=12, priority=1, replaces=("me", "b.py"))
+    newer = model.submit_infill(before + "x", after, replaces=key, max_new_tokens=12, **options)
+    expected = plain.infill(before + "x", after, max_new_tokens=12, **options)
+    assert newer.result() == expected
+    assert newer.result().used == expected.used
+    assert expected.used is not None
+    assert expected.used.cut
+    assert older.result().finish_reason == "cancelled"
+    assert other.result() == plain.generate(CODE[:300], max_new_tokens=12)
+    last = model.submit_infill(before, after, replaces=key, max_new_tokens=500, timeout=60)
+    continued = model.submit(before, max_new_tokens=4, replaces=key)
+    assert continued.result() == plain.generate(before, max_new_tokens=4)
+    assert last.result().finish_reason == "cancelled"
+
+
 def test_sequences_and_requests_share_the_model(load: Load) -> None:
     plain, model = load(prefix_memory=0), load(prefix_memory=0)
     ids = model.codec.encode(CODE[:1500])
