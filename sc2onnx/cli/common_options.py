@@ -64,6 +64,8 @@ def generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int)
     stop = "end before this text (repeatable)"
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
+    ends = "end with the cursor's line, or with its block, before code that is there already"
+    parser.add_argument("--ends", choices=("line", "block"), help=ends)
     heal = "where the prompt stops inside a word, choose the tokens of its end again"
     parser.add_argument("--heal", action="store_true", help=heal)
     logprobs = "with --json: log probability of each token"

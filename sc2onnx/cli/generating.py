@@ -107,6 +107,7 @@ _RULES: Final = (
     "repetition_penalty",
     "seed",
     "stop",
+    "ends",
     "logprobs",
     "heal",
 )

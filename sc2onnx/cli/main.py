@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
-from sc2onnx.cli import bundles, exporting, generating, inspecting, measuring
+from sc2onnx.cli import bundles, exporting, generating, inspecting, measuring, serving
 from sc2onnx.cli.boundary import guarded
 from sc2onnx.cli.options import parser
 from sc2onnx.cli.process import (
@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "bench": measuring.bench,
     "generate": generating.generate,
     "infill": generating.infill,
+    "serve": serving.serve,
     "info": inspecting.info,
     "warm": bundles.warm,
     "push": bundles.push,
@@ -30,7 +31,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
 }
 """Command -> what runs it and returns the exit status."""
 
-RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "warm")
+RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "serve", "warm")
 """Commands whose bundles may be on the hub."""
 
 

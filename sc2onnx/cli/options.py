@@ -108,6 +108,32 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--greedy", type=int, default=256, metavar="N", help=greedy)
 
 
+def _serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle")
+    parser.add_argument("--alias", metavar="NAME", help="what the bundle is called (default: its directory's name)")
+    other = "another bundle, and what it is called (repeatable)"
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=BUNDLE", help=other)
+    host = "where to listen (default: 127.0.0.1; others need a key)"
+    parser.add_argument("--host", default="127.0.0.1", help=host)
+    parser.add_argument("--port", type=int, default=8012, help="0: any that is free (default: 8012)")
+    keys = "keys, one a line, one of which each request must bring (repeatable)"
+    parser.add_argument("--key-file", type=Path, action="append", default=[], metavar="FILE", help=keys)
+    hosts = "a name that the server goes by, besides this machine's own (repeatable)"
+    parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=hosts)
+    origins = "a web page that may ask, as https://HOST (repeatable)"
+    parser.add_argument("--origin", action="append", default=[], metavar="ORIGIN", help=origins)
+    waiting = "requests under way, beyond which others are told to come later (default: 64)"
+    parser.add_argument("--waiting", type=int, default=64, metavar="N", help=waiting)
+    most = "tokens that a request may ask for (default: 4096)"
+    parser.add_argument("--most-tokens", type=int, default=4096, metavar="N", help=most)
+    batch = "requests that are computed together (default: 8)"
+    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help=batch)
+    memory = "bytes of finished requests' caches to keep (default: two of full length)"
+    parser.add_argument("--prefix-memory", type=int, metavar="BYTES", help=memory)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto (default: cpu)")
+    processor_options(parser)
+
+
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle")
     files = "code to evaluate on, best what the model was not trained on"
@@ -228,6 +254,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]
     ),
     "generate": (_generate, "continue a prompt"),
     "infill": (_infill, "complete at a cursor in a file"),
+    "serve": (_serve, "answer editors and SDKs over HTTP: OpenAI's and llama.cpp's completions"),
     "info": (
         _info,
         "what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take",

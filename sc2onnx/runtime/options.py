@@ -10,9 +10,13 @@ from typing import Any, Final, Literal, Self, TypedDict, get_args
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.arguments import check_keywords, flag, one_of, shown, stop_strings, whole_number
 from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.text.lines import Lines
 
 SpecialTokens = Literal["parse", "text"]
 """Whether special tokens spelt out in a prompt are taken as such, or as their characters."""
+
+Ending = Literal["line", "block"]
+"""Where a completion ends by its lines, see :mod:`sc2onnx.runtime.text.lines`."""
 
 _MOST_PRIORITY: Final = 1000
 
@@ -29,6 +33,8 @@ class GenerationKeywords(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     stop_tokens: Iterable[int] | None
+    ends: Ending | Lines | None
+    line_seconds: float | None
     logprobs: bool
     heal: bool
     special_tokens: SpecialTokens
@@ -46,6 +52,9 @@ class GenerationOptions:
     from a stream of its own, the first from that of a single prompt, and how many there are changes
     none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
     default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
+    ``ends``: with the cursor's line (``"line"``), or with the block that it is in, before code that
+    follows the cursor already (``"block"``), or as a :class:`~sc2onnx.runtime.text.lines.Lines` says. ``line_seconds``:
+    after so many seconds of writing, it ends as soon as it has more than one line, as ``"timeout"``.
     ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
     ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens again
     together with what follows (:mod:`sc2onnx.runtime.choose.healing`); ``text`` begins where the prompt
@@ -66,6 +75,8 @@ class GenerationOptions:
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     stop_tokens: Iterable[int] | None = None
+    ends: Ending | Lines | None = None
+    line_seconds: float | None = None
     logprobs: bool = False
     heal: bool = False
     special_tokens: SpecialTokens = "parse"
@@ -77,11 +88,14 @@ class GenerationOptions:
         object.__setattr__(self, "max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1))
         object.__setattr__(self, "stop", stop_strings(self.stop))
         flag("logprobs", self.logprobs)
+        if self.ends is not None and not isinstance(self.ends, Lines):
+            one_of("ends", self.ends, get_args(Ending))
+        _check_seconds("line_seconds", self.line_seconds)
         flag("heal", self.heal)
         one_of("special_tokens", self.special_tokens, get_args(SpecialTokens))
         most = _MOST_PRIORITY
         object.__setattr__(self, "priority", whole_number("priority", self.priority, -most, most))
-        _check_timeout(self.timeout)
+        _check_seconds("timeout", self.timeout)
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Self:
@@ -102,10 +116,10 @@ class GenerationOptions:
         )
 
 
-def _check_timeout(timeout: object) -> None:
-    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (number and 0 < timeout < math.inf):  # type: ignore[operator]
-        raise RequestError(f"timeout is {shown(timeout)}, expected seconds, more than 0, or None")
+def _check_seconds(name: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < math.inf):  # type: ignore[operator]
+        raise RequestError(f"{name} is {shown(value)}, expected seconds, more than 0, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +131,7 @@ class GenerationRules:
     stop: tuple[str, ...] = ()
     stop_tokens: frozenset[int] = frozenset()
     logprobs: bool = False
+    line_seconds: float | None = None
 
     def __post_init__(self) -> None:
         most = whole_number("max_new_tokens", self.max_new_tokens, 1)

@@ -25,9 +25,10 @@ from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.infill_options import InfillOptions
-from sc2onnx.runtime.options import GenerationOptions, GenerationRules
+from sc2onnx.runtime.options import Ending, GenerationOptions, GenerationRules
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
+from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.runtime.text.sink import TextSink
 
 
@@ -42,12 +43,13 @@ class Drafting:
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt's tokens. ``healed``: the end of its text, which is to be written again. ``used``:
-    what it is made of, where it is for infilling.
+    what it is made of, where it is for infilling. ``ends``: by which lines its completion ends.
     """
 
     ids: list[int]
     healed: str = ""
     used: Surroundings | None = None
+    ends: Lines | None = None
 
 
 class Requests:
@@ -62,7 +64,8 @@ class Requests:
         special = options.special_tokens == "parse"
         self._check_length(len(text("prompt", code)))
         before, healed = self._cut(code, options.heal, special=special)
-        return Prompt(self._open().encode(before, special=special, framed=True), healed)
+        ids = self._open().encode(before, special=special, framed=True)
+        return Prompt(ids, healed, ends=_lines(options.ends, code, ""))
 
     def infill_prompt(self, prefix: str, suffix: str, options: InfillOptions) -> Prompt:
         """A prompt to fill in the middle, fitted to the context unless it is to go in whole.
@@ -71,14 +74,15 @@ class Requests:
         """
         given = text("prefix", prefix), text("suffix", suffix)
         before, healed = self._cut(given[0], options.heal, special=False)
+        ends = _lines(options.ends, *given)
         code = Surroundings(before, given[1], options.path, options.repo, options.files or {})
         if not options.fit:
             self._check_length(code.characters)
-            return Prompt(code.prompt(self._open(), options.order), healed, code)
+            return Prompt(code.prompt(self._open(), options.order), healed, code, ends)
         context = self._facts.context_length
         budget = budget_of(context, options.max_new_tokens, options.prompt_tokens)
         ids, used = fitted(self._open(), code, budget, options.order)
-        return Prompt(ids, healed, used)
+        return Prompt(ids, healed, used, ends)
 
     def continuing(
         self,
@@ -110,7 +114,7 @@ class Requests:
         stops = usual if options.stop_tokens is None else self.stop_ids(options.stop_tokens)
         stop = options.stop
         assert isinstance(stop, tuple)
-        return GenerationRules(options.max_new_tokens, options.sampling, stop, frozenset(stops), options.logprobs)
+        return GenerationRules(options.max_new_tokens, options.sampling, stop, frozenset(stops), options.logprobs, options.line_seconds)
 
     def stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
         """Tokens that end a text, checked."""
@@ -137,7 +141,7 @@ class Requests:
         row = self.row(prompt.ids, rules, gives, spawned=spawned)
         if prompt.healed:
             row.sampler = Healing(row.sampler, self._open(), self._vocabulary, prompt.healed)
-        row.text = TextSink(self._open(), rules.stop, skip=len(prompt.healed))
+        row.text = TextSink(self._open(), rules.stop, prompt.ends, skip=len(prompt.healed))
         row.used, row.terms = prompt.used, terms(options, replaces)
         return row
 
@@ -208,6 +212,13 @@ class Requests:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self._open(), self._facts.vocab_size)
+
+
+def _lines(ends: Ending | Lines | None, prefix: str, suffix: str) -> Lines | None:
+    """By which lines a completion between these ends."""
+    if ends == "line":
+        return Lines.line()
+    return Lines.block(prefix, suffix) if ends == "block" else ends
 
 
 def _spawned(number: int, sample: int) -> tuple[int, ...]:

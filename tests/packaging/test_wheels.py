@@ -89,7 +89,6 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
     found = run(unpacked, "doctor")
     assert found.returncode == 0
     assert "sc2onnx         0.1.0, the runtime alone" in found.stdout
-    assert "needs" not in found.stdout
     assert "pip install sc2onnx" not in found.stdout
 
 

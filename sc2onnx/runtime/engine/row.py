@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -187,9 +188,19 @@ class Row:
             self._finish("stop")
         elif self.produced >= self.rules.max_new_tokens or full:
             self._finish("length")
+        elif self._late:
+            self._finish("timeout")
         elif self.gives == "pieces" and self.text is not None and (text := self.text.pull()):
             self._piece(text, None)
         return token
+
+    @property
+    def _late(self) -> bool:
+        """Whether it has written for so long that it ends when it has more than one line."""
+        seconds = self.rules.line_seconds
+        if seconds is None or self.text is None or not self.text.several:
+            return False
+        return time.perf_counter() - self._times.get("prompt", math.inf) >= seconds
 
     def _finish(self, reason: FinishReason) -> None:
         if self.gives == "pieces" and self.text is not None:

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.detokenize import Detokenizer
+from sc2onnx.runtime.text.lines import Lines, LineScanner
 from sc2onnx.runtime.text.stop import StopScanner
 
 
 class TextSink:
-    """Tokens in, text out: detokenized, without the first ``skip`` characters, and cut at the first
-    stop string.
+    """Tokens in, text out: detokenized, without the first ``skip`` characters, cut at the first stop
+    string, and where its ``lines`` end it.
     """
 
-    def __init__(self, codec: Codec, stops: tuple[str, ...], *, skip: int = 0) -> None:
-        self._detokenizer, self._scanner = Detokenizer(codec), StopScanner(stops)
+    def __init__(self, codec: Codec, stops: tuple[str, ...], lines: Lines | None = None, *, skip: int = 0) -> None:
+        self._detokenizer, self._stops = Detokenizer(codec), StopScanner(stops)
+        self._lines = None if lines is None else LineScanner(lines)
         self._ready, self._skip = "", skip
+        self.several = False
+        """Whether text of more than one line was given."""
 
     def push(self, token: int) -> bool:
         """Take a token; whether a stop string is now complete."""
         text = self._detokenizer.push(token)
-        self._ready += self._scanner.push(text[self._skip :])
+        self._take(self._stops.push(text[self._skip :]))
         self._skip = max(0, self._skip - len(text))
-        return self._scanner.found
+        return self.stopped
 
     def pull(self, *, last: bool = False) -> str:
         """Text that is certain and was not pulled before; all of it if no token follows."""
         if last:
             rest = self._detokenizer.flush()[self._skip :]
-            self._ready += self._scanner.push(rest) + self._scanner.flush()
+            self._take(self._stops.push(rest) + self._stops.flush())
+            self._ready += "" if self._lines is None else self._lines.flush()
         out, self._ready = self._ready, ""
         return out
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found; the last bytes, flushed as U+FFFD, may complete one."""
-        return self._scanner.found
+        """Whether it ends here; the last bytes, flushed as U+FFFD, may complete a stop string."""
+        return self._stops.found or (self._lines is not None and self._lines.found)
+
+    def _take(self, text: str) -> None:
+        text = text if self._lines is None else self._lines.push(text)
+        self.several = self.several or "\n" in text
+        self._ready += text

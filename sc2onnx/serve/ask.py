@@ -1,0 +1,37 @@
+"""What a request asks for, whatever dialect it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sc2onnx.runtime.options import GenerationKeywords
+from sc2onnx.runtime.text.fim import FimOrder
+from sc2onnx.runtime.text.fitting import Surroundings
+
+Tokens = tuple[int, ...]
+"""A prompt that is tokenized already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request: what it goes on from, and how.
+
+    ``prompts``: texts to continue, ids to continue, or code to fill in. ``samples``: of each.
+    ``options``: see :class:`~sc2onnx.runtime.options.GenerationOptions`. ``model``: a name, empty for
+    the only one. ``stream``: pieces as they come. ``warms``: it is not to be answered, only to leave
+    its prompt computed. ``order``: of code to fill in, by default the one after which typing leaves the
+    prompt's beginning as it was.
+    """
+
+    prompts: tuple[str | Tokens | Surroundings, ...]
+    options: GenerationKeywords = field(default_factory=lambda: GenerationKeywords())
+    samples: int = 1
+    model: str = ""
+    stream: bool = False
+    warms: bool = False
+    order: FimOrder = "spm"
+
+
+Answer = Mapping[str, object]
+"""JSON."""

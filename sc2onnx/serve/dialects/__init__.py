@@ -1,0 +1,1 @@
+"""What clients speak: JSON -> :class:`~sc2onnx.serve.ask.Ask`, results -> JSON. No network, no model."""

@@ -1,0 +1,219 @@
+"""llama.cpp's server: ``/infill``, ``/completion``, ``/tokenize``, ``/detokenize``, ``/props``, ``/slots``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct, field
+
+from sc2onnx.runtime.options import GenerationKeywords
+from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
+from sc2onnx.runtime.text.fitting import Surroundings
+from sc2onnx.runtime.text.lines import Lines
+from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.refusal import RefusedError
+from sc2onnx.serve.settings import Settings
+
+WARMS: Final = -10
+"""Priority of requests that only leave a prompt computed: behind every keystroke."""
+
+_USUAL: Final = 128
+"""Tokens where a request says nothing; the server that this speaks like would go on for ever."""
+
+
+class Extra(Struct):
+    """Another file."""
+
+    text: str = ""
+    filename: str = ""
+
+
+class Sampling(Struct, kw_only=True):
+    """What all requests that generate have in common. What is not listed is ignored."""
+
+    model: str = ""
+    n_predict: Annotated[int, Meta(ge=-1)] = -1
+    n_indent: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    t_max_predict_ms: Annotated[int, Meta(ge=-1)] = 0
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] = 40
+    top_p: Annotated[float, Meta(ge=0, le=1)] = 0.95
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    seed: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
+    stop: list[str] = field(default_factory=list)
+    stream: bool = False
+    n_cmpl: Annotated[int, Meta(ge=1)] = 1
+    samplers: list[str] | None = None
+    response_fields: list[str] = field(default_factory=list)
+    return_tokens: bool = False
+    grammar: str = ""
+    json_schema: dict[str, Any] | None = None
+    logit_bias: list[Any] | dict[str, Any] | None = None
+    lora: list[Any] | None = None
+
+
+class Infill(Sampling, kw_only=True):
+    """``/infill``: the parts are data, special tokens in them stay text."""
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: list[Extra] = field(default_factory=list)
+    prompt: str = ""
+
+
+class Complete(Sampling, kw_only=True):
+    """``/completion``: special tokens spelt out in the prompt are such."""
+
+    prompt: str | list[int | str]
+
+
+class Tokenize(Struct):
+    """``/tokenize``."""
+
+    content: str = ""
+    parse_special: bool = True
+
+
+class Detokenize(Struct):
+    """``/detokenize``."""
+
+    tokens: list[int] = field(default_factory=list)
+
+
+def ask_infill(body: Infill, settings: Settings) -> Ask:
+    """What a body asks for: the line up to the cursor, ``prompt``, goes on from the lines before it.
+
+    Other files come under their names, without words that stand for none.
+    """
+    prefix = body.input_prefix + body.prompt
+    files = {extra.filename or f"file{number}": extra.text for number, extra in enumerate(body.input_extra)}
+    code = Surroundings(prefix, body.input_suffix, files=files)
+    greedy = body.samplers is not None and "infill" in body.samplers
+    return _ask(body, settings, (code,), 0.0 if greedy else 0.8)
+
+
+def ask_completion(body: Complete, settings: Settings) -> Ask:
+    """What a body asks for. A list is ids; texts among them are not taken."""
+    prompt: str | Tokens
+    if isinstance(body.prompt, str):
+        prompt = body.prompt
+    else:
+        prompt = tuple(each for each in body.prompt if isinstance(each, int))
+        if len(prompt) < len(body.prompt):
+            raise RefusedError(400, "prompt is a list with texts, expected a text or token ids", param="prompt")
+    return _ask(body, settings, (prompt,), 0.8)
+
+
+def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surroundings, ...], usual: float) -> Ask:
+    """The rest of a body. Completions at a cursor are greedy unless it says otherwise: they stay the
+    same while somebody types what they say.
+    """
+    for name in ("grammar", "json_schema", "logit_bias", "lora"):
+        if getattr(body, name):
+            raise RefusedError(501, f"{name} is not supported, expected none", "not_supported_error", param=name)
+    if body.n_cmpl > settings.most_samples:
+        raise RefusedError(400, f"n_cmpl is {body.n_cmpl}, expected at most {settings.most_samples}", param="n_cmpl")
+    if len(body.stop) > settings.most_stops:
+        raise RefusedError(400, f"stop has {len(body.stop)} texts, expected at most {settings.most_stops}", param="stop")
+    warms = body.n_predict == 0
+    asked = _USUAL if body.n_predict < 0 else body.n_predict
+    options = GenerationKeywords(
+        max_new_tokens=max(1, min(asked, settings.most_tokens)),
+        temperature=usual if body.temperature is None else body.temperature,
+        top_k=max(0, body.top_k),
+        top_p=body.top_p or 1.0,
+        min_p=body.min_p,
+        repetition_penalty=body.repeat_penalty,
+        seed=None if body.seed < 0 else body.seed,
+        stop=[each for each in body.stop if each] or None,
+        priority=WARMS if warms else 0,
+    )
+    if body.n_indent:
+        options["ends"] = Lines(indent=body.n_indent)
+    if body.t_max_predict_ms > 0:
+        options["line_seconds"] = body.t_max_predict_ms / 1000
+    return Ask(prompts, options, body.n_cmpl, body.model, body.stream, warms)
+
+
+def answer(body: Sampling, done: Completion, model: str, index: int = 0) -> Answer:
+    """A completion as a client has it, or the fields of it that it asked for."""
+    return _chosen(body, _ended(done.text, done.tokens, done.finish_reason, done.usage, model, index, cut=done.used is not None and done.used.cut))
+
+
+def warmed(body: Sampling, used: Usage, model: str) -> Answer:
+    """The answer to a request that was to leave its prompt computed."""
+    return _chosen(body, _ended("", (), "length", used, model, 0, cut=False))
+
+
+def event(piece: Piece, used: Usage, model: str) -> Answer:
+    """An event of a stream; the last one says how it ended."""
+    if piece.finish_reason is not None:
+        return _ended(piece.text, piece.tokens, piece.finish_reason, used, model, 0, cut=False)
+    return {"index": 0, "content": piece.text, "tokens": piece.tokens, "stop": False, "id_slot": 0}
+
+
+def _ended(text: str, tokens: Sequence[int], reason: FinishReason, used: Usage, model: str, index: int, *, cut: bool) -> dict[str, object]:
+    return {
+        "index": index,
+        "content": text,
+        "tokens": tokens,
+        "id_slot": 0,
+        "stop": True,
+        "model": model,
+        "tokens_predicted": used.generated,
+        "tokens_evaluated": used.prompt,
+        "tokens_cached": used.prompt + used.generated,
+        "truncated": cut,
+        "stop_type": "limit" if reason in ("length", "timeout") else "eos",
+        "stopping_word": "",
+        "timings": timings(used),
+    }
+
+
+def timings(used: Usage) -> dict[str, float]:
+    """What a request took, in the words of the server that this speaks like."""
+    read, write = used.prompt - used.reused, used.generated
+    return {
+        "cache_n": used.reused,
+        "prompt_n": read,
+        "prompt_ms": 1e3 * used.prefill,
+        "prompt_per_token_ms": 1e3 * used.prefill / max(1, read),
+        "prompt_per_second": read / max(1e-9, used.prefill),
+        "predicted_n": write,
+        "predicted_ms": 1e3 * used.decode,
+        "predicted_per_token_ms": 1e3 * used.decode / max(1, write),
+        "predicted_per_second": write / max(1e-9, used.decode),
+    }
+
+
+def _chosen(body: Sampling, whole: Mapping[str, object]) -> Answer:
+    """The fields that were asked for, those inside others under their path; what is not there is left out."""
+    if not body.response_fields:
+        return whole
+    found = dict[str, object]()
+    for path in body.response_fields:
+        part: object = whole
+        for name in path.split("/"):
+            part = part[name] if isinstance(part, Mapping) and name in part else None
+        if part is not None:
+            found[path] = part
+    return found
+
+
+def props(model: str, context: int, rows: int) -> Answer:
+    """What there is to know of the server."""
+    return {
+        "default_generation_settings": {"n_ctx": context, "params": {"n_predict": _USUAL}},
+        "total_slots": rows,
+        "model_alias": model,
+        "model_path": model,
+        "chat_template": "",
+        "build_info": "sc2onnx",
+    }
+
+
+def slots(rows: int, busy: int, context: int) -> list[Answer]:
+    """Of how many rows can be computed together, which are. Nothing of what they compute."""
+    return [{"id": number, "n_ctx": context, "is_processing": number < busy} for number in range(rows)]

@@ -1,0 +1,158 @@
+"""OpenAI's completions: ``/v1/completions`` and ``/v1/models``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from sc2onnx.runtime.options import GenerationKeywords
+from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
+from sc2onnx.runtime.text.fitting import Surroundings
+from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.refusal import RefusedError
+from sc2onnx.serve.settings import Settings
+
+DONE: Final = b"data: [DONE]\n\n"
+"""What ends a stream."""
+
+_REASONS: Final[dict[FinishReason, str]] = {"timeout": "length", "cancelled": "stop", "stop": "stop", "length": "length"}
+
+
+class StreamOptions(Struct):
+    """How a stream ends."""
+
+    include_usage: bool = False
+
+
+class Body(Struct):
+    """A request. What is not listed is ignored, as by other servers."""
+
+    prompt: str | list[str | int | list[int]] = ""
+    model: str = ""
+    suffix: str | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    best_of: Annotated[int, Meta(ge=1)] | None = None
+    stop: str | list[str] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    logit_bias: dict[str, float] | None = None
+
+    @property
+    def usage_at_end(self) -> bool:
+        """Whether a stream's last event has the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+def ask(body: Body, settings: Settings) -> Ask:
+    """What a body asks for. Raises :class:`RefusedError`."""
+    _check(body, settings)
+    prompts = _prompts(body.prompt, settings)
+    code = tuple[str | Tokens | Surroundings, ...](prompts)
+    if body.suffix is not None:
+        code = tuple(_infilling(prompt, body.suffix) for prompt in prompts)
+    return Ask(code, _options(body, settings), body.n or 1, body.model, bool(body.stream), body.max_tokens == 0)
+
+
+def _check(body: Body, settings: Settings) -> None:
+    """Refuse what is not done, and what is too much. Silence would be an answer that was not asked for."""
+    if body.best_of not in (None, body.n or 1):
+        raise RefusedError(400, f"best_of is {body.best_of}, expected n: nothing is drawn that is not given", param="best_of")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if getattr(body, name):
+            raise RefusedError(400, f"{name} is not supported, expected 0: use repetition_penalty", param=name)
+    if body.logit_bias:
+        raise RefusedError(400, "logit_bias is not supported, expected none", param="logit_bias")
+    if body.logprobs and body.echo:
+        raise RefusedError(400, "logprobs of an echoed prompt are not supported, expected echo or logprobs", param="echo")
+    if (body.n or 1) > settings.most_samples:
+        raise RefusedError(400, f"n is {body.n}, expected at most {settings.most_samples}", param="n")
+    if (body.max_tokens or 0) > settings.most_tokens:
+        raise RefusedError(400, f"max_tokens is {body.max_tokens}, expected at most {settings.most_tokens}", param="max_tokens")
+    if isinstance(body.stop, list) and len(body.stop) > settings.most_stops:
+        raise RefusedError(400, f"stop has {len(body.stop)} texts, expected at most {settings.most_stops}", param="stop")
+
+
+def _prompts(prompt: str | list[str | int | list[int]], settings: Settings) -> tuple[str | Tokens, ...]:
+    """A text, several, ids, or several lists of ids."""
+    if isinstance(prompt, str):
+        return (prompt,)
+    if prompt and all(isinstance(each, int) for each in prompt):
+        return (tuple(each for each in prompt if isinstance(each, int)),)
+    kinds = {type(each) for each in prompt}
+    if len(kinds) != 1 or int in kinds:
+        raise RefusedError(400, "prompt is a mixed or empty list, expected texts, or token ids, or lists of those", param="prompt")
+    if len(prompt) > settings.most_prompts:
+        raise RefusedError(400, f"prompt has {len(prompt)} entries, expected at most {settings.most_prompts}", param="prompt")
+    return tuple(each if isinstance(each, str) else tuple(each) for each in prompt if not isinstance(each, int))
+
+
+def _infilling(prompt: str | Tokens, suffix: str) -> Surroundings:
+    if not isinstance(prompt, str):
+        raise RefusedError(400, "suffix is given and prompt is token ids, expected a text", param="suffix")
+    return Surroundings(prompt, suffix)
+
+
+def _options(body: Body, settings: Settings) -> GenerationKeywords:
+    """The dialect's defaults: 16 tokens, drawn at a temperature of 1."""
+    options = GenerationKeywords(
+        max_new_tokens=max(1, 16 if body.max_tokens is None else body.max_tokens),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        min_p=body.min_p or 0.0,
+        repetition_penalty=body.repetition_penalty or 1.0,
+        seed=body.seed,
+        logprobs=body.logprobs is not None,
+    )
+    if body.stop:
+        options["stop"] = body.stop
+    return options
+
+
+def choice(index: int, done: Completion, echo: str, logprobs: Answer | None) -> Answer:
+    """A completion as a client has it."""
+    return {"index": index, "text": echo + done.text, "logprobs": logprobs, "finish_reason": _REASONS[done.finish_reason]}
+
+
+def piece_choice(index: int, piece: Piece, echo: str, logprobs: Answer | None) -> Answer:
+    """A piece of one."""
+    reason = None if piece.finish_reason is None else _REASONS[piece.finish_reason]
+    return {"index": index, "text": echo + piece.text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def completion(name: str, model: str, choices: Sequence[Answer], usage: Answer | None) -> Answer:
+    """An answer, or an event of a stream."""
+    head = {"id": name, "object": "text_completion", "created": int(time.time()), "model": model, "choices": choices}
+    return head if usage is None else {**head, "usage": usage}
+
+
+def usage(prompts: Sequence[Usage], each: Sequence[Usage]) -> Answer:
+    """Tokens of the prompts, each counted once, and of all samples of them."""
+    read, written = sum(used.prompt for used in prompts), sum(used.generated for used in each)
+    cached = sum(used.reused for used in prompts)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def models(names: Sequence[str], since: int, context: int) -> Answer:
+    """The models that there are."""
+    data = [{"id": name, "object": "model", "created": since, "owned_by": "sc2onnx", "max_model_len": context} for name in names]
+    return {"object": "list", "data": data}

@@ -1,0 +1,111 @@
+"""Who may ask: looked at before anything else of a request is.
+
+A web page can have its visitor's browser send requests to this machine. So the name by which it is called
+is checked (a page's own name may be made to point here), pages that are not listed get no answer that
+their browser shows them, and what a page may send without asking first, a form or plain text, is
+refused.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sc2onnx.serve.refusal import RefusedError
+from sc2onnx.serve.replies import refused
+from sc2onnx.serve.settings import Settings, is_loopback
+
+OPEN: Final = frozenset({"/health", "/v1/health", "/"})
+"""Paths that need no key: nothing can be asked for there."""
+
+_CORS: Final = {"access-control-allow-headers": "authorization, content-type", "access-control-allow-methods": "GET, POST"}
+
+
+class Guard:
+    """Lets requests through that may be answered, and as many at once as there may be."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the specification of ASGI."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        allowed = cors(self._settings, headers.get("origin"))
+        try:
+            self._check(scope["path"], scope["method"], headers)
+        except RefusedError as refusal:
+            await refused(refusal)(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers=allowed)(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(allowed)
+            await send(message)
+
+        self._open += 1
+        try:
+            await self._app(scope, receive, sending if allowed else send)
+        finally:
+            self._open -= 1
+
+    def _check(self, path: str, method: str, headers: Headers) -> None:
+        self._check_name(headers)
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._settings.origins and not _same(origin, headers):
+            raise RefusedError(403, "pages of that origin may not ask: list it (--origin) if they are yours", "permission_error")
+        if path not in OPEN and method != "OPTIONS":
+            self._check_key(headers)
+        if method == "POST" and not _is_json(headers):
+            raise RefusedError(415, "the body is not of type application/json, expected that", "invalid_request_error")
+        if self._open >= self._settings.connections:
+            raise RefusedError(503, "the server has as many requests open as it takes", "unavailable_error", retry_after=1)
+
+    def _check_name(self, headers: Headers) -> None:
+        if not is_loopback(self._settings.host) and not self._settings.hosts:
+            return
+        name = _name(headers.get("host", ""))
+        if not is_loopback(name) and name not in self._settings.hosts:
+            raise RefusedError(403, "the server does not go by that name: list it (--allowed-host) if it is its own", "permission_error")
+
+    def _check_key(self, headers: Headers) -> None:
+        if not self._settings.keys:
+            return
+        given = headers.get("authorization", "").removeprefix("Bearer ").encode() or headers.get("x-api-key", "").encode()
+        right = [hmac.compare_digest(given, key.encode()) for key in self._settings.keys]  # all, whichever it is
+        if not any(right):
+            raise RefusedError(401, "the key is missing or wrong: send it as Authorization: Bearer KEY", "authentication_error")
+
+
+def cors(settings: Settings, origin: str | None) -> dict[str, str]:
+    """Headers that let a listed page's script read an answer."""
+    if origin is None or origin not in settings.origins:
+        return {}
+    return {"access-control-allow-origin": origin, "vary": "origin", **_CORS}
+
+
+def _name(host: str) -> str:
+    """A host without its port: [::1]:80 is [::1]."""
+    if host.startswith("["):
+        return host[: host.find("]") + 1]
+    return host.rsplit(":", 1)[0] if ":" in host else host
+
+
+def _same(origin: str, headers: Headers) -> bool:
+    """Whether a page is the server's own."""
+    return origin.split("://", 1)[-1] == headers.get("host")
+
+
+def _is_json(headers: Headers) -> bool:
+    return headers.get("content-type", "").split(";")[0].strip().lower() == "application/json"

@@ -1,0 +1,106 @@
+"""Runs a server: it listens at once, loads its models, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from sc2onnx.errors import OutputError
+from sc2onnx.runtime.model import Model
+from sc2onnx.serve.app import application
+from sc2onnx.serve.service import Service
+from sc2onnx.serve.settings import Settings
+
+LOG: Final = logging.getLogger("sc2onnx.serve")
+
+_HEADERS: Final = 16 << 10
+"""Bytes of a request's line and headers."""
+
+
+def serve(settings: Settings, load: Callable[[], Mapping[str, Model]], tell: Callable[[str], None] = LOG.info) -> None:
+    """Serve until a signal ends it. ``load``: gives the models by name, while ``/health`` says so.
+    ``tell``: is told where it listens, and when it is ready.
+
+    Raises what ``load`` raises, and :class:`~sc2onnx.errors.OutputError` for an address that cannot be had.
+    """
+    listening = bound(settings)
+    asyncio.run(_serve(settings, load, tell, listening))
+
+
+async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], tell: Callable[[str], None], listening: socket.socket) -> None:
+    service = Service(settings)
+    server = _Server(settings, service)
+    going = asyncio.create_task(server.serve([listening]))
+    tell(f"listening on http://{_shown(listening)}, loading")
+    loading = asyncio.create_task(asyncio.to_thread(load))
+    try:
+        await asyncio.wait({loading, going}, return_when=asyncio.FIRST_COMPLETED)
+        if not going.done():
+            service.ready(await loading)
+            tell(f"ready: {', '.join(service.names)}")
+            await going
+    finally:
+        server.should_exit = True
+        await going
+        await service.drain()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which says in ``/health`` that it ends."""
+
+    def __init__(self, settings: Settings, service: Service) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application(service),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                http="h11",
+                h11_max_incomplete_event_size=_HEADERS,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+            )
+        )
+        self._service = service
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A signal ends it in order, and that is all: uvicorn would raise it once more in the end."""
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal ends it."""
+        self._service.state = "draining"
+        super().handle_exit(sig, frame)
+
+
+def bound(settings: Settings) -> socket.socket:
+    """A socket at the address. Raises :class:`~sc2onnx.errors.OutputError`."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by which asyncio knows that small writes go at once
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise OutputError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port") from error
+    return listening
+
+
+def _shown(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

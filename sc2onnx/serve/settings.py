@@ -1,0 +1,75 @@
+"""How a server stands to the outside: whom it lets in, and how much it takes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from sc2onnx.errors import RequestError
+
+_SIZES: Final = (
+    "body_bytes",
+    "most_tokens",
+    "most_prompts",
+    "most_samples",
+    "most_stops",
+    "waiting",
+    "connections",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Of a server.
+
+    ``host`` and ``port``: where it listens. ``keys``: one of them must come with each request, none
+    where it is empty, which only a loopback address may do. ``hosts``: names that requests may call
+    the server by, besides loopback ones; ``origins``: web pages that may ask, none by default.
+    ``body_bytes``: of a request. ``most_tokens``, ``most_prompts``, ``most_samples``, ``most_stops``:
+    what one request may ask for. ``waiting``: requests under way, beyond which others are told to
+    come later; ``connections``: open at once. ``drain_seconds``: that requests have to end in when the server does.
+
+    Raises :class:`~sc2onnx.errors.RequestError` on construction.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8012
+    keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    body_bytes: int = 4 << 20
+    most_tokens: int = 4096
+    most_prompts: int = 16
+    most_samples: int = 8
+    most_stops: int = 16
+    waiting: int = 64
+    connections: int = 256
+    drain_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise RequestError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if not 0 <= self.port <= 65535:
+            raise RequestError(f"port is {self.port}, expected 0 to 65535 (0: any that is free)")
+        if any(len(key) < _LEAST_KEY for key in self.keys):
+            raise RequestError(f"a key has fewer than {_LEAST_KEY} characters: use a longer one")
+        if not self.keys and not is_loopback(self.host):
+            raise RequestError(
+                f"the server would listen on {self.host} without a key, and whoever reaches it could use it: "
+                "give a key (--key-file FILE), or listen on 127.0.0.1"
+            )
+
+
+_LEAST_KEY: Final = 8
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,148 @@
+"""Who may ask, and how much: each lesson of other servers is a test."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import sc2onnx
+from sc2onnx.errors import RequestError
+from sc2onnx.serve.app import application
+from sc2onnx.serve.service import Service
+from sc2onnx.serve.settings import Settings
+from tests.serve.conftest import Served, serving
+
+KEY = "a-key-of-some-length"
+BODY = {"prompt": "def f():\n", "max_tokens": 2, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def keyed(bundle: Path) -> Iterator[Served]:
+    settings = Settings(port=0, keys=("another-key-here", KEY), origins=("https://page.example",), body_bytes=10_000, waiting=2)
+    with serving(sc2onnx.load(bundle), settings) as running:
+        yield running
+
+
+def test_other_addresses_need_a_key() -> None:
+    with pytest.raises(RequestError, match="without a key"):
+        Settings(host="0.0.0.0")
+    assert Settings(host="0.0.0.0", keys=(KEY,)).keys == (KEY,)
+    with pytest.raises(RequestError, match="fewer than 8 characters"):
+        Settings(keys=("short",))
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/completions", "/completions", "/infill", "/completion", "/tokenize", "/detokenize", "/v1/chat/completions", "/nope"]
+)
+def test_every_path_asks_for_the_key(keyed: Served, path: str) -> None:
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY[:-1]}, {"x-api-key": ""}):
+        reply = keyed.post(path, BODY, headers=headers)
+        assert reply.status_code == 401
+        assert reply.json()["error"]["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/props", "/slots", "/v1/models", "/models"])
+def test_so_does_what_tells_of_the_server(keyed: Served, path: str) -> None:
+    assert keyed.get(path).status_code == 401
+    assert keyed.get(path, headers={"x-api-key": KEY}).status_code == 200
+
+
+def test_health_is_open(keyed: Served) -> None:
+    assert keyed.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}, {"authorization": "Bearer another-key-here"}])
+def test_any_of_the_keys_opens(keyed: Served, headers: dict[str, str]) -> None:
+    assert keyed.post("/v1/completions", BODY, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8012", "127.0.0.1.evil.example", "", "localhost.evil.example"])
+def test_a_name_that_was_made_to_point_here_is_refused(served: Served, host: str) -> None:
+    for path in ("/health", "/v1/models"):
+        assert served.get(path, headers={"host": host}).status_code in (400, 403)
+
+
+def test_its_own_names_are_not(served: Served) -> None:
+    port = served.url.rsplit(":", 1)[1]
+    for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", "[::1]:80"):
+        assert served.get("/health", headers={"host": host}).status_code == 200
+
+
+def test_pages_that_are_not_listed_get_nothing(keyed: Served) -> None:
+    headers = {"x-api-key": KEY, "origin": "https://evil.example"}
+    reply = keyed.post("/v1/completions", BODY, headers=headers)
+    assert reply.status_code == 403
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_pages_that_are_listed_may_ask(keyed: Served) -> None:
+    headers = {"x-api-key": KEY, "origin": "https://page.example"}
+    reply = keyed.post("/v1/completions", BODY, headers=headers)
+    assert reply.status_code == 200
+    assert reply.headers["access-control-allow-origin"] == "https://page.example"
+    asked = httpx.options(keyed.url + "/v1/completions", headers={"origin": "https://page.example", "access-control-request-method": "POST"})
+    assert asked.status_code == 204
+    assert asked.headers["access-control-allow-origin"] == "https://page.example"
+
+
+def test_what_a_page_may_send_unasked_is_refused(served: Served) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        reply = httpx.post(served.url + "/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
+        assert reply.status_code == 415
+
+
+def test_bodies_are_bounded(keyed: Served) -> None:
+    headers = {"x-api-key": KEY, "content-type": "application/json"}
+    reply = httpx.post(keyed.url + "/v1/completions", content=b" " * 20_000, headers=headers)
+    assert reply.status_code == 413
+    deep = b'{"json_schema":' + b'{"a":' * 1800 + b"1" + b"}" * 1800 + b"}"
+    assert httpx.post(keyed.url + "/infill", content=deep, headers=headers).status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"prompt": 1}', b"\xff\xfe", b'{"prompt":"x","max_tokens":1e400}', b'{"prompt":"\\ud800"}']
+)
+def test_what_is_no_request_is_told_so(served: Served, body: bytes) -> None:
+    reply = httpx.post(served.url + "/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"]
+
+
+def test_when_there_is_too_much_to_do_clients_come_again(keyed: Served) -> None:
+    body = {**BODY, "prompt": ["a", "b", "c"]}
+    reply = keyed.post("/v1/completions", body, headers={"x-api-key": KEY})
+    assert reply.status_code == 429
+    assert reply.headers["retry-after"] == "1"
+
+
+def test_while_models_load_and_while_it_ends() -> None:
+    async def states() -> None:
+        service = Service(Settings())
+        transport = httpx.ASGITransport(application(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            for path in ("/health", "/v1/models"):
+                reply = await client.get(path)
+                assert reply.status_code == 503
+                assert reply.json()["error"]["message"] == "Loading model"
+            await service.drain()
+            assert (await client.get("/health")).json()["error"]["message"] == "the server is ending"
+
+    asyncio.run(states())
+
+
+def test_headers_are_bounded(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nx: ")
+        try:
+            for _ in range(64):
+                connection.sendall(b"y" * 16_384)
+            answer = connection.recv(4096)
+        except OSError:  # it hung up
+            answer = b""
+    assert answer == b"" or b"400" in answer.split(b"\r\n")[0]

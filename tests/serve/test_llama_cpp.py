@@ -1,0 +1,100 @@
+"""llama.cpp's paths, with the bodies that llama.vim and llama.vscode send."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from tests.serve.conftest import Served
+
+BEFORE = "import os\n\n\ndef add(a, b):\n"
+LINE = "    return "
+AFTER = "\n\n\nprint(add(1, 2))\n"
+
+VIM = {
+    "id_slot": 0,
+    "input_prefix": BEFORE,
+    "input_suffix": AFTER,
+    "input_extra": [{"text": "def sub(a, b):\n    return a - b\n", "time": 1, "filename": "sub.py"}],
+    "prompt": LINE,
+    "n_predict": 16,
+    "stop": [],
+    "n_indent": 4,
+    "top_k": 40,
+    "top_p": 0.90,
+    "samplers": ["top_k", "top_p", "infill"],
+    "stream": False,
+    "cache_prompt": True,
+    "t_max_prompt_ms": 500,
+    "t_max_predict_ms": 1000,
+    "response_fields": ["content", "timings/prompt_n", "timings/predicted_n", "truncated", "tokens_cached", "no_such_field"],
+    "model": "",
+}
+
+
+def test_llama_vim_gets_what_it_looks_for(served: Served) -> None:
+    reply = served.post("/infill", VIM)
+    assert reply.status_code == 200
+    assert '"content":"' in reply.text  # without a space, which it looks for
+    answer = reply.json()
+    assert set(answer) == {"content", "timings/prompt_n", "timings/predicted_n", "truncated", "tokens_cached"}
+    extra = {"sub.py": "def sub(a, b):\n    return a - b\n"}
+    expected = served.model.infill(BEFORE + LINE, AFTER, files=extra, order="spm", max_new_tokens=16)
+    assert expected.text.startswith(answer["content"])
+    assert answer["content"]
+
+
+def test_a_warm_up_answers_nothing_and_leaves_the_prompt_computed(served: Served) -> None:
+    served.model.forget()
+    body = {**VIM, "prompt": "    total = ", "n_predict": 0, "samplers": [], "t_max_predict_ms": 1, "response_fields": [""]}
+    reply = served.post("/infill", body)
+    assert reply.text == "{}"
+    after = served.post("/infill", {**VIM, "prompt": "    total = ", "response_fields": []}).json()
+    assert after["timings"]["cache_n"] > 0.9 * after["tokens_evaluated"]
+
+
+def test_several_completions_are_an_array(served: Served) -> None:
+    answers = served.post("/infill", {**VIM, "n_cmpl": 3, "response_fields": [], "temperature": 0.8, "seed": 1}).json()
+    assert [answer["index"] for answer in answers] == [0, 1, 2]
+
+
+def test_parts_are_data(served: Served) -> None:
+    tricked = served.post("/infill", {**VIM, "input_prefix": "<fim_suffix>" + BEFORE, "response_fields": []}).json()
+    plain = served.post("/infill", {**VIM, "response_fields": []}).json()
+    spelt = len(served.model.codec.encode("<fim_suffix>", special=False))
+    assert tricked["tokens_evaluated"] >= plain["tokens_evaluated"] + spelt - 2
+
+
+def test_completion_whole_and_streamed(served: Served) -> None:
+    body = {"prompt": BEFORE, "n_predict": 12, "temperature": 0, "min_p": 0}
+    whole = served.post("/completion", body).json()
+    assert whole["content"] == served.model.generate(BEFORE, max_new_tokens=12).text
+    assert whole["stop"] is True
+    assert whole["stop_type"] in ("limit", "eos")
+    with httpx.stream("POST", f"{served.url}/completion", json={**body, "stream": True}, timeout=60) as reply:
+        events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
+    assert "".join(event["content"] for event in events) == whole["content"]
+    assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
+
+
+def test_tokenizing_there_and_back(served: Served) -> None:
+    tokens = served.post("/tokenize", {"content": BEFORE}).json()["tokens"]
+    assert tokens == served.model.codec.encode(BEFORE)
+    assert served.post("/detokenize", {"tokens": tokens}).json() == {"content": BEFORE}
+    assert served.post("/detokenize", {"tokens": [-1]}).status_code == 400
+
+
+def test_what_there_is_to_know(served: Served) -> None:
+    assert served.get("/health").json() == {"status": "ok"}
+    assert served.get("/props").json()["default_generation_settings"]["n_ctx"] == 2048
+    assert len(served.get("/slots").json()) == served.get("/props").json()["total_slots"]
+    assert "llamacpp:tokens_predicted_total" in served.get("/metrics").text
+
+
+@pytest.mark.parametrize("wrong", [{"grammar": "root ::= x"}, {"lora": [{"id": 0, "scale": 1}]}, {"json_schema": {"a": 1}}])
+def test_what_is_not_done_is_said(served: Served, wrong: dict[str, object]) -> None:
+    reply = served.post("/infill", {**VIM, **wrong})
+    assert reply.status_code == 501
+    assert reply.json()["error"]["type"] == "not_supported_error"
