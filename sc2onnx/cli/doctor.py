@@ -38,7 +38,7 @@ def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
     system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     parts = [name for name in _PARTS if find_spec(f"sc2onnx.{name}")]
-    return [system, _ours(whole="export" in parts), *_packages(), *_providers(), _kernels(), _packed(), *map(_part, parts)]
+    return [system, _ours(whole=bool(parts)), *_packages(), *_providers(), _kernels(), _packed(), *map(_part, parts)]
 
 
 def _ours(*, whole: bool) -> Finding:

@@ -23,6 +23,8 @@ def serve(args: argparse.Namespace) -> int:
         from sc2onnx.serve.run import serve
         from sc2onnx.serve.settings import Settings
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sc2onnx"):
+            raise
         raise MissingDependencyError(f"serving needs {error.name}: {install('serve')}") from error
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

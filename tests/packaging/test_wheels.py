@@ -59,7 +59,7 @@ def test_it_lists_every_module_but_those_that_the_whole_package_has_alone() -> N
     settings = tomllib.loads((ROOT / "packaging" / "runtime" / "pyproject.toml").read_text(encoding="utf-8"))
     listed = {Path(name).name for name in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]} - {"LICENSE"}
     there = {path.name for path in (ROOT / "sc2onnx").iterdir() if path.name not in ("__pycache__", ".DS_Store")}
-    assert there - listed == {"bench", "evaluate", "export", "verify", "plotting.py"}
+    assert there - listed == {"bench", "evaluate", "export", "serve", "verify", "plotting.py"}
     assert listed <= there
 
 
@@ -72,7 +72,7 @@ def test_it_has_what_it_imports(unpacked: Path) -> None:
     """Every module of it can be imported, but for what only the whole package has."""
     names = [".".join(path.relative_to(unpacked).with_suffix("").parts) for path in sorted((unpacked / "sc2onnx").rglob("*.py"))]
     assert "sc2onnx.runtime.model" in names
-    assert not [name for name in names if name.split(".")[1] in ("export", "verify", "evaluate", "bench")]
+    assert not [name for name in names if name.split(".")[1] in ("export", "verify", "evaluate", "bench", "serve")]
     whole = {"sc2onnx.cli.outlook"}  # composes the exporter's forecast, and is imported for that alone
     imported = [name for name in names if not name.endswith("__") and name not in whole]
     code = f"import importlib, sc2onnx\nfor name in {imported}: importlib.import_module(name)\nprint(sc2onnx.__file__)"
@@ -88,12 +88,13 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
     assert run(unpacked, "info", bundle).returncode == 0
     found = run(unpacked, "doctor")
     assert found.returncode == 0
+    assert "needs" not in found.stdout
     assert "sc2onnx         0.1.0, the runtime alone" in found.stdout
     assert "pip install sc2onnx" not in found.stdout
 
 
 @pytest.mark.parametrize(
-    "arguments", [("export", "checkpoint", "out"), ("verify", "BUNDLE", "checkpoint"), ("bench", "BUNDLE"), ("info", "x", "--plan")]
+    "arguments", [("export", "checkpoint", "out"), ("verify", "BUNDLE", "checkpoint"), ("bench", "BUNDLE"), ("serve", "BUNDLE"), ("info", "x", "--plan")]
 )
 def test_it_says_what_it_has_not(unpacked: Path, bundle: Path, arguments: tuple[str, ...]) -> None:
     done = run(unpacked, *(bundle if word == "BUNDLE" else word for word in arguments))
