@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -288,3 +288,13 @@ class Task(Handle[Piece]):
         self._begin()
         await self._until_ready()
         return self.result()
+
+
+def completed(engine: Engine, rows: Sequence[Row]) -> list[Completion]:
+    """All of several requests, computed together. The first error stops the others."""
+    tasks = [Task(engine, row, submitted=True) for row in rows]
+    try:
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -31,7 +31,13 @@ class TokenSequence:
     """
 
     def __init__(self, engine: Engine, facts: ModelFacts) -> None:
-        self._engine, self.seat, self._facts = engine, engine.seats.new(), facts
+        """Raises :class:`OutOfMemoryError`."""
+        engine.process.check()
+        self._engine, self._facts = engine, facts
+        try:
+            self.seat = engine.seats.new()
+        except MemoryError as error:
+            raise not_enough(error) from error
         self._busy = threading.RLock()  # a signal handler may find its own thread holding it
         self._worker: int | None = None  # the thread at work
         self._closed = False
