@@ -175,7 +175,7 @@ def own(ask: Ask, rows: int, seeded: bool) -> None:
                 next(streams[0])
         inside.clear()
         began = time.perf_counter()
-        with engine.alone(inside=True):
+        with engine.exclusive(inside=True):
             steps = 0
             while steps < 12 and engine.steps.step():
                 steps += 1
@@ -227,7 +227,7 @@ def coming(ask: Ask) -> None:
 
         engine.seats.forward = timed  # type: ignore[method-assign,assignment]
         began = time.perf_counter()
-        with engine.alone(inside=True):
+        with engine.exclusive(inside=True):
             step()
         whole = time.perf_counter() - began
         engine.seats.forward = forward  # type: ignore[method-assign]

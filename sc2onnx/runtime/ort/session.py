@@ -61,26 +61,26 @@ class Session:
             options = session_options(threads, quantised, spin)
             if kernels is not None:
                 add_kernels(kernels, options, threads, packed)
-            captures = cuda_graphs and device.away and len(counts) == 1
+            captures = cuda_graphs and device.on_gpu and len(counts) == 1
             session = load_on(graphs[number], options, device, captures, instead[number] if instead else None)
             captures = captures and captures_graphs(session, device)
-            thread = ThreadPoolExecutor(1, "sc2onnx-gpu") if device.away else None
+            thread = ThreadPoolExecutor(1, "sc2onnx-gpu") if device.on_gpu else None
             self._graphs.append(Graph(session, device, layers, run_options, ort_value, captures, thread))
 
     @property
     def storage(self) -> Storage:
         """Where its caches lie: in memory, or on its devices."""
-        return self._storage if self.away else InMemory()
+        return self._storage if self.on_gpu else InMemory()
 
     @property
-    def away(self) -> bool:
-        """Whether there is a stage on a device with memory of its own."""
-        return self._storage.elsewhere
+    def on_gpu(self) -> bool:
+        """Whether there is a stage on a GPU."""
+        return self._storage.on_gpu
 
     @property
     def chooses(self) -> bool:
         """Whether its steps can give the most likely tokens instead of logits."""
-        return GREEDY_IDS in self._graphs[-1].outputs and self.away
+        return GREEDY_IDS in self._graphs[-1].outputs and self.on_gpu
 
     def bind(self, buffers: Sequence[Any]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""

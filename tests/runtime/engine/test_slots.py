@@ -49,7 +49,7 @@ def expected(model: sc2onnx.Model, texts: Sequence[npt.NDArray[np.int64]]) -> li
 @pytest.fixture
 def seats(model: sc2onnx.Model) -> Iterator[SlotSeats]:
     gc.collect()
-    with model.engine.alone():
+    with model.engine.exclusive():
         assert isinstance(model.engine.seats, SlotSeats)
         yield model.engine.seats
     gc.collect()

@@ -41,7 +41,7 @@ def test_names() -> None:
     assert Device.named("cuda") == Device.named("cuda:0") == Device("cuda", 0)
     assert Device.named("cuda:12") == Device("cuda", 12)
     assert [str(Device.named(name)) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
-    assert [Device.named(name).away for name in ("cpu", "cuda")] == [False, True]
+    assert [Device.named(name).on_gpu for name in ("cpu", "cuda")] == [False, True]
 
 
 class Library:
