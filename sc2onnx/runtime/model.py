@@ -47,7 +47,8 @@ class Model:
         options: LoadOptions,
         packed: PackedForm | None = None,
     ) -> None:
-        self._bundle, self._session, self._packed = bundle, session, packed
+        self._bundle, self.session, self._packed = bundle, session, packed
+        """``session``: its graphs, loaded."""
         self.cache_shape = cache_shape
         """The cache of one sequence."""
         self.speculates = session.steps_agree if options.speculate is None else options.speculate
@@ -71,7 +72,7 @@ class Model:
     @property
     def kernels(self) -> bool:
         """Whether it runs on the kernels of ``sc2onnx-kernels``."""
-        return self._session.kernels is not None
+        return self.session.kernels is not None
 
     @property
     def packed(self) -> bool:
@@ -235,13 +236,13 @@ class Model:
         """Free the caches and texts that finished requests left for later ones. Requests that are
         under way keep theirs.
         """
-        self._session.process.check()
+        self.session.process.check()
         self.engine.forget()
         self._memory.clear()
 
     def memory_footprint(self) -> MemoryFootprint:
         """Bytes of weights and of caches, open and kept, by construction and as resident now."""
-        self._session.process.check()
+        self.session.process.check()
         files = [self._bundle.weights]
         if self._packed is not None:
             files.append(self._packed.data)

@@ -146,7 +146,7 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
         there.generate(PROMPTS[0], max_new_tokens=5, stop_tokens=())
         there.forget()
         gc.collect()
-    (graph,) = there._session._graphs
+    (graph,) = there.session.graphs
     assert len(graph.captured) == 1
     with there.sequence() as one, there.sequence() as two:
         for sequence in (one, two):
@@ -165,7 +165,7 @@ def test_no_more_graphs_are_captured_than_there_may_be(gpu_bundle: Path, here: M
     for sequence in sequences:
         sequence.append([1, 2, 3])
         ours = sequence.append([4])
-    (graph,) = model._session._graphs
+    (graph,) = model.session.graphs
     assert len(graph.captured) == 2
     with here.sequence() as other:
         other.append([1, 2, 3])
@@ -175,13 +175,13 @@ def test_no_more_graphs_are_captured_than_there_may_be(gpu_bundle: Path, here: M
 def test_without_graphs_nothing_is_captured(gpu_bundle: Path) -> None:
     model = on_device(gpu_bundle, cuda_graphs=False)
     model.generate(PROMPTS[0], max_new_tokens=5)
-    assert not model._session._graphs[0].captured
+    assert not model.session.graphs[0].captured
 
 
 def test_stages_hand_their_hidden_states_on(staged: Path) -> None:
     ours, theirs = on_device(staged, count=2), sc2onnx.load(staged)
-    assert GREEDY_IDS in ours._session._graphs[1].outputs
-    assert not any(graph.captures for graph in ours._session._graphs)  # what is handed on lies somewhere else in every step
+    assert GREEDY_IDS in ours.session.graphs[1].outputs
+    assert not any(graph.captures for graph in ours.session.graphs)  # what is handed on lies somewhere else in every step
     for prompt in PROMPTS:
         assert ours.generate(prompt, max_new_tokens=30) == theirs.generate(prompt, max_new_tokens=30)
     mixed = open_model(Bundle.open(staged), place=Place((StandIn(), Device()), 2))

@@ -72,7 +72,7 @@ ends("an error", lambda: model.generate(text), 1)
 ends("loads its own", loads)
 
 held, done = threading.Event(), threading.Event()
-def hold():  # the locks that another thread may hold while this one forks
+def hold():  # the locks that another thread may hold at a fork, too shortly to meet otherwise
     with model.engine.exclusive(), model.engine.turn._guard, model.engine.store._lock, busy._busy:
         held.set()
         done.wait()

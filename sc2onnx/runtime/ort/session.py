@@ -56,7 +56,9 @@ class Session:
         self.process = Process.here()
         """Where its threads are: in a child forked later it cannot run."""
         graphs = bundle.graphs if kernels is None else bundle.kernel_graphs
-        self._graphs, quantised = list[Graph](), bundle.manifest.quantization is not None and kernels is None
+        self.graphs = list[Graph]()
+        """One for each stage."""
+        quantised = bundle.manifest.quantization is not None and kernels is None
         for number, (device, layers) in enumerate(zip(devices, _ranges(counts), strict=True)):
             options = session_options(threads, quantised, spin)
             if kernels is not None:
@@ -65,7 +67,7 @@ class Session:
             session = load_on(graphs[number], options, device, captures, instead[number] if instead else None)
             captures = captures and captures_graphs(session, device)
             thread = ThreadPoolExecutor(1, "sc2onnx-gpu") if device.on_gpu else None
-            self._graphs.append(Graph(session, device, layers, run_options, ort_value, captures, thread))
+            self.graphs.append(Graph(session, device, layers, run_options, ort_value, captures, thread))
 
     @property
     def storage(self) -> Storage:
@@ -80,12 +82,12 @@ class Session:
     @property
     def chooses(self) -> bool:
         """Whether its steps can give the most likely tokens instead of logits."""
-        return GREEDY_IDS in self._graphs[-1].outputs and self.on_gpu
+        return GREEDY_IDS in self.graphs[-1].outputs and self.on_gpu
 
     def bind(self, buffers: Sequence[Any]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
         self.process.check()
-        return Step(self._graphs, self._vocab, buffers)
+        return Step(self.graphs, self._vocab, buffers)
 
 
 def _ranges(counts: Sequence[int]) -> list[range]:

@@ -44,6 +44,10 @@ def test_names() -> None:
     assert [Device.named(name).on_gpu for name in ("cpu", "cuda")] == [False, True]
 
 
+def written(place: Any, value: int) -> None:
+    ctypes.cast(place, ctypes.POINTER(ctypes.c_int)).contents.value = value
+
+
 class Library:
     """Stands in for libcuda."""
 
@@ -54,11 +58,11 @@ class Library:
         return self.status
 
     def cuDriverGetVersion(self, place: Any) -> int:
-        place._obj.value = self.version
+        written(place, self.version)
         return 0
 
     def cuDeviceGetCount(self, place: Any) -> int:
-        place._obj.value = self.count
+        written(place, self.count)
         return 0
 
 
