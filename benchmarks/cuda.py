@@ -64,7 +64,7 @@ def batched(bundle: Path, options: argparse.Namespace) -> dict[int, float]:
         seats, token, seconds = model.engine.seats, np.ones(1, dtype=np.int64), list[float]()
         for _ in range(options.repeat + 1):  # the first one captures
             began = time.perf_counter()
-            with model.engine.alone():
+            with model.engine.exclusive():
                 for _ in range(32):
                     seats.forward([Run(each.seat, token, 1) for each in sequences], ids=seats.chooses)
             seconds.append(time.perf_counter() - began)

@@ -169,18 +169,19 @@ def own(ask: Ask, rows: int, seeded: bool) -> None:
 
     engine.seats.forward = timed  # type: ignore[method-assign,assignment]
     try:
-        streams = [TokenStream(engine, ask.row(i, seed=i if seeded else None), submitted=True) for i in range(rows)]
+        asked = [ask.row(i, seed=i if seeded else None) for i in range(rows)]
+        streams = [TokenStream(engine, row, submitted=True) for row in asked]
         for stream in streams:
             while not stream.generated_tokens:
                 next(streams[0])
         inside.clear()
         began = time.perf_counter()
-        with engine.alone(inside=True):
+        with engine.exclusive(inside=True):
             steps = 0
             while steps < 12 and engine.steps.step():
                 steps += 1
-                for stream in streams:
-                    stream._row.parts.clear()  # read, so that no row stands still
+                for row in asked:
+                    row.parts.clear()  # read, so that no row stands still
         whole = time.perf_counter() - began
         for stream in streams:
             stream.close()
@@ -208,7 +209,8 @@ def coming(ask: Ask) -> None:
     engine = ask.model.engine
     took = list[tuple[float, float]]()
     step = engine.steps.step
-    streams = [TokenStream(engine, ask.row(i, count=400), submitted=True) for i in range(4)]
+    asked = [ask.row(i, count=400) for i in range(4)]
+    streams = [TokenStream(engine, row, submitted=True) for row in asked]
     for stream in streams:
         while not stream.generated_tokens:
             next(streams[0])
@@ -227,12 +229,12 @@ def coming(ask: Ask) -> None:
 
         engine.seats.forward = timed  # type: ignore[method-assign,assignment]
         began = time.perf_counter()
-        with engine.alone(inside=True):
+        with engine.exclusive(inside=True):
             step()
         whole = time.perf_counter() - began
         engine.seats.forward = forward  # type: ignore[method-assign]
-        for stream in streams:
-            stream._row.parts.clear()  # read, so that no row stands still
+        for row in asked:
+            row.parts.clear()  # read, so that no row stands still
         return whole - inside
 
     for number in range(6):

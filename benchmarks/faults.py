@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, try, print."""
-    options = _parse(arguments)
+    options = parsed(arguments)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sc2onnx-faults-") as directory:
         material = prepare(options.checkpoint, Path(directory) / "material")
@@ -97,7 +97,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "examples" / "starcoder2-mini", help="a small one (default: the mini)")
     parser.add_argument("--seed", type=int, default=0)

@@ -78,12 +78,13 @@ def manifest(rng: Random, material: Material, scratch: Path) -> str:
 
 def _seen(material: Material, form: str, copy: Path) -> str:
     """Also what only looks at it: ``info``."""
+    from sc2onnx.runtime.description import described
+    from sc2onnx.runtime.memory_need import memory_need
     from sc2onnx.runtime.opening.bundle import Bundle
-    from sc2onnx.runtime.summary import memory_need, rows
 
     try:
         found = Bundle.open(copy, "size", others=True).manifest
-        rows(found, memory_need(found))
+        described(found, memory_need(found))
     except Sc2onnxError:
         pass
     return expect_refused_or_same(material, form, copy, "full")

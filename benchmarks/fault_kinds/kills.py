@@ -85,7 +85,7 @@ def export_kill(rng: Random, material: Material, scratch: Path, limit: float) ->
     untouched = [path.name for path in place.iterdir()] == (["bundle"] if overwrite else [])
     struck_early = status == -number and untouched  # before the command was there to be told
     try:
-        _check_place(place, out, overwrite, signal.SIGKILL if struck_early else number, status)
+        check_place(place, out, overwrite, signal.SIGKILL if struck_early else number, status)
     except Fault as fault:
         raise Fault(f"{what}: {fault}") from fault
     if run(export_action(material, out, precision, True), scratch / "log-again", limit):
@@ -96,7 +96,8 @@ def export_kill(rng: Random, material: Material, scratch: Path, limit: float) ->
     return f"{what}: whole, and the next one succeeded"
 
 
-def _check_place(place: Path, out: Path, overwrite: bool, number: int, status: int) -> None:
+def check_place(place: Path, out: Path, overwrite: bool, number: int, status: int) -> None:
+    """Raise :class:`Fault` for what an export that ended so must not leave behind."""
     names = sorted(path.name for path in place.iterdir())
     if out.exists() and not whole(out):
         raise Fault(f"half a bundle: {sorted(path.name for path in out.iterdir())}")

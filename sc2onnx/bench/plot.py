@@ -7,8 +7,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sc2onnx.bench.quartiles import Quartiles
 from sc2onnx.bench.report import Report, Row
-from sc2onnx.bench.spread import Spread
 from sc2onnx.errors import RequestError
 from sc2onnx.plotting import COLOURS, INK, MUTED, dress, new_figure, save
 
@@ -54,9 +54,9 @@ def _draw(axes: Axes, report: Report, row: Row, colour: str, mark: str) -> None:
     axes.axhline(1e3 * row.weights_read / report.read_rate, color=colour, linewidth=0.9, linestyle=(0, (4, 4)), alpha=0.7, zorder=1)
 
 
-def _points(row: Row) -> list[tuple[int, Spread]]:
+def _points(row: Row) -> list[tuple[int, Quartiles]]:
     """Context and milliseconds, by context."""
-    return sorted((task.context, Spread.of([1e3 * value for value in seconds])) for task, seconds in row.seconds.items() if task.kind == "decode")
+    return sorted((task.context, Quartiles.of([1e3 * value for value in seconds])) for task, seconds in row.seconds.items() if task.kind == "decode")
 
 
 def _label(figure: Figure, axes: Axes, report: Report) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sc2onnx.bench.alone import Alone
-from sc2onnx.bench.spread import Spread
+from sc2onnx.bench.process_cost import ProcessCost
+from sc2onnx.bench.quartiles import Quartiles
 from sc2onnx.bench.task import Task
 
 
@@ -16,12 +16,12 @@ from sc2onnx.bench.task import Task
 class Row:
     """One engine. ``seconds``: of each task, by round; the rounds of all rows belong together.
 
-    ``weights_read``: bytes of weights that a decoded token reads; ``alone`` is None where it was not measured.
+    ``weights_read``: bytes of weights that a decoded token reads; ``cost`` is None where it was not measured.
     """
 
     name: str
     weights_read: int
-    alone: Alone | None
+    cost: ProcessCost | None
     seconds: Mapping[Task, tuple[float, ...]]
 
 
@@ -60,15 +60,15 @@ class Report:
 
     def share(self, row: Row, task: Task) -> float:
         """Part of the machine's read rate at which a decode reads its weights; the cache, which it reads as well, is not counted."""
-        return row.weights_read / Spread.of(row.seconds[task]).median / self.read_rate
+        return row.weights_read / Quartiles.of(row.seconds[task]).median / self.read_rate
 
     def figures(self) -> dict[str, Any]:
-        """For JSON: every round, and the spread of the rounds."""
+        """For JSON: every round, and their quartiles."""
         rows = [
             {
                 "name": row.name,
                 "weights_read": row.weights_read,
-                "alone": row.alone and asdict(row.alone),
+                "alone": row.cost and asdict(row.cost),
                 "tasks": [self._timing(row, task, seconds) for task, seconds in row.seconds.items()],
             }
             for row in self.rows
@@ -78,7 +78,7 @@ class Report:
 
     def _timing(self, row: Row, task: Task, seconds: tuple[float, ...]) -> dict[str, Any]:
         share = {"share_of_read_rate": self.share(row, task)} if task.kind == "decode" else {}
-        return {**asdict(task), **asdict(Spread.of(seconds)), "seconds": list(seconds), **share}
+        return {**asdict(task), **asdict(Quartiles.of(seconds)), "seconds": list(seconds), **share}
 
 
 def one_line(error: BaseException) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sc2onnx.bench.alone import Alone, alone
 from sc2onnx.bench.bandwidth import read_rate
 from sc2onnx.bench.engine import Engine, Opener, bundle_opener
+from sc2onnx.bench.process_cost import ProcessCost, process_cost
 from sc2onnx.bench.report import Missing, Report, Row, one_line
 from sc2onnx.bench.rounds import interleaved
 from sc2onnx.bench.task import PROMPT, Task
@@ -94,7 +94,7 @@ def bench(bundle: str | Path, *, also: Sequence[str | Path] = (), settings: Sett
     """
     wanted = settings or Settings()
     device = Device.named(wanted.device)
-    if device.away:
+    if device.on_gpu:
         check_cuda(device)
     bundles = open_named([bundle, *also])
     for opened in bundles.values():
@@ -126,9 +126,9 @@ def _measure(
 ) -> Report:
     threads, deepest = settings.threads or default_threads(), max(task.context for task in tasks)
     device = Device.named(settings.device)
-    rate = copy_rate(device) if device.away else read_rate(threads)
-    tell(f"{device} reads and writes {rate / 1e9:.0f} GB/s" if device.away else f"{threads} threads read {rate / 1e9:.1f} GB/s")
-    memory = {name: found for name, opener in openers.items() if (found := _alone(name, opener, deepest, tell, failed))}
+    rate = copy_rate(device) if device.on_gpu else read_rate(threads)
+    tell(f"{device} reads and writes {rate / 1e9:.0f} GB/s" if device.on_gpu else f"{threads} threads read {rate / 1e9:.1f} GB/s")
+    memory = {name: found for name, opener in openers.items() if (found := _cost(name, opener, deepest, tell, failed))}
     with ExitStack() as stack:
         engines = _enter(stack, {name: opener for name, opener in openers.items() if name not in failed}, tell, failed)
         seconds: dict[str, dict[Task, tuple[float, ...]]] = {name: {} for name in engines}
@@ -141,10 +141,10 @@ def _measure(
     return Report(rows, missing, tuple(tasks), threads, settings.repeat, rate, deepest, settings.real_prefill, str(device))
 
 
-def _alone(name: str, opener: Opener, deepest: int, tell: Tell, failed: dict[str, Exception]) -> Alone | None:
+def _cost(name: str, opener: Opener, deepest: int, tell: Tell, failed: dict[str, Exception]) -> ProcessCost | None:
     tell(f"{name}: alone")
     try:
-        return alone(opener, deepest - 1)
+        return process_cost(opener, deepest - 1)
     except Exception as error:  # each engine has its own, and a process may have been killed
         failed[name] = error
         return None

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sc2onnx import tables
+from sc2onnx.bench.quartiles import Quartiles, ratio
 from sc2onnx.bench.report import Report, Row
-from sc2onnx.bench.spread import Spread, ratio
 from sc2onnx.bench.task import Task
 from sc2onnx.tables import Cells
 
@@ -39,9 +39,9 @@ def measures(report: Report) -> Cells:
     """Heading and rows: what each engine takes."""
     described: list[tuple[str, Callable[[Row], str]]] = [
         ("weights read per token (GB)", lambda row: f"{row.weights_read / 1e9:.3f}"),
-        ("load, warm (s)", lambda row: f"{row.alone.load:.2f}" if row.alone else _NONE),
-        (f"peak memory at {report.deepest:,} (GB)", lambda row: _gigabytes(row.alone.peak if row.alone else None)),
-        ("of it private (GB)", lambda row: _gigabytes(row.alone.private if row.alone else None)),
+        ("load, warm (s)", lambda row: f"{row.cost.load:.2f}" if row.cost else _NONE),
+        (f"peak memory at {report.deepest:,} (GB)", lambda row: _gigabytes(row.cost.peak if row.cost else None)),
+        ("of it private (GB)", lambda row: _gigabytes(row.cost.private if row.cost else None)),
     ]
     cells = [["", *(row.name for row in report.rows)], *([name, *map(cell, report.rows)] for name, cell in described)]
     for task in sorted(report.tasks, key=_order):
@@ -59,7 +59,7 @@ def ratios(report: Report, of: Row) -> Cells:
     cells = [[f"time of {of.name} over that of", *(row.name for row in others)]]
     for task in sorted(report.tasks, key=_order):
         found = [ratio(of.seconds[task], row.seconds[task]) for row in others]
-        cells.append([str(task), *(_spread(spread, 2, "x") for spread in found)])
+        cells.append([str(task), *(_shown(each, 2, "x") for each in found)])
     return cells
 
 
@@ -73,11 +73,11 @@ def _label(task: Task) -> str:
 
 def _timing(task: Task, seconds: Sequence[float]) -> str:
     if task.kind == "prefill":
-        return _spread(Spread.of([task.tokens / value for value in seconds]), 1)
-    return _spread(Spread.of([1e3 * value for value in seconds]), 1)
+        return _shown(Quartiles.of([task.tokens / value for value in seconds]), 1)
+    return _shown(Quartiles.of([1e3 * value for value in seconds]), 1)
 
 
-def _spread(found: Spread, digits: int, unit: str = "") -> str:
+def _shown(found: Quartiles, digits: int, unit: str = "") -> str:
     return f"{found.median:,.{digits}f}{unit} ({found.low:,.{digits}f} - {found.high:,.{digits}f})"
 
 

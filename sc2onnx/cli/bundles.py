@@ -18,10 +18,10 @@ def located(bundle: str | Path, revision: str | None = None) -> Path:
 
 def warm(args: argparse.Namespace) -> int:
     """Run ``warm``."""
+    from sc2onnx.runtime.description import on_kernels
     from sc2onnx.runtime.opening.bundle import Bundle
     from sc2onnx.runtime.ort.kernels import usable
     from sc2onnx.runtime.ort.packing import make
-    from sc2onnx.runtime.summary import on_kernels
 
     bundle = Bundle.open(args.bundle)
     kernels = usable("auto", bundle.manifest)

@@ -17,8 +17,9 @@ def info(args: argparse.Namespace) -> int:
     """Run ``info``, also with ``--plan``."""
     if args.plan:
         return _plan(args)
+    from sc2onnx.runtime.description import described, on_kernels
+    from sc2onnx.runtime.memory_need import memory_need
     from sc2onnx.runtime.opening.bundle import Bundle
-    from sc2onnx.runtime.summary import memory_need, on_kernels, rows
 
     manifest = Bundle.open(_bundle(args), check="size", others=True).manifest
     kept, kernels = on_kernels(manifest)
@@ -26,7 +27,7 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print_json({**asdict(manifest), "memory": asdict(need)})
         return 0
-    shown = {"bundle": str(args.bundle), **rows(manifest, need, kept, kernels)}
+    shown = {"bundle": str(args.bundle), **described(manifest, need, kept, kernels)}
     say_all(aligned(list(shown.items())))
     return 0
 

@@ -22,7 +22,7 @@ from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.forecast import Forecast, calibration_seconds, facts, forecast, variants
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.runtime.memory import available
-from sc2onnx.runtime.summary import MemoryNeed, memory_ahead
+from sc2onnx.runtime.memory_need import MemoryNeed, memory_ahead
 from sc2onnx.tables import aligned, column_widths
 
 CONTEXTS: Final = (1024, 4096, 16384)

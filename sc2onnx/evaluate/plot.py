@@ -38,9 +38,9 @@ def plot(report: Report, path: Path) -> None:
     points = [(score.about.weight_bytes / factor, _height(score)) for score in scores]
     sizes, heights = zip(*points, strict=True)
     axes.scatter(sizes, heights, s=46, color=COLOURS[0], zorder=3, clip_on=False)
-    _scale(axes, points, logarithmic=report.reference is not None)
+    scale_axes(axes, points, logarithmic=report.reference is not None)
     _decorate(axes, report, unit)
-    _label(figure, axes, points, [_text(score) for score in scores])
+    label_points(figure, axes, points, [_text(score) for score in scores])
     save(figure, path)
 
 
@@ -62,7 +62,7 @@ def _text(score: Score) -> str:
     return named + (", below 1e-8" if score.difference and score.difference.kl_divergence < _FLOOR else "")
 
 
-def _scale(axes: Axes, points: Sequence[tuple[float, float]], *, logarithmic: bool) -> None:
+def scale_axes(axes: Axes, points: Sequence[tuple[float, float]], *, logarithmic: bool) -> None:
     """Sizes from 0; divergences by decades where they span one, with room at both ends."""
     sizes, heights = zip(*points, strict=True)
     lowest, highest = min(heights), max(heights)
@@ -83,7 +83,7 @@ def _decorate(axes: Axes, report: Report, unit: str) -> None:
     dress(axes, f"{measure} over size", subtitle, f"weights ({unit})", up)
 
 
-def _label(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
+def label_points(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
     """A name beside each point: the first place where it covers no other name and no point and stays on the paper."""
     figure.draw_without_rendering()  # lays it out: only now are positions known
     taken = [_around(axes.transData.transform(point)) for point in points]

@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Final, Unpack, overload
+from typing import Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.errors import RequestError
-from sc2onnx.runtime.arguments import shown, texts, whole_number
+from sc2onnx.runtime.arguments import texts
 from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.engine.assembly import engine_over
 from sc2onnx.runtime.engine.costs import FLAT, StepCosts
-from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream
-from sc2onnx.runtime.engine.lobby import Bounds
+from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream, completed
 from sc2onnx.runtime.engine.lookup import Memory
-from sc2onnx.runtime.engine.loop import Engine
-from sc2onnx.runtime.engine.prefix import SEQUENCES, PrefixStore
-from sc2onnx.runtime.engine.row import Row
-from sc2onnx.runtime.engine.seats import Seats
 from sc2onnx.runtime.engine.sequence import TokenSequence
-from sc2onnx.runtime.engine.slots import SlotSeats
-from sc2onnx.runtime.engine.stacks import StackSeats
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.infill_options import InfillKeywords, InfillOptions
 from sc2onnx.runtime.lazy_codec import LazyCodec
 from sc2onnx.runtime.load_options import LoadOptions
-from sc2onnx.runtime.memory import MemoryFootprint, measure, not_enough
+from sc2onnx.runtime.memory import MemoryFootprint, measure
 from sc2onnx.runtime.opening.bundle import Bundle
-from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions, GenerationRules
+from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions, sample_count
 from sc2onnx.runtime.ort.packed_form import PackedForm
 from sc2onnx.runtime.ort.session import Session
 from sc2onnx.runtime.request import Drafting, Requests
 from sc2onnx.runtime.results import Completion
 from sc2onnx.runtime.text.codec import Codec
-
-MOST_SAMPLES: Final = 1024
-"""Of one prompt, in one call."""
-
-_MOST_ROWS: Final = 64
-"""That decode together on the kernels, whose cache has a slot for each from the start."""
-
-_MORE_SLOTS: Final = 2
-"""Slots beyond those that decode together, for what finished requests left."""
 
 
 class Model:
@@ -63,25 +47,18 @@ class Model:
         options: LoadOptions,
         packed: PackedForm | None = None,
     ) -> None:
-        self._bundle, self._session, self._packed = bundle, session, packed
+        self._bundle, self.session, self._packed = bundle, session, packed
+        """``session``: its graphs, loaded."""
         self.cache_shape = cache_shape
         """The cache of one sequence."""
-        self._facts = bundle.manifest.model
         self.speculates = session.steps_agree if options.speculate is None else options.speculate
         """Whether tokens that the text suggests are computed ahead."""
-        drafting = Drafting(Memory(), StepCosts(FLAT) if session.kernels else StepCosts())
+        costs = StepCosts(FLAT) if session.kernels else StepCosts()
+        drafting = Drafting(Memory(), costs)
         self._memory = drafting.memory
-        self._codec = LazyCodec(bundle, session.process)
-        self.requests = Requests(self._facts, self._codec, drafting if self.speculates else None)
-        limit = options.prefix_memory
-        store = PrefixStore(SEQUENCES * cache_shape.nbytes if limit is None else limit)
-        rows = min(options.max_batch, _MOST_ROWS) if session.kernels else options.max_batch
-        context, even = self._facts.context_length, session.even_steps
-        bounds = Bounds(rows, min(options.prefill_chunk, context), context, even)
-        seats: Seats = StackSeats(session, cache_shape)
-        if session.kernels:
-            seats = SlotSeats(session, cache_shape, rows + _MORE_SLOTS)
-        self.engine = Engine(seats, bounds, store, drafting.costs, session.process)
+        facts, self._codec = bundle.manifest.model, LazyCodec(bundle, session.process)
+        self.requests = Requests(facts, self._codec, drafting if self.speculates else None)
+        self.engine = engine_over(session, cache_shape, options, costs)
         weakref.finalize(self, self.engine.stop).atexit = False
 
     def __reduce__(self) -> str:
@@ -95,7 +72,7 @@ class Model:
     @property
     def kernels(self) -> bool:
         """Whether it runs on the kernels of ``sc2onnx-kernels``."""
-        return self._session.kernels is not None
+        return self.session.kernels is not None
 
     @property
     def packed(self) -> bool:
@@ -137,23 +114,14 @@ class Model:
         :class:`~sc2onnx.errors.InferenceError`.
         """
         chosen = GenerationOptions.of(options)
-        alone = isinstance(prompt, str)
+        single = isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else texts("prompt", prompt)
-        samples = 1 if n is None else whole_number("n", n, 1, MOST_SAMPLES)
+        samples = sample_count(n)
         begun = [self.requests.prompt(each, chosen) for each in prompts]
-        done = self._complete(self.requests.whole_rows(begun, samples, chosen))
-        if alone:
+        done = completed(self.engine, self.requests.whole_rows(begun, samples, chosen))
+        if single:
             return done[0] if n is None else done
         return done if n is None else [done[i : i + samples] for i in range(0, len(done), samples)]
-
-    def _complete(self, rows: Sequence[Row]) -> list[Completion]:
-        """All of them, computed together. The first error stops the others."""
-        tasks = [Task(self.engine, row, submitted=True) for row in rows]
-        try:
-            return [task.result() for task in tasks]
-        finally:
-            for task in tasks:
-                task.cancel()
 
     def infill(self, prefix: str, suffix: str, **options: Unpack[InfillKeywords]) -> Completion:
         """What stands between ``prefix`` and ``suffix``, by fill-in-the-middle. ``options``: see
@@ -162,7 +130,8 @@ class Model:
         Raises what :meth:`generate` raises.
         """
         chosen = InfillOptions.of(options)
-        return self._complete([self.requests.infilling((prefix, suffix), chosen, "whole")])[0]
+        row = self.requests.infilling((prefix, suffix), chosen, "whole")
+        return completed(self.engine, [row])[0]
 
     def submit(
         self,
@@ -206,12 +175,7 @@ class Model:
         row = self.requests.continuing(prompt, GenerationOptions.of(options), "pieces")
         return Stream(self.engine, row)
 
-    def stream_infill(
-        self,
-        prefix: str,
-        suffix: str,
-        **options: Unpack[InfillKeywords],
-    ) -> Stream:
+    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[InfillKeywords]) -> Stream:
         """Fill in the middle as :meth:`infill` does, as an iterator of pieces that can be closed.
 
         Checked now, computed while it is iterated.
@@ -233,23 +197,14 @@ class Model:
         ``stop_tokens``: by default the checkpoint's end-of-text. Checked now, computed while it is
         iterated; closing it, from any thread, frees the cache, or leaves it to later requests.
         """
-        if not isinstance(sampling, SamplingParameters | None):
-            raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
-        usual = frozenset(self._facts.eos_token_ids)
-        stops = usual if stop_tokens is None else self.requests.stop_ids(stop_tokens)
-        drawn = sampling or SamplingParameters()
-        rules = GenerationRules(max_new_tokens, drawn, (), stops, logprobs)
+        rules = self.requests.token_rules(max_new_tokens, sampling, stop_tokens, logprobs)
         return TokenStream(self.engine, self.requests.row(prompt, rules, "tokens"))
 
     def sequence(self) -> TokenSequence:
         """An empty sequence: append token ids, read logits, rewind. Raises
         :class:`~sc2onnx.errors.OutOfMemoryError`.
         """
-        self._session.process.check()
-        try:
-            return TokenSequence(self.engine, self._facts)
-        except MemoryError as error:
-            raise not_enough(error) from error
+        return TokenSequence(self.engine, self.manifest.model)
 
     def start(self) -> None:
         """Have a thread of its own compute all requests, so that those who wait only wait: for
@@ -281,13 +236,13 @@ class Model:
         """Free the caches and texts that finished requests left for later ones. Requests that are
         under way keep theirs.
         """
-        self._session.process.check()
+        self.session.process.check()
         self.engine.forget()
         self._memory.clear()
 
     def memory_footprint(self) -> MemoryFootprint:
         """Bytes of weights and of caches, open and kept, by construction and as resident now."""
-        self._session.process.check()
+        self.session.process.check()
         files = [self._bundle.weights]
         if self._packed is not None:
             files.append(self._packed.data)

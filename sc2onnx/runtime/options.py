@@ -20,6 +20,9 @@ Ending = Literal["line", "block"]
 
 _MOST_PRIORITY: Final = 1000
 
+_MOST_SAMPLES: Final = 1024
+"""Of one prompt, in one call."""
+
 
 class GenerationKeywords(TypedDict, total=False):
     """The keywords of :class:`GenerationOptions`, as type checkers see them."""
@@ -114,6 +117,11 @@ class GenerationOptions:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
         )
+
+
+def sample_count(n: object) -> int:
+    """How many samples of each prompt are asked for: ``n`` of them, or one."""
+    return 1 if n is None else whole_number("n", n, 1, _MOST_SAMPLES)
 
 
 def _check_seconds(name: str, value: object) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.facts import ModelFacts
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, TokenIdError
-from sc2onnx.runtime.arguments import some_token_ids, text, token_ids
+from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, TokenIdError
+from sc2onnx.runtime.arguments import shown, some_token_ids, text, token_ids
 from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
-from sc2onnx.runtime.choose.sampling import Sampler
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
@@ -115,6 +115,23 @@ class Requests:
         stop = options.stop
         assert isinstance(stop, tuple)
         return GenerationRules(options.max_new_tokens, options.sampling, stop, frozenset(stops), options.logprobs, options.line_seconds)
+
+    def token_rules(
+        self,
+        max_new_tokens: int,
+        sampling: SamplingParameters | None,
+        stop_tokens: Iterable[int] | None,
+        logprobs: bool,
+    ) -> GenerationRules:
+        """What a row without text goes by, which needs no tokenizer; greedy and up to the
+        checkpoint's end-of-text by default.
+        """
+        if not isinstance(sampling, SamplingParameters | None):
+            raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
+        usual = frozenset(self._facts.eos_token_ids)
+        stops = usual if stop_tokens is None else self.stop_ids(stop_tokens)
+        drawn = sampling or SamplingParameters()
+        return GenerationRules(max_new_tokens, drawn, (), stops, logprobs)
 
     def stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
         """Tokens that end a text, checked."""

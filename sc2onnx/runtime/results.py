@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,8 +56,36 @@ class Usage:
     decode: float = 0.0
 
 
+class Measured:
+    """What has a :class:`Usage`, and its counts by their longer names."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def usage(self) -> Usage:
+        """What it took, so far where it is under way."""
+
+    @property
+    def reused_tokens(self) -> int:
+        """How many tokens of the prompt an earlier request had left computed; of a stream known
+        from the first part on, 0 before.
+        """
+        return self.usage.reused
+
+    @property
+    def drafted_tokens(self) -> int:
+        """How many tokens were computed ahead as guesses."""
+        return self.usage.drafted
+
+    @property
+    def accepted_tokens(self) -> int:
+        """How many of :attr:`drafted_tokens` were right."""
+        return self.usage.accepted
+
+
 @dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Measured):
     """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is
     cut from ``text`` only.
 
@@ -72,18 +101,3 @@ class Completion:
     prompt_tokens: int
     usage: Usage = field(default=Usage(), compare=False)
     used: Surroundings | None = field(default=None, compare=False)
-
-    @property
-    def drafted_tokens(self) -> int:
-        """How many tokens were computed ahead as guesses."""
-        return self.usage.drafted
-
-    @property
-    def accepted_tokens(self) -> int:
-        """How many of :attr:`drafted_tokens` were right."""
-        return self.usage.accepted
-
-    @property
-    def reused_tokens(self) -> int:
-        """How many of ``prompt_tokens`` an earlier request had left computed."""
-        return self.usage.reused

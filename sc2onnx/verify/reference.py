@@ -57,7 +57,8 @@ class Reference:
                 f"transformers finds no {missing[0]} in {checkpoint} ({len(missing)} tensors missing): "
                 "save the checkpoint under the names that transformers writes"
             )
-        self._model = model.eval()  # type: ignore[no-untyped-call]
+        self.model = model.eval()  # type: ignore[no-untyped-call]
+        """As transformers has it; gone once the ``with`` block is left."""
         self._corrected = correct_rotary(model) if exact_rotary else 0
         self._weights = ""
 
@@ -70,21 +71,21 @@ class Reference:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights, a tied one once."""
-        return sum(parameter.nbytes for parameter in self._model.parameters())
+        return sum(parameter.nbytes for parameter in self.model.parameters())
 
     @property
     def vocab_size(self) -> int:
         """Tokens that it gives logits for."""
-        return int(self._model.config.vocab_size)
+        return int(self.model.config.vocab_size)
 
     @property
     def context_length(self) -> int:
         """Tokens that it was made for."""
-        return int(self._model.config.max_position_embeddings)
+        return int(self.model.config.max_position_embeddings)
 
     def check_same_model(self, facts: ModelFacts) -> None:
         """Raise :class:`CheckpointError` if this cannot be what a bundle with these facts was made from."""
-        config = self._model.config
+        config = self.model.config
         pairs = {
             "vocab_size": (config.vocab_size, facts.vocab_size),
             "hidden_size": (config.hidden_size, facts.hidden_size),
@@ -104,7 +105,7 @@ class Reference:
         ``calibrated``: the products' biases were changed as well. Raises :class:`CheckpointError` where a matrix is not what rounding
         makes of the checkpoint's, a bias not what calibration makes of it, or anything else not the checkpoint's own.
         """
-        own, dtype = dict(self._model.named_parameters()), Manifest.read(bundle).cache.dtype
+        own, dtype = dict(self.model.named_parameters()), Manifest.read(bundle).cache.dtype
         farthest = 0.0
         for name, array in parameters(bundle, {name: tuple(parameter.shape) for name, parameter in own.items()}):
             new = torch.from_numpy(array)
@@ -125,12 +126,12 @@ class Reference:
 
         Causal attention makes this the reference for every shorter length and every split as well.
         """
-        result = self._model(torch.from_numpy(tokens), use_cache=False).logits.numpy()
+        result = self.model(torch.from_numpy(tokens), use_cache=False).logits.numpy()
         return np.asarray(result, dtype=np.float32)
 
     def greedy(self, prompt: npt.NDArray[np.int64], count: int) -> tuple[list[int], Floats]:
         """``count`` most likely tokens after prompt (n,), past any end-of-text, and the logits (count, vocab) that chose them."""
-        logits = np.stack(list(islice(self._steps(prompt), count))) if count else np.empty((0, self._model.config.vocab_size), dtype=np.float32)
+        logits = np.stack(list(islice(self._steps(prompt), count))) if count else np.empty((0, self.model.config.vocab_size), dtype=np.float32)
         return logits.argmax(-1).tolist(), logits
 
     def continuation(self, prompt: npt.NDArray[np.int64]) -> Iterator[int]:
@@ -146,7 +147,7 @@ class Reference:
         """
         ids, cache = torch.from_numpy(prompt)[None], DynamicCache()
         while True:
-            output = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits = output.logits[0, -1].float()
             ids = logits.argmax()[None, None]
             yield logits.numpy()
@@ -155,7 +156,7 @@ class Reference:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        del self._model
+        del self.model
         gc.collect()
 
 

@@ -70,13 +70,13 @@ def open_subject(directory: Path, kernels: Use = "off", device: str = "cpu") -> 
     one as it is, and nothing is emulated.
     Raises :class:`~sc2onnx.errors.BundleError` and its subclasses, and :class:`~sc2onnx.errors.DeviceError`.
     """
-    away = device != "cpu"
+    on_gpu = device != "cpu"
     if is_export(directory):
-        if away:
+        if on_gpu:
             raise DeviceError(f"device is {shown(device)}, and what optimum wrote is verified on the CPU alone")
         return Foreign.of_export(directory)
-    opened = Bundle.open(directory, others=not away)
-    if away:
+    opened = Bundle.open(directory, others=not on_gpu)
+    if on_gpu:
         devices = chosen_devices(device, None, opened.manifest)
         check_suits(opened.manifest, devices)
         return open_model(opened, place=Place(devices, kernels=kernels))

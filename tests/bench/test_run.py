@@ -171,10 +171,10 @@ def test_bundles_from_end_to_end(bundle: Path, tmp_path: Path) -> None:
     for row in report.rows:
         assert set(row.seconds) == set(report.tasks)
         assert all(len(values) == 2 and min(values) > 0 for values in row.seconds.values())
-        assert row.alone is not None
-        assert row.alone.load > 0
-        if row.alone.peak is not None and row.alone.private is not None:
-            assert row.alone.peak > row.alone.private > 10_000_000
+        assert row.cost is not None
+        assert row.cost.load > 0
+        if row.cost.peak is not None and row.cost.private is not None:
+            assert row.cost.peak > row.cost.private > 10_000_000
     figures = json.loads(json.dumps(report.figures(), allow_nan=False))
     decode = figures["rows"][1]["tasks"][0]
     assert (decode["kind"], decode["context"], len(decode["seconds"])) == ("decode", 300, 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx.bench import Alone, Missing, Report, Row, Task
+from sc2onnx.bench import Missing, ProcessCost, Report, Row, Task
 from sc2onnx.bench.plot import apart, plot
 from sc2onnx.bench.table import lines, markdown
 from sc2onnx.errors import RequestError
@@ -15,14 +15,14 @@ DECODES = (Task("decode", 4096, 1), Task("decode", 64, 1))
 PREFILL = Task("prefill", 512, 512)
 
 
-def row(name: str, seconds: float, alone: Alone | None = None) -> Row:
+def row(name: str, seconds: float, cost: ProcessCost | None = None) -> Row:
     rounds = (seconds, 1.1 * seconds, 0.9 * seconds)
-    return Row(name, 1_700_000_000, alone, {**dict.fromkeys(DECODES, rounds), PREFILL: (10 * seconds,) * 3})
+    return Row(name, 1_700_000_000, cost, {**dict.fromkeys(DECODES, rounds), PREFILL: (10 * seconds,) * 3})
 
 
 @pytest.fixture
 def report() -> Report:
-    rows = (row("ours-int4", 0.0625, Alone(0.5, 2_000_000_000, 300_000_000)), row("ours-int8", 0.1), row("theirs Q4_0", 0.125))
+    rows = (row("ours-int4", 0.0625, ProcessCost(0.5, 2_000_000_000, 300_000_000)), row("ours-int8", 0.1), row("theirs Q4_0", 0.125))
     return Report(rows, (Missing("absent", "ImportError: no module"),), (*DECODES, PREFILL), 2, 3, 34e9, 4096, False)
 
 

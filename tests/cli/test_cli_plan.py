@@ -21,7 +21,7 @@ from sc2onnx.cli.main import main
 from sc2onnx.cli.outlook import Machine, Outlook
 from sc2onnx.export import Calibration, export, hub
 from sc2onnx.export.shapes import SHAPES
-from sc2onnx.runtime.summary import memory_need
+from sc2onnx.runtime.memory_need import memory_need
 
 
 def sc2onnx(*arguments: str | Path, directory: Path) -> subprocess.CompletedProcess[str]:

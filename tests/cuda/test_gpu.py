@@ -100,7 +100,7 @@ def test_a_captured_step_is_the_step(bundles: Path, precision: str, reference: M
                 sequence.append(tokens[:40], None)
                 rows += [sequence.append(tokens[i : i + 1]) for i in range(40, 400)]
         found.append(np.concatenate(rows))
-        assert bool(model._session._graphs[0].captured) == cuda_graphs
+        assert bool(model.session.graphs[0].captured) == cuda_graphs
     np.testing.assert_array_equal(found[0], found[1])
 
 

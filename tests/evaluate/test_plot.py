@@ -67,13 +67,13 @@ def test_what_is_not_finite_is_left_out(report: Report, tmp_path: Path) -> None:
 
 def test_names_do_not_cover_each_other(report: Report) -> None:
     pytest.importorskip("matplotlib")
-    from sc2onnx.evaluate import plot as module
+    from sc2onnx.evaluate.plot import label_points, scale_axes
 
     figure = new_figure()
     axes = figure.add_subplot()
     points = [(1.0, 1.0), (1.0, 1.02), (1.01, 1.01), (3.0, 2.0)]
-    module._scale(axes, points, logarithmic=False)
-    module._label(figure, axes, points, ["starcoder2-3b-int4", "starcoder2-3b-int4-b", "starcoder2-3b-int4-c", "starcoder2-3b-int8"])
+    scale_axes(axes, points, logarithmic=False)
+    label_points(figure, axes, points, ["starcoder2-3b-int4", "starcoder2-3b-int4-b", "starcoder2-3b-int4-c", "starcoder2-3b-int8"])
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 4
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

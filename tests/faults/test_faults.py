@@ -52,7 +52,7 @@ def test_half_a_bundle_a_hang_a_crash_and_a_raw_exception_are_faults(material: M
     assert whole(copy)
     os.truncate(copy / "model.onnx", 10)
     with pytest.raises(Fault, match="half a bundle"):
-        kills._check_place(tmp_path, copy, False, signal.SIGKILL, -9)
+        kills.check_place(tmp_path, copy, False, signal.SIGKILL, -9)
     with pytest.raises(Fault, match="hang"):
         children.run(lambda: time.sleep(60), tmp_path / "log", 0.3)
     with pytest.raises(Fault, match=r"(?s)raw exception: .*ZeroDivisionError"):
@@ -72,10 +72,10 @@ def test_damage_is_damage(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_plan_is_repeated_by_its_kind_and_number() -> None:
-    options = faults._parse(["--count", "60"])
+    options = faults.parsed(["--count", "60"])
     planned = faults.plan(options)
     assert len(planned) == len(set(planned)) == 60
     assert {kind for kind, _ in planned} == set(KINDS)
     outcome = Outcome("kill-export", 7, False, "")
     command = faults.repeat(outcome, 3).split()
-    assert faults.plan(faults._parse(command[2:])) == [("kill-export", 7)]
+    assert faults.plan(faults.parsed(command[2:])) == [("kill-export", 7)]

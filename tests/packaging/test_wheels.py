@@ -93,9 +93,10 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
     assert "pip install sc2onnx" not in found.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments", [("export", "checkpoint", "out"), ("verify", "BUNDLE", "checkpoint"), ("bench", "BUNDLE"), ("serve", "BUNDLE"), ("info", "x", "--plan")]
-)
+LACKING = [("export", "checkpoint", "out"), ("verify", "BUNDLE", "checkpoint"), ("bench", "BUNDLE"), ("serve", "BUNDLE"), ("info", "x", "--plan")]
+
+
+@pytest.mark.parametrize("arguments", LACKING)
 def test_it_says_what_it_has_not(unpacked: Path, bundle: Path, arguments: tuple[str, ...]) -> None:
     done = run(unpacked, *(bundle if word == "BUNDLE" else word for word in arguments))
     assert done.returncode == 2

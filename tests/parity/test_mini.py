@@ -193,6 +193,6 @@ def test_the_distribution_drawn_from_is_that_of_transformers(settings: dict[str,
     warped = hf.LogitsProcessorList(chain)(torch.from_numpy(seen)[None], torch.from_numpy(scores)[None].clone())
     expected = warped[0].softmax(-1).numpy()
     parameters = SamplingParameters(**settings)
-    tokens, probabilities = candidates(Sampler(parameters, seen, 4096)._penalised(scores), parameters)
+    tokens, probabilities = candidates(Sampler(parameters, seen, 4096).penalised(scores), parameters)
     assert tokens.tolist() == np.flatnonzero(expected).tolist()
     np.testing.assert_allclose(probabilities, expected[tokens], rtol=1e-4)

@@ -133,7 +133,7 @@ def compared(case: Case, directory: Path, targets: Sequence[str]) -> Exported:
 @torch.no_grad()
 def take(reference: Reference, found: Mapping[str, Matrix]) -> None:
     """Every matrix of the torch model becomes what the bundle's integers stand for."""
-    own = dict(reference._model.named_parameters())
+    own = dict(reference.model.named_parameters())
     for name, matrix in found.items():
         if "qkv_proj" not in name:
             if f"{name}.weight" in own:  # a tied head is not
@@ -149,7 +149,7 @@ def take(reference: Reference, found: Mapping[str, Matrix]) -> None:
 def rounded_activations(reference: Reference, found: Mapping[str, Matrix]) -> Iterator[None]:
     """Inputs of every product become the nearest multiples of a block's largest magnitude / 127, in the blocks of its weights."""
     handles = []
-    for name, module in reference._model.named_modules():
+    for name, module in reference.model.named_modules():
         if isinstance(module, torch.nn.Linear):
             matrix = found[re.sub(r"\.[qkv]_proj$", ".qkv_proj", name)]
             handles.append(module.register_forward_pre_hook(_rounding(matrix.block_size)))

@@ -36,7 +36,7 @@ def test_the_real_thetas_agree_at_position_8300(theta: float, tmp_path: Path) ->
 
 def test_only_the_last_place_is_corrected(checkpoint: Path) -> None:
     """A reference with another theta stays another model."""
-    model = Reference(checkpoint)._model
+    model = Reference(checkpoint).model
     frequencies = model.model.rotary_emb.inv_freq
     right = frequencies.clone()
     frequencies[3] *= 1 + 1.2e-7

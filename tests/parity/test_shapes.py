@@ -50,7 +50,7 @@ def test_a_ragged_batch_with_rewinds_in_single_rows(exported: Exported) -> None:
             first = rows[row].length - size
             assert_close(found, expected[row, first : first + size])
 
-    with model.engine.alone():
+    with model.engine.exclusive():
         for row, length in enumerate(lengths):
             step({row: length})
         for sizes, dropped in (

@@ -72,8 +72,8 @@ ends("an error", lambda: model.generate(text), 1)
 ends("loads its own", loads)
 
 held, done = threading.Event(), threading.Event()
-def hold():  # the locks that another thread may hold while this one forks
-    with model.engine.alone(), model.engine.turn._guard, model.engine.store._lock, busy._busy:
+def hold():  # the locks that another thread may hold at a fork, too shortly to meet otherwise
+    with model.engine.exclusive(), model.engine.turn._guard, model.engine.store._lock, busy._busy:
         held.set()
         done.wait()
 other = threading.Thread(target=hold)

@@ -14,8 +14,8 @@ import sc2onnx
 from sc2onnx.errors import BundleIntegrityError, DeviceError
 from sc2onnx.runtime.cache.ring import RingCache
 from sc2onnx.runtime.cache.shape import STORAGE, CacheShape
+from sc2onnx.runtime.memory_need import memory_need
 from sc2onnx.runtime.opening import bundle as bundle_module
-from sc2onnx.runtime.summary import memory_need
 from tests.runtime.caches import rows_of, stacked
 
 

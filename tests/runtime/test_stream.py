@@ -99,7 +99,7 @@ def test_a_stream_is_for_one_thread_at_a_time(slow: sc2onnx.Model) -> None:
     stream = slow.stream(LONG, max_new_tokens=1)
     worker = threading.Thread(target=lambda: list(stream))
     worker.start()
-    while not stream._reading.locked():
+    while slow.engine.turn.free:
         time.sleep(0.001)
     with pytest.raises(SequenceStateError, match="the stream is in use"):
         next(stream)

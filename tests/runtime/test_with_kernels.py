@@ -18,10 +18,11 @@ from sc2onnx.bench.depth import placed
 from sc2onnx.errors import InferenceError, RequestError
 from sc2onnx.evaluate import Settings, evaluate
 from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.description import on_kernels
 from sc2onnx.runtime.loading import Place, open_model
+from sc2onnx.runtime.memory_need import memory_need
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.session import Session
-from sc2onnx.runtime.summary import memory_need, on_kernels
 from tests.runtime.rows import prefilled
 
 pytestmark = pytest.mark.kernels

@@ -93,7 +93,7 @@ class Sampler:
         """One token from logits (vocab,), which are left alone. Raises :class:`InferenceError` if they are not numbers."""
         if not np.isfinite(logits.max()):
             raise InferenceError(_NOT_FINITE)
-        scores = self._penalised(logits)
+        scores = self.penalised(logits)
         token = int(scores.argmax()) if self._parameters.temperature == 0.0 else self._sample(scores)
         if self._seen is not None:
             self._seen[token] = True
@@ -108,7 +108,8 @@ class Sampler:
         """Inverse transform sampling over the surviving candidates, in order of token id."""
         return drawn(_weights(scores, self._parameters), self._random.random())
 
-    def _penalised(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def penalised(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits (vocab,) after the repetition penalty on the tokens seen so far."""
         if self._seen is None:
             return logits
         penalty = np.float32(self._parameters.repetition_penalty)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -15,13 +15,13 @@ from sc2onnx.errors import CancelledError, SequenceStateError
 from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.forks import not_portable
-from sc2onnx.runtime.results import Completion, FinishReason, Piece, Token, Usage
+from sc2onnx.runtime.results import Completion, FinishReason, Measured, Piece, Token, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 
 T = TypeVar("T")
 
 
-class Handle(Generic[T]):
+class Handle(Measured, Generic[T]):
     """A generation that is under way: its parts, its end, and what it took.
 
     Iterate it with ``for``, or with ``async for``, where a thread of asyncio's own waits and the
@@ -102,29 +102,12 @@ class Handle(Generic[T]):
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt."""
-        return len(self._row.prompt)
+        return self.usage.prompt
 
     @property
     def generated_tokens(self) -> int:
         """Tokens generated so far, without a stop token."""
-        return self._row.produced
-
-    @property
-    def reused_tokens(self) -> int:
-        """How many tokens of the prompt an earlier request had left computed; known from the first
-        part on, 0 before.
-        """
-        return self._row.reused
-
-    @property
-    def drafted_tokens(self) -> int:
-        """How many tokens were computed ahead as guesses so far."""
-        return self.usage.drafted
-
-    @property
-    def accepted_tokens(self) -> int:
-        """How many of :attr:`drafted_tokens` were right."""
-        return self.usage.accepted
+        return self.usage.generated
 
     @property
     def usage(self) -> Usage:
@@ -288,3 +271,13 @@ class Task(Handle[Piece]):
         self._begin()
         await self._until_ready()
         return self.result()
+
+
+def completed(engine: Engine, rows: Sequence[Row]) -> list[Completion]:
+    """All of several requests, computed together. The first error stops the others."""
+    tasks = [Task(engine, row, submitted=True) for row in rows]
+    try:
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -38,7 +38,7 @@ class Engine:
         self.steps = Steps(self.lobby, costs, self._tell)
         self.turn = Turn()
         self._sleepers: dict[Row, Gate] = {}  # threads that wait for a row
-        self._alone: object | None = None
+        self._holder: object | None = None
         self._thread: threading.Thread | None = None
         self._work = Gate()
 
@@ -107,23 +107,23 @@ class Engine:
         return True
 
     def begun(self, caller: object | None) -> None:
-        """Who computes alone now, so that :meth:`stop_of` finds it."""
-        self._alone = caller
+        """Who has it exclusively now, so that :meth:`stop_of` finds it."""
+        self._holder = caller
 
     def stop_of(self, caller: object) -> None:
-        """Stop the pass that a caller computes alone. For any thread."""
-        if self._alone is caller:
+        """Stop the pass of the caller that has it exclusively. For any thread."""
+        if self._holder is caller:
             self.seats.cancel()
 
     def close(self, row: Row) -> None:
         """End a row from any thread, and return when it is over; at once in the thread that computes."""
         if self.cancel(row) or self.turn.mine:
             return
-        with self.alone(inside=True):
+        with self.exclusive(inside=True):
             self.lobby.see()
 
     @contextmanager
-    def alone(self, *, inside: bool = False) -> Iterator[None]:
+    def exclusive(self, *, inside: bool = False) -> Iterator[None]:
         """Have nobody else compute while the block runs.
 
         Raises :class:`SequenceStateError` in the middle of this thread's own step, but for callers

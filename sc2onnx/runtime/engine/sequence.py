@@ -31,7 +31,13 @@ class TokenSequence:
     """
 
     def __init__(self, engine: Engine, facts: ModelFacts) -> None:
-        self._engine, self.seat, self._facts = engine, engine.seats.new(), facts
+        """Raises :class:`OutOfMemoryError`."""
+        engine.process.check()
+        self._engine, self._facts = engine, facts
+        try:
+            self.seat = engine.seats.new()
+        except MemoryError as error:
+            raise not_enough(error) from error
         self._busy = threading.RLock()  # a signal handler may find its own thread holding it
         self._worker: int | None = None  # the thread at work
         self._closed = False
@@ -73,7 +79,7 @@ class TokenSequence:
 
     def _computed(self, tokens: npt.NDArray[np.int64], wanted: int, ids: bool) -> list[npt.NDArray[Any]]:
         try:
-            with self._engine.alone():
+            with self._engine.exclusive():
                 if self._closed:
                     raise CancelledError("the sequence was closed while it was computing")
                 self._engine.begun(self)
@@ -111,7 +117,7 @@ class TokenSequence:
         """Be ``depth`` tokens long without having computed them, whose keys and values are ``values``
         (kv_heads, capacity, width): for measurements.
         """
-        with self._use(), self._engine.alone():
+        with self._use(), self._engine.exclusive():
             self.seat.place(depth, self._engine.bounds.chunk, values)
 
     def close(self) -> None:
@@ -141,7 +147,7 @@ class TokenSequence:
         if self._engine.turn.mine:
             self.seat.clear()
         else:
-            with self._engine.alone():
+            with self._engine.exclusive():
                 self.seat.clear()
 
     def _check_context(self, count: int) -> None:

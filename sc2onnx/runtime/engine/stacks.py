@@ -108,7 +108,7 @@ class StackSeats:
         self.chooses = session.chooses
         self.drafts_together = session.steps_agree and shape.window < shape.context
         self._session = session
-        self._rows = _doubled if session.away else _even
+        self._rows = _doubled if session.on_gpu else _even
         self._bound: weakref.WeakKeyDictionary[RingCache, _Bound] = weakref.WeakKeyDictionary()
         self._open: list[weakref.ref[StackSeat]] = []
         self._stack: RingCache | None = None
@@ -147,7 +147,7 @@ class StackSeats:
         if len(others) == 1:
             apart, others = apart + others, []
         for i in apart:
-            found[i] = self._alone(seats[i], runs[i], ids)
+            found[i] = self._single(seats[i], runs[i], ids)
         if others:
             stack = self._stacked([seats[i] for i in others])
             results = self._together(stack, [(seats[i], runs[i]) for i in others], ids)
@@ -156,7 +156,7 @@ class StackSeats:
             seat.cache.lengths[seat.row] += len(run.tokens)
         return [found[i] for i in range(len(runs))]
 
-    def _alone(self, seat: StackSeat, run: Run, ids: bool) -> Array:
+    def _single(self, seat: StackSeat, run: Run, ids: bool) -> Array:
         """Compute one sequence by itself.
 
         Where steps of an even number of tokens agree, a prompt's odd one is made even by computing

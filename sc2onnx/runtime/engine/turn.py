@@ -51,6 +51,11 @@ class Turn:
         return self._owner is None
 
     @property
+    def waiting(self) -> int:
+        """How many threads wait for it."""
+        return len(self._queue)
+
+    @property
     def wanted(self) -> bool:
         """Whether another thread waits for it."""
         return bool(self._queue)

@@ -127,17 +127,17 @@ class _Part:
             self._binding.bind_output(present_name(layer, kind), *device, *bound)
 
     @property
-    def away(self) -> bool:
-        """Whether it runs on a device with memory of its own."""
-        return self._graph.device.away
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self._graph.device.on_gpu
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], hidden: Any, result: npt.NDArray[Any] | None, wanted: str) -> Any:
         """Hidden states for the next part, or ``wanted`` of its outputs in ``result``."""
         graph, binding = self._graph, self._binding
-        home = self._home(feeds, result) if graph.device.away else None
+        home = self._home(feeds, result) if graph.device.on_gpu else None
         self._feed(feeds, home)
         if hidden is not None:
-            if not self.away and hidden.device_name() != "cpu":  # a session fetches nothing from a device that it does not know
+            if not self.on_gpu and hidden.device_name() != "cpu":  # a session fetches nothing from a device that it does not know
                 hidden = graph.new_value(hidden.numpy(), graph.device)
             binding.bind_ortvalue_input(HIDDEN, hidden)
         place = None
@@ -212,7 +212,7 @@ class Step:
         ``ragged``: of the runs that the tokens (1, n) are, their lengths and their rows of the cache; for graphs for the kernels.
         Raises :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
         """
-        if num_logits == 0 and self._parts[-1].away:  # kernels of a GPU need not take nothing
+        if num_logits == 0 and self._parts[-1].on_gpu:  # kernels of a GPU need not take nothing
             return self.run(tokens, past, 1, ids=ids)[:, :0]
         inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
         if ragged is not None:

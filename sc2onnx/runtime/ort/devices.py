@@ -28,8 +28,8 @@ class Device:
         return cls("cpu") if name == "cpu" else cls("cuda", int(found[1] or 0))
 
     @property
-    def away(self) -> bool:
-        """Whether its memory is not the processors'."""
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU, with memory of its own."""
         return self.kind != "cpu"
 
     def __str__(self) -> str:

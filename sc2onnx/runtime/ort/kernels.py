@@ -164,7 +164,7 @@ def meant(use: Use) -> Use:
 
 def _trouble(manifest: Manifest, devices: Sequence[Device]) -> str:
     """Why a bundle does not run on the kernels, whether or not they are installed; empty: it does."""
-    if any(device.away for device in devices):
+    if any(device.on_gpu for device in devices):
         return "they are for the CPU, not for a GPU"
     if manifest.kernel_graphs:
         return ""

@@ -56,36 +56,43 @@ class Session:
         self.process = Process.here()
         """Where its threads are: in a child forked later it cannot run."""
         graphs = bundle.graphs if kernels is None else bundle.kernel_graphs
-        self._graphs, quantised = list[Graph](), bundle.manifest.quantization is not None and kernels is None
+        quantised = bundle.manifest.quantization is not None and kernels is None
+        self.graphs = list[Graph]()
+        """One for each stage."""
         for number, (device, layers) in enumerate(zip(devices, _ranges(counts), strict=True)):
             options = session_options(threads, quantised, spin)
             if kernels is not None:
                 add_kernels(kernels, options, threads, packed)
-            captures = cuda_graphs and device.away and len(counts) == 1
+            captures = cuda_graphs and device.on_gpu and len(counts) == 1
             session = load_on(graphs[number], options, device, captures, instead[number] if instead else None)
-            captures = captures and captures_graphs(session, device)
-            thread = ThreadPoolExecutor(1, "sc2onnx-gpu") if device.away else None
-            self._graphs.append(Graph(session, device, layers, run_options, ort_value, captures, thread))
+            self.graphs.append(_graph(session, device, layers, captures))
 
     @property
     def storage(self) -> Storage:
         """Where its caches lie: in memory, or on its devices."""
-        return self._storage if self.away else InMemory()
+        return self._storage if self.on_gpu else InMemory()
 
     @property
-    def away(self) -> bool:
-        """Whether there is a stage on a device with memory of its own."""
-        return self._storage.elsewhere
+    def on_gpu(self) -> bool:
+        """Whether there is a stage on a GPU."""
+        return self._storage.on_gpu
 
     @property
     def chooses(self) -> bool:
         """Whether its steps can give the most likely tokens instead of logits."""
-        return GREEDY_IDS in self._graphs[-1].outputs and self.away
+        return GREEDY_IDS in self.graphs[-1].outputs and self.on_gpu
 
     def bind(self, buffers: Sequence[Any]) -> Step:
         """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
         self.process.check()
-        return Step(self._graphs, self._vocab, buffers)
+        return Step(self.graphs, self._vocab, buffers)
+
+
+def _graph(session: Any, device: Device, layers: range, captures: bool) -> Graph:
+    """A loaded graph; on a GPU with a thread of its own, which all its passes are computed in."""
+    captures = captures and captures_graphs(session, device)
+    thread = ThreadPoolExecutor(1, "sc2onnx-gpu") if device.on_gpu else None
+    return Graph(session, device, layers, run_options, ort_value, captures, thread)
 
 
 def _ranges(counts: Sequence[int]) -> list[range]:

@@ -47,14 +47,14 @@ class Storages:
         self._lock, self._process = threading.RLock(), Process.here()
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether there is a device that is not the CPU."""
-        return any(device.away for device in self._devices)
+    def on_gpu(self) -> bool:
+        """Whether there is a GPU among its devices."""
+        return any(device.on_gpu for device in self._devices)
 
     def put(self, number: int, array: npt.NDArray[Any]) -> Any:
         """A buffer of layer ``number // 2`` with these contents."""
         device = self._devices[number]
-        if not device.away:
+        if not device.on_gpu:
             return array
         key = (number, array.shape, array.dtype.str)
         with self._lock:

@@ -6,6 +6,7 @@ import argparse
 import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import sc2onnx
 from sc2onnx.errors import CancelledError, RewindError
 from sc2onnx.runtime.engine.seats import Run
 from sc2onnx.runtime.engine.slots import SlotSeat, SlotSeats
+from sc2onnx.runtime.ort import binding
 
 pytestmark = pytest.mark.kernels
 
@@ -49,7 +51,7 @@ def expected(model: sc2onnx.Model, texts: Sequence[npt.NDArray[np.int64]]) -> li
 @pytest.fixture
 def seats(model: sc2onnx.Model) -> Iterator[SlotSeats]:
     gc.collect()
-    with model.engine.alone():
+    with model.engine.exclusive():
         assert isinstance(model.engine.seats, SlotSeats)
         yield model.engine.seats
     gc.collect()
@@ -134,21 +136,30 @@ def test_a_pass_that_fails_leaves_all_as_they_were(
     open_: dict[int, SlotSeat] = {}
     compute(seats, open_, texts, expected, [(0, 60, 1), (1, 20, 1)])
     with monkeypatch.context() as patch:
-        patch.setattr(seats, "_computed", lambda *_: 1 / 0)
+        patch.setattr(binding.Step, "run", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             compute(seats, open_, texts, expected, [(0, 30, 1), (1, 20, 1)])
     compute(seats, open_, texts, expected, [(0, 3, 3), (1, 4, 4)])
 
 
-def test_after_a_pass_was_stopped_the_next_one_computes(seats: SlotSeats, texts: list[npt.NDArray[np.int64]], expected: list[Array]) -> None:
+def test_after_a_pass_was_stopped_the_next_one_computes(
+    seats: SlotSeats,
+    texts: list[npt.NDArray[np.int64]],
+    expected: list[Array],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     open_: dict[int, SlotSeat] = {}
     compute(seats, open_, texts, expected, [(0, 60, 1)])
-    step = seats._step
-    assert step is not None
-    step.cancel()
-    with pytest.raises(CancelledError):
-        compute(seats, open_, texts, expected, [(0, 30, 1)])
-    seats.cancel()
+    run = binding.Step.run
+
+    def stopped(step: binding.Step, *arguments: Any, **options: Any) -> Array:
+        seats.cancel()
+        return run(step, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(binding.Step, "run", stopped)
+        with pytest.raises(CancelledError):
+            compute(seats, open_, texts, expected, [(0, 30, 1)])
     compute(seats, open_, texts, expected, [(0, 30, 1)])
 
 

@@ -18,7 +18,9 @@ import pytest
 import sc2onnx
 from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.costs import StepCosts
+from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.runtime.engine.lookup import Memory
+from sc2onnx.runtime.options import GenerationOptions
 from sc2onnx.runtime.request import Drafting
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
@@ -105,8 +107,9 @@ def test_a_row_that_is_closed_or_fails_leaves_the_others_alone(load: Load) -> No
         def draw(self, logits: object) -> int:
             raise sc2onnx.Sc2onnxError("on purpose")
 
-    failing = model.stream(PROMPTS[4], max_new_tokens=20)
-    failing._row.sampler = Broken()
+    row = model.requests.continuing(PROMPTS[4], GenerationOptions(max_new_tokens=20), "pieces")
+    row.sampler = Broken()
+    failing = Stream(model.engine, row)
     with pytest.raises(sc2onnx.Sc2onnxError, match="on purpose"):
         next(failing)
     for number in (0, 2, 3):

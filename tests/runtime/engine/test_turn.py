@@ -27,7 +27,7 @@ def test_one_at_a_time_in_the_order_of_asking() -> None:
     for number in range(6):
         threads.append(threading.Thread(target=ask, args=(number,)))
         threads[-1].start()
-        while len(turn._queue) <= number:
+        while turn.waiting <= number:
             time.sleep(0.001)
     assert turn.wanted
     assert not turn.try_take()
@@ -52,9 +52,11 @@ def test_who_gives_up_waiting_is_passed_over(handed: bool, monkeypatch: pytest.M
             turn.give()
         raise Interrupt
 
+    other = threading.Thread(target=turn.take)
+    other.start()
+    other.join()
     with monkeypatch.context() as patch:
         patch.setattr(Gate, "wait", wait)
-        turn._owner = -2  # another thread
         with pytest.raises(Interrupt):
             turn.take()
     if not handed:

@@ -41,7 +41,11 @@ def test_names() -> None:
     assert Device.named("cuda") == Device.named("cuda:0") == Device("cuda", 0)
     assert Device.named("cuda:12") == Device("cuda", 12)
     assert [str(Device.named(name)) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
-    assert [Device.named(name).away for name in ("cpu", "cuda")] == [False, True]
+    assert [Device.named(name).on_gpu for name in ("cpu", "cuda")] == [False, True]
+
+
+def written(place: Any, value: int) -> None:
+    ctypes.cast(place, ctypes.POINTER(ctypes.c_int)).contents.value = value
 
 
 class Library:
@@ -54,11 +58,11 @@ class Library:
         return self.status
 
     def cuDriverGetVersion(self, place: Any) -> int:
-        place._obj.value = self.version
+        written(place, self.version)
         return 0
 
     def cuDeviceGetCount(self, place: Any) -> int:
-        place._obj.value = self.count
+        written(place, self.count)
         return 0
 
 

@@ -15,7 +15,7 @@ from sc2onnx.runtime.memory import process_status
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
+class ProcessCost:
     """Seconds and bytes. ``load``: the second time in the process, so with its files read before and its packages imported.
 
     Memory after tokens were decoded at the depth asked for, Python included, where the operating system tells (Linux), else None:
@@ -27,13 +27,13 @@ class Alone:
     private: int | None
 
 
-def alone(opener: Opener, depth: int) -> Alone:
+def process_cost(opener: Opener, depth: int) -> ProcessCost:
     """Measure in a fresh process. Raises whatever opening raises, and ``BrokenProcessPool`` if the system killed it."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure, opener, depth).result()
 
 
-def _measure(opener: Opener, depth: int) -> Alone:
+def _measure(opener: Opener, depth: int) -> ProcessCost:
     with opener() as engine:
         _decode(engine, depth)
         status = process_status()
@@ -41,7 +41,7 @@ def _measure(opener: Opener, depth: int) -> Alone:
     gc.collect()
     began = time.perf_counter()
     with opener():
-        return Alone(time.perf_counter() - began, status.get("VmHWM"), status.get("RssAnon"))
+        return ProcessCost(time.perf_counter() - began, status.get("VmHWM"), status.get("RssAnon"))
 
 
 def _decode(engine: Engine, depth: int) -> None:

@@ -32,35 +32,35 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*for cuda:UserWarning")
 
 
 @dataclass(frozen=True)
-class Elsewhere(Device):
-    """The processors' memory, as if it were another's."""
+class StandIn(Device):
+    """The processors' memory, as if it were a GPU's."""
 
     @property
-    def away(self) -> bool:
+    def on_gpu(self) -> bool:
         return True
 
 
 @pytest.fixture(scope="module")
 def gpu_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("away") / "bundle"
+    out = tmp_path_factory.mktemp("gpu") / "bundle"
     export(checkpoint, out, precision="fp16", target="cuda")
     return out
 
 
 @pytest.fixture(scope="module")
 def staged(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("away") / "bundle"
+    out = tmp_path_factory.mktemp("gpu") / "bundle"
     export(checkpoint, out, precision="fp16", target="cuda", stages=2)
     return out
 
 
-def away(bundle: Path, *, cuda_graphs: bool = True, count: int = 1) -> Model:
-    return open_model(Bundle.open(bundle), place=Place((Elsewhere(),) * count, 2, cuda_graphs=cuda_graphs))
+def on_device(bundle: Path, *, cuda_graphs: bool = True, count: int = 1) -> Model:
+    return open_model(Bundle.open(bundle), place=Place((StandIn(),) * count, 2, cuda_graphs=cuda_graphs))
 
 
 @pytest.fixture
 def there(gpu_bundle: Path) -> Model:
-    return away(gpu_bundle)
+    return on_device(gpu_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_completions_are_the_same(there: Model, here: Model, sampled: dict[str, 
 
 def test_batches_of_which_rows_end_and_enter_are_the_same(gpu_bundle: Path, here: Model) -> None:
     prompts = [*PROMPTS, "x = [", "# a comment\n"]
-    together = open_model(Bundle.open(gpu_bundle), place=Place((Elsewhere(),), 2))
+    together = open_model(Bundle.open(gpu_bundle), place=Place((StandIn(),), 2))
     here.forget()  # what is reused is computed in other steps
     assert together.generate(prompts, max_new_tokens=20, stop="\n\n") == here.generate(prompts, max_new_tokens=20, stop="\n\n")
     found, expected = (model.generate(prompts, max_new_tokens=8, logprobs=True) for model in (together, here))
@@ -137,8 +137,8 @@ def test_logits_that_are_no_numbers_are_noticed_there(checkpoint: Path, tmp_path
     save_file(tensors, broken / "model.safetensors")
     export(broken, tmp_path / "bundle", precision="fp16", target="cuda")
     with pytest.raises(InferenceError, match="logits that are not finite"):
-        away(tmp_path / "bundle").generate("def", max_new_tokens=3)
-    assert away(tmp_path / "bundle").memory_footprint().cache == 0
+        on_device(tmp_path / "bundle").generate("def", max_new_tokens=3)
+    assert on_device(tmp_path / "bundle").memory_footprint().cache == 0
 
 
 def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there: Model) -> None:
@@ -146,7 +146,7 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
         there.generate(PROMPTS[0], max_new_tokens=5, stop_tokens=())
         there.forget()
         gc.collect()
-    (graph,) = there._session._graphs
+    (graph,) = there.session.graphs
     assert len(graph.captured) == 1
     with there.sequence() as one, there.sequence() as two:
         for sequence in (one, two):
@@ -160,12 +160,12 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
 
 def test_no_more_graphs_are_captured_than_there_may_be(gpu_bundle: Path, here: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sc2onnx.runtime.ort.binding.MOST_CAPTURED", 2)
-    model = away(gpu_bundle)
+    model = on_device(gpu_bundle)
     sequences = [model.sequence() for _ in range(4)]
     for sequence in sequences:
         sequence.append([1, 2, 3])
         ours = sequence.append([4])
-    (graph,) = model._session._graphs
+    (graph,) = model.session.graphs
     assert len(graph.captured) == 2
     with here.sequence() as other:
         other.append([1, 2, 3])
@@ -173,18 +173,18 @@ def test_no_more_graphs_are_captured_than_there_may_be(gpu_bundle: Path, here: M
 
 
 def test_without_graphs_nothing_is_captured(gpu_bundle: Path) -> None:
-    model = away(gpu_bundle, cuda_graphs=False)
+    model = on_device(gpu_bundle, cuda_graphs=False)
     model.generate(PROMPTS[0], max_new_tokens=5)
-    assert not model._session._graphs[0].captured
+    assert not model.session.graphs[0].captured
 
 
 def test_stages_hand_their_hidden_states_on(staged: Path) -> None:
-    ours, theirs = away(staged, count=2), sc2onnx.load(staged)
-    assert GREEDY_IDS in ours._session._graphs[1].outputs
-    assert not any(graph.captures for graph in ours._session._graphs)  # what is handed on lies somewhere else in every step
+    ours, theirs = on_device(staged, count=2), sc2onnx.load(staged)
+    assert GREEDY_IDS in ours.session.graphs[1].outputs
+    assert not any(graph.captures for graph in ours.session.graphs)  # what is handed on lies somewhere else in every step
     for prompt in PROMPTS:
         assert ours.generate(prompt, max_new_tokens=30) == theirs.generate(prompt, max_new_tokens=30)
-    mixed = open_model(Bundle.open(staged), place=Place((Elsewhere(), Device()), 2))
+    mixed = open_model(Bundle.open(staged), place=Place((StandIn(), Device()), 2))
     assert mixed.generate(PROMPTS[0], max_new_tokens=30) == theirs.generate(PROMPTS[0], max_new_tokens=30)
     with mixed.sequence() as sequence:
         sequence.append([1, 2])

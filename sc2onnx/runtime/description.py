@@ -1,52 +1,16 @@
-"""What a bundle is, in rows for a person, and the memory it needs at a given context."""
+"""What a bundle is, in lines for a person."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from sc2onnx.bundle.facts import CacheLayout, ModelFacts
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.errors import RequestError, Sc2onnxError
+from sc2onnx.errors import Sc2onnxError
 from sc2onnx.hints import KERNELS
-from sc2onnx.runtime.cache.shape import first_capacity
-from sc2onnx.runtime.cache.slots import SlotType, shape_ahead
+from sc2onnx.runtime.cache.slots import SlotType
 from sc2onnx.runtime.engine.prefix import SEQUENCES
+from sc2onnx.runtime.memory_need import MemoryNeed, memory_need
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryNeed:
-    """Bytes that running takes beside the interpreter, by construction, with one sequence of ``context`` tokens.
-
-    A cache that grew token by token may have a quarter more slots; none has more than at the full context.
-    """
-
-    context: int
-    cache_slots: int
-    weights: int
-    cache: int
-    total: int
-
-
-def memory_need(manifest: Manifest, context: int | None = None, kept: SlotType | None = None) -> MemoryNeed:
-    """With the cache capacity that :func:`sc2onnx.load` chooses by default. Raises :class:`RequestError` beyond the model's context.
-
-    ``kept``: what the kernels keep of keys and values; None: the bundle runs without them.
-    """
-    return memory_ahead(manifest.model, manifest.cache, manifest.weight_bytes, context, kept)
-
-
-def memory_ahead(facts: ModelFacts, layout: CacheLayout, weight_bytes: int, context: int | None = None, kept: SlotType | None = None) -> MemoryNeed:
-    """:func:`memory_need` of a bundle that is not there yet."""
-    context = facts.context_length if context is None else context
-    if not 1 <= context <= facts.context_length:
-        raise RequestError(f"the context is {context}, expected 1 to {facts.context_length}, the model's own")
-    shape = shape_ahead(facts, layout, kept=kept)
-    slots = first_capacity(context, shape.capacity)
-    cache = shape.nbytes // shape.capacity * slots
-    return MemoryNeed(context, slots, weight_bytes, cache, weight_bytes + cache)
-
-
-def rows(manifest: Manifest, need: MemoryNeed, slots: SlotType | None = None, kernels: str = "") -> dict[str, str]:
+def described(manifest: Manifest, need: MemoryNeed, slots: SlotType | None = None, kernels: str = "") -> dict[str, str]:
     """Label -> value, for printing. ``slots``: what the kernels keep, as in :func:`memory_need`; ``kernels``: what is said of them."""
     facts, origin, checked = manifest.model, manifest.provenance, manifest.verification
     heads = f"{facts.num_heads} heads, {facts.num_kv_heads} key-value heads of {facts.head_dim}"
@@ -54,7 +18,7 @@ def rows(manifest: Manifest, need: MemoryNeed, slots: SlotType | None = None, ke
     verified = "not yet"
     if checked is not None:
         verified = f"{'passed' if checked.passed else 'FAILED'}, {checked.shown('max_rel_diff', '.1e')} against {checked.reference}"
-    kept = f"at most {size(SEQUENCES * memory_need(manifest, kept=slots).cache)} of caches, or prefix_memory= of load"
+    kept = f"at most {_size(SEQUENCES * memory_need(manifest, kept=slots).cache)} of caches, or prefix_memory= of load"
     return {
         "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
         "licence": origin.license or "not stated by the source",
@@ -65,9 +29,9 @@ def rows(manifest: Manifest, need: MemoryNeed, slots: SlotType | None = None, ke
         **({"kernels": kernels} if kernels else {}),
         **({"stages": f"{' + '.join(map(str, manifest.stages))} layers"} if manifest.stages else {}),
         "context": f"{facts.context_length:,} tokens, sliding window {window}",
-        "files": f"{size(sum(entry.size for entry in manifest.files.values()))} in {len(manifest.files)} files",
+        "files": f"{_size(sum(entry.size for entry in manifest.files.values()))} in {len(manifest.files)} files",
         "verified": verified,
-        f"memory at {need.context:,} tokens": f"{size(need.total)} = weights {size(need.weights)} + cache {size(need.cache)} "
+        f"memory at {need.context:,} tokens": f"{_size(need.total)} = weights {_size(need.weights)} + cache {_size(need.cache)} "
         f"({need.cache_slots:,} slots)",
         **({"kept between requests": kept} if manifest.made_for.own else {}),
     }
@@ -92,6 +56,6 @@ def on_kernels(manifest: Manifest) -> tuple[SlotType | None, str]:
     return kept, f"a graph for sc2onnx-kernels, which runs here ({found.version}, {found.instructions}); keys and values in {kept}"
 
 
-def size(nbytes: int) -> str:
+def _size(nbytes: int) -> str:
     """Bytes for a person: megabytes or gigabytes, decimal."""
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"

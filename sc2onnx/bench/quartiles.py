@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Quartiles:
     """Median and quartiles (linear interpolation between neighbours, as ``numpy.percentile``)."""
 
     median: float
@@ -19,11 +19,11 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """That of at least one value. Of 1, 2, 3, 4, 100: median 3, quartiles 2 and 4."""
+        """Those of at least one value. Of 1, 2, 3, 4, 100: median 3, quartiles 2 and 4."""
         low, median, high = np.percentile(np.asarray(values, dtype=np.float64), [25, 50, 75])
         return cls(float(median), float(low), float(high))
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Spread of ours / theirs, round by round: what slowed a whole round cancels, which a ratio of medians would keep."""
-    return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Quartiles:
+    """Quartiles of ours / theirs, round by round: what slowed a whole round cancels, which a ratio of medians would keep."""
+    return Quartiles.of([a / b for a, b in zip(ours, theirs, strict=True)])
