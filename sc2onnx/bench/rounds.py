@@ -11,7 +11,7 @@ import numpy as np
 from sc2onnx.bench.engine import Engine
 from sc2onnx.bench.task import Task
 
-_PAUSE: Final = 0.05
+PAUSE: Final = 0.05
 """Seconds before a turn: the threads of the engine before spin for a moment before they sleep, and would take its processors."""
 
 
@@ -37,7 +37,7 @@ def interleaved(engines: Mapping[str, Engine], task: Task, repeat: int, vocab: i
 
 def _turn(engine: Engine, task: Task, vocab: int, random: np.random.Generator) -> float:
     """Mean seconds of the timed ones."""
-    time.sleep(_PAUSE)
+    time.sleep(PAUSE)
     seconds = []
     for _ in range(task.warm + task.times):
         if task.depth == 0:

@@ -54,7 +54,7 @@ def fake(broken: bool = False) -> Iterator[Engine]:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_PAUSE", 0)
+    monkeypatch.setattr(rounds, "PAUSE", 0)
     monkeypatch.setattr(run, "read_rate", lambda threads: 1e9)
 
 

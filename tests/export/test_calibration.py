@@ -65,14 +65,14 @@ def bundles(checkpoint: Path, bundle: Path, tmp_path_factory: pytest.TempPathFac
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Products that are rounded from now on."""
     names = list[str]()
-    original = calibrate._Work._round
+    original = calibrate.CalibrationRun.rounded
 
     def count(self: Any, name: str, inputs: Any) -> Any:
         if not self.store.has(name, self.schemes[name]):
             names.append(name)
         return original(self, name, inputs)
 
-    monkeypatch.setattr(calibrate._Work, "_round", count)
+    monkeypatch.setattr(calibrate.CalibrationRun, "rounded", count)
     return names
 
 

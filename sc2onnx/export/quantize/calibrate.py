@@ -23,7 +23,7 @@ from sc2onnx.export.quantize.store import Rounded, Store
 from sc2onnx.export.quantize.weights import LAYERS
 from sc2onnx.export.weights import EMBEDDING, LazyWeight
 
-_BATCH_TOKENS = 2048
+BATCH_TOKENS = 2048
 """Tokens computed at once: their widest activations are the temporary memory of a forward pass."""
 
 Weights = Mapping[str, LazyWeight]
@@ -41,8 +41,8 @@ def calibrate(config: Starcoder2Config, weights: Weights, schemes: Mapping[str, 
     products = [name for name in schemes if name.startswith(LAYERS)]
     if all(store.has(name, schemes[name]) for name in products):
         return
-    streams = _Streams(*embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")]))
-    work = _Work(config, weights, schemes, store, report, streams)
+    streams = ResidualStreams(*embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")]))
+    work = CalibrationRun(config, weights, schemes, store, report, streams)
     for layer in range(config.num_hidden_layers):
         work.layer(f"model.layers.{layer}")
 
@@ -84,7 +84,7 @@ def whole(weight: LazyWeight) -> Floats:
 
 
 @dataclass(slots=True)
-class _Streams:
+class ResidualStreams:
     """Residual streams (windows, length, hidden), moved on in place."""
 
     original: Floats
@@ -93,12 +93,12 @@ class _Streams:
     def batches(self) -> Iterator[slice]:
         """Ranges of windows."""
         count, length, _ = self.original.shape
-        step = max(1, _BATCH_TOKENS // length)
+        step = max(1, BATCH_TOKENS // length)
         return (slice(first, first + step) for first in range(0, count, step))
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class CalibrationRun:
     """One calibration: rounds product after product and moves both streams through it."""
 
     config: Starcoder2Config
@@ -106,7 +106,7 @@ class _Work:
     schemes: Mapping[str, Scheme]
     store: Store
     report: Progress
-    streams: _Streams
+    streams: ResidualStreams
 
     def layer(self, name: str) -> None:
         """One layer: attention, then the multilayer perceptron."""
@@ -115,24 +115,24 @@ class _Work:
 
     def _attention(self, name: str) -> None:
         norm = affine(self.weights, f"{name}.input_layernorm")
-        qkv = self._round(f"{name}.self_attn.qkv_proj", lambda batch: self._normed(batch, norm))
+        qkv = self.rounded(f"{name}.self_attn.qkv_proj", lambda batch: self._normed(batch, norm))
         tables = rotary_tables(self.config, self.streams.original.shape[1])
         width = self.config.query_size
         mixed: Pair = tuple(np.empty((*self.streams.original.shape[:2], width), dtype=np.float32) for _ in range(2))  # type: ignore[assignment]
         for batch in self.streams.batches():
             for into, product, x in zip(mixed, qkv, self._normed(batch, norm), strict=True):
                 into[batch] = attention(product(x), self.config, tables)
-        out = self._round(f"{name}.self_attn.o_proj", lambda batch: (mixed[0][batch], mixed[1][batch]))
+        out = self.rounded(f"{name}.self_attn.o_proj", lambda batch: (mixed[0][batch], mixed[1][batch]))
         self._add(out, lambda batch: (mixed[0][batch], mixed[1][batch]))
 
     def _mlp(self, name: str, norm: Affine) -> None:
-        fc = self._round(f"{name}.c_fc", lambda batch: self._normed(batch, norm))
+        fc = self.rounded(f"{name}.c_fc", lambda batch: self._normed(batch, norm))
 
         def inner(batch: slice) -> Pair:
             original, ours = self._normed(batch, norm)
             return gelu(fc[0](original), self.config), gelu(fc[1](ours), self.config)
 
-        self._add(self._round(f"{name}.c_proj", inner), inner)
+        self._add(self.rounded(f"{name}.c_proj", inner), inner)
 
     def _normed(self, batch: slice, norm: Affine) -> Pair:
         epsilon = self.config.norm_epsilon
@@ -144,13 +144,13 @@ class _Work:
             self.streams.original[batch] += products[0](original)
             self.streams.ours[batch] += products[1](ours)
 
-    def _round(self, name: str, inputs: Callable[[slice], Pair]) -> tuple[Affine, Affine]:
+    def rounded(self, name: str, inputs: Callable[[slice], Pair]) -> tuple[Affine, Affine]:
         """The product as it was and as it is rounded, which is then in the store."""
         product = affine(self.weights, name)
         done = self.store.get(name, self.schemes[name])
         if done is None:
             try:
-                done = _rounded(product, self.schemes[name], map(inputs, self.streams.batches()))
+                done = round_product(product, self.schemes[name], map(inputs, self.streams.batches()))
             except np.linalg.LinAlgError as error:
                 raise TensorError(f"{name} cannot be calibrated ({error}): check the checkpoint, or pass --no-calibration") from error
             self.store.put(name, done)
@@ -158,8 +158,11 @@ class _Work:
         return product, Affine(dequantise(done.quantised), done.bias)
 
 
-def _rounded(product: Affine, scheme: Scheme, inputs: Iterable[Pair]) -> Rounded:
-    """The bias takes up the difference that rounding makes to the mean output."""
+def round_product(product: Affine, scheme: Scheme, inputs: Iterable[Pair]) -> Rounded:
+    """A product, rounded for its ``inputs``: of the original and of the rounded model, by batch.
+
+    The bias takes up the difference that rounding makes to the mean output.
+    """
     moments = Moments(product.weight, centred=product.bias is not None)
     for original, ours in inputs:
         moments.add(original.reshape(-1, original.shape[-1]), ours.reshape(-1, ours.shape[-1]))

@@ -20,7 +20,7 @@ from sc2onnx.bundle.schemes import Scheme
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
 
-_TILE: Final = 1 << 16
+TILE: Final = 1 << 16
 """Elements handled at once: a tile and its temporaries stay in a core's cache."""
 
 _ZERO: Final = np.float32(1e-30)
@@ -93,7 +93,7 @@ def unpack(packed: npt.NDArray[np.uint8], scheme: Scheme) -> Codes:
 
 def by_tiles(work: Callable[[int, int], None], rows: int, columns: int) -> None:
     """Call ``work(first, stop)`` for ranges of rows small enough for the cache, on all processors (numpy lets threads run)."""
-    height = max(1, _TILE // columns)
+    height = max(1, TILE // columns)
     ranges: Iterator[tuple[int, int]] = ((first, min(first + height, rows)) for first in range(0, rows, height))
     if rows <= height:
         work(0, rows)

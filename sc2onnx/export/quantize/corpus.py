@@ -30,10 +30,10 @@ DEFAULT_TOKENS: Final = 57344
 _PER_TOKEN: Final = 8
 """Characters that are tokenised for each token that is wanted: twice what a token of code has, and more."""
 
-_ENOUGH: Final = 1 << 20
+ENOUGH: Final = 1 << 20
 """Characters that are tokenised in any case: tokenising takes 150 bytes of memory for each."""
 
-_PIECE: Final = 8192
+PIECE: Final = 8192
 """Characters of a piece of a long text: a few windows."""
 
 
@@ -56,14 +56,14 @@ def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: in
     ``files``: None for the package's own. Windows are taken evenly from the whole, up to ``tokens``; of long texts only pieces, evenly
     spread too, are given to the tokenizer. Raises :class:`RequestError` and :class:`TokenizerError`.
     """
-    tokenizer = _tokenizer(directory)
-    texts = list(_own() if files is None else map(_text, files))
+    tokenizer = tokenizer_of(directory)
+    texts = list(packaged_texts() if files is None else map(_text, files))
     digest = hashlib.sha256()
     for text in texts:
         for piece in _pieces(text):
             digest.update(piece.encode())
     ids: list[int] = []
-    for text in _spread(texts, max(_ENOUGH, _PER_TOKEN * tokens)):
+    for text in evenly_spread(texts, max(ENOUGH, _PER_TOKEN * tokens)):
         ids += tokenizer.encode(text, add_special_tokens=False).ids
         ids += [] if separator is None else [separator]
     length = min(LENGTH, context)
@@ -76,7 +76,7 @@ def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: in
     return CalibrationText(taken, f"{taken.size} tokens of {origin} (SHA-256 {digest.hexdigest()[:16]})")
 
 
-def _spread(texts: Sequence[str], limit: int) -> Iterator[str]:
+def evenly_spread(texts: Sequence[str], limit: int) -> Iterator[str]:
     """The texts, or if they have more than ``limit`` characters about so many of them, in pieces evenly spread over the whole."""
     total = sum(map(len, texts))
     if total <= limit:
@@ -91,10 +91,11 @@ def _spread(texts: Sequence[str], limit: int) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    return (text[first : first + _PIECE] for first in range(0, len(text), _PIECE))
+    return (text[first : first + PIECE] for first in range(0, len(text), PIECE))
 
 
-def _tokenizer(directory: Path) -> Tokenizer:
+def tokenizer_of(directory: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint. Raises :class:`RequestError` and :class:`TokenizerError`."""
     try:
         files = SmallFiles.read(directory)
         data = tokenizer_data(files)
@@ -105,7 +106,8 @@ def _tokenizer(directory: Path) -> Tokenizer:
     raise RequestError(f"the checkpoint has no {TOKENIZER_FILE}, which calibration needs to read text: add it, or pass --no-calibration")
 
 
-def _own() -> Iterator[str]:
+def packaged_texts() -> Iterator[str]:
+    """The texts that the package ships."""
     folder = resources.files("sc2onnx.export.quantize") / "corpus"
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         yield entry.read_text(encoding="utf-8")

@@ -25,13 +25,13 @@ DAMPING: Final = 0.1
 TOWARDS_ORIGINAL: Final = 0.7
 """How far the weights aim at the original's outputs; measured in docs/decisions/0008-calibration.md."""
 
-_SWEEPS: Final = 3
+SWEEPS: Final = 3
 """Rounds of improving scales and codes after the first rounding."""
 
-_FLOOR: Final = 1e-4
+FLOOR: Final = 1e-4
 """Of the uncentred second moments, the least that damping is a share of: inputs that hardly vary leave rounding errors for variances."""
 
-_GROWTH: Final = (0, 9, 90, 900, 9000)
+GROWTH: Final = (0, 9, 90, 900, 9000)
 """Added to the damping, in its own units, until H is positive definite: 1, 10, .. 10,000 times as much in all."""
 
 _NEVER: Final = np.float32(1e30)
@@ -43,7 +43,7 @@ _BLOCK: Final = 128
 
 def constants() -> tuple[object, ...]:
     """What codes depend on beside the weights and the text."""
-    return DAMPING, TOWARDS_ORIGINAL, _SWEEPS, _FLOOR, _GROWTH
+    return DAMPING, TOWARDS_ORIGINAL, SWEEPS, FLOOR, GROWTH
 
 
 class Moments:
@@ -96,7 +96,7 @@ class Moments:
         square /= np.float32(self._count)
         moved = self._moved_mean
         # Of the inputs as they came: E[x x] = E[(x - o) (x - o)] + o (2 E[x - o] + o).
-        least = max(_FLOOR * float((np.diag(square) + self._origin.astype(np.float64) * (2 * moved + self._origin)).mean()), 1e-12)
+        least = max(FLOOR * float((np.diag(square) + self._origin.astype(np.float64) * (2 * moved + self._origin)).mean()), 1e-12)
         if self._centred:
             _subtract_outer(square, moved, moved)
         square[np.diag_indices_from(square)] += np.float32(DAMPING * max(float(np.diag(square).mean()), least))
@@ -119,7 +119,7 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     """
     shift = moments.shift()
     covariance = moments.covariance()
-    factor = _factorised(covariance)
+    factor = factorised(covariance)
     shift *= np.float32(TOWARDS_ORIGINAL)
     target = np.ascontiguousarray(weight + cho_solve((factor, True), shift.T, overwrite_b=True, check_finite=False).T)
     del shift
@@ -131,28 +131,28 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     scales = np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T)
     turned = np.ascontiguousarray(target.T)
     del target, start  # before the state takes as much again
-    state = _State(turned, scales, scheme)
-    _round_in_turn(state, factor)
+    state = RoundingState(turned, scales, scheme)
+    round_in_turn(state, factor)
     del factor
-    for _ in range(_SWEEPS):
-        _improve(state, covariance)
+    for _ in range(SWEEPS):
+        coordinate_descent(state, covariance)
     codes = np.ascontiguousarray(state.codes.T).astype(np.int8)
     return Quantised(codes, np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T)), scheme)
 
 
-def _factorised(covariance: Floats) -> Floats:
+def factorised(covariance: Floats) -> Floats:
     """The lower triangular factor of H, which is damped more, in place, where float32 lost its positive eigenvalues."""
     damping = np.float32(DAMPING * np.diag(covariance).mean())
-    for growth in _GROWTH:
+    for growth in GROWTH:
         covariance[np.diag_indices_from(covariance)] += np.float32(growth) * damping
         try:
             return np.asarray(cholesky(covariance, lower=True, check_finite=False), dtype=np.float32)
         except LinAlgError:
             continue
-    raise LinAlgError(f"the covariance of the inputs is not positive definite, even with {sum(_GROWTH) + 1} times the damping")
+    raise LinAlgError(f"the covariance of the inputs is not positive definite, even with {sum(GROWTH) + 1} times the damping")
 
 
-class _State:
+class RoundingState:
     """A rounding in the making, columns first so that one input's weights lie together.
 
     ``target``, ``codes`` (still floats) and ``errors``, target - codes * scales: (in, out); ``scales``: (in / block_size, out).
@@ -171,7 +171,7 @@ class _State:
         return errors
 
 
-def _round_in_turn(state: _State, factor: Floats) -> None:
+def round_in_turn(state: RoundingState, factor: Floats) -> None:
     """From the last column to the first, each aiming to make up for the errors of those after it. H = factor factor^T, lower.
 
     The objective is the sum over columns j of ``(sum_i>=j e_i factor_ij)^2``: given the later errors, column j is best at
@@ -187,14 +187,14 @@ def _round_in_turn(state: _State, factor: Floats) -> None:
             wanted[:j] += steps[j, :j, None] * errors
 
 
-def _improve(state: _State, covariance: Floats) -> None:
+def coordinate_descent(state: RoundingState, covariance: Floats) -> None:
     """One round of coordinate descent on ``tr(E H E^T)``: each block's scales, then its codes, given all the rest."""
     size = state.scheme.block_size
     for block in range(len(state.scales)):
         columns = slice(block * size, (block + 1) * size)
         inner = np.ascontiguousarray(covariance[columns, columns])
         gradient = np.asarray(covariance[:, columns].T @ state.errors, dtype=np.float32)  # (block_size, out)
-        _improve_scales(state, block, columns, inner, gradient)
+        improve_scales(state, block, columns, inner, gradient)
         for j, column in enumerate(range(columns.start, columns.stop)):
             before = state.errors[column].copy()
             # The error at which the gradient would be 0, and with it the weight to aim at.
@@ -203,7 +203,7 @@ def _improve(state: _State, covariance: Floats) -> None:
                 gradient[j + 1 :] += inner[j, j + 1 :, None] * change
 
 
-def _improve_scales(state: _State, block: int, columns: slice, inner: Floats, gradient: Floats) -> None:
+def improve_scales(state: RoundingState, block: int, columns: slice, inner: Floats, gradient: Floats) -> None:
     """The best scale of each output for its codes: moves scales, errors and gradient together."""
     codes = state.codes[columns]
     bend = inner @ codes

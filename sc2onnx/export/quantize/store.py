@@ -33,7 +33,7 @@ from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 ALGORITHM: Final = 3
 """Raised whenever the same text gives other codes, unless that is by one of :func:`sc2onnx.export.quantize.rounding.constants`."""
 
-_KEPT: Final = 2
+KEPT: Final = 2
 """Calibrations kept on disk; older ones go when a new one starts."""
 
 _NAME: Final = re.compile("[0-9a-f]{32}")
@@ -199,7 +199,7 @@ def _made(root: Path, key: str) -> Path:
         directory.mkdir(mode=0o700, exist_ok=True)  # so the modes of its files do not matter
         check_directories(root.parent, root.name, key)
         os.utime(directory)  # the latest in use
-        _forget(root, keep=_KEPT)
+        _forget(root, keep=KEPT)
     except OSError as error:
         raise _unwritable(root, error) from error
     return directory

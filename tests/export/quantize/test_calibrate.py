@@ -97,15 +97,15 @@ def test_every_product_is_rounded_and_both_streams_move_on(
     changes: Mapping[str, Any], make_case: MakeCase, run: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The streams end where the original and the rounded model end, whichever batches they moved in."""
-    monkeypatch.setattr(room, "_BATCH_TOKENS", 48)  # two windows, then one
+    monkeypatch.setattr(room, "BATCH_TOKENS", 48)  # two windows, then one
     streams = []
-    make = room._Streams
+    make = room.ResidualStreams
 
     def kept(*pair: Floats) -> Any:
         streams.append(made := make(*pair))
         return made
 
-    monkeypatch.setattr(room, "_Streams", kept)
+    monkeypatch.setattr(room, "ResidualStreams", kept)
     case, report = make_case(changes), Counted()
     store = run(case, report=report)
     found = {name: store.get(name, case.schemes[name]) for name in PRODUCTS}
@@ -145,7 +145,7 @@ def test_a_bias_makes_up_for_what_rounding_does_to_the_mean(make_case: MakeCase)
     random = np.random.default_rng(3)
     original = random.standard_normal((500, 32)).astype(np.float32) + np.float32(2)
     ours = original + 0.2 * random.standard_normal((500, 32)).astype(np.float32) + np.float32(0.5)
-    done = room._rounded(product, Scheme(4, 16), [(original[:200], ours[:200]), (original[200:], ours[200:])])
+    done = room.round_product(product, Scheme(4, 16), [(original[:200], ours[:200]), (original[200:], ours[200:])])
     found = Affine(dequantise(done.quantised), done.bias)(ours).mean(axis=0)
     np.testing.assert_allclose(found, product(original).mean(axis=0), atol=1e-4)
 

@@ -327,7 +327,7 @@ def test_a_matrix_beyond_a_tile_is_rounded_as_its_rows_are(rows: int, columns: i
     given = random.standard_normal((rows, columns)).astype(np.float32)
     importance = random.uniform(0.1, 10, columns).astype(np.float32) if weighted else None
     whole = quantise(given, scheme, importance)
-    assert rows * columns > codec._TILE
+    assert rows * columns > codec.TILE
     for row in range(0, rows, max(1, rows // 40)):
         alone = quantise(given[row : row + 1], scheme, importance)
         same(whole.codes[row : row + 1], alone.codes)
@@ -340,7 +340,7 @@ def test_every_row_is_in_one_tile(rows: int, columns: int) -> None:
 
     def work(first: int, stop: int) -> None:
         assert 0 <= first < stop <= rows
-        assert (stop - first) * columns <= max(codec._TILE, columns)
+        assert (stop - first) * columns <= max(codec.TILE, columns)
         seen[first:stop] += 1
 
     by_tiles(work, rows, columns)

@@ -92,11 +92,11 @@ def test_of_long_texts_pieces_are_tokenised_from_the_whole(
     step = len(lines) // files
     paths = [write(f"{first}.py", "".join(lines[first : first + step])) for first in range(0, len(lines), step)]
     counting = Counting(tokenizer)
-    monkeypatch.setattr(corpus, "_tokenizer", lambda _: counting)
+    monkeypatch.setattr(corpus, "tokenizer_of", lambda _: counting)
     found = read(checkpoint, paths, 8 * LENGTH, 2048, 0)
     given = sum(map(len, counting.texts))
-    assert 0.99 * corpus._ENOUGH < given < 1.01 * corpus._ENOUGH
-    assert max(map(len, counting.texts)) <= corpus._PIECE
+    assert 0.99 * corpus.ENOUGH < given < 1.01 * corpus.ENOUGH
+    assert max(map(len, counting.texts)) <= corpus.PIECE
     assert found.windows.shape == (8, LENGTH)
     numbers = [int(re.findall(r"value_(\d+) =", tokenizer.decode(window.tolist()))[0]) for window in found.windows]
     np.testing.assert_allclose(numbers, np.linspace(0, len(lines), 8), atol=2000)
@@ -105,8 +105,8 @@ def test_of_long_texts_pieces_are_tokenised_from_the_whole(
 
 
 def test_the_packages_own_text_is_tokenised_whole() -> None:
-    texts = list(corpus._own())
-    assert list(corpus._spread(texts, corpus._ENOUGH)) == texts
+    texts = list(corpus.packaged_texts())
+    assert list(corpus.evenly_spread(texts, corpus.ENOUGH)) == texts
 
 
 def test_no_window_is_longer_than_the_context(checkpoint: Path, write: Write, code: str) -> None:

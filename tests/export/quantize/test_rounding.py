@@ -115,8 +115,8 @@ def test_rounding_in_turn_is_that_of_the_textbook(scheme: Scheme, columns: int) 
     covariance = damped(related(400, columns), centred=True)
     weight = numbers(20, columns)
     scales = quantise(weight, scheme).scales.astype(np.float64)
-    state = rounding._State(weight.T.astype(np.float64), scales.T.copy(), scheme)  # type: ignore[arg-type]
-    rounding._round_in_turn(state, np.linalg.cholesky(covariance))
+    state = rounding.RoundingState(weight.T.astype(np.float64), scales.T.copy(), scheme)  # type: ignore[arg-type]
+    rounding.round_in_turn(state, np.linalg.cholesky(covariance))
     np.testing.assert_array_equal(state.codes.T, in_turn(weight.astype(np.float64), scales, covariance, scheme))
 
 
@@ -126,29 +126,29 @@ def test_less_is_lost_than_to_the_nearest_and_no_sweep_loses_more(scheme: Scheme
     covariance = moments(weight, inputs).covariance()
     start = quantise(weight, scheme, np.diag(covariance).copy())
     nearest = lost(weight - dequantise(quantise(weight, scheme)), covariance)
-    state = rounding._State(np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), scheme)
-    rounding._round_in_turn(state, rounding._factorised(covariance))
+    state = rounding.RoundingState(np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), scheme)
+    rounding.round_in_turn(state, rounding.factorised(covariance))
     found = [lost(state.errors.T, covariance)]
     for _ in range(6):
-        rounding._improve(state, covariance)
+        rounding.coordinate_descent(state, covariance)
         found.append(lost(state.errors.T, covariance))
         np.testing.assert_allclose(state.errors, state.target - state.codes * np.repeat(state.scales, scheme.block_size, axis=0), atol=1e-5)
     assert found[0] < 0.8 * nearest
     assert found[1] < 0.99 * found[0]
     assert all(after <= before * (1 + 1e-5) for before, after in pairwise(found))
     done = round_jointly(weight, moments(weight, inputs), scheme)
-    assert lost(weight - dequantise(done), covariance) == pytest.approx(found[rounding._SWEEPS], rel=1e-4)
+    assert lost(weight - dequantise(done), covariance) == pytest.approx(found[rounding.SWEEPS], rel=1e-4)
 
 
 def test_each_scale_is_the_best_for_its_codes() -> None:
     weight, inputs = numbers(8, 64), related(200, 64)
     covariance = moments(weight, inputs).covariance()
     start = quantise(weight, SCHEME)
-    state = rounding._State(np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), SCHEME)
-    rounding._round_in_turn(state, rounding._factorised(covariance))
+    state = rounding.RoundingState(np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), SCHEME)
+    rounding.round_in_turn(state, rounding.factorised(covariance))
     columns = slice(32, 64)
     gradient = covariance[:, columns].T @ state.errors
-    rounding._improve_scales(state, 1, columns, covariance[columns, columns], gradient)
+    rounding.improve_scales(state, 1, columns, covariance[columns, columns], gradient)
     np.testing.assert_allclose(gradient, covariance[:, columns].T @ state.errors, atol=1e-4)
     best = lost(state.errors.T, covariance)
     for factor in (0.98, 1.02):
@@ -235,7 +235,7 @@ def test_damping_grows_until_there_is_a_factor(least: float, grows: bool, monkey
     values[0] = least
     covariance = np.asfortranarray((turned * values @ turned.T).astype(np.float32))
     before = covariance.copy()
-    factor = rounding._factorised(covariance)
+    factor = rounding.factorised(covariance)
     np.testing.assert_allclose(factor @ factor.T, covariance, atol=1e-5)
     assert (covariance != before).any() == grows
     np.testing.assert_allclose(covariance - before, np.eye(64) * (covariance - before)[0, 0], atol=1e-5)
@@ -244,7 +244,7 @@ def test_damping_grows_until_there_is_a_factor(least: float, grows: bool, monkey
 
 def test_no_damping_helps() -> None:
     with pytest.raises(np.linalg.LinAlgError, match="not positive definite, even with 10000 times the damping"):
-        rounding._factorised(np.array([[1, 1e5], [1e5, 1]], dtype=np.float32, order="F"))
+        rounding.factorised(np.array([[1, 1e5], [1e5, 1]], dtype=np.float32, order="F"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

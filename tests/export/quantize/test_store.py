@@ -133,7 +133,7 @@ def test_only_the_latest_are_kept() -> None:
         pass
     marks = {path.read_text() for path in (cache_directory() / "calibration").glob("*/mark")}
     assert marks == {"4"}
-    assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == room._KEPT
+    assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == room.KEPT
 
 
 @posix
@@ -238,7 +238,7 @@ def test_a_calibration_that_cannot_be_removed_stays(monkeypatch: pytest.MonkeyPa
     assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == 5
 
 
-@pytest.mark.parametrize("name", ["DAMPING", "TOWARDS_ORIGINAL", "_SWEEPS", "_FLOOR", "_GROWTH"])
+@pytest.mark.parametrize("name", ["DAMPING", "TOWARDS_ORIGINAL", "SWEEPS", "FLOOR", "GROWTH"])
 def test_another_way_of_rounding_has_another_store(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store({}) as store:
         before = store.directory
