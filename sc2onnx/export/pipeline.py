@@ -7,37 +7,31 @@ import warnings
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from sc2onnx import __version__
-from sc2onnx.bundle import contract, kernels, model_card
+from sc2onnx.bundle import contract, model_card
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.provenance import Provenance
-from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export import hub, weights, writer
 from sc2onnx.export.adapter import adapters_below
+from sc2onnx.export.calibrated import weights_of
+from sc2onnx.export.calibration import Calibration
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.estimate import estimate
 from sc2onnx.export.genai import genai_config
-from sc2onnx.export.graph.activations import Activations
-from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
-from sc2onnx.export.graph.grouped_query import grouped_query_attention, masked_grouped_query_attention
-from sc2onnx.export.graph.growing import growing_attention
-from sc2onnx.export.graph.kernels import computes, kernels_form
-from sc2onnx.export.graph.layers import Products
-from sc2onnx.export.graph.model import Form, attention_mask, build
-from sc2onnx.export.graph.ops import CUDA_OPSET, PORTABLE_OPSET
-from sc2onnx.export.graph.tokenwise import tokenwise
-from sc2onnx.export.plan import Calibration, WeightPlan, planned, size_limit
+from sc2onnx.export.graph.model import build
+from sc2onnx.export.graphs import Graphs
+from sc2onnx.export.plan import Plan, WeightPlan
 from sc2onnx.export.precision import Variant
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize.store import Need
 from sc2onnx.export.settings import check_allowed
-from sc2onnx.export.stages import check_stages, ranges, stages_of
+from sc2onnx.export.stages import check_stages, stages_of
 from sc2onnx.export.text_files import TextFiles, text_files
 from sc2onnx.export.tying import UNTIED, settle
 
@@ -89,20 +83,18 @@ def export(
             warnings.warn(doubt, stacklevel=2)
         license_name = opened.license()
         floats = weights.graph_weights(opened, config, variant.read_as)
-        limit = size_limit(config, floats, variant)
-        writer.check_space(out, limit)  # calibration may take an hour
-        with planned(opened, config, floats, variant, calibration, report, Need(out.parent, writer.space_needed(limit))) as plan:
-            placed, size = writer.place(plan.weights.values())
+        plan = Plan.of(config, floats, variant)
+        ahead = estimate(plan, calibration)
+        writer.check_space(out, ahead.data_file)  # calibration may take an hour
+        bundle_need = Need(out.parent, ahead.disk)
+        with weights_of(plan, calibration, opened, ahead, bundle_need, report) as made:
+            placed, size = writer.place(made.weights.values())
             writer.check_space(out, size)
             with writer.new_bundle(out, overwrite) as bundle:
-                written = _write(
-                    bundle,
-                    plan,
-                    placed,
-                    _Subject(source, opened, config, variant, stages_of(plan.weights, config, stages), allowed, text, license_name),
-                    report,
-                )
-                if doubts := plan.doubts():
+                cut = stages_of(made.weights, config, stages)
+                subject = _Subject(source, opened, cut, allowed, text, license_name)
+                written = _write(bundle, made, placed, subject, report)
+                if doubts := made.doubts():
                     report.stage("looking at what was written")  # a bar ends before the line
                     warnings.warn(doubts, stacklevel=2)  # where warnings are errors, nothing is in place yet
         report.stage(f"wrote {out}")
@@ -111,75 +103,31 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is exported, and as what."""
+    """What is exported, beside the weights."""
 
     source: hub.Source
     opened: Checkpoint
-    config: Starcoder2Config
-    variant: Variant
     stages: tuple[int, ...]
     allowed_settings: tuple[str, ...]
     text: TextFiles
     license: str | None
 
 
-def _agreeing_steps(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> str:
-    """Which steps the graph can be written for to agree with each other."""
-    if plan.quantization is None or variant.cache.kind != contract.RING:
-        return NONE
-    heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-    return agreeing_steps(plan.quantization.schemes.values(), *heads)
-
-
-def _kernels(config: Starcoder2Config, variant: Variant, plan: WeightPlan) -> int:
-    """The version of the operators that the model can also be computed with, 0 if it cannot."""
-    if plan.quantization is None or not computes(config):
-        return 0
-    ring, schemes = variant.cache.kind == contract.RING, plan.quantization.schemes.values()
-    return kernels.version_for(variant.made_for, ring=ring, schemes=schemes, head_dim=config.head_dim)
-
-
-def _form(variant: Variant, products: Products, *, agrees: bool) -> Form:
-    """What the target has kernels for, and where it keeps the cache: attention as one operator, or of standard ones over a ring or what grows.
-
-    ``agrees``: over a ring, sums do not depend on how many tokens a step has.
-    """
-    activations, target = Activations(variant.dtype), variant.made_for
-    own = partial(Form, products=products, activations=activations, chooses=target.chooses)
-    foreign = partial(own, where=attention_mask, asks=False)
-    match target.attention:
-        case "masked-grouped-query":
-            attention = partial(masked_grouped_query_attention, activations=activations)
-            return foreign(attention, opset=CUDA_OPSET)
-        case "growing":
-            attention = partial(growing_attention, activations=activations)
-            return foreign(attention, opset=PORTABLE_OPSET)
-        case "grouped-query":
-            attention = partial(grouped_query_attention, activations=activations)
-            return own(attention, opset=CUDA_OPSET)
-    mixing = tokenwise if agrees else together
-    ring = partial(ring_attention, activations=activations, mixing=mixing)
-    if target.attention == "scattered-ring":
-        return own(partial(ring, writing=scatter_elements), opset=PORTABLE_OPSET)
-    return own(ring)
-
-
-def _write(bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, ir.ExternalTensor], subject: _Subject, report: Progress) -> Manifest:
+def _write(
+    bundle: writer.BundleWriter,
+    made: WeightPlan,
+    placed: Mapping[str, ir.ExternalTensor],
+    subject: _Subject,
+    report: Progress,
+) -> Manifest:
     """Every file of the bundle, the manifest last."""
-    opened, config, variant = subject.opened, subject.config, subject.variant
-    weight_bytes = weights.total_bytes(plan.weights.values())
+    opened, config, variant = subject.opened, made.plan.config, made.plan.variant
+    weight_bytes = weights.total_bytes(made.weights.values())
     report.stage("writing the weights", weight_bytes)
-    bundle.weights(plan.weights, placed, report.advance)
-    agreeing = _agreeing_steps(config, variant, plan)
-    form = _form(variant, plan.products, agrees=agreeing != NONE)
-    version = _kernels(config, variant, plan)
-    forms = {contract.graph_files: form}
-    if version:
-        forms[contract.kernel_graph_files] = kernels_form(plan.schemes, form.activations)
-    parts = list(ranges(subject.stages or [config.num_hidden_layers]))
-    for names, built in forms.items():
-        for name, layers in zip(names(subject.stages), parts, strict=True):
-            bundle.graph(name, build(config, placed, built, layers))
+    bundle.weights(made.weights, placed, report.advance)
+    graphs = Graphs.of(made.plan)
+    for name, form, layers in graphs.files(subject.stages, config.num_hidden_layers):
+        bundle.graph(name, build(config, placed, form, layers))
     opened.check_unchanged()
     for name, data in subject.text.files.items():
         bundle.file(name, data)
@@ -190,7 +138,7 @@ def _write(bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, i
         model=facts,
         precision=variant.name,
         target=variant.target,
-        opset=form.opset,
+        opset=graphs.form.opset,
         cache=variant.cache,
         weight_bytes=weight_bytes,
         files=bundle.files,
@@ -201,10 +149,10 @@ def _write(bundle: writer.BundleWriter, plan: WeightPlan, placed: Mapping[str, i
             exporter=f"sc2onnx {__version__}",
             allowed_settings=subject.allowed_settings,
         ),
-        quantization=plan.quantization,
+        quantization=made.quantization,
         stages=subject.stages,
-        agreeing_steps=agreeing,
-        kernels=version,
+        agreeing_steps=graphs.agreeing_steps,
+        kernels=graphs.kernels,
     )
     bundle.file(contract.CARD_FILE, model_card.render(written).encode())
     bundle.file(contract.MANIFEST_FILE, written.to_json().encode())
