@@ -33,7 +33,7 @@ class Caches:
         given: tuple[Shape, Shape],
         result: tuple[Shape, Shape] | None = None,
     ) -> Caches:
-        """Make graph inputs of them, of the shapes ``given``: by default those they come back in."""
+        """Make graph inputs of them, of the shapes ``given``: by default the result's."""
         past = {layer: _inputs(op, layer, element, given) for layer in layers}
         return cls(past, element, given if result is None else result)
 
