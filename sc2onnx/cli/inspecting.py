@@ -57,14 +57,20 @@ def _plan(args: argparse.Namespace) -> int:
     if args.shape is not None and (args.bundle is not None or args.revision is not None):
         ways = f"leave out {args.bundle or '--revision'}, or leave out --shape"
         raise RequestError(f"--shape {args.shape} is itself a checkpoint's: {ways}")
-    from sc2onnx.cli.outlook import lines, outlook
+    from sc2onnx.cli.plan_table import lines, plan_table
 
     allowed = tuple(args.allow_setting)
-    ahead = outlook(args.bundle, args.shape, args.revision, args.context, allow_settings=allowed)
+    table = plan_table(
+        args.bundle,
+        args.shape,
+        args.revision,
+        args.context,
+        allow_settings=allowed,
+    )
     if args.json:
-        print_json(ahead.figures())
+        print_json(table.figures())
     else:
-        say_all(lines(ahead))
+        say_all(lines(table))
     return 0
 
 

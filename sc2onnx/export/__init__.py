@@ -6,8 +6,8 @@ from sc2onnx.errors import MissingDependencyError
 from sc2onnx.hints import install
 
 try:
+    from sc2onnx.export.calibration import Calibration
     from sc2onnx.export.pipeline import export
-    from sc2onnx.export.plan import Calibration
     from sc2onnx.export.precision import PRECISIONS, TARGETS
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sc2onnx"):

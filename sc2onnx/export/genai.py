@@ -24,15 +24,39 @@ def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bo
     Threads are left to ONNX Runtime (0: a thread for each core); genai's own default is half of them.
     """
     eos = list(facts.eos_token_ids)
+    model = {
+        "type": "decoder",
+        "bos_token_id": _beginning(facts, settings),
+        "eos_token_id": eos or [0],
+        "pad_token_id": eos[0] if eos else 0,
+        "context_length": facts.context_length,
+        "vocab_size": facts.vocab_size,
+        "decoder": _session(on_a_gpu) | _decoder(facts) | _window(facts),
+    }
+    return json.dumps({"model": model, "search": _search(facts)}, indent=2) + "\n"
+
+
+def _beginning(facts: ModelFacts, settings: Mapping[str, Any]) -> int:
+    """The token that begins a text; where the checkpoint names none of its vocabulary, the end."""
     begins = settings.get("bos_token_id")
-    if type(begins) is not int or not 0 <= begins < facts.vocab_size:
-        begins = eos[0] if eos else 0
-    decoder: dict[str, Any] = {
-        "session_options": {
-            "log_id": "onnxruntime-genai",
-            "intra_op_num_threads": 0,
-            "provider_options": [{"cuda": {}}] if on_a_gpu else [],
-        },
+    if type(begins) is int and 0 <= begins < facts.vocab_size:
+        return begins
+    return facts.eos_token_ids[0] if facts.eos_token_ids else 0
+
+
+def _session(on_a_gpu: bool) -> dict[str, Any]:
+    """Where ONNX Runtime computes, and on how many threads."""
+    options = {
+        "log_id": "onnxruntime-genai",
+        "intra_op_num_threads": 0,
+        "provider_options": [{"cuda": {}}] if on_a_gpu else [],
+    }
+    return {"session_options": options}
+
+
+def _decoder(facts: ModelFacts) -> dict[str, Any]:
+    """The graph: its file, its sizes and what its tensors are called."""
+    return {
         "filename": contract.GRAPH_FILE,
         "head_size": facts.head_dim,
         "hidden_size": facts.hidden_size,
@@ -51,23 +75,24 @@ def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bo
             "present_value_names": contract.present_name("%d", "value"),
         },
     }
-    if facts.sliding_window is not None:
-        decoder["sliding_window"] = {
-            "window_size": facts.sliding_window,
-            "slide_key_value_cache": False,
-            "slide_inputs": False,
-            "cache_slack": facts.context_length - facts.sliding_window,
-        }
-    model = {
-        "type": "decoder",
-        "bos_token_id": begins,
-        "eos_token_id": eos or [0],
-        "pad_token_id": eos[0] if eos else 0,
-        "context_length": facts.context_length,
-        "vocab_size": facts.vocab_size,
-        "decoder": decoder,
+
+
+def _window(facts: ModelFacts) -> dict[str, Any]:
+    """The sliding window, if there is one, which nothing but attention is to know."""
+    if facts.sliding_window is None:
+        return {}
+    window = {
+        "window_size": facts.sliding_window,
+        "slide_key_value_cache": False,
+        "slide_inputs": False,
+        "cache_slack": facts.context_length - facts.sliding_window,
     }
-    search = {
+    return {"sliding_window": window}
+
+
+def _search(facts: ModelFacts) -> dict[str, Any]:
+    """How genai generates unless it is told otherwise: greedily, up to the context."""
+    return {
         "max_length": facts.context_length,
         "past_present_share_buffer": True,
         "chunk_size": _CHUNK,
@@ -75,4 +100,3 @@ def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bo
         "num_beams": 1,
         "top_k": 1,
     }
-    return json.dumps({"model": model, "search": search}, indent=2) + "\n"

@@ -34,8 +34,6 @@ from sc2onnx.export.tokenizer import (
 )
 from sc2onnx.export.tokenizer_build import ORIGIN, build_tokenizer
 
-"""Targets whose runtimes read the tokenizer with their own code."""
-
 _CLASS: Final = "PreTrainedTokenizerFast"
 """The class of transformers that takes tokenizer.json as it is."""
 
@@ -72,28 +70,15 @@ def text_files(
     copied, doubts = small.copied(), list(small.left)
     data = tokenizer_data(small)
     tokenizer = None if data is None else open_tokenizer(data, origin(small))
-    ends: dict[str, tuple[int, ...]] = {
-        GENERATION_FILE: token_ids(generation_config.get("eos_token_id")),
-        "config.json": config.eos_token_ids,
-    }
-    named = end_of_text.named_ends(small)
-    small.json(GENERATION_FILE)
+    eos, disagreements = _ends(small, tokenizer, config, generation_config)
     if data is None or tokenizer is None:
         doubts.append(_missing(small, name))
     else:
         copied[TOKENIZER_FILE] = data
-        doubts += kind_doubts(tokenizer, data) if target.own else ()
-        doubts += size_doubts(tokenizer, config.vocab_size)
-        doubts += added_doubts(tokenizer, small)
-        doubts += end_of_text.absent_doubts(tokenizer, named)
-        ends |= end_of_text.tokenizer_ends(tokenizer, named)
-    eos, disagreements = end_of_text.united(ends, config.vocab_size)
+        doubts += _tokenizer_doubts(small, tokenizer, data, config, target)
     doubts += disagreements
     if not eos:
-        doubts.append(
-            f"no file of {name} names the end of a text (eos_token_id, eos_token), so no text ends "
-            "before its limit: name it in config.json if there is one"
-        )
+        doubts.append(_endless(name))
     settings = _settings(small, tokenizer, config, eos, target)
     templates = chat_templates(small, settings)
     doubts += _place(copied, settings, templates, target)
@@ -101,6 +86,48 @@ def text_files(
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         copied[TOKENIZER_CONFIG_FILE] = text.encode()
     return TextFiles(copied, eos, tuple(doubts))
+
+
+def _ends(
+    files: SmallFiles,
+    tokenizer: Tokenizer | None,
+    config: Starcoder2Config,
+    generation_config: Mapping[str, Any],
+) -> tuple[tuple[int, ...], list[str]]:
+    """The ids that end a text by any file, and a sentence for each disagreement."""
+    ends: dict[str, tuple[int, ...]] = {
+        GENERATION_FILE: token_ids(generation_config.get("eos_token_id")),
+        "config.json": config.eos_token_ids,
+    }
+    named = end_of_text.named_ends(files)
+    files.json(GENERATION_FILE)
+    if tokenizer is not None:
+        ends |= end_of_text.tokenizer_ends(tokenizer, named)
+    eos, disagreements = end_of_text.united(ends, config.vocab_size)
+    return eos, list(disagreements)
+
+
+def _endless(name: str) -> str:
+    """The sentence about a checkpoint whose texts do not end by themselves."""
+    return (
+        f"no file of {name} names the end of a text (eos_token_id, eos_token), so no text ends "
+        "before its limit: name it in config.json if there is one"
+    )
+
+
+def _tokenizer_doubts(
+    files: SmallFiles,
+    tokenizer: Tokenizer,
+    data: bytes,
+    config: Starcoder2Config,
+    target: Target,
+) -> Iterator[str]:
+    """A sentence for each way in which a tokenizer does not fit model, files or runtime."""
+    if target.own:
+        yield from kind_doubts(tokenizer, data)
+    yield from size_doubts(tokenizer, config.vocab_size)
+    yield from added_doubts(tokenizer, files)
+    yield from end_of_text.absent_doubts(tokenizer, end_of_text.named_ends(files))
 
 
 def tokenizer_data(files: SmallFiles) -> bytes | None:

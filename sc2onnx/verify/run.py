@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +18,14 @@ from sc2onnx.bundle.files import TEMPORARY, replace_text
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.provenance import Verification
 from sc2onnx.errors import BundleError, InferenceError
-from sc2onnx.evaluate.measure import Difference, Floats, compare, part, pool
+from sc2onnx.evaluate.measure import Difference, Floats, Parting, compare, part, pool
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.verify.criterion import ACTIVATIONS, criterion
 from sc2onnx.verify.plan import Append, Case, cases, lengths
 from sc2onnx.verify.reference import Reference
 from sc2onnx.verify.subject import Subject, open_subject
-from sc2onnx.verify.text import sample
+from sc2onnx.verify.text import Sample, sample
 
 _ROWS: Final = 256
 """Positions compared at once, so that full-size logits (200 kB a position) are never all held twice."""
@@ -77,48 +77,132 @@ def verify(
     :class:`~sc2onnx.errors.RequestError`, with a ``device`` also :class:`~sc2onnx.errors.DeviceError`.
     Warns (:class:`UserWarning`) where the summary cannot be written.
     """
-    directory = Path(bundle)
-    greedy_tokens = whole_number("greedy_tokens", greedy_tokens, 0)
-    model = open_subject(directory, kernels, device)
-    facts, origin, quantization = model.manifest.model, model.manifest.provenance, model.manifest.quantization
-    limit = None if max_length is None else whole_number("max_length", max_length, 1)
-    chosen = lengths(facts.sliding_window, facts.context_length, limit)
-    greedy_tokens = min(greedy_tokens, facts.context_length - 1)
-    tokens = sample(model, min(max(chosen) + 1, facts.context_length), text)
-    prompt = tokens.tokens[: min(32, facts.context_length - greedy_tokens)]
-    del model  # its weights are mapped, but the reference may need all the memory there is
-
-    with Reference(checkpoint, origin.revision if str(checkpoint) == origin.source else None) as torch_model:
-        torch_model.check_same_model(facts)
-        if quantization is not None:
-            torch_model.take_weights(directory, quantization.rounding == "calibrated")
-        reference = torch_model.logits(tokens.tokens[None, : max(chosen)])[0]
-        expected, chosen_by = torch_model.greedy(prompt, greedy_tokens)
-        described = torch_model.description
-
-    model = open_subject(directory, kernels, device)
-    results = []
-    for case in cases(chosen, rewindable=min(64, model.rewindable)):
-        results.append(CaseResult(case, run_case(model, case, tokens.tokens, reference)))
-        tell(results[-1])
-    parting = part(_greedy(model, prompt, len(expected)), expected, chosen_by)
-    total = pool([result.difference for result in results])
-    rule = criterion(ACTIVATIONS[model.manifest.cache.dtype], facts.num_layers, quantization is not None)
-    summary = Verification(
-        passed=rule.passes(total, parting),
-        reference=described,
-        text=tokens.description,
-        tolerance=rule.tolerance,
-        longest=max(chosen),
-        positions=total.positions,
-        greedy_tokens=len(expected),
-        greedy_match=len(expected) if parting is None else parting.after,
-        **total.figures(),
-    )
-    report = Report(tuple(results), summary, model.manifest)
-    if keep and kernels == "off" and device == "cpu":
+    directory, wanted = Path(bundle), _Wanted(text, max_length, greedy_tokens, kernels, device)
+    material = _material(directory, wanted)
+    expected = _expected(directory, checkpoint, material)
+    report = _compared(directory, wanted, material, expected, tell)
+    if keep and wanted.is_usual:
         record(directory, report)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What :func:`verify` is asked for, beside the two models. Raises :class:`RequestError`."""
+
+    text: Path | None
+    max_length: int | None
+    greedy_tokens: int
+    kernels: Use
+    device: str
+
+    def __post_init__(self) -> None:
+        greedy_tokens = whole_number("greedy_tokens", self.greedy_tokens, 0)
+        object.__setattr__(self, "greedy_tokens", greedy_tokens)
+        if self.max_length is not None:
+            max_length = whole_number("max_length", self.max_length, 1)
+            object.__setattr__(self, "max_length", max_length)
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the graph that every runtime reads is compared, on the CPU."""
+        return self.kernels == "off" and self.device == "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What both models compute: ``text`` at ``lengths``, greedy tokens after ``prompt`` (n,)."""
+
+    manifest: Manifest
+    lengths: Sequence[int]
+    text: Sample
+    prompt: npt.NDArray[np.int64]
+    greedy_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What torch made of it.
+
+    ``logits``: (longest length, vocab), of the text. ``tokens``: n greedy ones, chosen by the
+    logits ``chosen_by`` (n, vocab). ``reference``: what computed.
+    """
+
+    logits: Floats
+    tokens: Sequence[int]
+    chosen_by: Floats
+    reference: str
+
+
+def _material(directory: Path, wanted: _Wanted) -> _Material:
+    """Open the bundle for its facts and its tokenizer.
+
+    It is closed again: its weights are mapped, but the reference may need all the memory there is.
+    """
+    model = open_subject(directory, wanted.kernels, wanted.device)
+    facts = model.manifest.model
+    chosen = lengths(facts.sliding_window, facts.context_length, wanted.max_length)
+    greedy_tokens = min(wanted.greedy_tokens, facts.context_length - 1)
+    text = sample(model, min(max(chosen) + 1, facts.context_length), wanted.text)
+    prompt = text.tokens[: min(32, facts.context_length - greedy_tokens)]
+    return _Material(model.manifest, chosen, text, prompt, greedy_tokens)
+
+
+def _expected(directory: Path, checkpoint: str | Path, material: _Material) -> _Expected:
+    """What torch computes with the checkpoint, or with the integers that were made of it."""
+    origin, quantization = material.manifest.provenance, material.manifest.quantization
+    revision = origin.revision if str(checkpoint) == origin.source else None
+    with Reference(checkpoint, revision) as torch_model:
+        torch_model.check_same_model(material.manifest.model)
+        if quantization is not None:
+            torch_model.take_weights(directory, quantization.rounding == "calibrated")
+        logits = torch_model.logits(material.text.tokens[None, : max(material.lengths)])[0]
+        tokens, chosen_by = torch_model.greedy(material.prompt, material.greedy_tokens)
+        return _Expected(logits, tokens, chosen_by, torch_model.description)
+
+
+def _compared(
+    directory: Path,
+    wanted: _Wanted,
+    material: _Material,
+    expected: _Expected,
+    tell: Callable[[CaseResult], None],
+) -> Report:
+    """Play every case on the bundle, and generate with it."""
+    model = open_subject(directory, wanted.kernels, wanted.device)
+    results = []
+    for case in cases(material.lengths, rewindable=min(64, model.rewindable)):
+        difference = run_case(model, case, material.text.tokens, expected.logits)
+        results.append(CaseResult(case, difference))
+        tell(results[-1])
+    ours = _greedy(model, material.prompt, len(expected.tokens))
+    parting = part(ours, expected.tokens, expected.chosen_by)
+    total = pool([result.difference for result in results])
+    summary = _summary(model.manifest, material, expected, total, parting)
+    return Report(tuple(results), summary, model.manifest)
+
+
+def _summary(
+    manifest: Manifest,
+    material: _Material,
+    expected: _Expected,
+    total: Difference,
+    parting: Parting | None,
+) -> Verification:
+    """What the bundle keeps of it, and whether that passes."""
+    activations, count = ACTIVATIONS[manifest.cache.dtype], len(expected.tokens)
+    rule = criterion(activations, manifest.model.num_layers, manifest.quantization is not None)
+    return Verification(
+        passed=rule.passes(total, parting),
+        reference=expected.reference,
+        text=material.text.description,
+        tolerance=rule.tolerance,
+        longest=max(material.lengths),
+        positions=total.positions,
+        greedy_tokens=count,
+        greedy_match=count if parting is None else parting.after,
+        **total.figures(),
+    )
 
 
 def run_case(model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:

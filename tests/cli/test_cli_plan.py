@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("onnx_ir", reason="needs the export extra")
 
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.cli import options, outlook
+from sc2onnx.cli import options, plan_table
 from sc2onnx.cli.main import main
-from sc2onnx.cli.outlook import Machine, Outlook
+from sc2onnx.cli.plan_table import Machine, PlanTable
 from sc2onnx.export import Calibration, export, hub
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.runtime.memory_need import memory_need
@@ -36,15 +36,15 @@ def plan(*arguments: str | Path, directory: Path) -> dict[str, Any]:
     return found
 
 
-def with_free(monkeypatch: pytest.MonkeyPatch, memory: int | None, disk: int | None) -> Outlook:
+def with_free(monkeypatch: pytest.MonkeyPatch, memory: int | None, disk: int | None) -> PlanTable:
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(memory, disk)))
-    return outlook.outlook(None, "3b")
+    return plan_table.plan_table(None, "3b")
 
 
-def cells(ahead: Outlook, precision: str, target: str) -> list[str]:
+def cells(ahead: PlanTable, precision: str, target: str) -> list[str]:
     """Figures and verdict of one row, as printed."""
     start = re.compile(rf"{re.escape(precision)} +{re.escape(target)} {{2,}}")
-    (line,) = [line for line in outlook.lines(ahead) if start.match(line)]
+    (line,) = [line for line in plan_table.lines(ahead) if start.match(line)]
     return start.sub("", line).split()
 
 
@@ -93,19 +93,19 @@ def test_of_a_hub_id_only_the_configuration_is_fetched(checkpoint: Path, monkeyp
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "answers", lambda *_: True)
-    assert outlook.outlook("org/name", revision="v1").name == "org/name"
+    assert plan_table.plan_table("org/name", revision="v1").name == "org/name"
     assert asked == [("org/name", "v1", ["config.json", "adapter_config.json"])]  # an adapter is told of
 
 
 def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 5_000_000_000)
-    memory = {row.forecast.precision: f"{row.forecast.memory / 1e9:.3f}" for row in ahead.rows if "cpu" in row.targets}
+    memory = {row.estimate.precision: f"{row.estimate.memory / 1e9:.3f}" for row in ahead.rows if "cpu" in row.targets}
     figures = ["12.130", memory["fp32"], "12.163!", "-", "12.193!", "12.382!", "12.397!", "no"]
     assert cells(ahead, "fp32", "cpu, portable") == figures
     assert cells(ahead, "int8", "cpu")[-1] == "yes"
     assert cells(ahead, "int4", "cpu, portable") == ["<=1.847", memory["int4"], "<=3.559", "<=1.847!", "<=1.910", "<=2.098", "<=2.114", "yes"]
-    assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(outlook.lines(ahead))
-    enough = ahead.rows[-1].forecast.memory
+    assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(plan_table.lines(ahead))
+    enough = ahead.rows[-1].estimate.memory
     for free, mark, verdict in ((enough, "", "yes"), (enough - 1, "!", "no")):
         shown = cells(with_free(monkeypatch, free, 5_000_000_000), "int4-fast", "cpu, portable")
         assert (shown[1], shown[-1]) == (memory["int4-fast"] + mark, verdict)
@@ -124,9 +124,9 @@ def test_the_packed_form_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_time_of_a_calibration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
     assert "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors (2.0 hours with\n  --calibration-tokens 8192)" in "\n".join(
-        outlook.lines(ahead)
+        plan_table.lines(ahead)
     )
-    told = {(row.forecast.precision, row.targets[0]): row.figures()["export"]["calibration_seconds"] for row in ahead.rows}
+    told = {(row.estimate.precision, row.targets[0]): row.figures()["export"]["calibration_seconds"] for row in ahead.rows}
     assert told["int8", "cpu"] == 0
     assert 3 * 3600 < told["int4", "cuda"] < told["int4", "cpu"] < 4 * 3600  # on a GPU nothing is lifted
 
@@ -142,7 +142,7 @@ def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_not_known_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, None, 50_000_000_000)
     assert cells(ahead, "int8", "cpu")[2:] == ["3.274", "3.241", "3.304", "3.492", "3.508", "?"]
-    assert "memory not known, disk 50.0 GB" in "\n".join(outlook.lines(ahead))
+    assert "memory not known, disk 50.0 GB" in "\n".join(plan_table.lines(ahead))
 
 
 def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_
 
 
 def test_rows_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, over, *table = outlook.lines(with_free(monkeypatch, 4_000_000_000, 5_000_000_000))[:10]
+    _, _, over, *table = plan_table.lines(with_free(monkeypatch, 4_000_000_000, 5_000_000_000))[:10]
     assert len({len(line) for line in table}) == 1
     assert over.index("to export") > table[0].index("weights") + len("weights")
     assert over.index("memory to run") > table[0].index("disk") + len("disk")
@@ -203,7 +203,7 @@ def test_a_context_below_the_first_column_has_one_of_its_own(checkpoint: Path, t
 
 def test_targets_that_take_the_same_share_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, None, None)
-    assert [(row.forecast.precision, row.targets) for row in ahead.rows] == [
+    assert [(row.estimate.precision, row.targets) for row in ahead.rows] == [
         ("fp32", ("cpu", "portable")),
         ("fp16", ("cuda",)),
         ("bf16", ("cuda",)),
@@ -214,4 +214,4 @@ def test_targets_that_take_the_same_share_a_row(monkeypatch: pytest.MonkeyPatch)
         ("int4", ("cuda",)),
         ("int4-fast", ("cpu", "portable")),
     ]
-    assert replace(ahead.rows[3].forecast, memory=0) == replace(ahead.rows[4].forecast, memory=0)
+    assert replace(ahead.rows[3].estimate, memory=0) == replace(ahead.rows[4].estimate, memory=0)

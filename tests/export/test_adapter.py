@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sc2onnx.cli import outlook
 from sc2onnx.errors import TensorError, UnsupportedModelError
 from sc2onnx.export import export
 from sc2onnx.export.checkpoint import Checkpoint
+from sc2onnx.export.estimate import estimates
 
 Make = Callable[..., Path]
 CONFIG: dict[str, Any] = {
@@ -38,7 +38,7 @@ def refused(directory: Path, out: Path) -> str:
     with pytest.raises(UnsupportedModelError) as caught:
         export(directory, out)
     with pytest.raises(UnsupportedModelError) as planned:
-        outlook.outlook(str(directory))
+        estimates(str(directory))
     assert str(planned.value) == str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists()

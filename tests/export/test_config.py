@@ -9,7 +9,7 @@ import pytest
 
 from sc2onnx.errors import UnsupportedModelError
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.forecast import forecast
+from sc2onnx.export.estimate import estimate, plan_ahead
 from sc2onnx.export.precision import Variant
 
 MINIMAL = {
@@ -382,7 +382,7 @@ def test_the_largest_of_everything_is_planned_in_no_time() -> None:
     largest = {"hidden_size": 1 << 17, "intermediate_size": 1 << 20, "num_hidden_layers": 512}
     heads = {"num_attention_heads": 1 << 12, "num_key_value_heads": 1 << 12, "head_dim": 1 << 12}
     config = read(**largest, **heads, vocab_size=1 << 24, max_position_embeddings=1 << 22)
-    ahead = forecast(config, Variant("int8", "cpu"))
+    ahead = estimate(plan_ahead(config, Variant("int8", "cpu")))
     assert ahead.weights > 10**15
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sc2onnx.cli import outlook
 from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, TensorError
 from sc2onnx.export import export, hub
 from sc2onnx.export.checkpoint import Checkpoint
+from sc2onnx.export.estimate import estimates
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.stored import MOST_HEADER
 
@@ -140,7 +140,7 @@ def test_sizes_of_a_configuration_are_bounded_before_use(make_checkpoint: Make, 
     directory = make_checkpoint()
     settings = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**settings, **change}))
-    for action in (lambda: export(directory, tmp_path / "out"), lambda: outlook.outlook(str(directory))):
+    for action in (lambda: export(directory, tmp_path / "out"), lambda: estimates(str(directory))):
         with pytest.raises(CheckpointError) as caught:
             action()
         assert len(str(caught.value)) < 1000
@@ -169,7 +169,7 @@ def test_json_of_strangers_is_bounded(make_checkpoint: Make, name: str, data: by
     assert name in refused(directory)
     if name == "config.json":
         with pytest.raises(CorruptCheckpointError, match=name):
-            outlook.outlook(str(directory))
+            estimates(str(directory))
 
 
 def test_an_index_of_a_million_entries_is_not_read(make_checkpoint: Make) -> None:

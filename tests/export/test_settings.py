@@ -13,11 +13,10 @@ import pytest
 
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.model_card import render
-from sc2onnx.cli import outlook
 from sc2onnx.errors import RequestError, UnsupportedModelError
 from sc2onnx.export import export
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.forecast import facts
+from sc2onnx.export.estimate import estimates, facts
 from tests.published import PARAMETERS, PUBLISHED
 
 Make = Callable[..., Path]
@@ -38,9 +37,9 @@ def test_a_published_configuration_is_read_in_full(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_configuration_is_enough_for_a_plan(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]))
-    ahead = outlook.outlook(str(tmp_path))
-    assert ahead.model.parameters == PARAMETERS[name]
-    assert ahead.rows[0].forecast.weights >= 4 * PARAMETERS[name]
+    ahead = estimates(str(tmp_path))
+    assert facts(ahead.config).parameters == PARAMETERS[name]
+    assert ahead.of_variants[0].weights >= 4 * PARAMETERS[name]
     assert ahead.refused == {}
 
 
@@ -255,7 +254,7 @@ def test_nothing_is_said_where_nothing_was_vouched_for(tiny_bundle: Path) -> Non
 def test_a_plan_takes_the_same_word(make_checkpoint: Make) -> None:
     checkpoint = str(make_checkpoint({"alpha": 2}))
     with pytest.raises(UnsupportedModelError, match="unknown setting alpha=2"):
-        outlook.outlook(checkpoint)
-    assert outlook.outlook(checkpoint, allow_settings=("alpha",)).model.num_layers == 2
+        estimates(checkpoint)
+    assert estimates(checkpoint, allow_settings=("alpha",)).config.num_hidden_layers == 2
     with pytest.raises(RequestError, match="--allow-setting alpha is not in config"):
-        outlook.outlook(None, "3b", allow_settings=("alpha",))
+        estimates(None, "3b", allow_settings=("alpha",))

@@ -16,14 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
+from sc2onnx.export.graph.caches import Caches, Pair
 from sc2onnx.export.graph.layers import rotary, rotary_rows
 from sc2onnx.export.graph.ops import Recorder
 
-Attention = Callable[[int, ir.Value], ir.Value]
-"""(layer, packed qkv (batch * step, (heads + 2 kv_heads) * head_dim)) -> (batch * step, heads * head_dim)."""
+Attend = Callable[[int, ir.Value], tuple[ir.Value, Pair]]
+"""(layer, packed qkv (batch * step, (heads + 2 kv_heads) * head_dim)) -> (batch * step, heads *
+head_dim), and the layer's keys and values with the step among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The attention of some layers, and the caches that it reads."""
+
+    caches: Caches
+    attend: Attend
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,29 +167,25 @@ def ring_attention(
     writing: Writing = scatter,
     mixing: Mixing = together,
 ) -> Attention:
-    """Declare the cache inputs of these layers and return the attention of one layer.
+    """Declare the cache inputs of these layers and return their attention.
 
     The query heads of one key-value head share a single matrix product, so each cached row is read once per step
     instead of once per query head, and values are kept transposed, so that ONNX Runtime's product reads them as they lie
     (measured: docs/decisions/0001-ring-attention.md).
     """
     kv_heads, head_dim = config.num_key_value_heads, config.head_dim
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "key": ("batch", kv_heads, "capacity", head_dim),
-        "value": ("batch", kv_heads, head_dim, "capacity"),
-    }
-    caches = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, shape) for kind, shape in shapes.items()) for layer in layers}
-    ring = ring_step(op, config, input_ids, past, caches[layers[0]][0])
+    by_slot = ("batch", kv_heads, "capacity", head_dim)
+    by_channel = ("batch", kv_heads, head_dim, "capacity")
+    caches = Caches.declare(op, layers, activations.onnx, (by_slot, by_channel))
+    ring = ring_step(op, config, input_ids, past, caches.past[layers[0]][0])
     write, heads = writing(op, ring), Heads(op, config, ring, activations)
     mix = mixing(op, config, ring, heads)
 
-    def attend(layer: int, qkv: ir.Value) -> ir.Value:
+    def attend(layer: int, qkv: ir.Value) -> tuple[ir.Value, Pair]:
         q, k, v = heads.split(qkv)
-        past_keys, past_values = caches[layer]
+        past_keys, past_values = caches.past[layer]
         keys = write(past_keys, k, 2)  # (batch, kv, capacity, head_dim)
         values = write(past_values, op.Transpose(v, perm=[0, 1, 3, 2]), 3)  # (batch, kv, head_dim, capacity)
-        for (kind, shape), present in zip(shapes.items(), (keys, values), strict=True):
-            op.output(present, present_name(layer, kind), activations.onnx, shape)
-        return mix(q, keys, values)
+        return mix(q, keys, values), (keys, values)
 
-    return attend
+    return Attention(caches, attend)

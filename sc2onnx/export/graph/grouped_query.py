@@ -7,18 +7,17 @@ current token, as transformers' do, since ONNX Runtime 1.24.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.errors import RequestError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
+from sc2onnx.export.graph.caches import Caches, Pair
 from sc2onnx.export.graph.ops import Recorder
 from sc2onnx.export.weights import COS_CACHE, SIN_CACHE
 
@@ -43,7 +42,9 @@ class Ends:
 def grouped_query_attention(
     op: Recorder, config: Starcoder2Config, input_ids: ir.Value, past: ir.Value, layers: range, *, activations: Activations
 ) -> Attention:
-    """Declare the cache inputs of these layers and return the attention of one. input_ids: (batch, step); past: (batch,).
+    """Declare the cache inputs of these layers and return their attention.
+
+    input_ids: (batch, step); past: (batch,).
 
     The operator wants each row's last position, and the longest of the rows on the CPU. The length of the step is summed up from the tokens,
     on the device: taken from a shape, it would be copied there in every step, which a captured CUDA graph must not. The longest row is only
@@ -71,18 +72,17 @@ def masked_grouped_query_attention(
     return _attend(op, config, input_ids, Ends(last, total), caches, activations)
 
 
-@dataclass(frozen=True, slots=True)
-class Caches:
-    """Keys and values by layer, (batch, kv_heads, length, head_dim) each, and the shape that they come back in."""
-
-    past: Mapping[int, tuple[ir.Value, ...]]
-    present: tuple[int | str, ...]
-
-
-def _caches(op: Recorder, config: Starcoder2Config, layers: range, activations: Activations, lengths: tuple[str, str]) -> Caches:
-    given, result = (("batch", config.num_key_value_heads, length, config.head_dim) for length in lengths)
-    past = {layer: tuple(op.input(past_name(layer, kind), activations.onnx, given) for kind in ("key", "value")) for layer in layers}
-    return Caches(past, result)
+def _caches(
+    op: Recorder,
+    config: Starcoder2Config,
+    layers: range,
+    activations: Activations,
+    lengths: tuple[str, str],
+) -> Caches:
+    """Keys and values alike, (batch, kv_heads, length, head_dim): as they come, as they go."""
+    kv_heads, head_dim = config.num_key_value_heads, config.head_dim
+    given, result = (("batch", kv_heads, length, head_dim) for length in lengths)
+    return Caches.declare(op, layers, activations.onnx, (given, given), (result, result))
 
 
 def _attend(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, ends: Ends, caches: Caches, activations: Activations) -> Attention:
@@ -94,14 +94,12 @@ def _attend(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, ends: E
         "local_window_size": -1 if config.sliding_window is None else config.sliding_window,
     }
 
-    def attend(layer: int, qkv: ir.Value) -> ir.Value:
+    def attend(layer: int, qkv: ir.Value) -> tuple[ir.Value, Pair]:
         turns = (op.weight(COS_CACHE), op.weight(SIN_CACHE))
         inputs = (op.Reshape(qkv, by_row), None, None, *caches.past[layer], ends.last, ends.longest, *turns)
-        mixed, *present = op.contrib_outputs("GroupQueryAttention", 3, *inputs, **attributes)
+        mixed, keys, values = op.contrib_outputs("GroupQueryAttention", 3, *inputs, **attributes)
         # ONNX's own inference knows nothing of the operator.
         mixed.type, mixed.shape = ir.TensorType(activations.onnx), ir.Shape(("batch", "step", config.query_size))
-        for kind, value in zip(("key", "value"), present, strict=True):
-            op.output(value, present_name(layer, kind), activations.onnx, caches.present)
-        return op.Reshape(mixed, op.ints(-1, config.query_size))
+        return op.Reshape(mixed, op.ints(-1, config.query_size)), (keys, values)
 
-    return attend
+    return Attention(caches, attend)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention, Heads, Step
+from sc2onnx.export.graph.caches import Caches, Pair
 from sc2onnx.export.graph.layers import rotary_rows
 from sc2onnx.export.graph.ops import Recorder
 
@@ -42,22 +42,24 @@ def masked_step(op: Recorder, config: Starcoder2Config, input_ids: ir.Value, mas
 def growing_attention(
     op: Recorder, config: Starcoder2Config, input_ids: ir.Value, mask: ir.Value, layers: range, *, activations: Activations
 ) -> Attention:
-    """Declare the cache inputs of these layers and return the attention of one layer. input_ids: (batch, step); mask: (batch, past + step).
+    """Declare the cache inputs of these layers and return their attention.
+
+    input_ids: (batch, step); mask: (batch, past + step).
 
     The number of heads of what is given is left open: optimum makes an empty cache with one head for each query head where it does not know
     the architecture, so what is given is reshaped first, which changes nothing but that.
     """
     kv_heads, head_dim = config.num_key_value_heads, config.head_dim
     given, result = ("batch", "cache_heads", "past", head_dim), ("batch", kv_heads, "total", head_dim)
-    caches = {layer: [op.input(past_name(layer, kind), activations.onnx, given) for kind in ("key", "value")] for layer in layers}
+    caches = Caches.declare(op, layers, activations.onnx, (given, given), (result, result))
     heads = Heads(op, config, masked_step(op, config, input_ids, mask), activations)
 
-    def attend(layer: int, qkv: ir.Value) -> ir.Value:
+    def attend(layer: int, qkv: ir.Value) -> tuple[ir.Value, Pair]:
         q, k, v = heads.split(qkv)
         shape = op.ints(0, kv_heads, -1, head_dim)
-        keys, values = (op.Concat(op.Reshape(past, shape), new, axis=2) for past, new in zip(caches[layer], (k, v), strict=True))
-        for kind, present in (("key", keys), ("value", values)):  # (batch, kv, total, head_dim)
-            op.output(present, present_name(layer, kind), activations.onnx, result)
-        return heads.join(op.MatMul(heads.weights(q, keys), values))
+        past_keys, past_values = caches.past[layer]
+        keys = op.Concat(op.Reshape(past_keys, shape), k, axis=2)  # (batch, kv, total, head_dim)
+        values = op.Concat(op.Reshape(past_values, shape), v, axis=2)
+        return heads.join(op.MatMul(heads.weights(q, keys), values)), (keys, values)
 
-    return attend
+    return Attention(caches, attend)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from sc2onnx.bundle.contract import past_name, present_name
 from sc2onnx.bundle.kernels import ATTENTION, CACHE_ROWS, LINEAR, STEP_LENGTHS
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
+from sc2onnx.export.graph.caches import Caches, Pair
 from sc2onnx.export.graph.layers import Norm, Products, bias
 from sc2onnx.export.graph.model import Form
 from sc2onnx.export.graph.ops import Recorder
@@ -67,24 +67,20 @@ def _ring_attention(
     past: ir.Value,
     layers: range,
 ) -> Attention:
-    """Declare the cache inputs of these layers, uint8, and return the attention of one layer."""
+    """Declare the cache inputs of these layers, uint8, and return their attention."""
     ragged = [_optional(op, name) for name in (STEP_LENGTHS, CACHE_ROWS)]
     shape = ("rows", config.num_key_value_heads, "capacity", SLOTS)
-    kinds, element, caches = ("key", "value"), ir.DataType.UINT8, dict[int, list[ir.Value]]()
-    for layer in layers:
-        caches[layer] = [op.input(past_name(layer, kind), element, shape) for kind in kinds]
+    caches = Caches.declare(op, layers, ir.DataType.UINT8, (shape, shape))
     heads = {"num_heads": config.num_attention_heads, "num_kv_heads": config.num_key_value_heads}
     window = config.sliding_window or 0
 
-    def attend(layer: int, qkv: ir.Value) -> ir.Value:
+    def attend(layer: int, qkv: ir.Value) -> tuple[ir.Value, Pair]:
         tables = op.weight(COS_CACHE), op.weight(SIN_CACHE)
-        inputs = qkv, input_ids, past, *tables, *caches[layer], *ragged
-        mixed, *presents = op.kernel(ATTENTION, 3, *inputs, **heads, window=window)
-        for kind, present in zip(kinds, presents, strict=True):
-            op.output(present, present_name(layer, kind), element, shape)
-        return mixed
+        inputs = qkv, input_ids, past, *tables, *caches.past[layer], *ragged
+        mixed, keys, values = op.kernel(ATTENTION, 3, *inputs, **heads, window=window)
+        return mixed, (keys, values)
 
-    return attend
+    return Attention(caches, attend)
 
 
 def _optional(op: Recorder, name: str) -> ir.Value:

@@ -12,11 +12,13 @@ from sc2onnx.bundle import contract
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
+from sc2onnx.export.graph.caches import Pair
 from sc2onnx.export.graph.layers import Head, Norm, Product, Products
 from sc2onnx.export.graph.ops import IR_VERSION, OPSET, Recorder
 
 MakeAttention = Callable[[Recorder, Starcoder2Config, ir.Value, ir.Value, range], Attention]
-"""(recorder, config, input_ids (batch, step), what says where the step is, layers) -> the attention of one of these layers."""
+"""(recorder, config, input_ids (batch, step), what says where the step is, layers) -> the attention
+of these layers, whose caches are inputs of the graph then."""
 
 Where = Callable[[Recorder], ir.Value]
 """Declares the input that says where the step is in the sequence."""
@@ -64,9 +66,9 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
     ends = layers.stop == config.num_hidden_layers
     num_logits = _num_logits(op) if ends and form.asks else None
     attention = form.attention(op, config, input_ids, where, layers)
+    present = dict[int, Pair]()
     for layer in layers:
-        x = _layer(op, x, layer, config, attention, form.products.product)
-    before = len(op.graph.outputs)
+        x, present[layer] = _layer(op, x, layer, config, attention, form.products.product)
     if not ends:
         op.output(x, contract.NEXT_HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
     else:
@@ -74,9 +76,7 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
         op.output(logits, contract.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits" if form.asks else "step", config.vocab_size))
         if form.chooses:
             op.output(_greedy(op, logits), contract.GREEDY_IDS, ir.DataType.INT64, ("batch", "num_logits"))
-    # The contract lists these first, the caches after.
-    outputs = list(op.graph.outputs)
-    op.graph.outputs[:] = [*outputs[before:], *outputs[:before]]
+    attention.caches.hand_back(op, present)
     return ir.Model(op.graph, ir_version=IR_VERSION, producer_name="sc2onnx")
 
 
@@ -99,15 +99,16 @@ def _layer(
     config: Starcoder2Config,
     attention: Attention,
     product: Product,
-) -> ir.Value:
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
+) -> tuple[ir.Value, Pair]:
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; and the layer's keys and values."""
     name, epsilon = f"model.layers.{layer}", config.norm_epsilon
     norm = Norm(f"{name}.input_layernorm", epsilon)
     qkv = product(op, x, f"{name}.self_attn.qkv_proj", norm=norm)
-    x = product(op, attention(layer, qkv), f"{name}.self_attn.o_proj", residual=x)
+    mixed, present = attention.attend(layer, qkv)
+    x = product(op, mixed, f"{name}.self_attn.o_proj", residual=x)
     norm = Norm(f"{name}.post_attention_layernorm", epsilon)
     inner = product(op, x, f"{name}.mlp.c_fc", norm=norm, gelu=ACTIVATIONS[config.hidden_act])
-    return product(op, inner, f"{name}.mlp.c_proj", residual=x)
+    return product(op, inner, f"{name}.mlp.c_proj", residual=x), present
 
 
 def _head(

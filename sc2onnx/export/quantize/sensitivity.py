@@ -70,10 +70,20 @@ def lifted(recipe: Recipe, schemes: Mapping[str, Scheme], weights: Weights, sens
     return chosen
 
 
-def lift_room(recipe: Recipe, schemes: Mapping[str, Scheme], shapes: Mapping[str, tuple[int, ...]]) -> float:
-    """Bytes that lifting may add to products of these shapes; negative where they are above ``recipe.body_bits`` as it is."""
-    total = sum(prod(shape) for shape in shapes.values())
-    return recipe.body_bits * total / 8 - sum(schemes[name].nbytes(*shape) for name, shape in shapes.items())
+def lift_room(
+    recipe: Recipe,
+    schemes: Mapping[str, Scheme],
+    shapes: Mapping[str, tuple[int, ...]],
+    scale: int = 4,
+) -> float:
+    """Bytes that lifting may add to products of these shapes, with scales of ``scale`` bytes each.
+
+    It is negative where they are above ``recipe.body_bits`` as it is.
+    """
+    room = recipe.body_bits * sum(map(prod, shapes.values())) / 8
+    for name, (rows, columns) in shapes.items():
+        room -= schemes[name].nbytes(rows, columns, scale)
+    return room
 
 
 def _layer(x: Floats, parts: Mapping[str, Affine], config: Starcoder2Config) -> Floats:

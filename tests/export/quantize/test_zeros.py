@@ -142,7 +142,7 @@ def test_where_warnings_are_errors_nothing_is_left(make_checkpoint: Make, tmp_pa
 
 def test_a_plan_has_no_doubts_before_anything_is_written() -> None:
     zeros = {"a": 0, "b": 0}
-    plan = WeightPlan({}, None, None, zeros=zeros)  # type: ignore[arg-type]
+    plan = WeightPlan(None, {}, None, zeros)  # type: ignore[arg-type]
     assert plan.doubts() is None
     zeros["b"] = 2
     assert plan.doubts() == message("tensor b", 2)

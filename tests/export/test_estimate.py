@@ -21,7 +21,8 @@ from sc2onnx.bundle.targets import OWN_TARGETS
 from sc2onnx.errors import RequestError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.forecast import calibration_peak, calibration_seconds, facts, forecast, variants
+from sc2onnx.export.effort import calibration_peak, calibration_seconds
+from sc2onnx.export.estimate import Estimate, estimate, facts, plan_ahead, variants
 from sc2onnx.export.precision import PRECISIONS, Variant
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.export.weights import checkpoint_shapes
@@ -34,9 +35,13 @@ def read(directory: Path) -> Starcoder2Config:
     return Starcoder2Config.from_dict(json.loads((directory / "config.json").read_text()))
 
 
+def ahead_of(config: Starcoder2Config, variant: Variant) -> Estimate:
+    return estimate(plan_ahead(config, variant))
+
+
 def check(directory: Path, out: Path, variant: Variant, calibration: Calibration) -> None:
-    """The forecast of a checkpoint against its export."""
-    ahead = forecast(read(directory), variant)
+    """The estimate of a checkpoint against its export."""
+    ahead = ahead_of(read(directory), variant)
     manifest = export(directory, out, precision=variant.precision, target=variant.target, calibration=calibration)
     assert (ahead.precision, ahead.target, ahead.cache) == (manifest.precision, manifest.target, manifest.cache)
     assert facts(read(directory)) == manifest.model
@@ -49,7 +54,7 @@ def check(directory: Path, out: Path, variant: Variant, calibration: Calibration
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_the_mini_checkpoint_takes_what_was_forecast(checkpoint: Path, tmp_path: Path, variant: Variant) -> None:
+def test_the_mini_checkpoint_takes_what_was_estimated(checkpoint: Path, tmp_path: Path, variant: Variant) -> None:
     check(checkpoint, tmp_path / "bundle", variant, Calibration(wanted=False))
 
 
@@ -58,18 +63,39 @@ def test_a_checkpoint_with_a_head_of_its_own_and_without_biases_too(make_checkpo
     check(make_checkpoint(WIDE), tmp_path / "bundle", variant, Calibration(wanted=False))
 
 
-@pytest.mark.parametrize("precision", ["int4", "int4-fast"])
-def test_calibration_keeps_and_lifts_no_more_than_was_forecast(
-    checkpoint: Path, make_checkpoint: Callable[..., Path], tmp_path: Path, precision: str
+@pytest.mark.parametrize("variant", [Variant("int4"), Variant("int4-fast"), Variant("int4", "cuda")], ids=str)
+def test_calibration_keeps_and_lifts_no_more_than_was_estimated(
+    checkpoint: Path, make_checkpoint: Callable[..., Path], tmp_path: Path, variant: Variant
 ) -> None:
+    """On a GPU scales take half the bytes, but calibration keeps them in float32."""
     made = make_checkpoint({"hidden_size": 256, "intermediate_size": 512, "vocab_size": 4096}, tokenizer=False)
     shutil.copy(checkpoint / "tokenizer.json", made)
-    check(made, tmp_path / "bundle", Variant(precision), Calibration(tokens=512))
+    check(made, tmp_path / "bundle", variant, Calibration(tokens=512))
     kept = sum(path.stat().st_size for path in cache_directory().rglob("*.safetensors"))
-    assert 0.8 * kept <= forecast(read(made), Variant(precision)).calibration_cache <= 1.2 * kept
+    assert 0.8 * kept <= ahead_of(read(made), variant).calibration_cache <= 1.2 * kept
 
 
-def test_everything_that_can_be_exported_is_forecast() -> None:
+def test_an_estimate_is_of_the_calibration_that_is_wanted() -> None:
+    plan = plan_ahead(Starcoder2Config.from_dict(SHAPES["3b"]), Variant("int4"))
+    whole, short, none = (estimate(plan, wanted) for wanted in (None, Calibration(tokens=8192), Calibration(wanted=False)))
+    assert whole.calibration_seconds > short.calibration_seconds > none.calibration_seconds == 0
+    assert whole.memory > short.memory > none.memory
+    assert (whole.weights, whole.calibration_cache) == (short.weights, short.calibration_cache)
+    assert (none.exact, none.calibration_cache) == (True, 0)
+    assert none.weights < whole.weights
+
+
+def test_nothing_is_packed_where_the_kernels_lack_the_activation(settings: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 512}
+    packed = {}
+    for activation in ("gelu_pytorch_tanh", "gelu"):
+        config = Starcoder2Config.from_dict({**settings, **sizes, "hidden_act": activation})
+        packed[activation] = ahead_of(config, Variant("int8")).packed
+    assert packed["gelu"] == 0
+    assert packed["gelu_pytorch_tanh"] > 0
+
+
+def test_everything_that_can_be_exported_is_estimated() -> None:
     assert {variant.precision for variant in VARIANTS} == set(PRECISIONS)
     assert {variant.target for variant in VARIANTS} == {target.name for target in OWN_TARGETS}
     assert len(VARIANTS) == len(set(VARIANTS)) == 12
@@ -78,7 +104,7 @@ def test_everything_that_can_be_exported_is_forecast() -> None:
 def test_a_lift_counts_as_bits_of_the_layers_and_of_nothing_else(checkpoint: Path) -> None:
     """Mini: 6 layers of query and output 256 x 256, key and value 128 x 256, and two products of 1024 x 256."""
     values = 6 * 256 * (2 * 256 + 2 * 128 + 2 * 1024)
-    body = {name: forecast(read(checkpoint), Variant(name)) for name in ("int8", "int4")}
+    body = {name: ahead_of(read(checkpoint), Variant(name)) for name in ("int8", "int4")}
     head = 4096 * 256 * (32 / 32 - 32 / 128) / 8  # scales of the head: in blocks of 32 and of 128
     others = body["int8"].weights - head - values * (8 + 32 / 64) / 8
     assert body["int4"].weights == others + int(values * 4.665 / 8)
@@ -98,13 +124,13 @@ def test_the_published_checkpoints(shape: str, parameters: int, gigabytes: Mappi
     config = Starcoder2Config.from_dict(SHAPES[shape])
     assert facts(config).parameters == parameters
     for precision, most in gigabytes.items():
-        ahead = forecast(config, Variant(precision, "cuda" if precision in ("fp16", "bf16") else "cpu"))
+        ahead = ahead_of(config, Variant(precision, "cuda" if precision in ("fp16", "bf16") else "cpu"))
         assert 0.995 * most < ahead.weights / 1e9 <= most, precision
 
 
 def test_a_recipe_whose_blocks_do_not_fit_is_refused_as_export_refuses_it(settings: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError) as ahead:
-        forecast(Starcoder2Config.from_dict(settings), Variant("int8"))
+        ahead_of(Starcoder2Config.from_dict(settings), Variant("int8"))
     with pytest.raises(RequestError) as done:
         export(tiny_checkpoint, tmp_path / "bundle", precision="int8")
     assert str(ahead.value) == str(done.value)
@@ -114,8 +140,8 @@ def test_calibration_holds_two_streams_two_statistics_and_six_weights() -> None:
     config = Starcoder2Config.from_dict(SHAPES["3b"])
     assert calibration_peak(config) == 1_409_286_144 + 1_207_959_552 + 905_969_664 + 450_000_000
     assert calibration_peak(config, 1024) == calibration_peak(config) - 2 * (57_344 - 1024) * 3072 * 4
-    assert forecast(config, Variant("int4")).memory == calibration_peak(config)
-    assert forecast(config, Variant("int8")).memory < 0.5e9
+    assert ahead_of(config, Variant("int4")).memory == calibration_peak(config)
+    assert ahead_of(config, Variant("int8")).memory < 0.5e9
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +158,7 @@ def tall_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("kind", ["mini", "tall"])
 @pytest.mark.parametrize("variant", [Variant("fp32"), Variant("bf16", "cuda"), Variant("int8"), Variant("int8", "portable")], ids=str)
-def test_peak_memory_is_about_what_was_forecast(checkpoint: Path, tall_checkpoint: Path, tmp_path: Path, kind: str, variant: Variant) -> None:
+def test_peak_memory_is_about_what_was_estimated(checkpoint: Path, tall_checkpoint: Path, tmp_path: Path, kind: str, variant: Variant) -> None:
     source = {"mini": checkpoint, "tall": tall_checkpoint}[kind]
     code = (
         "import sys; from sc2onnx.export import export; export(*sys.argv[1:3], precision=sys.argv[3], target=sys.argv[4])\n"
@@ -140,7 +166,7 @@ def test_peak_memory_is_about_what_was_forecast(checkpoint: Path, tall_checkpoin
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(source), str(tmp_path / "bundle"), variant.precision, variant.target]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert 0.75 < int(done.stdout) * 1024 / forecast(read(source), variant).memory < 1.15
+    assert 0.75 < int(done.stdout) * 1024 / ahead_of(read(source), variant).memory < 1.15
 
 
 def test_the_largest_matrix_counts_for_the_portable_target_alone() -> None:
@@ -148,7 +174,7 @@ def test_the_largest_matrix_counts_for_the_portable_target_alone() -> None:
     larger = replace(config, vocab_size=2 * config.vocab_size)
     added = larger.hidden_size * config.vocab_size
     grown = {
-        target: forecast(larger, Variant("int8", target)).memory - forecast(config, Variant("int8", target)).memory for target in ("cpu", "portable")
+        target: ahead_of(larger, Variant("int8", target)).memory - ahead_of(config, Variant("int8", target)).memory for target in ("cpu", "portable")
     }
     assert grown["cpu"] < added / 4 < 4 * added < grown["portable"]
 

@@ -1,0 +1,292 @@
+"""The table of ``info --plan``: what each precision takes to export and to run here.
+
+What the export takes is the exporter's estimate, what running takes the runtime's arithmetic; only
+the command line knows both.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from sc2onnx.bundle.facts import ModelFacts
+from sc2onnx.bundle.targets import TARGETS
+from sc2onnx.export.effort import calibration_seconds
+from sc2onnx.export.estimate import Estimate, estimates, facts
+from sc2onnx.runtime.memory import available
+from sc2onnx.runtime.memory_need import MemoryNeed, memory_ahead
+from sc2onnx.tables import aligned, column_widths
+
+CONTEXTS: Final = (1024, 4096, 16384)
+"""Tokens at which running is looked at, as far as the model's context goes."""
+
+_FEW_TOKENS: Final = 8192
+"""A shorter text of calibration, to show what that saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Free bytes here; None where the operating system does not tell."""
+
+    memory: int | None
+    disk: int | None
+
+    @classmethod
+    def here(cls) -> Machine:
+        """What is free now, and on the disk of the current directory."""
+        try:
+            disk = shutil.disk_usage(Path.cwd()).free
+        except OSError:
+            return cls(available(), None)
+        return cls(available(), disk)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A precision for all the targets that take the same.
+
+    ``running``: memory by context. ``packed``: bytes of packed weights at most, of whichever target
+    packs them. ``machine``: whether there is room.
+    """
+
+    estimate: Estimate
+    targets: tuple[str, ...]
+    running: tuple[MemoryNeed, ...]
+    packed: int
+    machine: Machine
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the export takes on disk, with what calibration keeps."""
+        return self.estimate.disk + self.estimate.calibration_cache
+
+    @property
+    def packed_fits(self) -> bool | None:
+        """Whether there is disk for packed weights beside what the export takes.
+
+        A bundle runs without it, from private memory.
+        """
+        return _fits(self.disk + self.packed, self.machine.disk)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it can only run there: in memory that is not looked at."""
+        return all(TARGETS[name].device == "cuda" for name in self.targets)
+
+    @property
+    def memory_fits(self) -> bool | None:
+        """Whether the export's peak memory is free here; None: not known."""
+        return _fits(self.estimate.memory, self.machine.memory)
+
+    @property
+    def disk_fits(self) -> bool | None:
+        """Whether the export's disk space is free here; None: not known."""
+        return _fits(self.disk, self.machine.disk)
+
+    def running_fits(self, need: MemoryNeed) -> bool | None:
+        """Whether the memory to run is free here; None: not known, or that of a GPU."""
+        return None if self.on_gpu else _fits(need.total, self.machine.memory)
+
+    def figures(self) -> dict[str, Any]:
+        """Everything in bytes, for JSON."""
+        ahead = self.estimate
+        return {
+            "precision": ahead.precision,
+            "targets": list(self.targets),
+            "weights": ahead.weights,
+            "weights_exact": ahead.exact,
+            "export": {
+                "memory": ahead.memory,
+                "memory_fits": self.memory_fits,
+                "bundle": ahead.disk,
+                "calibration_cache": ahead.calibration_cache,
+                "calibration_seconds": round(ahead.calibration_seconds),
+                "disk": self.disk,
+                "disk_fits": self.disk_fits,
+            },
+            "packed": self.packed,
+            "running": [{**asdict(need), "fits": self.running_fits(need)} for need in self.running],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTable:
+    """Rows of one checkpoint. ``refused``: precision -> why it cannot be exported in it.
+
+    ``short_calibration``: seconds that a calibration takes on two processors with a shorter text
+    than the default.
+    """
+
+    name: str
+    model: ModelFacts
+    machine: Machine
+    rows: tuple[Row, ...]
+    refused: Mapping[str, str]
+    short_calibration: float = 0.0
+
+    def figures(self) -> dict[str, Any]:
+        """Everything in bytes, for JSON."""
+        return {
+            "checkpoint": self.name,
+            "model": asdict(self.model),
+            "free": asdict(self.machine),
+            "precisions": [row.figures() for row in self.rows],
+            "refused": dict(self.refused),
+        }
+
+
+def plan_table(
+    checkpoint: str | None,
+    shape: str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+    *,
+    allow_settings: Collection[str] = (),
+) -> PlanTable:
+    """The table of a checkpoint or shape, at :data:`CONTEXTS` or at one ``context``.
+
+    The other arguments are those of :func:`~sc2onnx.export.estimate.estimates`. Raises
+    :class:`~sc2onnx.errors.CheckpointError` and :class:`~sc2onnx.errors.RequestError`.
+    """
+    found = estimates(checkpoint, shape, revision, allow_settings=allow_settings)
+    model, machine = facts(found.config), Machine.here()
+    contexts = _contexts(model) if context is None else [context]
+    rows = _rows(found.of_variants, model, contexts, machine)
+    short = calibration_seconds(found.config, _FEW_TOKENS)
+    return PlanTable(found.name, model, machine, rows, found.refused, short)
+
+
+def lines(table: PlanTable) -> list[str]:
+    """The table for a person, in GB, and what it needs to be understood."""
+    model = table.model
+    context = f"context {model.context_length:,}"
+    title = f"{table.name}: {model.parameters:,} parameters, {context}, sizes in GB"
+    cells = [_headings(need.context for need in table.rows[0].running), *map(_cells, table.rows)]
+    shown = [title, "", _over(column_widths(cells)), *aligned(cells, left=(0, 1))]
+    refused = [f"{precision}: {reason}" for precision, reason in table.refused.items()]
+    return [*shown, "", *refused, *_notes(table)]
+
+
+def _rows(
+    found: Collection[Estimate],
+    model: ModelFacts,
+    contexts: Sequence[int],
+    machine: Machine,
+) -> tuple[Row, ...]:
+    """One row for each precision and all targets that take the same."""
+    grouped: dict[Any, list[Estimate]] = {}
+    for ahead in found:
+        needs = (memory_ahead(model, ahead.cache, ahead.weights, tokens) for tokens in contexts)
+        grouped.setdefault((replace(ahead, target="", packed=0), tuple(needs)), []).append(ahead)
+    return tuple(
+        Row(
+            shared,
+            tuple(ahead.target for ahead in alike),
+            running,
+            max(ahead.packed for ahead in alike),
+            machine,
+        )
+        for (shared, running), alike in grouped.items()
+    )
+
+
+def _contexts(model: ModelFacts) -> Sequence[int]:
+    within = [tokens for tokens in CONTEXTS if tokens <= model.context_length]
+    return within or [model.context_length]
+
+
+def _fits(amount: int, free: int | None) -> bool | None:
+    return None if free is None else amount <= free
+
+
+def _headings(contexts: Iterable[int]) -> list[str]:
+    export = ["precision", "target", "weights", "memory", "disk", "packed"]
+    return [*export, *(f"{tokens:,}" for tokens in contexts), "fits here"]
+
+
+def _over(widths: Sequence[int]) -> str:
+    """The line above the headings, which says what the columns are about."""
+    first, export, packed = sum(widths[:3]) + 2 * 3, sum(widths[3:5]) + 4, widths[5] + 2
+    return f"{'':<{first}}{'to export':<{export}}{'':<{packed}}memory to run, by tokens of context"
+
+
+def _cells(row: Row) -> list[str]:
+    ahead, bound = row.estimate, "" if row.estimate.exact else "<="
+    packed = bound + _gigabytes(row.packed) + _mark(row.packed_fits) if row.packed else "- "
+    needs = ((_gigabytes(need.total), _mark(row.running_fits(need))) for need in row.running)
+    return [
+        ahead.precision,
+        ", ".join(row.targets),
+        f"{bound}{_gigabytes(ahead.weights)} ",
+        _gigabytes(ahead.memory) + _mark(row.memory_fits),
+        bound + _gigabytes(row.disk) + _mark(row.disk_fits),
+        packed,
+        *(bound + total + mark for total, mark in needs),
+        _verdict(row),
+    ]
+
+
+def _verdict(row: Row) -> str:
+    running = [] if row.on_gpu else map(row.running_fits, row.running)
+    fits = [row.memory_fits, row.disk_fits, *running]
+    return "no" if False in fits else "?" if None in fits else "export" if row.on_gpu else "yes"
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3f}"
+
+
+def _time(seconds: float) -> str:
+    """A duration that is known roughly."""
+    hours, minutes = seconds / 3600, max(1, round(seconds / 60))
+    return f"{hours:.1f} hours" if seconds >= 5400 else f"{minutes} min"
+
+
+def _mark(fits: bool | None) -> str:
+    return "!" if fits is False else " "
+
+
+def _notes(table: PlanTable) -> Iterator[str]:
+    machine = table.machine
+    memory, disk = map(_free, (machine.memory, machine.disk))
+    yield f"Free here: memory {memory}, disk {disk}. ! marks what is more than that."
+    if any(not row.estimate.exact for row in table.rows):
+        yield "<= at most: the export finds out which products need more bits."
+    yield from _calibration_notes(table)
+    yield from _packed_notes(table)
+    if any(row.on_gpu for row in table.rows):
+        yield "For cuda, the memory to run is the GPU's, which is not looked at."
+    where = "Memory to run is that of weights and cache, beside the interpreter."
+    yield f"Disk to export is beside the checkpoint. {where}"
+
+
+def _free(nbytes: int | None) -> str:
+    return "not known" if nbytes is None else f"{nbytes / 1e9:.1f} GB"
+
+
+def _calibration_notes(table: PlanTable) -> Iterator[str]:
+    calibrated = [row.estimate for row in table.rows if row.estimate.calibration_seconds]
+    if not calibrated:
+        return
+    names = " and ".join(dict.fromkeys(ahead.precision for ahead in calibrated))
+    longest = _time(max(ahead.calibration_seconds for ahead in calibrated))
+    short = f"({_time(table.short_calibration)} with"
+    yield f"To export, {names}: with calibration, about {longest} on 2 processors {short}"
+    flag = f"--calibration-tokens {_FEW_TOKENS})"
+    yield f"  {flag}, and on disk what it keeps in the cache directory."
+
+
+def _packed_notes(table: PlanTable) -> Iterator[str]:
+    packed = [row for row in table.rows if row.packed]
+    if not packed:
+        return
+    names = ", ".join(dict.fromkeys(row.estimate.precision for row in packed))
+    where = f"in the cache directory of whoever runs {names} on sc2onnx-kernels"
+    yield f"packed: on disk, {where}, after the first load, which packs the"
+    limits = "None below 64 MB, nor beyond SC2ONNX_PACKED_BYTES, 16 GB by default."
+    yield f"  weights in as much private memory. {limits}"
+    quarter = "about a quarter of what is counted here"
+    yield f"  On the kernels the cache takes {quarter}: keys and values in int8."

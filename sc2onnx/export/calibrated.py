@@ -1,0 +1,106 @@
+"""From a plan to the weights that are written, calibrated where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from sc2onnx.errors import CheckpointError
+from sc2onnx.export.calibration import Calibration
+from sc2onnx.export.checkpoint import Checkpoint
+from sc2onnx.export.config import Starcoder2Config
+from sc2onnx.export.estimate import Estimate
+from sc2onnx.export.plan import Plan, WeightPlan
+from sc2onnx.export.progress import Progress
+from sc2onnx.export.quantize import calibrate, corpus, sensitivity
+from sc2onnx.export.quantize.roundings import Roundings
+from sc2onnx.export.quantize.store import (
+    Need,
+    Store,
+    checkpoint_digest,
+    open_store,
+    windows_digest,
+)
+
+
+@contextmanager
+def weights_of(
+    plan: Plan,
+    calibration: Calibration,
+    opened: Checkpoint,
+    ahead: Estimate,
+    bundle: Need,
+    report: Progress,
+) -> Iterator[WeightPlan]:
+    """The weights of a plan, to be written inside the block, which is when they are read.
+
+    Calibration happens on entering. ``ahead``: what the export takes; ``bundle``: room that
+    calibration has to leave.
+    """
+    recipe = plan.variant.recipe()
+    if recipe is None or not calibration.applies(recipe):
+        yield plan.weights()
+        return
+    text = _text(plan.config, calibration, opened)
+    report.stage(f"calibrating on {text.description}")
+    files = sorted({tensor.file for tensor in opened.tensors.values()})
+    parts = {
+        "checkpoint": checkpoint_digest(files),
+        "config": dict(opened.config),
+        "text": windows_digest(text.windows),
+        "recipe": recipe.to_json(),
+    }
+    with open_store(parts, report) as store:
+        store.check_space(ahead.calibration_cache, bundle)
+        plan = _lifted(plan, text, store, report)
+        report.stage("rounding layer by layer", _float_bytes(plan))
+        config, floats, schemes = plan.config, plan.floats, plan.schemes
+        calibrate.calibrate(config, floats, schemes, text.windows, store, report)
+        yield plan.weights(Roundings(schemes, store, text.description))
+
+
+def _text(
+    config: Starcoder2Config,
+    calibration: Calibration,
+    opened: Checkpoint,
+) -> corpus.CalibrationText:
+    context, separator = config.max_position_embeddings, _separator(config)
+    files, length = calibration.files, calibration.length
+    return corpus.read(opened.directory, files, length, context, separator)
+
+
+def _separator(config: Starcoder2Config) -> int | None:
+    """The token between texts, if there is one.
+
+    Raises :class:`CheckpointError` if the model has no such token.
+    """
+    if not config.eos_token_ids:
+        return None
+    separator = config.eos_token_ids[0]
+    if not 0 <= separator < config.vocab_size:
+        raise CheckpointError(
+            f"config.json: eos_token_id is {separator}, which calibration puts between texts, "
+            f"expected 0 to {config.vocab_size - 1}: correct it, or pass --no-calibration",
+        )
+    return separator
+
+
+def _lifted(plan: Plan, text: corpus.CalibrationText, store: Store, report: Progress) -> Plan:
+    """The plan with the most sensitive products lifted, where the recipe wants that."""
+    recipe, config = plan.variant.recipe(), plan.config
+    if recipe is None or recipe.lift is None:
+        return plan
+    floats, schemes = plan.floats, plan.schemes
+    measured = store.sensitivities(plan.body)
+    if measured is None:
+        report.stage("measuring which products are sensitive", _float_bytes(plan))
+        sample = text.sample(sensitivity.TOKENS)
+        measured = sensitivity.measure(config, floats, schemes, sample, report)
+        store.put_sensitivities(measured)
+    return replace(plan, schemes=sensitivity.lifted(recipe, schemes, floats, measured))
+
+
+def _float_bytes(plan: Plan) -> int:
+    """Bytes of the body in float32, as calibration reads it."""
+    return 4 * plan.body_parameters
