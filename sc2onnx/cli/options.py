@@ -254,7 +254,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]
     ),
     "generate": (_generate, "continue a prompt"),
     "infill": (_infill, "complete at a cursor in a file"),
-    "serve": (_serve, "answer editors and SDKs over HTTP: OpenAI's and llama.cpp's completions"),
+    "serve": (_serve, "answer editors and SDKs over HTTP: OpenAI's, llama.cpp's, Ollama's, Mistral's completions"),
     "info": (
         _info,
         "what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take",

@@ -20,6 +20,9 @@ Ending = Literal["line", "block"]
 
 _MOST_PRIORITY: Final = 1000
 
+_MOST_LIKELIEST: Final = 20
+"""Tokens in a place whose log probabilities may be asked for."""
+
 _MOST_SAMPLES: Final = 1024
 """Of one prompt, in one call."""
 
@@ -39,6 +42,7 @@ class GenerationKeywords(TypedDict, total=False):
     ends: Ending | Lines | None
     line_seconds: float | None
     logprobs: bool
+    top_logprobs: int
     heal: bool
     special_tokens: SpecialTokens
     timeout: float | None
@@ -59,6 +63,7 @@ class GenerationOptions:
     follows the cursor already (``"block"``), or as a :class:`~sc2onnx.runtime.text.lines.Lines` says. ``line_seconds``:
     after so many seconds of writing, it ends as soon as it has more than one line, as ``"timeout"``.
     ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
+    ``top_logprobs``: and of so many that were likeliest in its place, at most 20.
     ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens again
     together with what follows (:mod:`sc2onnx.runtime.choose.healing`); ``text`` begins where the prompt
     ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether ``<fim_prefix>``
@@ -81,6 +86,7 @@ class GenerationOptions:
     ends: Ending | Lines | None = None
     line_seconds: float | None = None
     logprobs: bool = False
+    top_logprobs: int = 0
     heal: bool = False
     special_tokens: SpecialTokens = "parse"
     timeout: float | None = None
@@ -91,6 +97,10 @@ class GenerationOptions:
         object.__setattr__(self, "max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1))
         object.__setattr__(self, "stop", stop_strings(self.stop))
         flag("logprobs", self.logprobs)
+        most = _MOST_LIKELIEST
+        object.__setattr__(self, "top_logprobs", whole_number("top_logprobs", self.top_logprobs, 0, most))
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError(f"top_logprobs is {self.top_logprobs} and logprobs is False, expected True with it")
         if self.ends is not None and not isinstance(self.ends, Lines):
             one_of("ends", self.ends, get_args(Ending))
         _check_seconds("line_seconds", self.line_seconds)
@@ -140,6 +150,7 @@ class GenerationRules:
     stop_tokens: frozenset[int] = frozenset()
     logprobs: bool = False
     line_seconds: float | None = None
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         most = whole_number("max_new_tokens", self.max_new_tokens, 1)

@@ -114,7 +114,15 @@ class Requests:
         stops = usual if options.stop_tokens is None else self.stop_ids(options.stop_tokens)
         stop = options.stop
         assert isinstance(stop, tuple)
-        return GenerationRules(options.max_new_tokens, options.sampling, stop, frozenset(stops), options.logprobs, options.line_seconds)
+        return GenerationRules(
+            options.max_new_tokens,
+            options.sampling,
+            stop,
+            frozenset(stops),
+            logprobs=options.logprobs,
+            line_seconds=options.line_seconds,
+            top_logprobs=options.top_logprobs,
+        )
 
     def token_rules(
         self,

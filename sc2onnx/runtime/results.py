@@ -15,14 +15,19 @@ a newer request that takes its place. The text of the last two is whatever had c
 """
 
 
+Likeliest = tuple[tuple[int, float], ...]
+"""The most likely tokens in a place, the first of them first: (id, log probability)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A generated token, and its log probability (nats, under the unfiltered model) where that was
-    asked for.
+    """A generated token, its log probability (nats, under the unfiltered model) and those of the
+    ``likeliest`` tokens in its place, where that was asked for.
     """
 
     id: int
     logprob: float | None = None
+    likeliest: Likeliest = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Piece:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     finish_reason: FinishReason | None
+    top_logprobs: tuple[Likeliest, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +107,4 @@ class Completion(Measured):
     prompt_tokens: int
     usage: Usage = field(default=Usage(), compare=False)
     used: Surroundings | None = field(default=None, compare=False)
+    top_logprobs: tuple[Likeliest, ...] | None = None

@@ -19,7 +19,7 @@ from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import refused
 from sc2onnx.serve.settings import Settings, is_loopback
 
-OPEN: Final = frozenset({"/health", "/v1/health", "/"})
+OPEN: Final = frozenset({"/health"})
 """Paths that need no key: nothing can be asked for there."""
 
 _CORS: Final = {"access-control-allow-headers": "authorization, content-type", "access-control-allow-methods": "GET, POST"}

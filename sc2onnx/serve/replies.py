@@ -32,9 +32,11 @@ def error(refusal: RefusedError) -> dict[str, Any]:
     return {"error": {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.status}}
 
 
-def refused(refusal: RefusedError) -> Response:
-    """A request that is not answered. Clients come again after ``retry-after`` seconds by themselves."""
-    response = replied(error(refusal), refusal.status)
+def refused(refusal: RefusedError, told: Any = None) -> Response:
+    """A request that is not answered, ``told`` in a dialect of its own. Clients come again after
+    ``retry-after`` seconds by themselves.
+    """
+    response = replied(error(refusal) if told is None else told, refusal.status)
     if refusal.retry_after is not None:
         response.headers["retry-after"] = str(refusal.retry_after)
     if refusal.status == 401:

@@ -49,13 +49,17 @@ class Service:
     def model(self, name: str) -> tuple[str, Model]:
         """The model of a name; the only one goes by any. Raises :class:`RefusedError`."""
         if self.state != "ready":
-            told = "Loading model" if self.state == "loading" else "the server is ending"
-            raise RefusedError(503, told, "unavailable_error", retry_after=5)
+            raise self.unready()
         if name in self._models:
             return name, self._models[name]
         if not name or len(self._models) == 1:
             return next(iter(self._models.items()))
         raise RefusedError(404, f"there is no model of that name, expected one of {', '.join(self._models)}", "not_found_error", param="model")
+
+    def unready(self) -> RefusedError:
+        """What clients are told of a server that is not ready."""
+        told = "Loading model" if self.state == "loading" else "the server is ending"
+        return RefusedError(503, told, "unavailable_error", retry_after=5)
 
     async def tasks(self, ask: Ask) -> list[Task]:
         """Requests whose answers are wanted whole, under way. Raises :class:`RefusedError` and what the runtime raises."""

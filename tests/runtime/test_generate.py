@@ -239,3 +239,25 @@ def test_the_footprint_is_what_was_built_and_what_is_resident(bundle: Path) -> N
             assert used.resident_private is not None
             assert 0.5 * used.weights < used.resident_weights < used.resident_total
             assert used.cache < used.resident_private < used.resident_total
+
+
+def test_the_likeliest_tokens_are_those_of_the_logits(model: sc2onnx.Model) -> None:
+    done = model.generate("def add(a, b):\n", max_new_tokens=5, logprobs=True, top_logprobs=4)
+    assert done.top_logprobs is not None
+    ids = [*model.codec.encode("def add(a, b):\n"), *done.tokens]
+    with model.sequence() as sequence:
+        logits = sequence.append(ids)
+    assert logits is not None
+    for place, (token, found) in enumerate(zip(done.tokens, done.top_logprobs, strict=True)):
+        row = logits[len(ids) - len(done.tokens) - 1 + place].astype(np.float64)
+        expected = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        assert [id for id, _ in found] == np.argsort(-expected, kind="stable")[:4].tolist()
+        assert [value for _, value in found] == pytest.approx(sorted(expected)[:-5:-1], abs=1e-4)
+        assert found[0][0] == token
+    assert model.generate("def add(a, b):\n", max_new_tokens=5, logprobs=True).top_logprobs is None
+
+
+@pytest.mark.parametrize("wrong", [{"top_logprobs": 3}, {"top_logprobs": 21, "logprobs": True}, {"top_logprobs": -1, "logprobs": True}])
+def test_likeliest_tokens_are_bounded_and_go_with_log_probabilities(model: sc2onnx.Model, wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="top_logprobs is"):
+        model.generate("def f():", **wrong)

@@ -37,7 +37,20 @@ def test_other_addresses_need_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/completions", "/completions", "/infill", "/completion", "/tokenize", "/detokenize", "/v1/chat/completions", "/nope"]
+    "path",
+    [
+        "/v1/completions",
+        "/completions",
+        "/infill",
+        "/completion",
+        "/tokenize",
+        "/detokenize",
+        "/v1/chat/completions",
+        "/api/generate",
+        "/api/show",
+        "/v1/fim/completions",
+        "/nope",
+    ],
 )
 def test_every_path_asks_for_the_key(keyed: Served, path: str) -> None:
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY[:-1]}, {"x-api-key": ""}):
@@ -46,7 +59,7 @@ def test_every_path_asks_for_the_key(keyed: Served, path: str) -> None:
         assert reply.json()["error"]["type"] == "authentication_error"
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/props", "/slots", "/v1/models", "/models"])
+@pytest.mark.parametrize("path", ["/metrics", "/props", "/slots", "/v1/models", "/models", "/api/tags", "/api/ps", "/api/version"])
 def test_so_does_what_tells_of_the_server(keyed: Served, path: str) -> None:
     assert keyed.get(path).status_code == 401
     assert keyed.get(path, headers={"x-api-key": KEY}).status_code == 200

@@ -65,6 +65,24 @@ def test_special_tokens_spelt_out_in_a_prompt_are_such(client: openai.OpenAI, se
     assert found.choices[0].text == served.model.generate(spelt, max_new_tokens=8).text
 
 
+def test_log_probabilities(client: openai.OpenAI, served: Served) -> None:
+    found = client.completions.create(model="mini", prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3).choices[0]
+    expected = served.model.generate(PROMPT, max_new_tokens=6, logprobs=True, top_logprobs=3)
+    assert found.logprobs is not None
+    assert found.logprobs.tokens is not None
+    assert found.logprobs.token_logprobs == pytest.approx(expected.logprobs)
+    assert "".join(found.logprobs.tokens) == found.text
+    assert found.logprobs.text_offset == [len("".join(found.logprobs.tokens[:i])) for i in range(6)]
+    assert found.logprobs.top_logprobs is not None
+    for token, top in zip(found.logprobs.tokens, found.logprobs.top_logprobs, strict=True):
+        assert len(top) == 3
+        assert next(iter(top)) == token  # greedy
+    streamed = list(client.completions.create(model="mini", prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3, stream=True))
+    pieces = [event.choices[0].logprobs for event in streamed]
+    assert [token for piece in pieces if piece for token in piece.tokens or []] == found.logprobs.tokens
+    assert [offset for piece in pieces if piece for offset in piece.text_offset or []] == found.logprobs.text_offset
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

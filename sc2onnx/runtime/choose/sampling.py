@@ -221,6 +221,19 @@ def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
     return float(shifted[token] - np.log(np.exp(shifted).sum()))
 
 
+def likeliest(logits: npt.NDArray[np.float32], count: int) -> tuple[tuple[int, float], ...]:
+    """The ``count`` most likely tokens and their log probabilities, as :func:`log_probability` has them; the
+    lower id first where two are equal. logits: (vocab,).
+    """
+    count = min(count, len(logits))
+    if not count:
+        return ()
+    least = np.partition(logits, -count)[-count]
+    found = np.flatnonzero(logits >= least)
+    found = found[np.argsort(-logits[found], kind="stable")][:count]
+    return tuple((int(token), log_probability(logits, int(token))) for token in found)
+
+
 def _is_number(value: object) -> bool:
     """Whether it is a real number that float64 holds; True and False are none."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.runtime.choose.chooser import Chooser
-from sc2onnx.runtime.choose.sampling import Sampler, finite, log_probability
+from sc2onnx.runtime.choose.sampling import Sampler, finite, likeliest, log_probability
 from sc2onnx.runtime.engine.seats import Seat
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.options import GenerationRules
-from sc2onnx.runtime.results import Completion, FinishReason, Piece, Token, Usage
+from sc2onnx.runtime.results import Completion, FinishReason, Likeliest, Piece, Token, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.sink import TextSink
 
@@ -179,8 +179,7 @@ class Row:
         if token in self.rules.stop_tokens:
             self._finish("stop")
             return None
-        logprob = log_probability(scores, token) if self.rules.logprobs and drawn else None  # type: ignore[arg-type]
-        self.tokens.append(Token(token, logprob))
+        self.tokens.append(self._measured(token, scores) if self.rules.logprobs and drawn else Token(token))  # type: ignore[arg-type]
         if self.gives == "tokens":
             self.parts.append(self.tokens[-1])
         full = len(self.prompt) + self.produced > self.context
@@ -193,6 +192,10 @@ class Row:
         elif self.gives == "pieces" and self.text is not None and (text := self.text.pull()):
             self._piece(text, None)
         return token
+
+    def _measured(self, token: int, logits: npt.NDArray[np.float32]) -> Token:
+        """A token with its log probability, and those that were asked for besides."""
+        return Token(token, log_probability(logits, token), likeliest(logits, self.rules.top_logprobs))
 
     @property
     def _late(self) -> bool:
@@ -212,7 +215,7 @@ class Row:
 
     def _piece(self, text: str, reason: FinishReason | None) -> None:
         fresh, self._given = self.tokens[self._given :], len(self.tokens)
-        self.parts.append(Piece(text, *self._columns(fresh), reason))
+        self.parts.append(Piece(text, *self._columns(fresh), reason, self._likeliest(fresh)))
 
     def end(self, reason: FinishReason) -> None:
         """End it from outside, unless it has ended. What its reader has not taken stays."""
@@ -241,7 +244,7 @@ class Row:
             reason = "stop"
         size = len(self.prompt)
         columns = self._columns(self.tokens)
-        self._whole = Completion(text, *columns, reason, size, self.usage, self.used)
+        self._whole = Completion(text, *columns, reason, size, self.usage, self.used, self._likeliest(self.tokens))
         return self._whole
 
     @property
@@ -278,3 +281,7 @@ class Row:
         if not self.rules.logprobs:
             return ids, None
         return ids, tuple(token.logprob for token in tokens if token.logprob is not None)
+
+    def _likeliest(self, tokens: Sequence[Token]) -> tuple[Likeliest, ...] | None:
+        """What was likeliest in the place of each, where that was asked for."""
+        return tuple(token.likeliest for token in tokens) if self.rules.top_logprobs else None

@@ -147,11 +147,11 @@ def warmed(body: Sampling, used: Usage, model: str) -> Answer:
     return _chosen(body, _ended("", (), "length", used, model, 0, cut=False))
 
 
-def event(piece: Piece, used: Usage, model: str) -> Answer:
+def event(piece: Piece, used: Usage, model: str, index: int) -> Answer:
     """An event of a stream; the last one says how it ended."""
     if piece.finish_reason is not None:
-        return _ended(piece.text, piece.tokens, piece.finish_reason, used, model, 0, cut=False)
-    return {"index": 0, "content": piece.text, "tokens": piece.tokens, "stop": False, "id_slot": 0}
+        return _ended(piece.text, piece.tokens, piece.finish_reason, used, model, index, cut=False)
+    return {"index": index, "content": piece.text, "tokens": piece.tokens, "stop": False, "id_slot": 0}
 
 
 def _ended(text: str, tokens: Sequence[int], reason: FinishReason, used: Usage, model: str, index: int, *, cut: bool) -> dict[str, object]:

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
+from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.refusal import RefusedError
@@ -117,21 +118,41 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
         repetition_penalty=body.repetition_penalty or 1.0,
         seed=body.seed,
         logprobs=body.logprobs is not None,
+        top_logprobs=body.logprobs or 0,
     )
     if body.stop:
         options["stop"] = body.stop
     return options
 
 
-def choice(index: int, done: Completion, echo: str, logprobs: Answer | None) -> Answer:
+def choice(index: int, done: Completion, echo: str, codec: Codec) -> Answer:
     """A completion as a client has it."""
+    logprobs = _columns(done, codec, len(echo))
     return {"index": index, "text": echo + done.text, "logprobs": logprobs, "finish_reason": _REASONS[done.finish_reason]}
 
 
-def piece_choice(index: int, piece: Piece, echo: str, logprobs: Answer | None) -> Answer:
-    """A piece of one."""
+def piece_choice(index: int, piece: Piece, echo: str, codec: Codec, offset: int) -> Answer:
+    """A piece of one, which begins at ``offset`` of its text."""
+    logprobs = _columns(piece, codec, offset + len(echo))
     reason = None if piece.finish_reason is None else _REASONS[piece.finish_reason]
     return {"index": index, "text": echo + piece.text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _columns(given: Completion | Piece, codec: Codec, offset: int) -> Answer | None:
+    """Log probabilities by token. Tokens are texts of their own here: a character that is cut in two is
+    no text, and shown as U+FFFD. ``text_offset``: in the choice's text.
+    """
+    if given.logprobs is None:
+        return None
+    texts = [_text(codec, token) for token in given.tokens]
+    offsets = [offset + sum(map(len, texts[:number])) for number in range(len(texts))]
+    top = given.top_logprobs
+    tops = None if top is None else [{_text(codec, token): value for token, value in each} for each in top]
+    return {"tokens": texts, "token_logprobs": given.logprobs, "top_logprobs": tops, "text_offset": offsets}
+
+
+def _text(codec: Codec, token: int) -> str:
+    return codec.token_bytes(token).decode("utf-8", errors="replace")
 
 
 def completion(name: str, model: str, choices: Sequence[Answer], usage: Answer | None) -> Answer:

@@ -1,0 +1,153 @@
+"""A request and its answer, whatever dialect they are in: the body, the work, and a client that may be gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from sc2onnx.runtime.engine.handle import Handle, Stream
+from sc2onnx.runtime.results import Completion, Piece
+from sc2onnx.serve.ask import Ask
+from sc2onnx.serve.metrics import Metrics
+from sc2onnx.serve.refusal import RefusedError, refusal_of
+from sc2onnx.serve.replies import refused
+from sc2onnx.serve.service import Service
+
+LOG: Final = logging.getLogger("sc2onnx.serve")
+
+EVENTS: Final = "text/event-stream"
+"""The type of streams, unless a dialect has another."""
+
+T = TypeVar("T")
+Told = Callable[[RefusedError], bytes]
+"""How a dialect tells of an error inside a stream."""
+
+
+class Exchange:
+    """What all dialects share. ``settings``: bounds of a request."""
+
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self.service, self.metrics, self.settings = service, metrics, service.settings
+
+    async def body(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+        """A request's body, read as far as it may be. Raises :class:`RefusedError`."""
+        most, read = self.settings.body_bytes, bytearray()
+        async for part in request.stream():
+            read += part
+            if len(read) > most:
+                raise RefusedError(413, f"the body has more than {most} bytes: send less")
+        try:
+            return decoder.decode(read)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as wrong:
+            raise RefusedError(400, f"the body is not what this path takes: {wrong}") from None
+
+    async def completions(self, request: Request, ask: Ask) -> list[Completion]:
+        """All that was asked for, unless the client goes meanwhile, which ends it."""
+        tasks = await self.service.tasks(ask)
+        async with _Watch(self.service, request, tasks):
+            done = [await task for task in tasks]
+        self.metrics.took([each.usage for each in done])
+        return done
+
+    async def streams(self, ask: Ask) -> list[Stream]:
+        """What was asked for, as it comes; for :meth:`streamed`."""
+        return await self.service.streams(ask)
+
+    def streamed(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told, kind: str = EVENTS) -> Response:
+        """Parts of an answer as they come, until the client is gone."""
+        return StreamingResponse(self._watched(streams, parts, told), media_type=kind, headers={"cache-control": "no-cache"})
+
+    async def _watched(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told) -> AsyncIterator[bytes]:
+        try:
+            async for part in parts:
+                yield part
+        except Exception as failed:
+            refusal = refusal_of(failed)
+            if refusal.status == 500:
+                LOG.exception("a stream failed")
+            yield told(refusal)
+        finally:
+            self.service.over(streams)
+            self.metrics.took([stream.usage for stream in streams])
+
+
+class _Watch:
+    """Ends requests whose client is gone."""
+
+    def __init__(self, service: Service, request: Request, handles: Sequence[Handle[Any]]) -> None:
+        self._service, self._request, self._handles = service, request, handles
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._service.over(self._handles)
+
+    async def __aexit__(self, *ended: object) -> None:
+        self._service.over(self._handles)
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
+
+
+async def merged(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Piece]]:
+    """Pieces of several streams as they come, with the number of their stream."""
+    if len(streams) == 1:
+        async for piece in streams[0]:
+            yield 0, piece
+        return
+    coming: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue(2 * len(streams))
+
+    async def read(index: int, stream: Stream) -> None:
+        try:
+            async for piece in stream:
+                await coming.put((index, piece))
+            await coming.put((index, None))
+        except Exception as failed:
+            await coming.put((index, failed))
+
+    readers = [asyncio.create_task(read(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        left = len(streams)
+        while left:
+            index, came = await coming.get()
+            if isinstance(came, Exception):
+                raise came
+            if came is None:
+                left -= 1
+            else:
+                yield index, came
+    finally:
+        for reader in readers:
+            reader.cancel()
+
+
+def guarded(
+    answer: Callable[[Request], Awaitable[Response]],
+    reply: Callable[[RefusedError], Response] = refused,
+) -> Callable[[Request], Awaitable[Response]]:
+    """Turn what an answer raises into one, as a dialect tells of it."""
+
+    async def safe(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception as failed:
+            refusal = refusal_of(failed)
+            if refusal.status == 500:
+                LOG.exception("a request failed")
+            return reply(refusal)
+
+    return safe

@@ -1,0 +1,1 @@
+"""Which path speaks which dialect: each file has the paths of one."""

@@ -1,0 +1,90 @@
+"""The paths of llama.cpp's server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.serve.ask import Ask
+from sc2onnx.serve.dialects import llama_cpp
+from sc2onnx.serve.exchange import Exchange, guarded, merged
+from sc2onnx.serve.refusal import RefusedError
+from sc2onnx.serve.replies import error, event, replied
+
+_INFILL: Final = msgspec.json.Decoder(llama_cpp.Infill)
+_COMPLETE: Final = msgspec.json.Decoder(llama_cpp.Complete)
+_TOKENIZE: Final = msgspec.json.Decoder(llama_cpp.Tokenize)
+_DETOKENIZE: Final = msgspec.json.Decoder(llama_cpp.Detokenize)
+
+
+class Routes:
+    """What they answer."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._service = exchange, exchange.service
+
+    def routes(self) -> list[Route]:
+        """Its paths."""
+        answers = [
+            ("GET", "/props", self._props),
+            ("GET", "/slots", self._slots),
+            ("POST", "/infill", self._infill),
+            ("POST", "/completion", self._completion),
+            ("POST", "/tokenize", self._tokenize),
+            ("POST", "/detokenize", self._detokenize),
+        ]
+        return [Route(path, guarded(answer), methods=[method]) for method, path, answer in answers]
+
+    async def _props(self, request: Request) -> Response:
+        name, model = self._service.model(request.query_params.get("model", ""))
+        return replied(llama_cpp.props(name, model.manifest.model.context_length, model.engine.bounds.rows))
+
+    async def _slots(self, request: Request) -> Response:
+        model = self._service.model(request.query_params.get("model", ""))[1]
+        rows, busy = model.engine.bounds.rows, len(model.engine.lobby.active)
+        return replied(llama_cpp.slots(rows, busy, model.manifest.model.context_length))
+
+    async def _infill(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _INFILL)
+        return await self._answered(request, body, llama_cpp.ask_infill(body, self._exchange.settings))
+
+    async def _completion(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _COMPLETE)
+        return await self._answered(request, body, llama_cpp.ask_completion(body, self._exchange.settings))
+
+    async def _answered(self, request: Request, body: llama_cpp.Sampling, ask: Ask) -> Response:
+        name = self._service.model(ask.model)[0]
+        if ask.stream and not ask.warms:
+            streams = await self._exchange.streams(ask)
+            return self._exchange.streamed(streams, self._events(streams, name), lambda refusal: event(error(refusal)))
+        done = await self._exchange.completions(request, ask)
+        if ask.warms:
+            return replied(llama_cpp.warmed(body, done[0].usage, name))
+        answers = [llama_cpp.answer(body, each, name, index) for index, each in enumerate(done)]
+        return replied(answers if ask.samples > 1 else answers[0])
+
+    async def _events(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:
+        async for index, piece in merged(streams):
+            yield event(llama_cpp.event(piece, streams[index].usage, name, index))
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _TOKENIZE)
+        codec = self._service.model("")[1].codec
+        tokens = await asyncio.to_thread(codec.encode, body.content, special=body.parse_special)
+        return replied({"tokens": tokens})
+
+    async def _detokenize(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _DETOKENIZE)
+        model = self._service.model("")[1]
+        vocab = model.manifest.model.vocab_size
+        if not all(0 <= token < vocab for token in body.tokens):
+            raise RefusedError(400, f"tokens has an id that is none, expected 0 to {vocab - 1}", param="tokens")
+        text = b"".join(map(model.codec.token_bytes, body.tokens)).decode("utf-8", errors="replace")
+        return replied({"content": text})

@@ -1,0 +1,45 @@
+"""The path of Mistral's fill-in-the-middle completions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.serve.dialects import mistral
+from sc2onnx.serve.dialects.openai import DONE
+from sc2onnx.serve.exchange import Exchange, guarded, merged
+from sc2onnx.serve.replies import error, event, replied
+
+_FIM: Final = msgspec.json.Decoder(mistral.Fim)
+
+
+class Routes:
+    """What it answers."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def routes(self) -> list[Route]:
+        """Its paths."""
+        return [Route(path, guarded(self._fim), methods=["POST"]) for path in ("/v1/fim/completions", "/fim/completions")]
+
+    async def _fim(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _FIM)
+        ask = mistral.ask(body, self._exchange.settings)
+        name, number = self._exchange.service.model(ask.model)[0], f"fim-{uuid.uuid4().hex}"
+        if not ask.stream:
+            return replied(mistral.answer(number, name, (await self._exchange.completions(request, ask))[0]))
+        streams = await self._exchange.streams(ask)
+        return self._exchange.streamed(streams, self._events(streams, name, number), lambda refusal: event(error(refusal)))
+
+    async def _events(self, streams: Sequence[Stream], name: str, number: str) -> AsyncIterator[bytes]:
+        async for index, piece in merged(streams):
+            yield event(mistral.event(number, name, piece, streams[index].usage))
+        yield DONE

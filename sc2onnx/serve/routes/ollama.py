@@ -1,0 +1,78 @@
+"""The paths of Ollama's server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.serve.dialects import ollama
+from sc2onnx.serve.exchange import Exchange, guarded, merged
+from sc2onnx.serve.refusal import RefusedError
+from sc2onnx.serve.replies import as_json, refused, replied
+
+_GENERATE: Final = msgspec.json.Decoder(ollama.Generate)
+_SHOW: Final = msgspec.json.Decoder(ollama.Show)
+_LINES: Final = "application/x-ndjson"
+
+
+class Routes:
+    """What they answer."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._service = exchange, exchange.service
+
+    def routes(self) -> list[Route]:
+        """Its paths."""
+        answers = [
+            ("POST", "/api/generate", self._generate),
+            ("POST", "/api/show", self._show),
+            ("GET", "/api/tags", self._tags),
+            ("GET", "/api/ps", self._tags),
+            ("GET", "/api/version", self._version),
+            ("POST", "/api/chat", self._no_chat),
+        ]
+        return [Route(path, guarded(answer, _refused), methods=[method]) for method, path, answer in answers]
+
+    async def _generate(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _GENERATE)
+        ask = ollama.ask(body, self._exchange.settings)
+        if ask is None:
+            return replied(ollama.loaded(self._service.model(body.model.removesuffix(":latest"))[0]))
+        name = self._service.model(ask.model)[0]
+        if not ask.stream:
+            done = (await self._exchange.completions(request, ask))[0]
+            return replied(ollama.whole(name, done.text, done.finish_reason, done.usage))
+        streams = await self._exchange.streams(ask)
+        return self._exchange.streamed(streams, self._lines(streams, name), lambda refusal: _line(ollama.error(refusal)), _LINES)
+
+    async def _lines(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:
+        async for index, piece in merged(streams):
+            ended = piece.finish_reason
+            yield _line(ollama.part(name, piece.text) if ended is None else ollama.whole(name, piece.text, ended, streams[index].usage))
+
+    async def _show(self, request: Request) -> Response:
+        name, model = self._service.model(ollama.name_of(await self._exchange.body(request, _SHOW)))
+        return replied(ollama.show(name, model.manifest))
+
+    async def _tags(self, request: Request) -> Response:
+        return replied(ollama.tags([(name, self._service.model(name)[1].manifest) for name in self._service.names]))
+
+    async def _version(self, request: Request) -> Response:
+        return replied({"version": ollama.VERSION})
+
+    async def _no_chat(self, request: Request) -> Response:
+        raise RefusedError(501, "a base model completes code and does not chat: use /api/generate", "not_supported_error")
+
+
+def _line(answer: object) -> bytes:
+    return as_json(answer) + b"\n"
+
+
+def _refused(refusal: RefusedError) -> Response:
+    return refused(refusal, ollama.error(refusal))

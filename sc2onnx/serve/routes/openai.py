@@ -1,0 +1,71 @@
+"""The paths of OpenAI's completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.serve.ask import Ask
+from sc2onnx.serve.dialects import openai
+from sc2onnx.serve.exchange import Exchange, guarded, merged
+from sc2onnx.serve.refusal import RefusedError
+from sc2onnx.serve.replies import error, event, replied
+
+_BODY: Final = msgspec.json.Decoder(openai.Body)
+
+
+class Routes:
+    """What they answer."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._since = exchange, int(time.time())
+
+    def routes(self) -> list[Route]:
+        """Its paths."""
+        answers = [("POST", "completions", self._completions), ("POST", "chat/completions", self._no_chat), ("GET", "models", self._models)]
+        return [Route(f"{base}/{path}", guarded(answer), methods=[method]) for base in ("/v1", "") for method, path, answer in answers]
+
+    async def _models(self, request: Request) -> Response:
+        service = self._exchange.service
+        context = service.model("")[1].manifest.model.context_length
+        return replied(openai.models(service.names, self._since, context))
+
+    async def _completions(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _BODY)
+        ask = openai.ask(body, self._exchange.settings)
+        (name, model), number = self._exchange.service.model(ask.model), f"cmpl-{uuid.uuid4().hex}"
+        echoes = [prompt if body.echo and isinstance(prompt, str) else "" for prompt in ask.prompts for _ in range(ask.samples)]
+        if ask.stream:
+            streams = await self._exchange.streams(ask)
+            events = self._events(body, ask, streams, echoes, (name, number))
+            return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
+        done = await self._exchange.completions(request, ask)
+        choices = [openai.choice(index, each, echo, model.codec) for index, (each, echo) in enumerate(zip(done, echoes, strict=True))]
+        used = openai.usage([each.usage for each in done[:: ask.samples]], [each.usage for each in done])
+        return replied(openai.completion(number, name, choices, used))
+
+    async def _events(
+        self, body: openai.Body, ask: Ask, streams: Sequence[Stream], echoes: list[str], called: tuple[str, str]
+    ) -> AsyncIterator[bytes]:
+        (name, number), written = called, [0] * len(streams)
+        codec = self._exchange.service.model(ask.model)[1].codec
+        async for index, piece in merged(streams):
+            echo, echoes[index] = echoes[index], ""
+            choice = openai.piece_choice(index, piece, echo, codec, written[index])
+            written[index] += len(echo) + len(piece.text)
+            yield event(openai.completion(number, name, [choice], None))
+        if body.usage_at_end:
+            used = openai.usage([each.usage for each in streams[:: ask.samples]], [each.usage for each in streams])
+            yield event(openai.completion(number, name, [], used))
+        yield openai.DONE
+
+    async def _no_chat(self, request: Request) -> Response:
+        raise RefusedError(501, "a base model completes code and does not chat: use /v1/completions or /infill", "not_supported_error")
