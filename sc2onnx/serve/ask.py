@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from sc2onnx.runtime.options import GenerationKeywords
@@ -21,7 +21,7 @@ class Ask:
     ``options``: see :class:`~sc2onnx.runtime.options.GenerationOptions`. ``model``: a name, empty for
     the only one. ``stream``: pieces as they come. ``warms``: it is not to be answered, only to leave
     its prompt computed. ``order``: of code to fill in, by default the one after which typing leaves the
-    prompt's beginning as it was.
+    prompt's beginning as it was. ``replaces``: a newer request with the same key takes its place.
     """
 
     prompts: tuple[str | Tokens | Surroundings, ...]
@@ -31,6 +31,7 @@ class Ask:
     stream: bool = False
     warms: bool = False
     order: FimOrder = "spm"
+    replaces: Hashable | None = None
 
 
 Answer = Mapping[str, object]

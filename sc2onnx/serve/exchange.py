@@ -37,16 +37,17 @@ class Exchange:
         self.service, self.metrics, self.settings = service, metrics, service.settings
 
     async def body(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+        """A request's body. Raises :class:`RefusedError`."""
+        return decoded(await self.raw(request), decoder)
+
+    async def raw(self, request: Request) -> bytes:
         """A request's body, read as far as it may be. Raises :class:`RefusedError`."""
         most, read = self.settings.body_bytes, bytearray()
         async for part in request.stream():
             read += part
             if len(read) > most:
                 raise RefusedError(413, f"the body has more than {most} bytes: send less")
-        try:
-            return decoder.decode(read)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as wrong:
-            raise RefusedError(400, f"the body is not what this path takes: {wrong}") from None
+        return bytes(read)
 
     async def completions(self, request: Request, ask: Ask) -> list[Completion]:
         """All that was asked for, unless the client goes meanwhile, which ends it."""
@@ -76,6 +77,14 @@ class Exchange:
         finally:
             self.service.over(streams)
             self.metrics.took([stream.usage for stream in streams])
+
+
+def decoded(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A body as what it should be. Raises :class:`RefusedError`."""
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as wrong:
+        raise RefusedError(400, f"the body is not what this path takes: {wrong}") from None
 
 
 class _Watch:

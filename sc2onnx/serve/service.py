@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
 from sc2onnx.runtime.engine.handle import Handle, Stream, Task
@@ -110,6 +111,7 @@ def _rows(model: Model, ask: Ask, gives: Literal["whole", "pieces"]) -> list[Row
     rows = model.requests.whole_rows(prompts, ask.samples, options)
     for row in rows:
         row.gives = gives
+        row.terms = replace(row.terms, replaces=ask.replaces if len(rows) == 1 else None)
     return rows
 
 

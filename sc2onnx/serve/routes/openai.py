@@ -1,4 +1,4 @@
-"""The paths of OpenAI's completions."""
+"""The paths of OpenAI's completions; Tabby's have the same one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from starlette.routing import Route
 
 from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.serve.ask import Ask
-from sc2onnx.serve.dialects import openai
-from sc2onnx.serve.exchange import Exchange, guarded, merged
+from sc2onnx.serve.dialects import openai, tabby
+from sc2onnx.serve.exchange import Exchange, decoded, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import error, event, replied
 
 _BODY: Final = msgspec.json.Decoder(openai.Body)
+_SEGMENTS: Final = msgspec.json.Decoder(tabby.Body)
 
 
 class Routes:
@@ -39,7 +40,10 @@ class Routes:
         return replied(openai.models(service.names, self._since, context))
 
     async def _completions(self, request: Request) -> Response:
-        body = await self._exchange.body(request, _BODY)
+        raw = await self._exchange.raw(request)
+        if tabby.is_meant(raw):
+            return await self._tabby(request, decoded(raw, _SEGMENTS))
+        body = decoded(raw, _BODY)
         ask = openai.ask(body, self._exchange.settings)
         (name, model), number = self._exchange.service.model(ask.model), f"cmpl-{uuid.uuid4().hex}"
         echoes = [prompt if body.echo and isinstance(prompt, str) else "" for prompt in ask.prompts for _ in range(ask.samples)]
@@ -51,6 +55,11 @@ class Routes:
         choices = [openai.choice(index, each, echo, model.codec) for index, (each, echo) in enumerate(zip(done, echoes, strict=True))]
         used = openai.usage([each.usage for each in done[:: ask.samples]], [each.usage for each in done])
         return replied(openai.completion(number, name, choices, used))
+
+    async def _tabby(self, request: Request, body: tabby.Body) -> Response:
+        """The agent's requests for completions come to the same path."""
+        done = await self._exchange.completions(request, tabby.ask(body, self._exchange.settings))
+        return replied(tabby.answer(f"cmpl-{uuid.uuid4().hex}", body, done))
 
     async def _events(
         self, body: openai.Body, ask: Ask, streams: Sequence[Stream], echoes: list[str], called: tuple[str, str]
