@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from sc2onnx.runtime.engine.handle import Handle, Stream
 from sc2onnx.runtime.results import Completion, Piece
@@ -43,10 +44,14 @@ class Exchange:
     async def raw(self, request: Request) -> bytes:
         """A request's body, read as far as it may be. Raises :class:`RefusedError`."""
         most, read = self.settings.body_bytes, bytearray()
-        async for part in request.stream():
-            read += part
-            if len(read) > most:
-                raise RefusedError(413, f"the body has more than {most} bytes: send less")
+        try:
+            async with asyncio.timeout(self.settings.patience):
+                async for part in request.stream():
+                    read += part
+                    if len(read) > most:
+                        raise RefusedError(413, f"the body has more than {most} bytes: send less")
+        except TimeoutError:
+            raise RefusedError(408, f"the body took more than {self.settings.patience:.0f} seconds: send it at once") from None
         return bytes(read)
 
     async def completions(self, request: Request, ask: Ask) -> list[Completion]:
@@ -63,20 +68,41 @@ class Exchange:
 
     def streamed(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told, kind: str = EVENTS) -> Response:
         """Parts of an answer as they come, until the client is gone."""
-        return StreamingResponse(self._watched(streams, parts, told), media_type=kind, headers={"cache-control": "no-cache"})
 
-    async def _watched(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told) -> AsyncIterator[bytes]:
-        try:
-            async for part in parts:
-                yield part
-        except Exception as failed:
-            refusal = refusal_of(failed)
-            if refusal.status == 500:
-                LOG.exception("a stream failed")
-            yield told(refusal)
-        finally:
+        def over() -> None:
             self.service.over(streams)
             self.metrics.took([stream.usage for stream in streams])
+
+        return _Streamed(_told_of(parts, told), over, kind)
+
+
+class _Streamed(StreamingResponse):
+    """A stream that ends its requests whatever ends it: its last part, or a client that is gone or does not
+    read, of which the parts would hear only when they are collected.
+    """
+
+    def __init__(self, parts: AsyncIterator[bytes], over: Callable[[], None], kind: str) -> None:
+        super().__init__(parts, media_type=kind, headers={"cache-control": "no-cache"})
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the specification of ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._over()
+
+
+async def _told_of(parts: AsyncIterator[bytes], told: Told) -> AsyncIterator[bytes]:
+    """Parts, and an error as the last of them."""
+    try:
+        async for part in parts:
+            yield part
+    except Exception as failed:
+        refusal = refusal_of(failed)
+        if refusal.status == 500:
+            LOG.exception("a stream failed")
+        yield told(refusal)
 
 
 def decoded(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:

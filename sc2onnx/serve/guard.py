@@ -8,7 +8,9 @@ refused.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import logging
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import refused
 from sc2onnx.serve.settings import Settings, is_loopback
+
+LOG: Final = logging.getLogger("sc2onnx.serve")
 
 OPEN: Final = frozenset({"/health"})
 """Paths that need no key: nothing can be asked for there."""
@@ -52,11 +56,14 @@ class Guard:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(allowed)
-            await send(message)
+            async with asyncio.timeout(self._settings.patience):  # who does not read holds what others wait for
+                await send(message)
 
         self._open += 1
         try:
-            await self._app(scope, receive, sending if allowed else send)
+            await self._app(scope, receive, sending)
+        except TimeoutError:
+            LOG.info("a client does not read its answer: it is not waited for")
         finally:
             self._open -= 1
 

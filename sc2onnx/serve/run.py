@@ -67,6 +67,7 @@ class _Server(uvicorn.Server):
                 http="h11",
                 h11_max_incomplete_event_size=_HEADERS,
                 timeout_keep_alive=30,
+                limit_concurrency=settings.connections,
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )

@@ -28,7 +28,8 @@ class Settings:
     the server by, besides loopback ones; ``origins``: web pages that may ask, none by default.
     ``body_bytes``: of a request. ``most_tokens``, ``most_prompts``, ``most_samples``, ``most_stops``:
     what one request may ask for. ``waiting``: requests under way, beyond which others are told to
-    come later; ``connections``: open at once. ``drain_seconds``: that requests have to end in when the server does.
+    come later; ``connections``: open at once. ``patience``: seconds that a client may take to send its
+    body, and to take a part of an answer. ``drain_seconds``: that requests have to end in when the server does.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -45,6 +46,7 @@ class Settings:
     most_stops: int = 16
     waiting: int = 64
     connections: int = 256
+    patience: float = 30.0
     drain_seconds: float = 10.0
 
     def __post_init__(self) -> None:

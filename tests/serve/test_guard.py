@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -159,3 +160,38 @@ def test_headers_are_bounded(served: Served) -> None:
         except OSError:  # it hung up
             answer = b""
     assert answer == b"" or b"400" in answer.split(b"\r\n")[0]
+
+
+def test_who_does_not_read_is_not_waited_for(bundle: Path) -> None:
+    """Nor who does not send: both hold what others wait for."""
+    body = b'{"prompt": "def f():", "max_tokens": 500, "temperature": 1, "seed": 1, "stream": true}'
+    head = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "path": "/v1/completions", "raw_path": b"/v1/completions", "method": "POST", "headers": head, "query_string": b""}
+    model = sc2onnx.load(bundle)
+
+    async def asked(whole: bool) -> list[int]:
+        service, statuses, parts = Service(Settings(patience=0.2)), list[int](), 0
+        service.ready({"mini": model})
+        came = [{"type": "http.request", "body": body, "more_body": not whole}]
+
+        async def receive() -> dict[str, object]:
+            if not came:
+                await asyncio.sleep(30)
+            return came.pop()
+
+        async def send(message: Any) -> None:
+            nonlocal parts
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            parts += 1
+            if whole and parts > 3:
+                await asyncio.sleep(30)
+
+        async with asyncio.timeout(20):
+            await application(service)(scope, receive, send)
+        assert not service.under_way
+        return statuses
+
+    assert asyncio.run(asked(whole=True)) == [200]
+    assert asyncio.run(asked(whole=False)) == [408]
+    model.stop()
