@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, TypedDict, get_args
 
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.arguments import check_keywords, flag, one_of, shown, stop_strings, whole_number
+from sc2onnx.runtime.arguments import check_keywords, flag, one_of, optional_text, shown, stop_strings, whole_number
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.text.lines import Lines
 
@@ -47,6 +47,8 @@ class GenerationKeywords(TypedDict, total=False):
     special_tokens: SpecialTokens
     timeout: float | None
     priority: int
+    namespace: str | None
+    prediction: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,10 @@ class GenerationOptions:
     ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether ``<fim_prefix>``
     and its like, spelt out in the prompt, are taken as the special token (``"parse"``) or as their
     characters (``"text"``, for text that is data). ``timeout``: seconds after which it ends with
-    what there is. ``priority``: requests of a higher one go first.
+    what there is. ``priority``: requests of a higher one go first. ``namespace``: whose request it
+    is: what others left computed, and their texts, are not used for it, nor its own for them, so
+    that nobody can tell by the time what others ask. ``prediction``: a text that the completion
+    may be like, such as the code that it is to replace: where it is, several tokens are computed at once.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -91,6 +96,8 @@ class GenerationOptions:
     special_tokens: SpecialTokens = "parse"
     timeout: float | None = None
     priority: int = 0
+    namespace: str | None = None
+    prediction: str | None = None
 
     def __post_init__(self) -> None:
         self.sampling  # noqa: B018 - which checks its own
@@ -109,6 +116,8 @@ class GenerationOptions:
         most = _MOST_PRIORITY
         object.__setattr__(self, "priority", whole_number("priority", self.priority, -most, most))
         _check_seconds("timeout", self.timeout)
+        optional_text("namespace", self.namespace)
+        optional_text("prediction", self.prediction)
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Self:
@@ -142,7 +151,7 @@ def _check_seconds(name: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRules:
-    """What of the options a row goes by. ``stop_tokens``: all that end it."""
+    """What of the options a row goes by. ``stop_tokens``: all that end it; ``prediction``: as tokens."""
 
     max_new_tokens: int
     sampling: SamplingParameters
@@ -151,6 +160,8 @@ class GenerationRules:
     logprobs: bool = False
     line_seconds: float | None = None
     top_logprobs: int = 0
+    namespace: str | None = None
+    prediction: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         most = whole_number("max_new_tokens", self.max_new_tokens, 1)

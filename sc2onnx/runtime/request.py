@@ -122,7 +122,15 @@ class Requests:
             logprobs=options.logprobs,
             line_seconds=options.line_seconds,
             top_logprobs=options.top_logprobs,
+            namespace=options.namespace,
+            prediction=self._predicted(options.prediction),
         )
+
+    def _predicted(self, prediction: str | None) -> tuple[int, ...]:
+        if not prediction or self.drafting is None:
+            return ()
+        self._check_length(len(prediction))
+        return tuple(self._open().encode(prediction, special=False))
 
     def token_rules(
         self,
@@ -206,7 +214,7 @@ class Requests:
         sampler: Chooser = Sampler(rules.sampling, ids, vocab, spawned)
         drafter = None
         if self.drafting is not None and not rules.logprobs:
-            lookup = Lookup.of(ids.tolist(), self.drafting.memory)
+            lookup = Lookup.of(ids.tolist(), self.drafting.memory, rules.namespace, rules.prediction)
             drafter = Drafter(lookup, self.drafting.costs)
         return Row(ids, rules, sampler, context, drafter=drafter, gives=gives)
 

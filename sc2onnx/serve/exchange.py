@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from sc2onnx.runtime.engine.handle import Handle, Stream
 from sc2onnx.runtime.results import Completion, Piece
 from sc2onnx.serve.ask import Ask
+from sc2onnx.serve.guard import key_number
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError, refusal_of
 from sc2onnx.serve.replies import refused
@@ -56,15 +58,20 @@ class Exchange:
 
     async def completions(self, request: Request, ask: Ask) -> list[Completion]:
         """All that was asked for, unless the client goes meanwhile, which ends it."""
-        tasks = await self.service.tasks(ask)
+        tasks = await self.service.tasks(self._owned(request, ask))
         async with _Watch(self.service, request, tasks):
             done = [await task for task in tasks]
         self.metrics.took([each.usage for each in done])
         return done
 
-    async def streams(self, ask: Ask) -> list[Stream]:
+    async def streams(self, request: Request, ask: Ask) -> list[Stream]:
         """What was asked for, as it comes; for :meth:`streamed`."""
-        return await self.service.streams(ask)
+        return await self.service.streams(self._owned(request, ask))
+
+    def _owned(self, request: Request, ask: Ask) -> Ask:
+        """What is asked for, in the namespace of its key: nobody can tell by the time what others ask."""
+        number = key_number(self.settings, request.headers)
+        return ask if number is None else replace(ask, options={**ask.options, "namespace": str(number)})
 
     def streamed(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told, kind: str = EVENTS) -> Response:
         """Parts of an answer as they come, until the client is gone."""

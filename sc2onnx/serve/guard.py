@@ -87,12 +87,15 @@ class Guard:
             raise RefusedError(403, "the server does not go by that name: list it (--allowed-host) if it is its own", "permission_error")
 
     def _check_key(self, headers: Headers) -> None:
-        if not self._settings.keys:
-            return
-        given = headers.get("authorization", "").removeprefix("Bearer ").encode() or headers.get("x-api-key", "").encode()
-        right = [hmac.compare_digest(given, key.encode()) for key in self._settings.keys]  # all, whichever it is
-        if not any(right):
+        if self._settings.keys and key_number(self._settings, headers) is None:
             raise RefusedError(401, "the key is missing or wrong: send it as Authorization: Bearer KEY", "authentication_error")
+
+
+def key_number(settings: Settings, headers: Headers) -> int | None:
+    """Which of the keys a request brings. It takes as long whichever it is."""
+    given = headers.get("authorization", "").removeprefix("Bearer ").encode() or headers.get("x-api-key", "").encode()
+    right = [hmac.compare_digest(given, key.encode()) for key in settings.keys]
+    return right.index(True) if any(right) else None
 
 
 def cors(settings: Settings, origin: str | None) -> dict[str, str]:

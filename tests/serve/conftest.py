@@ -56,7 +56,7 @@ def serving(model: sc2onnx.Model, settings: Settings | None = None) -> Iterator[
         assert not service.under_way
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(bundle: Path) -> Iterator[Served]:
     with serving(sc2onnx.load(bundle)) as running:
         yield running

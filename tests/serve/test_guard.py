@@ -195,3 +195,15 @@ def test_who_does_not_read_is_not_waited_for(bundle: Path) -> None:
     assert asyncio.run(asked(whole=True)) == [200]
     assert asyncio.run(asked(whole=False)) == [408]
     model.stop()
+
+
+def test_one_key_does_not_find_what_another_left_computed(keyed: Served) -> None:
+    body = {"prompt": "class Secret:\n    value = 42\n" * 10, "max_tokens": 1, "temperature": 0}
+
+    def cached(key: str) -> int:
+        answer = keyed.post("/v1/completions", body, headers={"x-api-key": key}).json()
+        return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    assert cached(KEY) == 0
+    assert cached("another-key-here") == 0
+    assert cached(KEY) > 50

@@ -116,7 +116,7 @@ class Lobby:
             if shared.leader is not None:
                 return self.seats.new()
             shared.leader = row
-        found = self.store.take(row.prompt) if self.store.limit else None
+        found = self.store.take(row.prompt, row.rules.namespace) if self.store.limit else None
         return self.seats.new() if found is None else found
 
     def follows(self, row: Row) -> bool:
@@ -193,7 +193,7 @@ class Lobby:
             return
         if length > kept:
             seat.rewind(length - kept)
-        self.store.put(Kept(held[:kept].copy(), min(asked, kept), seat))
+        self.store.put(Kept(held[:kept].copy(), min(asked, kept), seat, row.rules.namespace))
 
     def fail(self, row: Row, error: BaseException) -> None:
         """End a row with an error, which its reader is told."""

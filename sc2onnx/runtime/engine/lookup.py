@@ -41,10 +41,10 @@ _SAME: Final = 0.9
 
 
 class Text:
-    """A growing sequence of tokens, and where its pairs and its tokens stand."""
+    """A growing sequence of tokens, and where its pairs and its tokens stand. ``namespace``: whose it is."""
 
-    def __init__(self, tokens: Iterable[int] = ()) -> None:
-        self.tokens = list(tokens)
+    def __init__(self, tokens: Iterable[int] = (), namespace: str | None = None) -> None:
+        self.tokens, self.namespace = list(tokens), namespace
         self._pairs: dict[tuple[int, int], list[int]] = {}  # -> positions that follow it
         self._singles: dict[int, list[int]] = {}
         for place, token in enumerate(self.tokens[:-1], 1):
@@ -89,21 +89,21 @@ class Memory:
         self._texts: deque[Text] = deque()
         self._lock = threading.Lock()
 
-    def begin(self, tokens: Sequence[int]) -> Text:
+    def begin(self, tokens: Sequence[int], namespace: str | None = None) -> Text:
         """Return a new text, which is kept as it grows; one that begins alike is an earlier state of it, and goes."""
-        text = Text(tokens)
+        text = Text(tokens, namespace)
         if not self.limit:
             return text
         with self._lock:
-            kept = [old for old in self._texts if not old.begins_like(text.tokens)]
+            kept = [old for old in self._texts if old.namespace != namespace or not old.begins_like(text.tokens)]
             self._texts = deque([*kept, text])
             while len(self._texts) > 1 and sum(len(each.tokens) for each in self._texts) > self.limit:
                 self._texts.popleft()
         return text
 
     def others(self, text: Text) -> list[Text]:
-        """Return the texts but this one."""
-        return [each for each in self._texts if each is not text]
+        """Return the texts of its namespace but this one."""
+        return [each for each in self._texts if each is not text and each.namespace == text.namespace]
 
     def clear(self) -> None:
         """Forget all texts."""
@@ -124,16 +124,25 @@ class Lookup:
     """Guesses of what follows a text, from itself and from others."""
 
     def __init__(self, text: Text, others: Sequence[Text] = ()) -> None:
-        self.text, self._others = text, others
+        self.text, self.others = text, others
         self._source: tuple[Text, int] | None = None  # where what was copied last would go on
 
     @classmethod
-    def of(cls, tokens: Sequence[int], memory: Memory | None = None) -> Lookup:
-        """Return one over a new text of ``memory``."""
+    def of(
+        cls,
+        tokens: Sequence[int],
+        memory: Memory | None = None,
+        namespace: str | None = None,
+        prediction: Sequence[int] = (),
+    ) -> Lookup:
+        """Return one over a new text of ``memory``. ``prediction``: tokens that somebody thinks will come,
+        looked up behind the end of the text.
+        """
         if memory is None:
             return cls(Text(tokens))
-        text = memory.begin(tokens)
-        return cls(text, memory.others(text))
+        text = memory.begin(tokens, namespace)
+        predicted = [Text([*tokens[-LONGEST:], *prediction])] if prediction else []
+        return cls(text, [*memory.others(text), *predicted])
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Append tokens that were given."""
@@ -171,7 +180,7 @@ class Lookup:
         return Guess(best, longest[best], votes[best] / sum(votes.values())), sources[best]
 
     def _candidates(self, tail: list[int], near: bool) -> Iterator[tuple[Text, int, int]]:
-        for text in (*self._others, self.text):  # the text itself has the last word
+        for text in (*self.others, self.text):  # the text itself has the last word
             yield from ((text, place, 0) for place in text.places(tail))
         if near and self._source is not None:
             text, place = self._source

@@ -36,11 +36,14 @@ _WORTH_A_COPY: Final = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
-    """A finished request: the tokens (n,) that its seat holds, and how many of them the request asked for."""
+    """A finished request: the tokens (n,) that its seat holds, and how many of them the request asked for.
+    ``namespace``: whose it was; it serves no other.
+    """
 
     tokens: npt.NDArray[np.int64]
     asked: int
     seat: Seat
+    namespace: str | None = None
 
     def __post_init__(self) -> None:
         assert len(self.tokens) == self.seat.length
@@ -48,6 +51,8 @@ class Kept:
     def covers(self, other: Kept) -> bool:
         """Whether this one serves every prompt as well as ``other`` does."""
         size = len(other.tokens)
+        if self.namespace != other.namespace:
+            return False
         return len(self.tokens) >= size and bool((self.tokens[:size] == other.tokens).all()) and self.seat.earliest <= other.seat.earliest
 
 
@@ -105,9 +110,11 @@ class PrefixStore:
         """Bytes of the caches kept now."""
         return sum(seat.nbytes for seat in self.seats)
 
-    def take(self, prompt: npt.NDArray[np.int64]) -> Seat | None:
-        """A seat with the longest beginning of prompt (n,) that some sequence has exactly, up to n - 1 tokens; None: there is none."""
-        found = self._claim(prompt)
+    def take(self, prompt: npt.NDArray[np.int64], namespace: str | None = None) -> Seat | None:
+        """A seat with the longest beginning of prompt (n,) that some sequence of the namespace has exactly, up
+        to n - 1 tokens; None: there is none.
+        """
+        found = self._claim(prompt, namespace)
         if found is None:
             return None
         kept, match = found
@@ -144,10 +151,11 @@ class PrefixStore:
         with self._lock:
             self._kept.clear()
 
-    def _claim(self, prompt: npt.NDArray[np.int64]) -> tuple[Kept, Match] | None:
+    def _claim(self, prompt: npt.NDArray[np.int64], namespace: str | None) -> tuple[Kept, Match] | None:
         """The sequence that suits the prompt best, out of the store. Of equals the one that loses least, then the latest."""
         with self._lock:
-            matches = [(kept, Match.of(kept, prompt)) for kept in reversed(list(self._kept.values()))]
+            own = [kept for kept in reversed(list(self._kept.values())) if kept.namespace == namespace]
+            matches = [(kept, Match.of(kept, prompt)) for kept in own]
             suited = [(kept, match) for kept, match in matches if match.useful and kept.seat.earliest <= match.shared]
             if not suited:
                 return None

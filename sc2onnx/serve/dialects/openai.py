@@ -28,6 +28,12 @@ class StreamOptions(Struct):
     include_usage: bool = False
 
 
+class Prediction(Struct):
+    """A text that the completion may be like."""
+
+    content: str = ""
+
+
 class Body(Struct):
     """A request. What is not listed is ignored, as by other servers."""
 
@@ -51,6 +57,7 @@ class Body(Struct):
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
     logit_bias: dict[str, float] | None = None
+    prediction: Prediction | None = None
 
     @property
     def usage_at_end(self) -> bool:
@@ -122,6 +129,8 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
     )
     if body.stop:
         options["stop"] = body.stop
+    if body.prediction is not None and body.prediction.content:
+        options["prediction"] = body.prediction.content
     return options
 
 

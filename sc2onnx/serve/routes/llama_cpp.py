@@ -62,7 +62,7 @@ class Routes:
     async def _answered(self, request: Request, body: llama_cpp.Sampling, ask: Ask) -> Response:
         name = self._service.model(ask.model)[0]
         if ask.stream and not ask.warms:
-            streams = await self._exchange.streams(ask)
+            streams = await self._exchange.streams(request, ask)
             return self._exchange.streamed(streams, self._events(streams, name), lambda refusal: event(error(refusal)))
         done = await self._exchange.completions(request, ask)
         if ask.warms:

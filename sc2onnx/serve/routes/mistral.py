@@ -36,7 +36,7 @@ class Routes:
         name, number = self._exchange.service.model(ask.model)[0], f"fim-{uuid.uuid4().hex}"
         if not ask.stream:
             return replied(mistral.answer(number, name, (await self._exchange.completions(request, ask))[0]))
-        streams = await self._exchange.streams(ask)
+        streams = await self._exchange.streams(request, ask)
         return self._exchange.streamed(streams, self._events(streams, name, number), lambda refusal: event(error(refusal)))
 
     async def _events(self, streams: Sequence[Stream], name: str, number: str) -> AsyncIterator[bytes]:

@@ -48,7 +48,7 @@ class Routes:
         if not ask.stream:
             done = (await self._exchange.completions(request, ask))[0]
             return replied(ollama.whole(name, done.text, done.finish_reason, done.usage))
-        streams = await self._exchange.streams(ask)
+        streams = await self._exchange.streams(request, ask)
         return self._exchange.streamed(streams, self._lines(streams, name), lambda refusal: _line(ollama.error(refusal)), _LINES)
 
     async def _lines(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:

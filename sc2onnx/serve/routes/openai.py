@@ -48,7 +48,7 @@ class Routes:
         (name, model), number = self._exchange.service.model(ask.model), f"cmpl-{uuid.uuid4().hex}"
         echoes = [prompt if body.echo and isinstance(prompt, str) else "" for prompt in ask.prompts for _ in range(ask.samples)]
         if ask.stream:
-            streams = await self._exchange.streams(ask)
+            streams = await self._exchange.streams(request, ask)
             events = self._events(body, ask, streams, echoes, (name, number))
             return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
         done = await self._exchange.completions(request, ask)
