@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.dialects import openai, tabby
 from sc2onnx.serve.exchange import Exchange, decoded, guarded, merged
@@ -21,6 +22,14 @@ from sc2onnx.serve.replies import error, event, replied
 
 _BODY: Final = msgspec.json.Decoder(openai.Body)
 _SEGMENTS: Final = msgspec.json.Decoder(tabby.Body)
+
+
+class _Answering(NamedTuple):
+    """What all events of a stream have in common: their number, the model's name, and its tokenizer."""
+
+    number: str
+    name: str
+    codec: Codec
 
 
 class Routes:
@@ -49,7 +58,7 @@ class Routes:
         echoes = [prompt if body.echo and isinstance(prompt, str) else "" for prompt in ask.prompts for _ in range(ask.samples)]
         if ask.stream:
             streams = await self._exchange.streams(request, ask)
-            events = self._events(body, ask, streams, echoes, (name, number))
+            events = self._events(body, ask, streams, echoes, _Answering(number, name, model.codec))
             return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
         done = await self._exchange.completions(request, ask)
         choices = [openai.choice(index, each, echo, model.codec) for index, (each, echo) in enumerate(zip(done, echoes, strict=True))]
@@ -61,11 +70,8 @@ class Routes:
         done = await self._exchange.completions(request, tabby.ask(body, self._exchange.settings))
         return replied(tabby.answer(f"cmpl-{uuid.uuid4().hex}", body, done))
 
-    async def _events(
-        self, body: openai.Body, ask: Ask, streams: Sequence[Stream], echoes: list[str], called: tuple[str, str]
-    ) -> AsyncIterator[bytes]:
-        (name, number), written = called, [0] * len(streams)
-        codec = self._exchange.service.model(ask.model)[1].codec
+    async def _events(self, body: openai.Body, ask: Ask, streams: Sequence[Stream], echoes: list[str], answering: _Answering) -> AsyncIterator[bytes]:
+        (number, name, codec), written = answering, [0] * len(streams)
         async for index, piece in merged(streams):
             echo, echoes[index] = echoes[index], ""
             choice = openai.piece_choice(index, piece, echo, codec, written[index])
