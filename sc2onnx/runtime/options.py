@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Self, TypedDict, get_args
 
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.arguments import check_keywords, flag, one_of, optional_text, shown, stop_strings, whole_number
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Bias, SamplingParameters
 from sc2onnx.runtime.text.lines import Lines
 
 SpecialTokens = Literal["parse", "text"]
@@ -36,6 +36,7 @@ class GenerationKeywords(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
+    logit_bias: Bias
     seed: int | None
     stop: str | Sequence[str] | None
     stop_tokens: Iterable[int] | None
@@ -56,7 +57,7 @@ class GenerationOptions:
     """How to draw, when to end, and how the prompt is read.
 
     ``max_new_tokens``: tokens at most. ``temperature``, ``top_k``, ``top_p``, ``min_p``,
-    ``repetition_penalty``: see :class:`~sc2onnx.runtime.choose.sampling.SamplingParameters`; greedy by
+    ``repetition_penalty``, ``logit_bias``: see :class:`~sc2onnx.runtime.choose.sampling.SamplingParameters`; greedy by
     default. ``seed``: the same gives the same tokens; each sample and each prompt of a list draws
     from a stream of its own, the first from that of a single prompt, and how many there are changes
     none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
@@ -85,6 +86,7 @@ class GenerationOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: Bias = ()
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     stop_tokens: Iterable[int] | None = None
@@ -134,6 +136,7 @@ class GenerationOptions:
             top_p=self.top_p,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
             seed=self.seed,
         )
 

@@ -14,7 +14,7 @@ import pytest
 
 import sc2onnx
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, SamplingError, TokenIdError, TokenizerError
-from sc2onnx.runtime.choose.sampling import Sampler
+from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.options import GenerationOptions
 
 PROMPTS = ["def fib(n):\n", "import os\n\n\ndef main(", "class Node:\n    def __init__(self", "x"]
@@ -261,3 +261,19 @@ def test_the_likeliest_tokens_are_those_of_the_logits(model: sc2onnx.Model) -> N
 def test_likeliest_tokens_are_bounded_and_go_with_log_probabilities(model: sc2onnx.Model, wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match="top_logprobs is"):
         model.generate("def f():", **wrong)
+
+
+def test_a_bias_is_added_to_logits_before_all_else(model: sc2onnx.Model) -> None:
+    logits = np.array([1.0, 2.0, 3.0, -1.0], dtype=np.float32)
+    sampler = Sampler(SamplingParameters(logit_bias={2: -1.5, 3: 4.0}, repetition_penalty=2.0), np.array([3]), 4)
+    assert sampler.penalised(logits).tolist() == [1.0, 2.0, 1.5, 1.5]  # 3.0 is halved: it was seen
+    assert logits.tolist() == [1.0, 2.0, 3.0, -1.0]
+    assert not Sampler(SamplingParameters(logit_bias={2: 1}), np.array([3]), 4).greedy
+    wanted = model.codec.encode("import")[0]
+    assert set(model.generate("x = ", max_new_tokens=6, logit_bias={wanted: 100}).tokens) == {wanted}
+
+
+@pytest.mark.parametrize("wrong", [{1: 101}, {-1: 0}, {"a": 1}, {1: "x"}, 5, {1: float("nan")}, dict.fromkeys(range(2000), 0), {10**9: 1}])
+def test_a_bias_that_is_none_is_refused(model: sc2onnx.Model, wrong: Any) -> None:
+    with pytest.raises(RequestError, match="logit_bias is"):
+        model.generate("x = ", logit_bias=wrong)

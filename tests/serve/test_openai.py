@@ -65,6 +65,14 @@ def test_special_tokens_spelt_out_in_a_prompt_are_such(client: openai.OpenAI, se
     assert found.choices[0].text == served.model.generate(spelt, max_new_tokens=8).text
 
 
+def test_a_token_that_is_ruled_out_does_not_come(client: openai.OpenAI, served: Served) -> None:
+    first = served.model.generate(PROMPT, max_new_tokens=1).tokens[0]
+    found = client.completions.create(model="mini", prompt=PROMPT, max_tokens=8, temperature=0, logit_bias={str(first): -100})
+    expected = served.model.generate(PROMPT, max_new_tokens=8, logit_bias={first: -100})
+    assert found.choices[0].text == expected.text
+    assert first not in expected.tokens
+
+
 def test_log_probabilities(client: openai.OpenAI, served: Served) -> None:
     found = client.completions.create(model="mini", prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3).choices[0]
     expected = served.model.generate(PROMPT, max_new_tokens=6, logprobs=True, top_logprobs=3)
@@ -91,7 +99,9 @@ def test_log_probabilities(client: openai.OpenAI, served: Served) -> None:
         {"best_of": 3},
         {"max_tokens": 10**9},
         {"max_tokens": -1},
-        {"logit_bias": {"1": 1}},
+        {"logit_bias": {"x": 1}},
+        {"logit_bias": {"1": 101}},
+        {"logit_bias": {"99999999": 1}},
         {"presence_penalty": 1.0},
         {"stop": ["x"] * 99},
         {"temperature": -1},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -20,6 +22,13 @@ _BLOCK: Final = 256
 """Weights that are summed before it is looked which of them is drawn."""
 
 
+Bias = Mapping[int, float] | tuple[tuple[int, float], ...]
+"""What is added to logits, by token id."""
+
+_MOST_BIASED: Final = 1024
+"""Tokens whose logits are changed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:
     """How tokens are drawn, by keyword; the defaults are greedy. Raises :class:`SamplingError` on
@@ -28,7 +37,8 @@ class SamplingParameters:
     ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 keep
     every candidate. ``min_p`` keeps tokens at least so likely relative to the most likely one.
     ``repetition_penalty`` (CTRL, Keskar 2019) divides positive and multiplies negative logits of
-    every token already in the prompt or the output; 1 is none. ``seed`` None draws fresh entropy.
+    every token already in the prompt or the output; 1 is none. ``logit_bias`` (token id -> -100 to
+    100) is added to logits before that, -100 rules a token out. ``seed`` None draws fresh entropy.
     """
 
     temperature: float = 0.0
@@ -37,6 +47,7 @@ class SamplingParameters:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    logit_bias: Bias = ()
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
@@ -50,6 +61,7 @@ class SamplingParameters:
         seeded = _is_whole(self.seed) and self.seed is not None and self.seed >= 0
         _check("seed", self.seed, self.seed is None or seeded, "None or a whole number from 0")
         self._as_plain_numbers()
+        object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
 
     def _as_plain_numbers(self) -> None:
         """Keep Python's numbers in the place of numpy's, whose arithmetic wraps: -np.uint8(5) is 251."""
@@ -57,6 +69,19 @@ class SamplingParameters:
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "top_k", int(self.top_k))
         object.__setattr__(self, "seed", None if self.seed is None else int(self.seed))
+
+
+def _bias(given: object) -> tuple[tuple[int, float], ...]:
+    """What is added to logits, checked, by token id."""
+    pairs = given.items() if isinstance(given, Mapping) else given
+    expected = f"a dict of at most {_MOST_BIASED} token ids and numbers from -100 to 100"
+    try:
+        found = sorted((operator.index(token), float(value)) for token, value in pairs)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, OverflowError):
+        raise SamplingError(f"logit_bias is {shown(given)}, expected {expected}") from None
+    right = all(token >= 0 and -100 <= value <= 100 for token, value in found)
+    _check("logit_bias", given, right and len(found) <= _MOST_BIASED, expected)
+    return tuple(found)
 
 
 _NOT_FINITE: Final = "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision"
@@ -84,6 +109,10 @@ class Sampler:
         """
         self._parameters = parameters
         self._random = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=spawned))
+        bias = _bias(parameters.logit_bias)
+        self._biased = np.array([token for token, _ in bias], dtype=np.int64)
+        self._bias = np.array([value for _, value in bias], dtype=np.float32)
+        _check("logit_bias", parameters.logit_bias, not self._biased.size or self._biased.max() < vocab, f"token ids below {vocab}")
         self._seen: npt.NDArray[np.bool_] | None = None
         if parameters.repetition_penalty != 1.0:
             self._seen = np.zeros(vocab, dtype=np.bool_)
@@ -102,14 +131,17 @@ class Sampler:
     @property
     def greedy(self) -> bool:
         """Whether it takes the most likely token, whatever came before."""
-        return self._parameters.temperature == 0.0 and self._seen is None
+        return self._parameters.temperature == 0.0 and self._seen is None and not self._biased.size
 
     def _sample(self, scores: npt.NDArray[np.float32]) -> int:
         """Inverse transform sampling over the surviving candidates, in order of token id."""
         return drawn(_weights(scores, self._parameters), self._random.random())
 
     def penalised(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits (vocab,) after the repetition penalty on the tokens seen so far."""
+        """Logits (vocab,) after their bias, and the repetition penalty on the tokens seen so far."""
+        if self._biased.size:
+            logits = logits.copy()
+            logits[self._biased] += self._bias
         if self._seen is None:
             return logits
         penalty = np.float32(self._parameters.repetition_penalty)

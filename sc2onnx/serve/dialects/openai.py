@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -82,8 +82,6 @@ def _check(body: Body, settings: Settings) -> None:
     for name in ("presence_penalty", "frequency_penalty"):
         if getattr(body, name):
             raise RefusedError(400, f"{name} is not supported, expected 0: use repetition_penalty", param=name)
-    if body.logit_bias:
-        raise RefusedError(400, "logit_bias is not supported, expected none", param="logit_bias")
     if body.logprobs and body.echo:
         raise RefusedError(400, "logprobs of an echoed prompt are not supported, expected echo or logprobs", param="echo")
     if (body.n or 1) > settings.most_samples:
@@ -127,11 +125,21 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
         logprobs=body.logprobs is not None,
         top_logprobs=body.logprobs or 0,
     )
+    if body.logit_bias:
+        options["logit_bias"] = _bias(body.logit_bias)
     if body.stop:
         options["stop"] = body.stop
     if body.prediction is not None and body.prediction.content:
         options["prediction"] = body.prediction.content
     return options
+
+
+def _bias(given: Mapping[str, float]) -> dict[int, float]:
+    """By token id, which JSON can only spell."""
+    try:
+        return {int(token): value for token, value in given.items()}
+    except ValueError:
+        raise RefusedError(400, "logit_bias has a key that is no token id, expected ids", param="logit_bias") from None
 
 
 def choice(index: int, done: Completion, echo: str, codec: Codec) -> Answer:
