@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -109,9 +109,9 @@ class Sampler:
         """
         self._parameters = parameters
         self._random = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=spawned))
-        bias = _bias(parameters.logit_bias)
-        self._biased = np.array([token for token, _ in bias], dtype=np.int64)
-        self._bias = np.array([value for _, value in bias], dtype=np.float32)
+        bias = dict(parameters.logit_bias)
+        self._biased = np.array(list(bias), dtype=np.int64)
+        self._bias = np.array(list(bias.values()), dtype=np.float32)
         _check("logit_bias", parameters.logit_bias, not self._biased.size or self._biased.max() < vocab, f"token ids below {vocab}")
         self._seen: npt.NDArray[np.bool_] | None = None
         if parameters.repetition_penalty != 1.0:
@@ -249,8 +249,14 @@ def _reaching(weights: npt.NDArray[np.float64], goal: float, side: Literal["left
 
 def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
     """Natural log of the model's own probability of ``token`` (no temperature, no filters). logits: (vocab,)."""
+    return log_probabilities(logits, [token])[0]
+
+
+def log_probabilities(logits: npt.NDArray[np.float32], tokens: Sequence[int] | npt.NDArray[np.int64]) -> list[float]:
+    """The same of several ``tokens``, over one sum of the vocabulary. logits: (vocab,)."""
     shifted = (logits - logits.max()).astype(np.float64)
-    return float(shifted[token] - np.log(np.exp(shifted).sum()))
+    found: list[float] = (shifted[tokens] - np.log(np.exp(shifted).sum())).tolist()
+    return found
 
 
 def likeliest(logits: npt.NDArray[np.float32], count: int) -> tuple[tuple[int, float], ...]:
@@ -263,7 +269,7 @@ def likeliest(logits: npt.NDArray[np.float32], count: int) -> tuple[tuple[int, f
     least = np.partition(logits, -count)[-count]
     found = np.flatnonzero(logits >= least)
     found = found[np.argsort(-logits[found], kind="stable")][:count]
-    return tuple((int(token), log_probability(logits, int(token))) for token in found)
+    return tuple(zip(found.tolist(), log_probabilities(logits, found), strict=True))
 
 
 def _is_number(value: object) -> bool:

@@ -12,6 +12,7 @@ from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.dialects.common import check_most, check_stops
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -113,10 +114,8 @@ def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surro
     for name in ("grammar", "json_schema", "logit_bias", "lora"):
         if getattr(body, name):
             raise RefusedError(501, f"{name} is not supported, expected none", "not_supported_error", param=name)
-    if body.n_cmpl > settings.most_samples:
-        raise RefusedError(400, f"n_cmpl is {body.n_cmpl}, expected at most {settings.most_samples}", param="n_cmpl")
-    if len(body.stop) > settings.most_stops:
-        raise RefusedError(400, f"stop has {len(body.stop)} texts, expected at most {settings.most_stops}", param="stop")
+    check_most("n_cmpl", body.n_cmpl, settings.most_samples)
+    check_stops(body.stop, settings)
     warms = body.n_predict == 0
     asked = _USUAL if body.n_predict < 0 else body.n_predict
     options = GenerationKeywords(

@@ -8,10 +8,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from sc2onnx.runtime.options import GenerationKeywords
-from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
+from sc2onnx.runtime.results import Completion, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
-from sc2onnx.serve.refusal import RefusedError
+from sc2onnx.serve.dialects.common import check_most, check_stops, ended
 from sc2onnx.serve.settings import Settings
 
 
@@ -30,11 +30,9 @@ class Fim(Struct):
 
 
 def ask(body: Fim, settings: Settings) -> Ask:
-    """What a body asks for. Raises :class:`RefusedError`."""
-    if (body.max_tokens or 0) > settings.most_tokens:
-        raise RefusedError(400, f"max_tokens is {body.max_tokens}, expected at most {settings.most_tokens}", param="max_tokens")
-    if isinstance(body.stop, list) and len(body.stop) > settings.most_stops:
-        raise RefusedError(400, f"stop has {len(body.stop)} texts, expected at most {settings.most_stops}", param="stop")
+    """What a body asks for. Raises :class:`~sc2onnx.serve.refusal.RefusedError`."""
+    check_most("max_tokens", body.max_tokens, settings.most_tokens)
+    check_stops(body.stop, settings)
     options = GenerationKeywords(
         max_new_tokens=max(1, 128 if body.max_tokens is None else body.max_tokens),
         temperature=body.temperature,
@@ -48,13 +46,13 @@ def ask(body: Fim, settings: Settings) -> Ask:
 
 def answer(number: str, model: str, done: Completion) -> Answer:
     """A completion as a client has it."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": done.text}, "finish_reason": _reason(done.finish_reason)}
+    choice = {"index": 0, "message": {"role": "assistant", "content": done.text}, "finish_reason": ended(done.finish_reason)}
     return {**_head(number, model, "chat.completion"), "choices": [choice], "usage": _usage(done.usage)}
 
 
 def event(number: str, model: str, piece: Piece, used: Usage) -> Answer:
     """An event of a stream; the last one has the usage."""
-    reason = None if piece.finish_reason is None else _reason(piece.finish_reason)
+    reason = None if piece.finish_reason is None else ended(piece.finish_reason)
     choice = {"index": 0, "delta": {"role": "assistant", "content": piece.text}, "finish_reason": reason}
     found = {**_head(number, model, "chat.completion.chunk"), "choices": [choice]}
     return found if reason is None else {**found, "usage": _usage(used)}
@@ -66,7 +64,3 @@ def _head(number: str, model: str, kind: str) -> dict[str, object]:
 
 def _usage(used: Usage) -> Answer:
     return {"prompt_tokens": used.prompt, "completion_tokens": used.generated, "total_tokens": used.prompt + used.generated}
-
-
-def _reason(reason: FinishReason) -> str:
-    return "length" if reason in ("length", "timeout") else "stop"

@@ -13,6 +13,7 @@ from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import FinishReason, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
+from sc2onnx.serve.dialects.common import check_stops, ended
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -70,8 +71,7 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
         return None
     chosen = body.options
     stop = [chosen.stop] if isinstance(chosen.stop, str) else chosen.stop or []
-    if len(stop) > settings.most_stops:
-        raise RefusedError(400, f"stop has {len(stop)} texts, expected at most {settings.most_stops}", param="stop")
+    check_stops(stop, settings)
     asked = _USUAL if chosen.num_predict is None or chosen.num_predict < 0 else chosen.num_predict
     options = GenerationKeywords(
         max_new_tokens=max(1, min(asked, settings.most_tokens)),
@@ -84,7 +84,7 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
         stop=[each for each in stop if each] or None,
     )
     prompt = Surroundings(body.prompt, body.suffix) if body.suffix else body.prompt
-    return Ask((prompt,), options, 1, _named(body.model), body.stream)
+    return Ask((prompt,), options, 1, untagged(body.model), body.stream)
 
 
 def part(name: str, text: str) -> Answer:
@@ -98,7 +98,7 @@ def whole(name: str, text: str, reason: FinishReason, used: Usage) -> Answer:
     return {
         **part(name, text),
         "done": True,
-        "done_reason": "length" if reason in ("length", "timeout") else "stop",
+        "done_reason": ended(reason),
         "total_duration": _nanoseconds(spent),
         "load_duration": 0,
         "prompt_eval_count": used.prompt,
@@ -142,10 +142,10 @@ def _details(manifest: Manifest) -> Answer:
 
 def name_of(body: Show) -> str:
     """The model that is asked about."""
-    return _named(body.model or body.name)
+    return untagged(body.model or body.name)
 
 
-def _named(model: str) -> str:
+def untagged(model: str) -> str:
     """A name without the tag that clients add."""
     return model.removesuffix(":latest")
 

@@ -9,17 +9,16 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from sc2onnx.runtime.options import GenerationKeywords
-from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
+from sc2onnx.runtime.results import Completion, Piece, Usage
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.dialects.common import check_most, check_stops, ended
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
 DONE: Final = b"data: [DONE]\n\n"
 """What ends a stream."""
-
-_REASONS: Final[dict[FinishReason, str]] = {"timeout": "length", "cancelled": "stop", "stop": "stop", "length": "length"}
 
 
 class StreamOptions(Struct):
@@ -84,12 +83,9 @@ def _check(body: Body, settings: Settings) -> None:
             raise RefusedError(400, f"{name} is not supported, expected 0: use repetition_penalty", param=name)
     if body.logprobs and body.echo:
         raise RefusedError(400, "logprobs of an echoed prompt are not supported, expected echo or logprobs", param="echo")
-    if (body.n or 1) > settings.most_samples:
-        raise RefusedError(400, f"n is {body.n}, expected at most {settings.most_samples}", param="n")
-    if (body.max_tokens or 0) > settings.most_tokens:
-        raise RefusedError(400, f"max_tokens is {body.max_tokens}, expected at most {settings.most_tokens}", param="max_tokens")
-    if isinstance(body.stop, list) and len(body.stop) > settings.most_stops:
-        raise RefusedError(400, f"stop has {len(body.stop)} texts, expected at most {settings.most_stops}", param="stop")
+    check_most("n", body.n, settings.most_samples)
+    check_most("max_tokens", body.max_tokens, settings.most_tokens)
+    check_stops(body.stop, settings)
 
 
 def _prompts(prompt: str | list[str | int | list[int]], settings: Settings) -> tuple[str | Tokens, ...]:
@@ -145,13 +141,13 @@ def _bias(given: Mapping[str, float]) -> dict[int, float]:
 def choice(index: int, done: Completion, echo: str, codec: Codec) -> Answer:
     """A completion as a client has it."""
     logprobs = _columns(done, codec, len(echo))
-    return {"index": index, "text": echo + done.text, "logprobs": logprobs, "finish_reason": _REASONS[done.finish_reason]}
+    return {"index": index, "text": echo + done.text, "logprobs": logprobs, "finish_reason": ended(done.finish_reason)}
 
 
 def piece_choice(index: int, piece: Piece, echo: str, codec: Codec, offset: int) -> Answer:
     """A piece of one, which begins at ``offset`` of its text."""
     logprobs = _columns(piece, codec, offset + len(echo))
-    reason = None if piece.finish_reason is None else _REASONS[piece.finish_reason]
+    reason = None if piece.finish_reason is None else ended(piece.finish_reason)
     return {"index": index, "text": echo + piece.text, "logprobs": logprobs, "finish_reason": reason}
 
 

@@ -43,7 +43,7 @@ class Routes:
         body = await self._exchange.body(request, _GENERATE)
         ask = ollama.ask(body, self._exchange.settings)
         if ask is None:
-            return replied(ollama.loaded(self._service.model(body.model.removesuffix(":latest"))[0]))
+            return replied(ollama.loaded(self._service.model(ollama.untagged(body.model))[0]))
         name = self._service.model(ask.model)[0]
         if not ask.stream:
             done = (await self._exchange.completions(request, ask))[0]
