@@ -19,7 +19,7 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Those of at least one value. Of 1, 2, 3, 4, 100: median 3, quartiles 2 and 4."""
+        """Median and quartiles of ``values``, at least one of them. Of 1, 2, 3, 4, 100: median 3, quartiles 2 and 4."""
         low, median, high = np.percentile(np.asarray(values, dtype=np.float64), [25, 50, 75])
         return cls(float(median), float(low), float(high))
 

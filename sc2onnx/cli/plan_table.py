@@ -36,7 +36,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """What is free now, and on the disk of the current directory."""
+        """The memory that is free on this machine now, and the space on the disk of the current directory."""
         try:
             disk = shutil.disk_usage(Path.cwd()).free
         except OSError:
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def packed_fits(self) -> bool | None:
-        """Whether there is disk for packed weights beside what the export takes.
+        """Whether the disk has room for weights packed for the kernels, beside what the export takes.
 
         A bundle runs without it, from private memory.
         """
@@ -73,17 +73,17 @@ class Row:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it can only run there: in memory that is not looked at."""
+        """Whether the bundle can only run on a GPU, whose memory is not looked at."""
         return all(TARGETS[name].device == "cuda" for name in self.targets)
 
     @property
     def memory_fits(self) -> bool | None:
-        """Whether the export's peak memory is free here; None: not known."""
+        """Whether this machine has the export's peak memory free; None: not known."""
         return _fits(self.estimate.memory, self.machine.memory)
 
     @property
     def disk_fits(self) -> bool | None:
-        """Whether the export's disk space is free here; None: not known."""
+        """Whether the current directory's disk has the space that the export takes; None: not known."""
         return _fits(self.disk, self.machine.disk)
 
     def running_fits(self, need: MemoryNeed) -> bool | None:

@@ -274,5 +274,7 @@ def _even(rows: int) -> int:
 
 
 def _doubled(rows: int) -> int:
-    """The same where an empty row costs next to nothing, but a new stack a copy over the host: a power of two."""
+    """Rows of a stack for so many sequences on a GPU, where an empty one costs next to nothing, but a new
+    stack is copied over the host: a power of two.
+    """
     return 1 << max(1, (rows - 1).bit_length())
