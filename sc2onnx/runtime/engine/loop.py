@@ -46,7 +46,12 @@ class Engine:
         """Take a request; it is computed when somebody waits for any, or by the engine's thread."""
         self.process.check()
         row.mark("submit")
+        if row.terms.replaces is not None:
+            for other in self.lobby.rows:
+                if other.terms.replaces == row.terms.replaces:
+                    self.cancel(other)
         self.lobby.fresh.append(row)
+        self.steps.give_way(row.terms.priority)
         self._work.open()
 
     def wait(self, row: Row) -> None:
@@ -174,6 +179,7 @@ class Engine:
         """Have a thread compute, so that callers only wait. Starting twice is fine."""
         self.process.check()
         if self._thread is None:
+            self.steps.shared = True
             self._thread = threading.Thread(target=self._serve, name="sc2onnx", daemon=True)
             self._thread.start()
             self._work.open()
@@ -183,6 +189,7 @@ class Engine:
         if self.process.forked:  # where neither it is, nor who may hold its locks
             return
         thread, self._thread = self._thread, None
+        self.steps.shared = False
         self._work.open()
         if thread is not None and thread is not threading.current_thread():
             thread.join()

@@ -1,8 +1,11 @@
 """Who computes what in the next step. Pure: it knows numbers, no model and no clock.
 
 A step computes the next token of every row that decodes, and beside them as much of the prompts as
-keeps their rhythm: with nobody decoding a whole chunk, else as many tokens as make the step twice as
-long, or by so little longer that nobody sees it. Rows go by priority, then by the order of their arrival; whoever waits long enough rises.
+keeps their rhythm: as many tokens as make the step twice as long, or by so little longer that nobody
+sees it. With nobody decoding it computes a whole chunk, or, where others may come meanwhile, no more
+than they can wait for. Rows go by priority, and whoever waits long enough rises. Among prompts of one
+level the one with the least left goes first: a keystroke in a file that is computed already does not
+wait for somebody else's new file. A prompt of a lower level waits while any row of a higher one runs.
 
 Worked example, costs of 35 ms for a step and 3.5 ms for each further token: four rows that decode
 take 45 ms, so a prompt gets 13 tokens of a step, which takes 91 ms.
@@ -24,6 +27,12 @@ anybody reads, and on a GPU passes are so short that a prompt cut to them would 
 
 LEAST: Final = 8
 """Tokens of a prompt that a step takes at least, so that it gets on."""
+
+SHARED: Final = 0.15
+"""Seconds of a step of prompts alone where others may come meanwhile."""
+
+LEAST_SHARED: Final = 4
+"""How many times as long as a step of one token it may be in any case: shorter ones cost too much."""
 
 AGING: Final = 10.0
 """Seconds of waiting that are worth a level of priority."""
@@ -47,9 +56,14 @@ class Standing:
     waited: float = 0.0
 
     @property
+    def level(self) -> int:
+        """Of its priority, and of its waiting. The least goes first."""
+        return -self.priority - int(self.waited / AGING)
+
+    @property
     def order(self) -> tuple[int, int]:
         """The least goes first."""
-        return -self.priority - int(self.waited / AGING), self.arrival
+        return self.level, self.arrival
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +76,25 @@ class Wish:
     prompt: int
     most: int
 
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Among prompts, the least goes first."""
+        return self.standing.level, self.prompt, self.standing.arrival
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of a step. ``rows``: the most; ``chunk``: the most tokens of prompts; ``together``: whether
     these are computed in the pass of the others, and so may be of several rows; ``even``: whether
-    all but the last step of a prompt have an even number.
+    all but the last step of a prompt have an even number; ``shared``: whether others may come
+    meanwhile, for whom a step should not be long.
     """
 
     rows: int
     chunk: int
     together: bool
     even: bool = False
+    shared: bool = False
 
 
 def admitted(waiting: Iterable[Standing], free: int) -> list[int]:
@@ -91,7 +112,9 @@ def planned(wishes: Sequence[Wish], limits: Limits, costs: Costs) -> dict[int, i
     decoding = [place for place in order if not wishes[place].prompt][: limits.rows]
     plan = dict.fromkeys(decoding, 1)
     left = _budget(len(decoding), limits, costs)
-    entering = [place for place in order if wishes[place].prompt]
+    first = min((wish.standing.level for wish in wishes), default=0)
+    prompts = [place for place in order if wishes[place].prompt and wishes[place].standing.level == first]
+    entering = sorted(prompts, key=lambda place: wishes[place].order)
     for place in entering[: limits.rows - len(decoding) if limits.together else 1]:
         wish = wishes[place]
         count = min(wish.prompt, wish.most, left)
@@ -112,14 +135,20 @@ def drafting(plan: dict[int, int], wishes: Sequence[Wish], drafts_together: bool
 
 def _budget(decoding: int, limits: Limits, costs: Costs) -> int:
     """Tokens of prompts that a step takes beside rows that decode."""
-    if not decoding:
-        return limits.chunk
-    alone = costs.seconds(decoding, 0)
-    spent = max(RHYTHM * alone, alone + UNSEEN)
+    if decoding:
+        alone = costs.seconds(decoding, 0)
+        return _within(max(RHYTHM * alone, alone + UNSEEN), decoding, limits, costs)
+    if limits.shared:
+        return _within(max(SHARED, LEAST_SHARED * costs.seconds(0, 1)), 0, limits, costs)
+    return limits.chunk
+
+
+def _within(seconds: float, decoding: int, limits: Limits, costs: Costs) -> int:
+    """The most tokens of prompts with which a step takes no longer: costs rise with their number."""
     low, high = min(LEAST, limits.chunk), limits.chunk
-    while low < high:  # the largest that fits: costs rise with the size
+    while low < high:
         middle = (low + high + 1) // 2
-        if costs.seconds(decoding, middle) <= spent:
+        if costs.seconds(decoding, middle) <= seconds:
             low = middle
         else:
             high = middle - 1

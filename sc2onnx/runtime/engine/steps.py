@@ -28,13 +28,28 @@ class Steps:
         """``tell``: wakes a row's reader, if there is something for it."""
         self._lobby, self._tell = lobby, tell
         self.costs = MixedCosts(costs, lobby.seats.together)
+        self.shared = False
+        """Whether others may come while a step is computed, for whom it should not be long."""
         self._passing: Sequence[Row] = ()  # of the pass that runs
+        self._asked = False  # whether somebody asked a pass to stop; it may have hit the one after
 
     def stop_if_cancelled(self) -> None:
         """Stop the pass that runs if all its rows are cancelled. For any thread."""
         passing = self._passing
         if passing and all(row.cancelled for row in passing):
-            self._lobby.seats.cancel()
+            self._stop()
+
+    def give_way(self, priority: int) -> None:
+        """Stop the pass that runs if it only computes prompts of a lower priority, which go on from
+        where they were before it. For any thread.
+        """
+        passing = self._passing
+        if passing and all(row.prefilling and row.terms.priority < priority for row in passing):
+            self._stop()
+
+    def _stop(self) -> None:
+        self._asked = True
+        self._lobby.seats.cancel()
 
     def step(self) -> bool:
         """Compute one step for all rows. Whether there was anything to do."""
@@ -48,7 +63,7 @@ class Steps:
             return bool(self._lobby.waiting)
         wishes = [self._lobby.wish(row) for row in going]
         together = self._lobby.seats.together
-        limits = Limits(self._lobby.bounds.rows, self._lobby.bounds.chunk, together, self._lobby.bounds.even)
+        limits = Limits(self._lobby.bounds.rows, self._lobby.bounds.chunk, together, self._lobby.bounds.even, self.shared)
         plan = planned(wishes, limits, self.costs)
         rows = [going[place] for place in plan]
         for row in rows:
@@ -126,10 +141,11 @@ class Steps:
             self._compute([row], [single], self._lobby.seats.chooses and row.greedy)
 
     def _cancelled(self, rows: Sequence[Row], error: CancelledError) -> None:
-        """The pass was stopped: for rows that are closed, or because the program ends."""
+        """The pass was stopped: for rows that are closed, for others that go first, or because the program ends."""
         for row in rows:
             row.guesses = []
-        if not any(row.cancelled for row in rows):
+        asked, self._asked = self._asked, False
+        if not asked and not any(row.cancelled for row in rows):
             for row in rows:
                 self._lobby.fail(row, error)
 

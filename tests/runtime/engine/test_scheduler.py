@@ -127,6 +127,38 @@ def test_a_higher_priority_goes_first_and_then_who_came_first() -> None:
     assert admitted([], 3) == []
 
 
+def test_a_keystroke_does_not_wait_for_a_new_file() -> None:
+    asked = [Wish(Standing(0, 0), 2000, 256), Wish(Standing(0, 1), 5, 256), Wish(Standing(0, 2), 2000, 256)]
+    assert planned(asked, Limits(8, 64, together=True), Linear(0.1)) == {1: 5, 0: 59}
+    assert planned(asked, Limits(8, 64, together=False), Linear(0.1)) == {1: 5}
+
+
+def test_a_prompt_of_a_lower_level_waits_while_others_run() -> None:
+    rows = [Wish(Standing(0, 0), 0, 256), Wish(Standing(-10, 1), 500, 256), Wish(Standing(-10, 2), 0, 256)]
+    assert planned(rows, Limits(8, 64, together=True), Linear(0.1)) == {0: 1, 2: 1}
+    assert planned(rows[1:], Limits(8, 64, together=True), Linear(0.1)) == {0: 10, 1: 1}
+    old = replace(rows[1], standing=Standing(-10, 1, waited=10 * AGING))
+    assert planned([rows[0], old], Limits(8, 64, together=True), Linear(0.1))[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("unit", "slope", "expected"),
+    [
+        (0.035, 0.1, 33),  # 35 ms and 3.5 ms for each further token: 0.15 s
+        (0.4, 0.03, 101),  # a step that is slow in any case: four times as long
+        (0.003, 0.002, 256),  # a GPU
+    ],
+)
+def test_where_others_may_come_a_step_of_prompts_is_short(unit: float, slope: float, expected: int) -> None:
+    class Costs:
+        def seconds(self, decoding: int, entering: int) -> float:
+            return unit * (1 + slope * (decoding + entering - 1))
+
+    prompt = Wish(Standing(0, 0), 2000, 256)
+    assert planned([prompt], Limits(8, 256, together=True, shared=True), Costs()) == {0: expected}
+    assert planned([prompt], Limits(8, 256, together=True), Costs()) == {0: 256}
+
+
 @given(st.integers(1, 5), st.integers(0, 5))
 def test_nobody_starves(above: int, arrivals: int) -> None:
     """Newer requests of any higher priority overtake one only until it has waited long enough."""
