@@ -35,7 +35,8 @@ class Piece:
     """What a stream gives at a time: text, and the tokens since the piece before; the last one says
     why it ended.
 
-    ``text`` is empty only in a last piece. A stop token is in neither.
+    ``text`` is empty only in a last piece. A stop token is in neither. ``stop_string``: the one of
+    those asked for that ended it, if one did.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Piece:
     logprobs: tuple[float, ...] | None
     finish_reason: FinishReason | None
     top_logprobs: tuple[Likeliest, ...] | None = None
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Completion(Measured):
     """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is
-    cut from ``text`` only.
+    cut from ``text`` only, and ``stop_string`` says which one it was.
 
     ``usage``: what it took. ``used``: what of the code around the cursor was in the prompt, for
     infilling. These say how this was made, not what it is: completions that differ in nothing else
@@ -108,3 +110,4 @@ class Completion(Measured):
     usage: Usage = field(default=Usage(), compare=False)
     used: Surroundings | None = field(default=None, compare=False)
     top_logprobs: tuple[Likeliest, ...] | None = None
+    stop_string: str | None = None

@@ -79,10 +79,29 @@ class Service:
         self._going += wanted
         try:
             if sum(map(_size, ask.prompts)) <= _SMALL:
-                return _rows(model, ask, gives)
-            return await asyncio.to_thread(_rows, model, ask, gives)
+                return self._made(model, ask, gives)
+            return await asyncio.to_thread(self._made, model, ask, gives)
         finally:
             self._going -= wanted
+
+    def _made(self, model: Model, ask: Ask, gives: Literal["whole", "pieces"]) -> list[Row]:
+        options = GenerationOptions.of(ask.options)
+        prompts = [self._prompt(model, each, ask, options) for each in ask.prompts]
+        rows = model.requests.whole_rows(prompts, ask.samples, options)
+        for row in rows:
+            row.gives = gives
+            row.terms = replace(row.terms, replaces=ask.replaces if len(rows) == 1 else None)
+        return rows
+
+    def _prompt(self, model: Model, given: str | Tokens | Surroundings, ask: Ask, options: GenerationOptions) -> Prompt:
+        if isinstance(given, str):
+            return model.requests.prompt(given, options)
+        if isinstance(given, Surroundings):
+            around = {"path": given.path, "repo": given.repo, "files": given.files}
+            how = {"order": ask.order, "heal": self.settings.heal}
+            code = InfillOptions.of({**ask.options, **around, **how})
+            return model.requests.infill_prompt(given.prefix, given.suffix, code)
+        return Prompt(list(given))
 
     def _begun(self, handles: list[H]) -> list[H]:
         self.under_way.update(handles)
@@ -103,25 +122,6 @@ class Service:
         self.over(list(self.under_way))
         for model in self._models.values():
             await asyncio.to_thread(model.stop)
-
-
-def _rows(model: Model, ask: Ask, gives: Literal["whole", "pieces"]) -> list[Row]:
-    options = GenerationOptions.of(ask.options)
-    prompts = [_prompt(model, each, ask, options) for each in ask.prompts]
-    rows = model.requests.whole_rows(prompts, ask.samples, options)
-    for row in rows:
-        row.gives = gives
-        row.terms = replace(row.terms, replaces=ask.replaces if len(rows) == 1 else None)
-    return rows
-
-
-def _prompt(model: Model, given: str | Tokens | Surroundings, ask: Ask, options: GenerationOptions) -> Prompt:
-    if isinstance(given, str):
-        return model.requests.prompt(given, options)
-    if isinstance(given, Surroundings):
-        code = InfillOptions(**ask.options, path=given.path, repo=given.repo, files=given.files, order=ask.order)
-        return model.requests.infill_prompt(given.prefix, given.suffix, code)
-    return Prompt(list(given))
 
 
 def _size(prompt: str | Tokens | Surroundings) -> int:

@@ -41,7 +41,7 @@ def test_llama_vim_gets_what_it_looks_for(served: Served) -> None:
     answer = reply.json()
     assert set(answer) == {"content", "timings/prompt_n", "timings/predicted_n", "truncated", "tokens_cached"}
     extra = {"sub.py": "def sub(a, b):\n    return a - b\n"}
-    expected = served.model.infill(BEFORE + LINE, AFTER, files=extra, order="spm", max_new_tokens=16)
+    expected = served.model.infill(BEFORE + LINE, AFTER, files=extra, order="spm", heal=True, max_new_tokens=16)
     assert expected.text.startswith(answer["content"])
     assert answer["content"]
 
@@ -77,6 +77,39 @@ def test_completion_whole_and_streamed(served: Served) -> None:
         events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
     assert "".join(event["content"] for event in events) == whole["content"]
     assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
+
+
+def test_why_it_ended(served: Served) -> None:
+    body = {"prompt": BEFORE, "n_predict": 12, "temperature": 0, "min_p": 0}
+    whole = served.post("/completion", body).json()
+    assert (whole["stop_type"], whole["stopping_word"]) == ("limit", "")
+    word = whole["content"][3:5]
+    for stream in (False, True):
+        reply = served.post("/completion", {**body, "stop": ["@@", word], "stream": stream})
+        last = json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))
+        assert (last["stop_type"], last["stopping_word"]) == ("word", word)
+
+
+@pytest.mark.parametrize("form", ["pairs", "map", "ruled out"])
+def test_tokens_that_are_ruled_out(served: Served, form: str) -> None:
+    body = {"prompt": BEFORE, "n_predict": 6, "temperature": 0, "min_p": 0, "return_tokens": True}
+    first = served.post("/completion", body).json()["tokens"][0]
+    bias = {"pairs": [[first, -1000.0]], "map": {str(first): -100}, "ruled out": [[first, False]]}[form]
+    found = served.post("/completion", {**body, "logit_bias": bias}).json()["tokens"]
+    assert first not in found
+    assert found == list(served.model.generate(BEFORE, max_new_tokens=6, logit_bias={first: -100}).tokens)
+
+
+def test_a_bias_of_texts_is_refused(served: Served) -> None:
+    assert served.post("/completion", {"prompt": "x", "logit_bias": [["def", -1]]}).status_code == 400
+
+
+def test_a_cursor_inside_a_word_is_completed_as_if_the_word_were_whole(served: Served) -> None:
+    before = BEFORE + "    retur"
+    content = served.post("/infill", {**VIM, "input_prefix": before, "prompt": "", "n_indent": 0, "response_fields": []}).json()["content"]
+    options = {"order": "spm", "max_new_tokens": 16, "files": {"sub.py": VIM["input_extra"][0]["text"]}}  # type: ignore[index]
+    assert content == served.model.infill(before, AFTER, heal=True, **options).text  # type: ignore[arg-type]
+    assert content.startswith("n")
 
 
 def test_tokenizing_there_and_back(served: Served) -> None:

@@ -26,7 +26,7 @@ def test_a_completion_is_what_the_model_gives_in_the_repositorys_format(served: 
     answer = served.post("/v1/completions", BODY).json()
     files = {"src/item.py": "class Item:\n    price = 1\n", "src/a.py": "a = 1\n\nb = 2\n"}
     expected = served.model.infill(
-        SEGMENTS["prefix"], SEGMENTS["suffix"], path="src/total.py", files=files, order="spm", max_new_tokens=64, ends="block"
+        SEGMENTS["prefix"], SEGMENTS["suffix"], path="src/total.py", files=files, order="spm", heal=True, max_new_tokens=64, ends="block"
     )
     assert answer["choices"] == [{"index": 0, "text": expected.text}]
     assert answer["mode"] == "standard"

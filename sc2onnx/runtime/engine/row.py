@@ -215,7 +215,8 @@ class Row:
 
     def _piece(self, text: str, reason: FinishReason | None) -> None:
         fresh, self._given = self.tokens[self._given :], len(self.tokens)
-        self.parts.append(Piece(text, *self._columns(fresh), reason, self._likeliest(fresh)))
+        ended_by = self.text.stop_string if reason is not None and self.text is not None else None
+        self.parts.append(Piece(text, *self._columns(fresh), reason, self._likeliest(fresh), ended_by))
 
     def end(self, reason: FinishReason) -> None:
         """End it from outside, unless it has ended. What its reader has not taken stays."""
@@ -242,9 +243,16 @@ class Row:
         text, reason = self.text.pull(last=True), self.finish_reason
         if self.text.stopped and reason == "length":
             reason = "stop"
-        size = len(self.prompt)
-        columns = self._columns(self.tokens)
-        self._whole = Completion(text, *columns, reason, size, self.usage, self.used, self._likeliest(self.tokens))
+        self._whole = Completion(
+            text,
+            *self._columns(self.tokens),
+            reason,
+            len(self.prompt),
+            usage=self.usage,
+            used=self.used,
+            top_logprobs=self._likeliest(self.tokens),
+            stop_string=self.text.stop_string,
+        )
         return self._whole
 
     @property

@@ -41,6 +41,11 @@ class TextSink:
         """Whether it ends here; the last bytes, flushed as U+FFFD, may complete a stop string."""
         return self._stops.found or (self._lines is not None and self._lines.found)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended it."""
+        return self._stops.which
+
     def _take(self, text: str) -> None:
         text = text if self._lines is None else self._lines.push(text)
         self.several = self.several or "\n" in text

@@ -11,6 +11,7 @@ class StopScanner:
 
     stops: tuple[str, ...]
     found: bool = False
+    which: str | None = None
     _held: str = field(default="")
 
     def push(self, text: str) -> str:
@@ -21,10 +22,10 @@ class StopScanner:
         if self.found:
             return ""
         self._held += text
-        starts = [start for stop in self.stops if (start := self._held.find(stop)) >= 0]
+        starts = [(start, stop) for stop in self.stops if (start := self._held.find(stop)) >= 0]
         if starts:
             self.found = True
-            safe = min(starts)
+            safe, self.which = min(starts)
         else:
             safe = len(self._held) - self._overlap()
         out, self._held = self._held[:safe], self._held[safe:]

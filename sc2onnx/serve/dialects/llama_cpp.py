@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, field
@@ -18,6 +19,8 @@ from sc2onnx.serve.settings import Settings
 
 WARMS: Final = -10
 """Priority of requests that only leave a prompt computed: behind every keystroke."""
+
+_MOST_BIAS: Final = 100.0
 
 _USUAL: Final = 128
 """Tokens where a request says nothing; the server that this speaks like would go on for ever."""
@@ -51,7 +54,7 @@ class Sampling(Struct, kw_only=True):
     return_tokens: bool = False
     grammar: str = ""
     json_schema: dict[str, Any] | None = None
-    logit_bias: list[Any] | dict[str, Any] | None = None
+    logit_bias: list[tuple[int | str, float | bool]] | dict[str, float | bool] | None = None
     lora: list[Any] | None = None
 
 
@@ -111,7 +114,7 @@ def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surro
     """The rest of a body. Completions at a cursor are greedy unless it says otherwise: they stay the
     same while somebody types what they say.
     """
-    for name in ("grammar", "json_schema", "logit_bias", "lora"):
+    for name in ("grammar", "json_schema", "lora"):
         if getattr(body, name):
             raise RefusedError(501, f"{name} is not supported, expected none", "not_supported_error", param=name)
     check_most("n_cmpl", body.n_cmpl, settings.most_samples)
@@ -129,6 +132,8 @@ def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surro
         stop=[each for each in body.stop if each] or None,
         priority=WARMS if warms else 0,
     )
+    if body.logit_bias:
+        options["logit_bias"] = _bias(body.logit_bias)
     if body.n_indent:
         options["ends"] = Lines(indent=body.n_indent)
     if body.t_max_predict_ms > 0:
@@ -136,24 +141,56 @@ def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surro
     return Ask(prompts, options, body.n_cmpl, body.model, body.stream, warms)
 
 
+def _bias(given: list[tuple[int | str, float | bool]] | dict[str, float | bool]) -> dict[int, float]:
+    """Numbers by token id, as far as they tell tokens apart; ``false`` rules a token out."""
+    pairs = given.items() if isinstance(given, dict) else given
+    found = dict[int, float]()
+    for token, bias in pairs:
+        if isinstance(token, str) and not token.isdecimal():
+            told = "logit_bias has a text, expected token ids (/tokenize gives them)"
+            raise RefusedError(400, told, param="logit_bias")
+        number = bias if not isinstance(bias, bool) else (0.0 if bias else -_MOST_BIAS)
+        found[int(token)] = max(-_MOST_BIAS, min(_MOST_BIAS, number))
+    return found
+
+
 def answer(body: Sampling, done: Completion, model: str, index: int = 0) -> Answer:
     """A completion as a client has it, or the fields of it that it asked for."""
-    return _chosen(body, _ended(done.text, done.tokens, done.finish_reason, done.usage, model, index, cut=done.used is not None and done.used.cut))
+    cut = done.used is not None and done.used.cut
+    end = _End(done.finish_reason, done.stop_string, truncated=cut)
+    return _chosen(body, _ended(done.text, done.tokens, end, done.usage, model, index))
 
 
 def warmed(body: Sampling, used: Usage, model: str) -> Answer:
     """The answer to a request that was to leave its prompt computed."""
-    return _chosen(body, _ended("", (), "length", used, model, 0, cut=False))
+    return _chosen(body, _ended("", (), _End("length"), used, model, 0))
 
 
 def event(piece: Piece, used: Usage, model: str, index: int) -> Answer:
     """An event of a stream; the last one says how it ended."""
     if piece.finish_reason is not None:
-        return _ended(piece.text, piece.tokens, piece.finish_reason, used, model, index, cut=False)
+        end = _End(piece.finish_reason, piece.stop_string)
+        return _ended(piece.text, piece.tokens, end, used, model, index)
     return {"index": index, "content": piece.text, "tokens": piece.tokens, "stop": False, "id_slot": 0}
 
 
-def _ended(text: str, tokens: Sequence[int], reason: FinishReason, used: Usage, model: str, index: int, *, cut: bool) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a completion ended, and whether its prompt was cut."""
+
+    reason: FinishReason
+    stop_string: str | None = None
+    truncated: bool = False
+
+    @property
+    def kind(self) -> str:
+        """In the server's words."""
+        if self.reason in ("length", "timeout"):
+            return "limit"
+        return "word" if self.stop_string else "eos"
+
+
+def _ended(text: str, tokens: Sequence[int], end: _End, used: Usage, model: str, index: int) -> dict[str, object]:
     return {
         "index": index,
         "content": text,
@@ -164,9 +201,9 @@ def _ended(text: str, tokens: Sequence[int], reason: FinishReason, used: Usage, 
         "tokens_predicted": used.generated,
         "tokens_evaluated": used.prompt,
         "tokens_cached": used.prompt + used.generated,
-        "truncated": cut,
-        "stop_type": "limit" if reason in ("length", "timeout") else "eos",
-        "stopping_word": "",
+        "truncated": end.truncated,
+        "stop_type": end.kind,
+        "stopping_word": end.stop_string or "",
         "timings": timings(used),
     }
 
