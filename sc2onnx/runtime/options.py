@@ -44,6 +44,7 @@ class GenerationKeywords(TypedDict, total=False):
     line_seconds: float | None
     logprobs: bool
     top_logprobs: int
+    prompt_logprobs: bool
     heal: bool
     special_tokens: SpecialTokens
     timeout: float | None
@@ -67,6 +68,7 @@ class GenerationOptions:
     after so many seconds of writing, it ends as soon as it has more than one line, as ``"timeout"``.
     ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
     ``top_logprobs``: and of so many that were likeliest in its place, at most 20.
+    ``prompt_logprobs``: and the same of the prompt's own tokens, all of which are computed anew then.
     ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens again
     together with what follows (:mod:`sc2onnx.runtime.choose.healing`); ``text`` begins where the prompt
     ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether ``<fim_prefix>``
@@ -94,6 +96,7 @@ class GenerationOptions:
     line_seconds: float | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs: bool = False
     heal: bool = False
     special_tokens: SpecialTokens = "parse"
     timeout: float | None = None
@@ -110,6 +113,8 @@ class GenerationOptions:
         object.__setattr__(self, "top_logprobs", whole_number("top_logprobs", self.top_logprobs, 0, most))
         if self.top_logprobs and not self.logprobs:
             raise RequestError(f"top_logprobs is {self.top_logprobs} and logprobs is False, expected True with it")
+        if flag("prompt_logprobs", self.prompt_logprobs) and not self.logprobs:
+            raise RequestError("prompt_logprobs is True and logprobs is False, expected True with it")
         if self.ends is not None and not isinstance(self.ends, Lines):
             one_of("ends", self.ends, get_args(Ending))
         _check_seconds("line_seconds", self.line_seconds)
@@ -165,6 +170,7 @@ class GenerationRules:
     top_logprobs: int = 0
     namespace: str | None = None
     prediction: tuple[int, ...] = ()
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         most = whole_number("max_new_tokens", self.max_new_tokens, 1)

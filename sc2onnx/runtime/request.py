@@ -124,6 +124,7 @@ class Requests:
             top_logprobs=options.top_logprobs,
             namespace=options.namespace,
             prediction=self._predicted(options.prediction),
+            prompt_logprobs=options.prompt_logprobs,
         )
 
     def _predicted(self, prediction: str | None) -> tuple[int, ...]:

@@ -97,7 +97,8 @@ class Completion(Measured):
     """A whole generation. ``tokens`` are the generated ones without a stop token; a stop string is
     cut from ``text`` only, and ``stop_string`` says which one it was.
 
-    ``usage``: what it took. ``used``: what of the code around the cursor was in the prompt, for
+    ``prompt``: the prompt's tokens with their log probabilities, where these were asked for; the
+    first has none. ``usage``: what it took. ``used``: what of the code around the cursor was in the prompt, for
     infilling. These say how this was made, not what it is: completions that differ in nothing else
     are equal.
     """
@@ -111,3 +112,4 @@ class Completion(Measured):
     used: Surroundings | None = field(default=None, compare=False)
     top_logprobs: tuple[Likeliest, ...] | None = None
     stop_string: str | None = None
+    prompt: tuple[Token, ...] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import openai
 import pytest
 
@@ -91,6 +92,46 @@ def test_log_probabilities(client: openai.OpenAI, served: Served) -> None:
     assert [offset for piece in pieces if piece for offset in piece.text_offset or []] == found.logprobs.text_offset
 
 
+def test_log_probabilities_of_an_echoed_prompt(client: openai.OpenAI, served: Served) -> None:
+    """As evaluations ask for them: nothing is to be written."""
+    ids = served.model.codec.encode(PROMPT)
+    with served.model.sequence() as sequence:
+        logits = sequence.append(ids)
+    assert logits is not None
+    rows = [row - row.max() for row in logits.astype(float)]
+    expected = [float(row[token] - np.log(np.exp(row).sum())) for row, token in zip(rows, ids[1:], strict=False)]
+    for prompt in (PROMPT, ids):
+        asked = client.completions.create(model="mini", prompt=prompt, max_tokens=0, echo=True, logprobs=2)
+        found = asked.choices[0].logprobs
+        assert asked.choices[0].text == PROMPT
+        assert found is not None
+        assert found.token_logprobs is not None
+        assert found.tokens is not None
+        assert "".join(found.tokens) == PROMPT
+        assert found.token_logprobs[0:1] == [None]
+        assert found.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+        assert found.top_logprobs is not None
+        assert [None if top is None else len(top) for top in found.top_logprobs] == [None, *[2] * (len(ids) - 1)]
+        assert asked.usage is not None
+        assert asked.usage.completion_tokens == 0
+    longer = client.completions.create(model="mini", prompt=PROMPT, max_tokens=3, n=2, temperature=0, echo=True, logprobs=1)
+    for choice in longer.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.tokens is not None
+        assert "".join(choice.logprobs.tokens) == choice.text
+        assert choice.logprobs.token_logprobs is not None
+        assert choice.logprobs.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=1e-4)
+        assert choice.logprobs.text_offset == [len("".join(choice.logprobs.tokens[:i])) for i in range(len(ids) + 3)]
+
+
+def test_nothing_to_write_gives_nothing(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="mini", prompt=PROMPT, max_tokens=0)
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("", "length")
+    events = list(client.completions.create(model="mini", prompt=PROMPT, max_tokens=0, stream=True))
+    assert "".join(event.choices[0].text for event in events) == ""
+    assert events[-1].choices[0].finish_reason == "length"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -107,6 +148,8 @@ def test_log_probabilities(client: openai.OpenAI, served: Served) -> None:
         {"temperature": -1},
         {"seed": 2**70},
         {"logprobs": 6},
+        {"logprobs": 1, "echo": True, "stream": True},
+        {"suffix": "x", "echo": True},
         {"prompt": []},
         {"prompt": ["a", 1]},
         {"prompt": ""},

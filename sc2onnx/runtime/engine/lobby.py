@@ -116,7 +116,8 @@ class Lobby:
             if shared.leader is not None:
                 return self.seats.new()
             shared.leader = row
-        found = self.store.take(row.prompt, row.rules.namespace) if self.store.limit else None
+        reuses = self.store.limit and not row.rules.prompt_logprobs
+        found = self.store.take(row.prompt, row.rules.namespace) if reuses else None
         return self.seats.new() if found is None else found
 
     def follows(self, row: Row) -> bool:
@@ -140,6 +141,7 @@ class Lobby:
         assert row.seat is not None
         size = len(row.prompt)
         shared.seat, shared.reused = row.seat.copy(size, size + 1), row.reused
+        shared.scored = row.scored
         shared.scores = scores.copy() if isinstance(scores, np.ndarray) else scores
         for other in list(self.active):
             if other.shared is shared and other is not row and other.prefilling:
@@ -153,7 +155,7 @@ class Lobby:
         shared = row.shared
         assert shared is not None
         assert shared.seat is not None
-        row.reused = shared.reused
+        row.reused, row.scored = shared.reused, shared.scored
         row.mark("prompt")
         shared.coming -= 1
         scores, seat = shared.scores, shared.seat

@@ -51,6 +51,7 @@ class SharedPrompt:
         self.seat: Seat | None = None
         self.scores: Scores | None = None
         self.reused = 0
+        self.scored: list[Token] = []
 
 
 Gives = Literal["whole", "pieces", "tokens"]
@@ -88,6 +89,7 @@ class Row:
     seat: Seat | None = None
     guesses: list[int] = field(default_factory=list)
     reused: int = 0
+    scored: list[Token] = field(default_factory=list)  # of the prompt, from its second token on
     keeps: bool = True  # whether what was computed may serve later prompts
     drawing: bool = False  # in the middle of it
     _whole: Completion | None = None
@@ -133,6 +135,15 @@ class Row:
     def prompt_left(self) -> int:
         """Tokens of the prompt that are not computed."""
         return len(self.prompt) - (0 if self.seat is None else self.seat.length)
+
+    def score(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Note what a step's logits (n, vocab) say of the prompt's tokens. Gives those after the
+        last of them, (1, vocab), or none before that: (0, vocab).
+        """
+        end = len(self.prompt) - self.prompt_left
+        following = self.prompt[end - len(logits) + 1 : end + 1]
+        self.scored += [self._measured(int(token), scores) for token, scores in zip(following, logits, strict=False)]
+        return logits[len(following) :]
 
     def draft(self, limit: int, beside: int) -> list[int]:
         """Guesses at the tokens after the last one, to be computed with it in one step.
@@ -252,6 +263,7 @@ class Row:
             used=self.used,
             top_logprobs=self._likeliest(self.tokens),
             stop_string=self.text.stop_string,
+            prompt=(Token(int(self.prompt[0])), *self.scored) if self.rules.prompt_logprobs else None,
         )
         return self._whole
 

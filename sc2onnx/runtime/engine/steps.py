@@ -96,7 +96,8 @@ class Steps:
         tokens = row.step_tokens(count)
         if not row.prefilling:
             return Run(row.seat, tokens, len(tokens))
-        return Run(row.seat, tokens, int(count == row.prompt_left), prefill=True)
+        wanted = count if row.rules.prompt_logprobs else int(count == row.prompt_left)
+        return Run(row.seat, tokens, wanted, prefill=True)
 
     def _compute(self, rows: Sequence[Row], runs: Sequence[Run], ids: bool) -> None:
         began = time.perf_counter()
@@ -155,6 +156,10 @@ class Steps:
             return
         if logits.dtype.kind == "f" and not np.isfinite(logits).all():
             row.keeps = False  # it would spoil whatever is computed after it
+        if run.prefill and row.rules.prompt_logprobs:
+            logits = row.score(logits)
+            if row.prompt_left:
+                return
         row.drawing = True
         try:
             if row.prefilling:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from dataclasses import replace
+from typing import Annotated, Final, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -14,6 +15,7 @@ from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import check_most, check_stops, ended
+from sc2onnx.serve.dialects.log_probabilities import columns, joined, prompt_columns
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -81,8 +83,11 @@ def _check(body: Body, settings: Settings) -> None:
     for name in ("presence_penalty", "frequency_penalty"):
         if getattr(body, name):
             raise RefusedError(400, f"{name} is not supported, expected 0: use repetition_penalty", param=name)
-    if body.logprobs and body.echo:
-        raise RefusedError(400, "logprobs of an echoed prompt are not supported, expected echo or logprobs", param="echo")
+    if body.logprobs is not None and body.echo and body.stream:
+        told = "logprobs of an echoed prompt are not streamed, expected stream without one of them"
+        raise RefusedError(400, told, param="echo")
+    if body.echo and body.suffix is not None:
+        raise RefusedError(400, "echo and suffix are given, expected one of them", param="echo")
     check_most("n", body.n, settings.most_samples)
     check_most("max_tokens", body.max_tokens, settings.most_tokens)
     check_stops(body.stop, settings)
@@ -120,6 +125,7 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
         seed=body.seed,
         logprobs=body.logprobs is not None,
         top_logprobs=body.logprobs or 0,
+        prompt_logprobs=bool(body.echo) and body.logprobs is not None,
     )
     if body.logit_bias:
         options["logit_bias"] = _bias(body.logit_bias)
@@ -138,34 +144,34 @@ def _bias(given: Mapping[str, float]) -> dict[int, float]:
         raise RefusedError(400, "logit_bias has a key that is no token id, expected ids", param="logit_bias") from None
 
 
-def choice(index: int, done: Completion, echo: str, codec: Codec) -> Answer:
-    """A completion as a client has it."""
-    logprobs = _columns(done, codec, len(echo))
-    return {"index": index, "text": echo + done.text, "logprobs": logprobs, "finish_reason": ended(done.finish_reason)}
-
-
-def piece_choice(index: int, piece: Piece, echo: str, codec: Codec, offset: int) -> Answer:
-    """A piece of one, which begins at ``offset`` of its text."""
-    logprobs = _columns(piece, codec, offset + len(echo))
-    reason = None if piece.finish_reason is None else ended(piece.finish_reason)
-    return {"index": index, "text": echo + piece.text, "logprobs": logprobs, "finish_reason": reason}
-
-
-def _columns(given: Completion | Piece, codec: Codec, offset: int) -> Answer | None:
-    """Log probabilities by token. Tokens are texts of their own here: a character that is cut in two is
-    no text, and shown as U+FFFD. ``text_offset``: in the choice's text.
+def choice(index: int, done: Completion, echo: str, codec: Codec, *, empty: bool = False) -> Answer:
+    """A completion as a client has it, after an echo of its prompt. ``empty``: nothing was asked to
+    be written.
     """
-    if given.logprobs is None:
-        return None
-    texts = [_text(codec, token) for token in given.tokens]
-    offsets = [offset + sum(map(len, texts[:number])) for number in range(len(texts))]
-    top = given.top_logprobs
-    tops = None if top is None else [{_text(codec, token): value for token, value in each} for each in top]
-    return {"tokens": texts, "token_logprobs": given.logprobs, "top_logprobs": tops, "text_offset": offsets}
+    told = _emptied(done) if empty else done
+    logprobs = columns(told, codec, len(echo))
+    if logprobs is not None and done.prompt is not None:
+        logprobs = joined(prompt_columns(done.prompt, codec), logprobs)
+    reason = "length" if empty else ended(done.finish_reason)
+    return {"index": index, "text": echo + told.text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _text(codec: Codec, token: int) -> str:
-    return codec.token_bytes(token).decode("utf-8", errors="replace")
+def piece_choice(index: int, piece: Piece, echo: str, codec: Codec, offset: int, *, empty: bool = False) -> Answer:
+    """A piece of one, which begins at ``offset`` of its text."""
+    told = _emptied(piece) if empty else piece
+    logprobs = columns(told, codec, offset + len(echo))
+    reason = piece.finish_reason and ("length" if empty else ended(piece.finish_reason))
+    return {"index": index, "text": echo + told.text, "logprobs": logprobs, "finish_reason": reason}
+
+
+G = TypeVar("G", Completion, Piece)
+
+
+def _emptied(given: G) -> G:
+    """Without its text: one token is computed in any case."""
+    top = None if given.top_logprobs is None else ()
+    logprobs = None if given.logprobs is None else ()
+    return replace(given, text="", tokens=(), logprobs=logprobs, top_logprobs=top)
 
 
 def completion(name: str, model: str, choices: Sequence[Answer], usage: Answer | None) -> Answer:
@@ -174,9 +180,9 @@ def completion(name: str, model: str, choices: Sequence[Answer], usage: Answer |
     return head if usage is None else {**head, "usage": usage}
 
 
-def usage(prompts: Sequence[Usage], each: Sequence[Usage]) -> Answer:
+def usage(prompts: Sequence[Usage], each: Sequence[Usage], *, empty: bool = False) -> Answer:
     """Tokens of the prompts, each counted once, and of all samples of them."""
-    read, written = sum(used.prompt for used in prompts), sum(used.generated for used in each)
+    read, written = sum(used.prompt for used in prompts), sum(used.generated for used in each) * (not empty)
     cached = sum(used.reused for used in prompts)
     return {
         "prompt_tokens": read,

@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.runtime.text.codec import Codec
-from sc2onnx.serve.ask import Ask
+from sc2onnx.runtime.text.fitting import Surroundings
+from sc2onnx.serve.ask import Ask, Tokens
 from sc2onnx.serve.dialects import openai, tabby
 from sc2onnx.serve.exchange import Exchange, decoded, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
@@ -55,14 +56,16 @@ class Routes:
         body = decoded(raw, _BODY)
         ask = openai.ask(body, self._exchange.settings)
         (name, model), number = self._exchange.service.model(ask.model), f"cmpl-{uuid.uuid4().hex}"
-        echoes = [prompt if body.echo and isinstance(prompt, str) else "" for prompt in ask.prompts for _ in range(ask.samples)]
+        echoes = [_echo(prompt, model.codec) if body.echo else "" for prompt in ask.prompts for _ in range(ask.samples)]
         if ask.stream:
             streams = await self._exchange.streams(request, ask)
             events = self._events(body, ask, streams, echoes, _Answering(number, name, model.codec))
             return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
         done = await self._exchange.completions(request, ask)
-        choices = [openai.choice(index, each, echo, model.codec) for index, (each, echo) in enumerate(zip(done, echoes, strict=True))]
-        used = openai.usage([each.usage for each in done[:: ask.samples]], [each.usage for each in done])
+        choices = [
+            openai.choice(index, each, echo, model.codec, empty=ask.warms) for index, (each, echo) in enumerate(zip(done, echoes, strict=True))
+        ]
+        used = openai.usage([each.usage for each in done[:: ask.samples]], [each.usage for each in done], empty=ask.warms)
         return replied(openai.completion(number, name, choices, used))
 
     async def _tabby(self, request: Request, body: tabby.Body) -> Response:
@@ -74,13 +77,22 @@ class Routes:
         (number, name, codec), written = answering, [0] * len(streams)
         async for index, piece in merged(streams):
             echo, echoes[index] = echoes[index], ""
-            choice = openai.piece_choice(index, piece, echo, codec, written[index])
+            choice = openai.piece_choice(index, piece, echo, codec, written[index], empty=ask.warms)
             written[index] += len(echo) + len(piece.text)
             yield event(openai.completion(number, name, [choice], None))
         if body.usage_at_end:
-            used = openai.usage([each.usage for each in streams[:: ask.samples]], [each.usage for each in streams])
+            used = openai.usage([each.usage for each in streams[:: ask.samples]], [each.usage for each in streams], empty=ask.warms)
             yield event(openai.completion(number, name, [], used))
         yield openai.DONE
 
     async def _no_chat(self, request: Request) -> Response:
         raise RefusedError(501, "a base model completes code and does not chat: use /v1/completions or /infill", "not_supported_error")
+
+
+def _echo(prompt: str | Tokens | Surroundings, codec: Codec) -> str:
+    """A prompt as text."""
+    if isinstance(prompt, Surroundings):
+        return prompt.prefix
+    if isinstance(prompt, str):
+        return prompt
+    return b"".join(map(codec.token_bytes, prompt)).decode("utf-8", errors="replace")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import sc2onnx
+from sc2onnx.errors import RequestError
 from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.handle import Stream
@@ -174,6 +175,33 @@ def test_a_newer_keystroke_replaces_the_older_one_of_the_same_file(load: Load) -
     continued = model.submit(before, max_new_tokens=4, replaces=key)
     assert continued.result() == plain.generate(before, max_new_tokens=4)
     assert last.result().finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("chunk", [256, 7])
+def test_log_probabilities_of_prompts_beside_others(load: Load, chunk: int) -> None:
+    """Whatever an earlier request left, however it is cut, and for each sample."""
+    model = load(prefill_chunk=chunk, max_batch=4)
+    code = CODE[:400]
+    ids = model.codec.encode(code)
+    with model.sequence() as sequence:
+        logits = sequence.append(ids)
+    assert logits is not None
+    rows = [row - row.max() for row in logits.astype(np.float64)]
+    expected = [row[token] - np.log(np.exp(row).sum()) for row, token in zip(rows, ids[1:], strict=False)]
+    options: dict[str, Any] = {"max_new_tokens": 3, "logprobs": True, "prompt_logprobs": True, "top_logprobs": 1}
+    model.generate(code, max_new_tokens=2)  # which leaves the prompt computed
+    beside = model.submit(CODE[200:600], max_new_tokens=12)
+    for done in model.generate(code, n=2, temperature=0.5, seed=1, **options):
+        assert done.prompt is not None
+        assert [token.id for token in done.prompt] == ids
+        assert done.prompt[0].logprob is None
+        assert [token.logprob for token in done.prompt[1:]] == pytest.approx(expected, abs=1e-4)
+        assert all(len(token.likeliest) == 1 for token in done.prompt[1:])
+        assert len(done.tokens) == 3
+    assert beside.result() == model.generate(CODE[200:600], max_new_tokens=12)
+    assert model.generate(code, max_new_tokens=3, logprobs=True).prompt is None
+    with pytest.raises(RequestError, match="prompt_logprobs is True"):
+        model.generate(code, prompt_logprobs=True)
 
 
 def test_sequences_and_requests_share_the_model(load: Load) -> None:
