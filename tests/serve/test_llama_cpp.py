@@ -98,3 +98,11 @@ def test_what_is_not_done_is_said(served: Served, wrong: dict[str, object]) -> N
     reply = served.post("/infill", {**VIM, **wrong})
     assert reply.status_code == 501
     assert reply.json()["error"]["type"] == "not_supported_error"
+
+
+def test_it_tells_of_drafts_where_there_were_some(served: Served) -> None:
+    body = {"input_prefix": "value = compute(value)\n" * 20, "n_predict": 40, "temperature": 0}
+    timings = served.post("/infill", body).json()["timings"]
+    assert timings["draft_n"] >= timings["draft_n_accepted"] > 0
+    short = served.post("/infill", {"input_prefix": "x", "n_predict": 1, "temperature": 0})
+    assert "draft_n" not in short.json()["timings"]
