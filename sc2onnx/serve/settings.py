@@ -30,6 +30,7 @@ class Settings:
     what one request may ask for. ``waiting``: requests under way, beyond which others are told to
     come later; ``connections``: open at once. ``patience``: seconds that a client may take to send its
     body, and to take a part of an answer. ``drain_seconds``: that requests have to end in when the server does.
+    ``page``: whether browsers are shown a page to try it with at ``/``.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -48,6 +49,7 @@ class Settings:
     connections: int = 256
     patience: float = 30.0
     drain_seconds: float = 10.0
+    page: bool = True
 
     def __post_init__(self) -> None:
         for name in _SIZES:
