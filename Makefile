@@ -20,7 +20,7 @@ PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
 BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
-.PHONY: demo test lint types native unit lean bench interop format clean
+.PHONY: demo test lint types native unit lean bench interop page format clean
 
 demo: $(VENV)/.ready $(VENV)/.kernels
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
@@ -88,6 +88,10 @@ $(BENCH)/checkpoint/tokenizer.json: | $(VENV)/.ready # what is written last
 # The table of other runtimes in the README: installs them under build/interop, runs the examples, compares tokens and times.
 interop: $(VENV)/.dev $(VENV)/.kernels
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/interop.py
+
+# The page that the server shows, from its sources; what it writes is committed, so that installing needs no Node.js.
+page:
+	cd page && npm ci --no-audit --no-fund && npm run check && npm run build
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

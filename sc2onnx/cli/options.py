@@ -126,6 +126,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--waiting", type=int, default=64, metavar="N", help=waiting)
     most = "tokens that a request may ask for (default: 4096)"
     parser.add_argument("--most-tokens", type=int, default=4096, metavar="N", help=most)
+    parser.add_argument("--no-page", action="store_true", help="no page at / to try it with")
     batch = "requests that are computed together (default: 8)"
     parser.add_argument("--max-batch", type=int, default=8, metavar="N", help=batch)
     memory = "bytes of finished requests' caches to keep (default: two of full length)"

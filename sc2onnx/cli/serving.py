@@ -37,6 +37,7 @@ def serve(args: argparse.Namespace) -> int:
         origins=tuple(args.origin),
         waiting=args.waiting,
         most_tokens=args.most_tokens,
+        page=not args.no_page,
     )
     serve(settings, lambda: _loaded(bundles, args), tell)
     return 0

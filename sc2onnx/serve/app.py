@@ -13,7 +13,7 @@ from sc2onnx.serve.guard import Guard
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import refused, replied
-from sc2onnx.serve.routes import llama_cpp, mistral, ollama, openai, tabby
+from sc2onnx.serve.routes import llama_cpp, mistral, ollama, openai, page, tabby
 from sc2onnx.serve.service import Service
 
 
@@ -27,9 +27,9 @@ def application(service: Service) -> ASGIApp:
             return replied({"status": "ok"})
         raise service.unready()
 
-    dialects = [dialect.Routes(exchange) for dialect in (openai, llama_cpp, ollama, mistral, tabby)]
+    parts = [part.Routes(exchange) for part in (openai, llama_cpp, ollama, mistral, tabby, page)]
     routes = [Route("/health", guarded(health)), Route("/metrics", guarded(metrics.page))]
-    routes += [route for dialect in dialects for route in dialect.routes()]
+    routes += [route for part in parts for route in part.routes()]
     return Guard(Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown}), service.settings)
 
 

@@ -23,8 +23,8 @@ from sc2onnx.serve.settings import Settings, is_loopback
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
-OPEN: Final = frozenset({"/health"})
-"""Paths that need no key: nothing can be asked for there."""
+OPEN: Final = frozenset({"/health", "/", "/page.js", "/page.css", "/page.svg", "/page.licenses.txt"})
+"""Paths that need no key: nothing can be asked for there. The page asks by others, with its visitor's key."""
 
 _CORS: Final = {"access-control-allow-headers": "authorization, content-type", "access-control-allow-methods": "GET, POST"}
 

@@ -31,6 +31,7 @@ class Settings:
     come later; ``connections``: open at once. ``patience``: seconds that a client may take to send its
     body, and to take a part of an answer. ``drain_seconds``: that requests have to end in when the server does.
     ``heal``: whether a cursor inside a word is completed as if the word were whole (:mod:`sc2onnx.runtime.choose.healing`).
+    ``page``: whether browsers are shown a page to try it with at ``/``.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -50,6 +51,7 @@ class Settings:
     patience: float = 30.0
     drain_seconds: float = 10.0
     heal: bool = True
+    page: bool = True
 
     def __post_init__(self) -> None:
         for name in _SIZES:

@@ -7,6 +7,8 @@ import json
 import httpx
 import pytest
 
+from sc2onnx.runtime.results import Usage
+from sc2onnx.serve.dialects.llama_cpp import timings
 from tests.serve.conftest import Served
 
 BEFORE = "import os\n\n\ndef add(a, b):\n"
@@ -131,3 +133,10 @@ def test_what_is_not_done_is_said(served: Served, wrong: dict[str, object]) -> N
     reply = served.post("/infill", {**VIM, **wrong})
     assert reply.status_code == 501
     assert reply.json()["error"]["type"] == "not_supported_error"
+
+
+def test_timings_tell_of_drafts_where_there_were_some() -> None:
+    """Whether there are some depends on what they cost: so without a model."""
+    told = timings(Usage(prompt=8, generated=6, drafted=5, accepted=3))
+    assert (told["draft_n"], told["draft_n_accepted"]) == (5, 3)
+    assert "draft_n" not in timings(Usage(prompt=8, generated=6))

@@ -221,6 +221,7 @@ def timings(used: Usage) -> dict[str, float]:
         "predicted_ms": 1e3 * used.decode,
         "predicted_per_token_ms": 1e3 * used.decode / max(1, write),
         "predicted_per_second": write / max(1e-9, used.decode),
+        **({"draft_n": used.drafted, "draft_n_accepted": used.accepted} if used.drafted else {}),
     }
 
 
