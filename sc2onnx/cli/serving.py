@@ -103,7 +103,8 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
             continue
         manifest = Bundle.open(bundle, check="size").manifest
         lines.append(f"{name}: {bundle}, for {manifest.target}")
-    keys = f"{len(settings.keys)} keys of {', '.join(configuration.key_files)}" if settings.keys else "no key"
+    number = len(settings.keys)
+    keys = f"{number} key{'s' * (number > 1)} of {', '.join(configuration.key_files)}" if number else "no key"
     lines.append(f"on {settings.host} port {settings.port}, with {keys}")
     return lines
 

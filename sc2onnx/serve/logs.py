@@ -20,7 +20,8 @@ from sc2onnx.serve.entry import Entry
 LOG: Final = logging.getLogger("sc2onnx.serve.requests")
 
 PROBES: Final = frozenset({"/health", "/livez", "/metrics"})
-"""Paths that are asked every few seconds: their requests have a line only if they are refused."""
+"""Paths that are asked every few seconds: their requests have no line when they are answered,
+that the server is not ready (503) included."""
 
 _FIELDS: Final = "fields"
 _BARE: Final = re.compile(r"[\w./:+-]+", re.ASCII)
@@ -94,7 +95,7 @@ class Logged:
         try:
             await self._app(scope, receive, sending)
         finally:
-            if status != 200 or scope["path"] not in PROBES:
+            if scope["path"] not in PROBES or status not in (200, 503):
                 ended = entry.ended(status, whole=whole, draining=self._draining())
                 LOG.info("request", extra={_FIELDS: entry.told(scope, status, ended)})
 
