@@ -104,7 +104,8 @@ def test_a_stream_has_one_too(keyed: Served) -> None:
 def test_clients_that_hang_up_are_gone(keyed: Served, stream: bool) -> None:
     body = json.dumps({"prompt": "x", "max_tokens": 4000, "temperature": 1, "seed": 1, "stream": stream}).encode()
     host, port = keyed.url.removeprefix("http://").split(":")
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: {KEY}\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     with logged() as lines:
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(head.encode() + body)
