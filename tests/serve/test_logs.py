@@ -178,7 +178,7 @@ def test_prompts_are_in_it_where_that_is_asked_for(bundle: Path) -> None:
 )
 def test_an_id_of_a_client_is_taken_where_it_is_short_and_harmless(keyed: Served, given: str, taken: bool) -> None:
     headers = {**HEADERS, "x-request-id": given}
-    reply = keyed.get("/v1/models", headers={name: value.encode() for name, value in headers.items()})  # type: ignore[arg-type]
+    reply = keyed.get("/v1/models", headers={name: value.encode() for name, value in headers.items()})
     assert (reply.headers["x-request-id"] == given) == taken
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", reply.headers["x-request-id"])
 
