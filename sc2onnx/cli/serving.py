@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
+_CONTINUE: Final = "makes Continue end completions at lines that begin with t: give another (--alias)"
+
 
 def serve(args: argparse.Namespace) -> int:
     """Run ``serve``."""
@@ -54,7 +56,8 @@ def _configuration(args: argparse.Namespace) -> Configuration:
     file = of_file(Path(named), read_text(Path(named)), os.environ) if named else {}
     found = configured(_flags(args), of_environment(os.environ), file)
     if not found.models:
-        raise RequestError("there is nothing to serve: give a BUNDLE, or a file with models (--config FILE)")
+        remedy = "give a BUNDLE, or a file with models (--config FILE)"
+        raise RequestError(f"there is nothing to serve: {remedy}")
     return found
 
 
@@ -66,10 +69,13 @@ def _flags(args: argparse.Namespace) -> Given:
     """What the command line says, without what it leaves out."""
     from sc2onnx.serve.configuration import Configuration
 
-    given: Given = {each.name: getattr(args, _FLAGS.get(each.name, each.name), None) for each in fields(Configuration)}
-    given = {name: tuple(value) if name in _FLAGS and value is not None else value for name, value in given.items()}
-    given["models"] = _named(args) or None
-    return {name: value for name, value in given.items() if value is not None}
+    given: Given = {}
+    for name in (each.name for each in fields(Configuration)):
+        value = getattr(args, _FLAGS.get(name, name), None)
+        if value is not None:
+            given[name] = tuple(value) if name in _FLAGS else value
+    models = _named(args)
+    return {**given, "models": models} if models else given
 
 
 def _named(args: argparse.Namespace) -> dict[str, str]:
@@ -77,8 +83,11 @@ def _named(args: argparse.Namespace) -> dict[str, str]:
     from sc2onnx.serve.configuration import named
 
     if args.alias and args.bundle is None:
-        raise RequestError(f"--alias is {args.alias!r} without a BUNDLE that it could name: give one")
-    first = {} if args.bundle is None else {args.alias or Path(args.bundle).resolve().name: args.bundle}
+        found = f"--alias is {args.alias!r} without a BUNDLE"
+        raise RequestError(f"{found} that it could name: give one")
+    first = dict[str, str]()
+    if args.bundle is not None:
+        first[args.alias or Path(args.bundle).resolve().name] = args.bundle
     return named(args.model or (), "--model", first)
 
 
@@ -92,7 +101,7 @@ def _keys(files: Sequence[str]) -> tuple[str, ...]:
 
 
 def _checked(configuration: Configuration, settings: Settings) -> list[str]:
-    """What would be served and where. Raises :class:`~sc2onnx.errors.BundleError` for a bundle that is none."""
+    """What would be served and where. Raises :class:`~sc2onnx.errors.BundleError`."""
     from sc2onnx.bundle.hub import is_id
     from sc2onnx.runtime.opening.bundle import Bundle
 
@@ -103,8 +112,8 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
             continue
         manifest = Bundle.open(bundle, check="size").manifest
         lines.append(f"{name}: {bundle}, for {manifest.target}")
-    number = len(settings.keys)
-    keys = f"{number} key{'s' * (number > 1)} of {', '.join(configuration.key_files)}" if number else "no key"
+    number, files = len(settings.keys), ", ".join(configuration.key_files)
+    keys = f"{number} key{'s' * (number > 1)} of {files}" if number else "no key"
     lines.append(f"on {settings.host} port {settings.port}, with {keys}")
     return lines
 
@@ -124,5 +133,5 @@ def _loaded(configuration: Configuration) -> dict[str, Model]:
             prefix_memory=configuration.prefix_memory,
         )
         if "starcoder2" in name.lower():
-            LOG.warning("the name %s makes Continue end completions at lines that begin with t: give another with --alias", name)
+            LOG.warning("the name %s %s", name, _CONTINUE)
     return found

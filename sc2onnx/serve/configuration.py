@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from string import Template
-from types import MappingProxyType
 from typing import Any, Final, Literal, get_args, get_type_hints
 
 import msgspec
@@ -31,10 +30,10 @@ _USUAL: Final = Settings()
 class Configuration:
     """Everything that ``sc2onnx serve`` can be told; each field is a key of its file.
 
-    ``models``: bundles, directories or hub ids, by the names that they go by, the first of them where
-    a request names none. ``device`` to ``prefix_memory``: of each of them, see
-    :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``key_files``: files of keys, one a line. ``log``:
-    how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
+    ``models``: bundles, directories or hub ids, by the names that they go by, the first of them
+    where a request names none. ``device`` to ``prefix_memory``: of each of them, see
+    :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``key_files``: files of keys, one a line.
+    ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
     """
 
     models: dict[str, str] = field(default_factory=dict)
@@ -86,17 +85,20 @@ def of_file(path: Path, text: str, environment: Mapping[str, str]) -> Given:
     """What a TOML file says. Relative paths in it are relative to it, and ``$NAME`` in those of
     ``key_files`` is a variable of the environment, such as ``$CREDENTIALS_DIRECTORY``.
 
-    Raises :class:`~sc2onnx.errors.RequestError` for a key that is none, and for a value of a wrong type.
+    Raises :class:`~sc2onnx.errors.RequestError` for a key that is none, and for a value of a wrong
+    type.
     """
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as wrong:
         raise RequestError(f"{path} is not TOML ({wrong}): correct it") from None
     given = {key: _typed(str(path), _known(str(path), key), value) for key, value in found.items()}
+    folder = path.parent
     if "models" in given:
-        given["models"] = {name: _bundle(path.parent, bundle) for name, bundle in given["models"].items()}
+        given["models"] = {name: _bundle(folder, each) for name, each in given["models"].items()}
     if "key_files" in given:
-        given["key_files"] = tuple(str(path.parent / _filled(path, each, environment)) for each in given["key_files"])
+        filled = [_filled(path, each, environment) for each in given["key_files"]]
+        given["key_files"] = tuple(str(folder / each) for each in filled)
     return given
 
 
@@ -104,23 +106,28 @@ def of_environment(environment: Mapping[str, str]) -> Given:
     """What variables ``SC2ONNX_SERVE_<KEY>`` say; lists are separated by commas, models are
     ``NAME=BUNDLE,NAME=BUNDLE``.
 
-    Raises :class:`~sc2onnx.errors.RequestError` for one that stands for no key, and for a value of a wrong type.
+    Raises :class:`~sc2onnx.errors.RequestError` for one that stands for no key, and for a value
+    of a wrong type.
     """
     given: Given = {}
     for variable, value in environment.items():
         if not variable.startswith(PREFIX) or variable == f"{PREFIX}CONFIG":
             continue
         source = f"{variable} in the environment"
-        key = _known(source, variable.removeprefix(PREFIX).lower(), lambda key: PREFIX + key.upper())
+        key = _known(source, variable.removeprefix(PREFIX).lower(), _variable)
         given[key] = _typed(source, key, _parted(source, key, value), strict=False)
     return given
 
 
-def named(models: Iterable[str], source: str, first: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+def named(
+    models: Iterable[str],
+    source: str,
+    first: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Bundles by name, of texts ``NAME=BUNDLE``, after those that have their names already. Raises
     :class:`~sc2onnx.errors.RequestError`.
     """
-    found = dict(first)
+    found = dict(first or {})
     for given in models:
         name, equals, bundle = given.partition("=")
         if not (name and equals and bundle) or name in found:
@@ -132,7 +139,11 @@ def named(models: Iterable[str], source: str, first: Mapping[str, str] = Mapping
 _TYPES: Final = get_type_hints(Configuration)
 
 
-def _known(source: str, key: str, spelt: Any = str) -> str:
+def _variable(key: str) -> str:
+    return PREFIX + key.upper()
+
+
+def _known(source: str, key: str, spelt: Callable[[str], str] = str) -> str:
     if key in _TYPES:
         return key
     near = get_close_matches(key, _TYPES, 1, 0.5)
@@ -141,12 +152,14 @@ def _known(source: str, key: str, spelt: Any = str) -> str:
 
 
 def _typed(source: str, key: str, value: Any, *, strict: bool = True) -> Any:
-    """A value as the field has it; texts of the environment are read as numbers where one is expected."""
+    """A value as the field has it. Without ``strict``, texts may stand for numbers."""
     try:
         return msgspec.convert(value, _TYPES[key], strict=strict)
     except msgspec.ValidationError as wrong:
-        expected = f"expected one of {', '.join(get_args(_TYPES[key]))}" if key in _CHOICES else str(wrong)
-        raise RequestError(f"{source}: {key} is {repr(value)[:60]}, {expected[:1].lower()}{expected[1:]}") from None
+        expected = str(wrong).replace("Expected", "expected", 1)
+        if key in _CHOICES:
+            expected = f"expected one of {', '.join(get_args(_TYPES[key]))}"
+        raise RequestError(f"{source}: {key} is {repr(value)[:60]}, {expected}") from None
 
 
 _CHOICES: Final = ("kernels", "cache_type", "log")
@@ -169,6 +182,7 @@ def _filled(source: Path, path: str, environment: Mapping[str, str]) -> str:
     try:
         return Template(path).substitute(environment)
     except KeyError as missing:
-        raise RequestError(f"{source}: key_files names ${missing.args[0]}, which is not set: set it") from None
+        told = f"key_files names ${missing.args[0]}, which is not set: set it"
     except ValueError:
-        raise RequestError(f"{source}: key_files has {path!r}, expected $NAME of a variable after $") from None
+        told = f"key_files has {path!r}, expected the name of a variable after $"
+    raise RequestError(f"{source}: {told}")

@@ -1,4 +1,4 @@
-"""The log of a server: one line a message, in which nothing that a client sends can begin another line."""
+"""The log of a server: a line a message, in which nothing that clients send begins another line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See :class:`logging.Formatter`."""
         head = f"{_time(record)} {record.levelname} {record.name} {printable(record.getMessage())}"
-        line = " ".join([head, *(f"{name}={_bare(value)}" for name, value in _fields(record).items())])
+        pairs = [f"{name}={_bare(value)}" for name, value in _fields(record).items()]
+        line = " ".join([head, *pairs])
         if not record.exc_info:
             return line
         trace = self.formatException(record.exc_info).splitlines()
@@ -50,8 +51,8 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """An object on one line, in ASCII: ``time``, ``level``, ``logger``, ``message``, fields, and for an
-    error its ``exception``.
+    """An object on one line, in ASCII: ``time``, ``level``, ``logger``, ``message``, fields, and
+    for an error its ``exception``.
     """
 
     def format(self, record: logging.LogRecord) -> str:

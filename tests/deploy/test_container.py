@@ -1,4 +1,4 @@
-"""The container file: what it copies is there, what it runs parses, and what it starts runs without a file system to write to."""
+"""The container file: what it copies is there, what it runs parses, and what it starts serves."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ IGNORED = ROOT / ".dockerignore"
 
 def instructions() -> list[tuple[str, str]]:
     """Instructions and what follows them, lines that go on joined, comments left out."""
-    text = "\n".join(line for line in FILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
-    joined = re.sub(r"\\\n\s*", "", text)
-    return [(each.split(None, 1)[0], each.split(None, 1)[1]) for each in joined.splitlines() if each.strip()]
+    lines = FILE.read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    joined = re.sub(r"\\\n\s*", "", text).splitlines()
+    parts = [each.split(None, 1) for each in joined if each.strip()]
+    return [(name, value) for name, value in parts]
 
 
 def last(name: str) -> str:
@@ -47,7 +49,10 @@ def command() -> list[str]:
 
 def test_the_base_is_pinned_and_the_same_for_both_stages() -> None:
     assert re.fullmatch(r"BASE=[a-z]+:\d+\.\d+\.\d+-[a-z-]+", last("ARG"))
-    assert [value.split()[0] for name, value in instructions() if name == "FROM"] == ["${BASE}", "${BASE}"]
+    assert [value.split()[0] for name, value in instructions() if name == "FROM"] == [
+        "${BASE}",
+        "${BASE}",
+    ]
 
 
 def test_it_runs_as_nobody_in_particular() -> None:
@@ -59,9 +64,10 @@ def test_it_runs_as_nobody_in_particular() -> None:
 
 
 def test_what_it_copies_is_there_and_not_ignored() -> None:
-    listed = {line[1:] for line in IGNORED.read_text(encoding="utf-8").splitlines() if line.startswith("!")}
-    copied = [value.split()[:-1] for name, value in instructions() if name == "COPY" and not value.startswith("--from")]
-    names = [name for each in copied for name in each]
+    lines = IGNORED.read_text(encoding="utf-8").splitlines()
+    listed = {line[1:] for line in lines if line.startswith("!")}
+    copied = [value.split()[:-1] for name, value in instructions() if name == "COPY"]
+    names = [name for each in copied if not each[0].startswith("--from") for name in each]
     assert names
     for name in names:
         assert (ROOT / name).exists(), name
@@ -105,22 +111,36 @@ def test_what_the_documentation_runs_is_taken() -> None:
         assert parser().parse_args(["serve", *arguments]).bundle == "/bundle"
 
 
-def test_it_serves_with_nothing_to_write_to_but_its_cache(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The image's environment and health check, with a home and a working directory that cannot be written to."""
+def test_it_serves_with_nothing_to_write_to_but_its_cache(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The image's environment and health check, in a home that cannot be written to."""
     sealed, cache, keys = tmp_path / "sealed", tmp_path / "cache", tmp_path / "keys"
     sealed.mkdir()
     cache.mkdir()
     keys.write_text("a-key-of-some-length\n")
     sealed.chmod(0o555)
-    given = {**variables(), "HOME": str(sealed), "TMPDIR": str(sealed), "SC2ONNX_CACHE": str(cache), f"{PREFIX}KEY_FILES": str(keys)}
+    given = {
+        **variables(),
+        "HOME": str(sealed),
+        "TMPDIR": str(sealed),
+        "SC2ONNX_CACHE": str(cache),
+        f"{PREFIX}KEY_FILES": str(keys),
+    }
     del given["PATH"]
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with started(bundle, cwd=sealed) as (process, address):
         port = address.rsplit(":", 1)[1]
         assert _health(port) == 0
-        body, headers = {"prompt": "def f():\n", "max_tokens": 2}, {"x-api-key": "a-key-of-some-length"}
-        reply = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, headers=headers, timeout=60)
+        body, headers = (
+            {"prompt": "def f():\n", "max_tokens": 2},
+            {"x-api-key": "a-key-of-some-length"},
+        )
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        reply = httpx.post(url, json=body, headers=headers, timeout=60)
         assert reply.status_code == 200
         process.terminate()
         assert process.wait(30) == 0
@@ -134,7 +154,9 @@ def _health(port: str) -> int:
     program, *arguments = json.loads(check[check.index("[") :])
     assert program == "python"
     env = {**os.environ, f"{PREFIX}PORT": port}
-    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, timeout=60, check=False).returncode
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    return done.returncode
 
 
 @pytest.mark.parametrize("name", ["LABEL", "HEALTHCHECK", "VOLUME"])

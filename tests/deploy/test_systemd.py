@@ -1,4 +1,4 @@
-"""The unit and its example configuration: read, parsed by the real parser, and checked by systemd where it is there."""
+"""The unit and its example: parsed by the real parser, and checked by systemd where it is there."""
 
 from __future__ import annotations
 
@@ -40,13 +40,20 @@ def test_the_command_parses_and_names_the_example() -> None:
 
 def test_it_stops_later_than_the_server_gives_its_requests_up() -> None:
     (seconds,) = unit()["TimeoutStopSec"]
-    drain = of_file(EXAMPLE, EXAMPLE.read_text(encoding="utf-8"), {"CREDENTIALS_DIRECTORY": "/x"})["drain_seconds"]
+    text = EXAMPLE.read_text(encoding="utf-8")
+    drain = of_file(EXAMPLE, text, {"CREDENTIALS_DIRECTORY": "/x"})["drain_seconds"]
     assert float(seconds) >= drain + 5
 
 
 def test_the_service_has_no_rights_it_does_not_need() -> None:
     found = unit()
-    for name in ("DynamicUser", "NoNewPrivileges", "PrivateTmp", "ProtectHome", "MemoryDenyWriteExecute"):
+    for name in (
+        "DynamicUser",
+        "NoNewPrivileges",
+        "PrivateTmp",
+        "ProtectHome",
+        "MemoryDenyWriteExecute",
+    ):
         assert found[name] == ["yes"], name
     assert found["ProtectSystem"] == ["strict"]
     assert found["CapabilityBoundingSet"] == [""]
@@ -58,7 +65,12 @@ def test_its_cache_is_where_the_server_looks() -> None:
     assert f"SC2ONNX_CACHE=%C/{found['CacheDirectory'][0]}" in found["Environment"][0].split()
 
 
-def test_the_example_is_what_check_takes(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_is_what_check_takes(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """With a bundle in the place of its own, and with the key that the unit loads."""
     (credential,) = unit()["LoadCredential"]
     name = credential.split(":")[0]
@@ -80,7 +92,13 @@ def test_systemd_takes_it(tmp_path: Path) -> None:
     (command,) = unit()["ExecStart"]
     copy = tmp_path / UNIT.name
     copy.write_text(UNIT.read_text(encoding="utf-8").replace(command.split()[0], sys.executable))
-    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(copy)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     if "Failed to" in done.stderr and "ignoring" not in done.stderr:
         pytest.skip(f"systemd-analyze does not work here: {done.stderr.strip()}")
     assert (done.returncode, done.stderr.strip()) == (0, "")

@@ -1,4 +1,4 @@
-"""The table of the server's configuration, compared with the record that the server reads and with its flags."""
+"""The table of the server's configuration, compared with the record and with the flags."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ def rows() -> list[tuple[str, str, str]]:
 
 def test_every_key_is_listed_with_its_default() -> None:
     usual = Configuration()
-    assert {key: default for key, default, _ in rows()} == {each.name: _as_toml(getattr(usual, each.name)) for each in fields(Configuration)}
+    expected = {each.name: _as_toml(getattr(usual, each.name)) for each in fields(Configuration)}
+    assert {key: default for key, default, _ in rows()} == expected
 
 
-def test_the_flags_of_the_table_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_flags_of_the_table_are_those_of_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["serve", "--help"])
     told = set(re.findall(r"(?m)^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out))

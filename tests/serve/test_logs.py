@@ -71,9 +71,17 @@ def test_a_completion_has_one_line_with_what_it_took(keyed: Served) -> None:
     with logged() as lines:
         reply = keyed.post("/v1/completions", BODY, headers=HEADERS)
         (line,) = awaited(lines)
-    assert {line[name] for name in ("method", "path", "status", "model")} == {"POST", "/v1/completions", 200, "mini"}
+    assert {line[name] for name in ("method", "path", "status", "model")} == {
+        "POST",
+        "/v1/completions",
+        200,
+        "mini",
+    }
     used = reply.json()["usage"]
-    assert (line["prompt_tokens"], line["generated_tokens"]) == (used["prompt_tokens"], used["completion_tokens"])
+    assert (line["prompt_tokens"], line["generated_tokens"]) == (
+        used["prompt_tokens"],
+        used["completion_tokens"],
+    )
     assert line["ended"] == reply.json()["choices"][0]["finish_reason"]
     assert 0 < line["first_token_ms"] <= line["ms"]
     assert line["key"] == 1
@@ -102,7 +110,8 @@ def test_a_stream_has_one_too(keyed: Served) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_clients_that_hang_up_are_gone(keyed: Served, stream: bool) -> None:
-    body = json.dumps({"prompt": "x", "max_tokens": 4000, "temperature": 1, "seed": 1, "stream": stream}).encode()
+    wanted = {"prompt": "x", "max_tokens": 4000, "temperature": 1, "seed": 1, "stream": stream}
+    body = json.dumps(wanted).encode()
     host, port = keyed.url.removeprefix("http://").split(":")
     head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: {KEY}\r\n"
     head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -117,11 +126,16 @@ def test_clients_that_hang_up_are_gone(keyed: Served, stream: bool) -> None:
 
 
 def test_a_request_that_a_newer_one_replaces_is_superseded(keyed: Served) -> None:
-    body = {"language": "python", "segments": {"prefix": "def f():\n    ", "filepath": "a.py"}, "user": "me"}
+    body = {
+        "language": "python",
+        "segments": {"prefix": "def f():\n    ", "filepath": "a.py"},
+        "user": "me",
+    }
 
     async def both() -> None:
         async with httpx.AsyncClient(base_url=keyed.url, headers=HEADERS, timeout=60) as client:
-            first = asyncio.create_task(client.post("/v1/completions", json={**body, "temperature": 1.0, "seed": 1}))
+            older = {**body, "temperature": 1.0, "seed": 1}
+            first = asyncio.create_task(client.post("/v1/completions", json=older))
             while not keyed.service.under_way:
                 await asyncio.sleep(0)
             await client.post("/v1/completions", json=body)
@@ -144,7 +158,7 @@ def test_a_request_that_a_newer_one_replaces_is_superseded(keyed: Served) -> Non
         ("/v1/chat/completions", HEADERS, 501),
     ],
 )
-def test_refusals_have_a_line_and_an_id(keyed: Served, path: str, headers: dict[str, str], status: int) -> None:
+def test_refusals_have_one(keyed: Served, path: str, headers: dict[str, str], status: int) -> None:
     with logged() as lines:
         reply = keyed.post(path, BODY, headers=headers)
         (line,) = awaited(lines)
@@ -157,7 +171,8 @@ def test_neither_keys_nor_prompts_are_in_it(keyed: Served) -> None:
     secret = "a_secret_of_somebody"
     with logged() as lines:
         keyed.post("/v1/completions", {**BODY, "prompt": secret}, headers=HEADERS)
-        keyed.post("/v1/completions", {"prompt": {secret: 1}}, headers={"authorization": f"Bearer {KEY}x"})
+        wrong = {"authorization": f"Bearer {KEY}x"}
+        keyed.post("/v1/completions", {"prompt": {secret: 1}}, headers=wrong)
         keyed.get(f"/v1/models?key={KEY}&prompt={secret}", headers=HEADERS)
         told = json.dumps(awaited(lines, 3))
     assert secret not in told
@@ -165,20 +180,33 @@ def test_neither_keys_nor_prompts_are_in_it(keyed: Served) -> None:
 
 
 def test_prompts_are_in_it_where_that_is_asked_for(bundle: Path) -> None:
-    with serving(sc2onnx.load(bundle), Settings(port=0, log_prompts=True)) as running, logged() as lines:
+    with (
+        serving(sc2onnx.load(bundle), Settings(port=0, log_prompts=True)) as running,
+        logged() as lines,
+    ):
         running.post("/v1/completions", BODY)
-        running.post("/infill", {"input_prefix": "a\n", "prompt": "b", "input_suffix": "c", "n_predict": 1})
+        code = {"input_prefix": "a\n", "prompt": "b", "input_suffix": "c", "n_predict": 1}
+        running.post("/infill", code)
         first, second = awaited(lines, 2)
     assert first["prompts"] == [BODY["prompt"]]
     assert (second["prompts"][0]["prefix"], second["prompts"][0]["suffix"]) == ("a\nb", "c")
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"), [("abc-1.2_X", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("a\u00e9", False), ("", False)]
+    ("given", "taken"),
+    [
+        ("abc-1.2_X", True),
+        ("x" * 64, True),
+        ("x" * 65, False),
+        ("a b", False),
+        ("a\u00e9", False),
+        ("", False),
+    ],
 )
-def test_an_id_of_a_client_is_taken_where_it_is_short_and_harmless(keyed: Served, given: str, taken: bool) -> None:
+def test_harmless_ids_of_clients_are_taken(keyed: Served, given: str, taken: bool) -> None:
     headers = {**HEADERS, "x-request-id": given}
-    reply = keyed.get("/v1/models", headers={name: value.encode() for name, value in headers.items()})
+    sent = {name: value.encode() for name, value in headers.items()}
+    reply = keyed.get("/v1/models", headers=sent)
     assert (reply.headers["x-request-id"] == given) == taken
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", reply.headers["x-request-id"])
 
@@ -192,7 +220,18 @@ def test_probes_that_are_answered_have_none(keyed: Served) -> None:
     assert line["path"] == "/metrics"
 
 
-HOSTILE = ["/a\nINFO forged", "/a\r\nb", "/\x1b[31m", "/\u2028x", "/\u202ex", "/\x85x", "/a status=200", '/"x', "/\ud800", "/" + "x" * 5000]
+HOSTILE = [
+    "/a\nINFO forged",
+    "/a\r\nb",
+    "/\x1b[31m",
+    "/\u2028x",
+    "/\u202ex",
+    "/\x85x",
+    "/a status=200",
+    '/"x',
+    "/\ud800",
+    "/" + "x" * 5000,
+]
 
 
 @pytest.mark.parametrize("path", HOSTILE)
@@ -208,7 +247,14 @@ def test_no_path_begins_another_line_or_field(path: str, form: logging.Formatter
         assert json.loads(line)["status"] == 418
     else:
         parts = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line)
-        assert [name for name, _ in parts] == ["request_id", "method", "path", "status", "ms", "ended"]
+        assert [name for name, _ in parts] == [
+            "request_id",
+            "method",
+            "path",
+            "status",
+            "ms",
+            "ended",
+        ]
         assert dict(parts)["status"] == "418"
 
 
@@ -244,7 +290,8 @@ def test_tracebacks_are_indented_and_begin_no_line() -> None:
     try:
         raise ValueError("x\n2026-01-01 INFO forged \x1b[31m")
     except ValueError:
-        record = logging.LogRecord("n", logging.ERROR, __file__, 1, "failed\nINFO forged", None, sys.exc_info())
+        message, error = "failed\nINFO forged", sys.exc_info()
+        record = logging.LogRecord("n", logging.ERROR, __file__, 1, message, None, error)
     first, *rest = TextLines().format(record).split("\n")
     assert first.endswith("ERROR n failed\\nINFO forged")
     assert rest
@@ -254,7 +301,8 @@ def test_tracebacks_are_indented_and_begin_no_line() -> None:
 
 def test_the_command_logs_json_only(bundle: Path, tmp_path: Path) -> None:
     """uvicorn's messages, warnings and ours have one form, in which a name of a model is data."""
-    with started(bundle, "--alias", "starcoder2", "--log", "json", "--log-prompts", cwd=tmp_path) as (process, address):
+    options = ("--alias", "starcoder2", "--log", "json", "--log-prompts")
+    with started(bundle, *options, cwd=tmp_path) as (process, address):
         httpx.post(f"{address}/v1/completions", json=BODY, timeout=60)
         process.terminate()
         assert process.wait(30) == 0
@@ -263,7 +311,11 @@ def test_the_command_logs_json_only(bundle: Path, tmp_path: Path) -> None:
     told = [line["message"] for line in lines]
     assert any("Continue" in message for message in told)
     assert any("ready: starcoder2" in message for message in told)
-    assert {line["logger"] for line in lines} >= {"sc2onnx.serve", "sc2onnx.serve.requests", "uvicorn.error"}
+    assert {line["logger"] for line in lines} >= {
+        "sc2onnx.serve",
+        "sc2onnx.serve.requests",
+        "uvicorn.error",
+    }
     assert [line["prompts"] for line in lines if line["message"] == "request"] == [[BODY["prompt"]]]
 
 
