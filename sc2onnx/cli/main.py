@@ -31,8 +31,8 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
 }
 """Command -> what runs it and returns the exit status."""
 
-RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "serve", "warm")
-"""Commands whose bundles may be on the hub."""
+RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "warm")
+"""Commands whose bundles may be on the hub, and are found before they run; ``serve`` answers meanwhile."""
 
 
 def entry() -> NoReturn:

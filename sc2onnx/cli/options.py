@@ -109,30 +109,52 @@ def _verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle")
+    """No option has a default here: what is not given may be in the file or the environment."""
+    parser.add_argument("bundle", nargs="?", help="directory or hub id; may be in the file instead")
     parser.add_argument("--alias", metavar="NAME", help="what the bundle is called (default: its directory's name)")
     other = "another bundle, and what it is called (repeatable)"
-    parser.add_argument("--model", action="append", default=[], metavar="NAME=BUNDLE", help=other)
+    parser.add_argument("--model", action="append", metavar="NAME=BUNDLE", help=other)
+    file = "a TOML file with what the flags say and more (docs/serving.md)"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=file)
+    check = "say what would be served and where, and end"
+    parser.add_argument("--check", action="store_true", help=check)
     host = "where to listen (default: 127.0.0.1; others need a key)"
-    parser.add_argument("--host", default="127.0.0.1", help=host)
-    parser.add_argument("--port", type=int, default=8012, help="0: any that is free (default: 8012)")
+    parser.add_argument("--host", help=host)
+    parser.add_argument("--port", type=int, help="0: any that is free (default: 8012)")
     keys = "keys, one a line, one of which each request must bring (repeatable)"
-    parser.add_argument("--key-file", type=Path, action="append", default=[], metavar="FILE", help=keys)
+    parser.add_argument("--key-file", action="append", metavar="FILE", help=keys)
     hosts = "a name that the server goes by, besides this machine's own (repeatable)"
-    parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=hosts)
+    parser.add_argument("--allowed-host", action="append", metavar="NAME", help=hosts)
     origins = "a web page that may ask, as https://HOST (repeatable)"
-    parser.add_argument("--origin", action="append", default=[], metavar="ORIGIN", help=origins)
+    parser.add_argument("--origin", action="append", metavar="ORIGIN", help=origins)
+    _serve_bounds(parser)
+    parser.add_argument("--log", choices=("text", "json"), help="how lines of the log look (default: text)")
+    prompts = "log what requests go on from (default: no)"
+    parser.add_argument("--log-prompts", action=argparse.BooleanOptionalAction, help=prompts)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or auto (default: cpu)")
+    processor_options(parser)
+    parser.set_defaults(kernels=None, cache_type=None)
+
+
+def _serve_bounds(parser: argparse.ArgumentParser) -> None:
     waiting = "requests under way, beyond which others are told to come later (default: 64)"
-    parser.add_argument("--waiting", type=int, default=64, metavar="N", help=waiting)
+    parser.add_argument("--waiting", type=int, metavar="N", help=waiting)
     most = "tokens that a request may ask for (default: 4096)"
-    parser.add_argument("--most-tokens", type=int, default=4096, metavar="N", help=most)
-    parser.add_argument("--no-page", action="store_true", help="no page at / to try it with")
+    parser.add_argument("--most-tokens", type=int, metavar="N", help=most)
+    prompts = "prompts that a request may have (default: 16)"
+    parser.add_argument("--most-prompts", type=int, metavar="N", help=prompts)
+    samples = "samples of each prompt that a request may ask for (default: 8)"
+    parser.add_argument("--most-samples", type=int, metavar="N", help=samples)
+    drain = "what requests have to end in when the server does (default: 10)"
+    parser.add_argument("--drain-seconds", type=float, metavar="SECONDS", help=drain)
+    page = "show a page at / to try it with (default: yes)"
+    parser.add_argument("--page", action=argparse.BooleanOptionalAction, help=page)
+    heal = "complete a cursor inside a word as if the word were whole (default: yes)"
+    parser.add_argument("--heal", action=argparse.BooleanOptionalAction, help=heal)
     batch = "requests that are computed together (default: 8)"
-    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help=batch)
+    parser.add_argument("--max-batch", type=int, metavar="N", help=batch)
     memory = "bytes of finished requests' caches to keep (default: two of full length)"
     parser.add_argument("--prefix-memory", type=int, metavar="BYTES", help=memory)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto (default: cpu)")
-    processor_options(parser)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -49,7 +49,7 @@ def occupy_standard_descriptors() -> None:
 
 
 @contextmanager
-def quiet_warnings() -> Iterator[None]:
+def quiet_warnings(tell: Callable[[str], None] = tell) -> Iterator[None]:
     """Show our own warnings as one line each; those of other packages are for their developers."""
 
     def show(

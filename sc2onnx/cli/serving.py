@@ -4,79 +4,134 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sc2onnx.cli.outputs import read_text
+from sc2onnx.cli.process import quiet_warnings
+from sc2onnx.cli.terminal import say_all
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import install
-from sc2onnx.messages import tell
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.model import Model
+    from sc2onnx.serve.configuration import Configuration, Given
+    from sc2onnx.serve.settings import Settings
+
+LOG: Final = logging.getLogger("sc2onnx.serve")
+
+_CONTINUE: Final = "makes Continue end completions at lines that begin with t: give another (--alias)"
 
 
 def serve(args: argparse.Namespace) -> int:
     """Run ``serve``."""
     try:
+        from sc2onnx.serve.logs import set_up
         from sc2onnx.serve.run import serve
-        from sc2onnx.serve.settings import Settings
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sc2onnx"):
             raise
         raise MissingDependencyError(f"serving needs {error.name}: {install('serve')}") from error
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    bundles = _named(args)
-    settings = Settings(
-        host=args.host,
-        port=args.port,
-        keys=_keys(args.key_file),
-        hosts=tuple(args.allowed_host),
-        origins=tuple(args.origin),
-        waiting=args.waiting,
-        most_tokens=args.most_tokens,
-        page=not args.no_page,
-    )
-    serve(settings, lambda: _loaded(bundles, args), tell)
+    configuration = _configuration(args)
+    settings = configuration.settings(_keys(configuration.key_files))
+    if args.check:
+        say_all(_checked(configuration, settings))
+        return 0
+    set_up(configuration.log)
+    if settings.log_prompts:
+        LOG.warning("prompts are logged: whoever reads the log reads the code that clients send")
+    with quiet_warnings(lambda line: LOG.warning("%s", line)):
+        serve(settings, lambda: _loaded(configuration), lambda line: LOG.info("%s", line))
     return 0
 
 
-def _named(args: argparse.Namespace) -> dict[str, str | Path]:
+def _configuration(args: argparse.Namespace) -> Configuration:
+    from sc2onnx.serve.configuration import PREFIX, configured, of_environment, of_file
+
+    named = args.config or os.environ.get(f"{PREFIX}CONFIG")
+    file = of_file(Path(named), read_text(Path(named)), os.environ) if named else {}
+    found = configured(_flags(args), of_environment(os.environ), file)
+    if not found.models:
+        remedy = "give a BUNDLE, or a file with models (--config FILE)"
+        raise RequestError(f"there is nothing to serve: {remedy}")
+    return found
+
+
+_FLAGS: Final = {"key_files": "key_file", "allowed_hosts": "allowed_host", "origins": "origin"}
+"""Fields of the configuration whose flag, which is repeated, has another name."""
+
+
+def _flags(args: argparse.Namespace) -> Given:
+    """What the command line says, without what it leaves out."""
+    from sc2onnx.serve.configuration import Configuration
+
+    given: Given = {}
+    for name in (each.name for each in fields(Configuration)):
+        value = getattr(args, _FLAGS.get(name, name), None)
+        if value is not None:
+            given[name] = tuple(value) if name in _FLAGS else value
+    models = _named(args)
+    return {**given, "models": models} if models else given
+
+
+def _named(args: argparse.Namespace) -> dict[str, str]:
     """Bundles by the names that they go by."""
-    bundles: dict[str, str | Path] = {args.alias or Path(args.bundle).name: args.bundle}
-    for given in args.model:
-        name, equals, bundle = given.partition("=")
-        if not (name and equals and bundle) or name in bundles:
-            raise RequestError(f"--model is {given!r}, expected NAME=BUNDLE, each name once")
-        bundles[name] = bundle
-    return bundles
+    from sc2onnx.serve.configuration import named
+
+    if args.alias and args.bundle is None:
+        found = f"--alias is {args.alias!r} without a BUNDLE"
+        raise RequestError(f"{found} that it could name: give one")
+    first = dict[str, str]()
+    if args.bundle is not None:
+        first[args.alias or Path(args.bundle).resolve().name] = args.bundle
+    return named(args.model or (), "--model", first)
 
 
-def _keys(files: list[Path]) -> tuple[str, ...]:
+def _keys(files: Sequence[str]) -> tuple[str, ...]:
     """Keys, one a line; lines that begin with # are none."""
-    lines = [line.strip() for path in files for line in read_text(path).splitlines()]
+    lines = [line.strip() for path in files for line in read_text(Path(path)).splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if files and not keys:
         raise RequestError("--key-file has no key, expected one a line")
     return keys
 
 
-def _loaded(bundles: Mapping[str, str | Path], args: argparse.Namespace) -> dict[str, Model]:
+def _checked(configuration: Configuration, settings: Settings) -> list[str]:
+    """What would be served and where. Raises :class:`~sc2onnx.errors.BundleError`."""
+    from sc2onnx.bundle.hub import is_id
+    from sc2onnx.runtime.opening.bundle import Bundle
+
+    lines = list[str]()
+    for name, bundle in configuration.models.items():
+        if is_id(bundle) and not Path(bundle).exists():
+            lines.append(f"{name}: {bundle}, of the hub, which was not asked")
+            continue
+        manifest = Bundle.open(bundle, check="size").manifest
+        lines.append(f"{name}: {bundle}, for {manifest.target}")
+    number, files = len(settings.keys), ", ".join(configuration.key_files)
+    keys = f"{number} key{'s' * (number > 1)} of {files}" if number else "no key"
+    lines.append(f"on {settings.host} port {settings.port}, with {keys}")
+    return lines
+
+
+def _loaded(configuration: Configuration) -> dict[str, Model]:
     from sc2onnx.runtime.loading import load
 
     found = dict[str, "Model"]()
-    for name, bundle in bundles.items():
+    for name, bundle in configuration.models.items():
         found[name] = load(
             bundle,
-            device=args.device,
-            threads=args.threads,
-            kernels=args.kernels,
-            cache_type=args.cache_type,
-            max_batch=args.max_batch,
-            prefix_memory=args.prefix_memory,
+            device=configuration.device,
+            threads=configuration.threads,
+            kernels=configuration.kernels,
+            cache_type=configuration.cache_type,
+            max_batch=configuration.max_batch,
+            prefix_memory=configuration.prefix_memory,
         )
         if "starcoder2" in name.lower():
-            tell(f"the name {name} makes Continue end completions at lines that begin with t: give another with --alias")
+            LOG.warning("the name %s %s", name, _CONTINUE)
     return found

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from sc2onnx.serve.exchange import Exchange, guarded
 from sc2onnx.serve.guard import Guard
+from sc2onnx.serve.logs import Logged
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import refused, replied
@@ -27,10 +28,14 @@ def application(service: Service) -> ASGIApp:
             return replied({"status": "ok"})
         raise service.unready()
 
+    async def alive(request: Request) -> Response:
+        return replied({"status": "ok"})
+
     parts = [part.Routes(exchange) for part in (openai, llama_cpp, ollama, mistral, tabby, page)]
-    routes = [Route("/health", guarded(health)), Route("/metrics", guarded(metrics.page))]
+    routes = [Route("/health", guarded(health)), Route("/livez", guarded(alive)), Route("/metrics", guarded(metrics.page))]
     routes += [route for part in parts for route in part.routes()]
-    return Guard(Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown}), service.settings)
+    paths = Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
+    return Logged(Guard(paths, service.settings), lambda: service.state == "draining")
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

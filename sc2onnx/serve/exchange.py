@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from sc2onnx.runtime.engine.handle import Handle, Stream
 from sc2onnx.runtime.results import Completion, Piece
 from sc2onnx.serve.ask import Ask
-from sc2onnx.serve.guard import key_number
+from sc2onnx.serve.entry import entry_of
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError, refusal_of
 from sc2onnx.serve.replies import refused
@@ -59,6 +59,7 @@ class Exchange:
     async def completions(self, request: Request, ask: Ask) -> list[Completion]:
         """All that was asked for, unless the client goes meanwhile, which ends it."""
         tasks = await self.service.tasks(self._owned(request, ask))
+        entry_of(request.scope).submits(tasks)
         async with _Watch(self.service, request, tasks):
             done = [await task for task in tasks]
         self.metrics.took([each.usage for each in done])
@@ -66,12 +67,15 @@ class Exchange:
 
     async def streams(self, request: Request, ask: Ask) -> list[Stream]:
         """What was asked for, as it comes; for :meth:`streamed`."""
-        return await self.service.streams(self._owned(request, ask))
+        streams = await self.service.streams(self._owned(request, ask))
+        entry_of(request.scope).submits(streams)
+        return streams
 
     def _owned(self, request: Request, ask: Ask) -> Ask:
         """What is asked for, in the namespace of its key: nobody can tell by the time what others ask."""
-        number = key_number(self.settings, request.headers)
-        return ask if number is None else replace(ask, options={**ask.options, "namespace": str(number)})
+        entry = entry_of(request.scope)
+        entry.asks(self.service.model(ask.model)[0], ask, prompts=self.settings.log_prompts)
+        return ask if entry.key is None else replace(ask, options={**ask.options, "namespace": str(entry.key)})
 
     def streamed(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told, kind: str = EVENTS) -> Response:
         """Parts of an answer as they come, until the client is gone."""
@@ -133,6 +137,7 @@ class _Watch:
     async def _look(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
+        entry_of(self._request.scope).gone = True
         self._service.over(self._handles)
 
     async def __aexit__(self, *ended: object) -> None:

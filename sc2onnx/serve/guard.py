@@ -17,13 +17,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sc2onnx.serve.entry import entry_of
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import refused
 from sc2onnx.serve.settings import Settings, is_loopback
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
-OPEN: Final = frozenset({"/health", "/", "/page.js", "/page.css", "/page.svg", "/page.licenses.txt"})
+OPEN: Final = frozenset({"/health", "/livez", "/", "/page.js", "/page.css", "/page.svg", "/page.licenses.txt"})
 """Paths that need no key: nothing can be asked for there. The page asks by others, with its visitor's key."""
 
 _CORS: Final = {"access-control-allow-headers": "authorization, content-type", "access-control-allow-methods": "GET, POST"}
@@ -45,7 +46,7 @@ class Guard:
         headers = Headers(scope=scope)
         allowed = cors(self._settings, headers.get("origin"))
         try:
-            self._check(scope["path"], scope["method"], headers)
+            self._check(scope, headers)
         except RefusedError as refusal:
             await refused(refusal)(scope, receive, send)
             return
@@ -67,13 +68,14 @@ class Guard:
         finally:
             self._open -= 1
 
-    def _check(self, path: str, method: str, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        method = scope["method"]
         self._check_name(headers)
         origin = headers.get("origin")
         if origin is not None and origin not in self._settings.origins and not _same(origin, headers):
             raise RefusedError(403, "pages of that origin may not ask: list it (--origin) if they are yours", "permission_error")
-        if path not in OPEN and method != "OPTIONS":
-            self._check_key(headers)
+        if scope["path"] not in OPEN and method != "OPTIONS":
+            entry_of(scope).key = self._check_key(headers)
         if method == "POST" and not _is_json(headers):
             raise RefusedError(415, "the body is not of type application/json, expected that", "invalid_request_error")
         if self._open >= self._settings.connections:
@@ -86,9 +88,12 @@ class Guard:
         if not is_loopback(name) and name not in self._settings.hosts:
             raise RefusedError(403, "the server does not go by that name: list it (--allowed-host) if it is its own", "permission_error")
 
-    def _check_key(self, headers: Headers) -> None:
-        if self._settings.keys and key_number(self._settings, headers) is None:
+    def _check_key(self, headers: Headers) -> int | None:
+        """The number of the key, None where none is asked for."""
+        number = key_number(self._settings, headers)
+        if self._settings.keys and number is None:
             raise RefusedError(401, "the key is missing or wrong: send it as Authorization: Bearer KEY", "authentication_error")
+        return number
 
 
 def key_number(settings: Settings, headers: Headers) -> int | None:

@@ -29,9 +29,10 @@ class Settings:
     ``body_bytes``: of a request. ``most_tokens``, ``most_prompts``, ``most_samples``, ``most_stops``:
     what one request may ask for. ``waiting``: requests under way, beyond which others are told to
     come later; ``connections``: open at once. ``patience``: seconds that a client may take to send its
-    body, and to take a part of an answer. ``drain_seconds``: that requests have to end in when the server does.
-    ``heal``: whether a cursor inside a word is completed as if the word were whole (:mod:`sc2onnx.runtime.choose.healing`).
-    ``page``: whether browsers are shown a page to try it with at ``/``.
+    body, and to take a part of an answer. ``drain_seconds``: that requests have to end in when the
+    server does. ``log_prompts``: whether the log has what requests go on from. ``heal``: whether a
+    cursor inside a word is completed as if the word were whole
+    (:mod:`sc2onnx.runtime.choose.healing`). ``page``: whether browsers are shown a page at ``/``.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -50,6 +51,7 @@ class Settings:
     connections: int = 256
     patience: float = 30.0
     drain_seconds: float = 10.0
+    log_prompts: bool = False
     heal: bool = True
     page: bool = True
 
@@ -57,6 +59,9 @@ class Settings:
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name, least in (("patience", 0.1), ("drain_seconds", 0.0)):
+            if not least <= getattr(self, name) <= _LONGEST:
+                raise RequestError(f"{name} is {getattr(self, name)}, expected {least} to {_LONGEST} seconds")
         if not 0 <= self.port <= 65535:
             raise RequestError(f"port is {self.port}, expected 0 to 65535 (0: any that is free)")
         if any(len(key) < _LEAST_KEY for key in self.keys):
@@ -69,6 +74,7 @@ class Settings:
 
 
 _LEAST_KEY: Final = 8
+_LONGEST: Final = 3600.0
 
 
 def is_loopback(host: str) -> bool:

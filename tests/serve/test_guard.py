@@ -68,6 +68,7 @@ def test_so_does_what_tells_of_the_server(keyed: Served, path: str) -> None:
 
 def test_health_is_open(keyed: Served) -> None:
     assert keyed.get("/health").status_code == 200
+    assert keyed.get("/livez").status_code == 200
 
 
 @pytest.mark.parametrize("headers", [{"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}, {"authorization": "Bearer another-key-here"}])
@@ -143,8 +144,10 @@ def test_while_models_load_and_while_it_ends() -> None:
                 reply = await client.get(path)
                 assert reply.status_code == 503
                 assert reply.json()["error"]["message"] == "Loading model"
+            assert (await client.get("/livez")).status_code == 200
             await service.drain()
-            assert (await client.get("/health")).json()["error"]["message"] == "the server is ending"
+            reply = await client.get("/health")
+            assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the server is ending")
 
     asyncio.run(states())
 

@@ -140,8 +140,7 @@ def test_it_shows_what_the_server_says_and_tab_inserts_it(visit: Visit, mode: st
     said = visit.served.post("/infill", {**asked, "stream": False}).json()["content"]
     assert asked["input_prefix"] == "def add(a, b):\n"
     assert asked["prompt"] == "    "
-    assert asked["n_indent"] == (4 if mode == "Block" else 0)
-    assert asked["stop"] == (["\n"] if mode == "Line" else [])
+    assert asked["ends"] == {"Free": None}.get(mode, mode.lower())
     assert said
     assert visit.ghost == said
     visit.page.keyboard.press("Tab")

@@ -19,13 +19,21 @@ BODY = {"prompt": "def f():\n", "max_tokens": 4, "temperature": 0}
 
 
 @contextmanager
-def started(*arguments: object, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The server as a user starts it, and its address, when it is ready."""
+def started(
+    *arguments: object,
+    cwd: Path,
+    before: list[str] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The server as a user starts it, and its address, when it is ready. ``before``: gets
+    the lines before the one that has the address.
+    """
     command = [sys.executable, "-m", "sc2onnx", "serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
         assert process.stderr is not None
-        told = process.stderr.readline()
+        while "listening" not in (told := process.stderr.readline()):
+            assert told, "it ended"
+            (before if before is not None else []).append(told)
         address = re.search(r"http://\S+?(?=,)", told)
         assert address is not None, told
         until = time.monotonic() + 60

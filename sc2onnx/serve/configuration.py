@@ -1,0 +1,190 @@
+"""What a server is told at its start: by a file, by the environment and by flags."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from string import Template
+from typing import Any, Final, Literal, get_args, get_type_hints
+
+import msgspec
+
+from sc2onnx.bundle.hub import is_id
+from sc2onnx.errors import RequestError
+from sc2onnx.runtime.ort.kernels import CacheType, Use
+from sc2onnx.serve.settings import Settings
+
+LogFormat = Literal["text", "json"]
+"""How lines of the log look."""
+
+PREFIX: Final = "SC2ONNX_SERVE_"
+"""What names of environment variables begin with that stand for a key."""
+
+_USUAL: Final = Settings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Everything that ``sc2onnx serve`` can be told; each field is a key of its file.
+
+    ``models``: bundles, directories or hub ids, by the names that they go by, the first of them
+    where a request names none. ``device`` to ``prefix_memory``: of each of them, see
+    :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``key_files``: files of keys, one a line.
+    ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
+    """
+
+    models: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int | None = None
+    kernels: Use = "auto"
+    cache_type: CacheType = "auto"
+    max_batch: int = 8
+    prefix_memory: int | None = None
+    host: str = _USUAL.host
+    port: int = _USUAL.port
+    key_files: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    waiting: int = _USUAL.waiting
+    connections: int = _USUAL.connections
+    most_tokens: int = _USUAL.most_tokens
+    most_prompts: int = _USUAL.most_prompts
+    most_samples: int = _USUAL.most_samples
+    most_stops: int = _USUAL.most_stops
+    body_bytes: int = _USUAL.body_bytes
+    patience: float = _USUAL.patience
+    drain_seconds: float = _USUAL.drain_seconds
+    heal: bool = _USUAL.heal
+    page: bool = _USUAL.page
+    log: LogFormat = "text"
+    log_prompts: bool = False
+
+    def settings(self, keys: tuple[str, ...]) -> Settings:
+        """How the server stands to the outside, with the keys that the files have. Raises
+        :class:`~sc2onnx.errors.RequestError` for values that are out of bounds.
+        """
+        same = {each.name for each in fields(Settings)} & set(_TYPES)
+        given = {name: getattr(self, name) for name in same}
+        return Settings(keys=keys, hosts=self.allowed_hosts, **given)
+
+
+Given = dict[str, Any]
+"""Some of the fields of :class:`Configuration`, checked."""
+
+
+def configured(*layers: Given) -> Configuration:
+    """The configuration that these make together: in each field the first that has it wins."""
+    merged = dict[str, Any]()
+    for layer in reversed(layers):
+        merged |= layer
+    return Configuration(**merged)
+
+
+def of_file(path: Path, text: str, environment: Mapping[str, str]) -> Given:
+    """What a TOML file says. Relative paths in it are relative to it, and ``$NAME`` in those of
+    ``key_files`` is a variable of the environment, such as ``$CREDENTIALS_DIRECTORY``.
+
+    Raises :class:`~sc2onnx.errors.RequestError` for a key that is none, and for a value of a wrong
+    type.
+    """
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as wrong:
+        raise RequestError(f"{path} is not TOML ({wrong}): correct it") from None
+    given = {key: _typed(str(path), _known(str(path), key), value) for key, value in found.items()}
+    folder = path.parent
+    if "models" in given:
+        given["models"] = {name: _bundle(folder, each) for name, each in given["models"].items()}
+    if "key_files" in given:
+        filled = [_filled(path, each, environment) for each in given["key_files"]]
+        given["key_files"] = tuple(str(folder / each) for each in filled)
+    return given
+
+
+def of_environment(environment: Mapping[str, str]) -> Given:
+    """What variables ``SC2ONNX_SERVE_<KEY>`` say; lists are separated by commas, models are
+    ``NAME=BUNDLE,NAME=BUNDLE``.
+
+    Raises :class:`~sc2onnx.errors.RequestError` for one that stands for no key, and for a value
+    of a wrong type.
+    """
+    given: Given = {}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or variable == f"{PREFIX}CONFIG":
+            continue
+        source = f"{variable} in the environment"
+        key = _known(source, variable.removeprefix(PREFIX).lower(), _variable)
+        given[key] = _typed(source, key, _parted(source, key, value), strict=False)
+    return given
+
+
+def named(
+    models: Iterable[str],
+    source: str,
+    first: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Bundles by name, of texts ``NAME=BUNDLE``, after those that have their names already. Raises
+    :class:`~sc2onnx.errors.RequestError`.
+    """
+    found = dict(first or {})
+    for given in models:
+        name, equals, bundle = given.partition("=")
+        if not (name and equals and bundle) or name in found:
+            raise RequestError(f"{source} is {given!r}, expected NAME=BUNDLE, each name once")
+        found[name] = bundle
+    return found
+
+
+_TYPES: Final = get_type_hints(Configuration)
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.upper()
+
+
+def _known(source: str, key: str, spelt: Callable[[str], str] = str) -> str:
+    if key in _TYPES:
+        return key
+    near = get_close_matches(key, _TYPES, 1, 0.5)
+    remedy = f"did you mean {spelt(near[0])}?" if near else "docs/serving.md lists what there is"
+    raise RequestError(f"{source}: {key[:60]!r} is not known: {remedy}")
+
+
+def _typed(source: str, key: str, value: Any, *, strict: bool = True) -> Any:
+    """A value as the field has it. Without ``strict``, texts may stand for numbers."""
+    try:
+        return msgspec.convert(value, _TYPES[key], strict=strict)
+    except msgspec.ValidationError as wrong:
+        expected = str(wrong).replace("Expected", "expected", 1)
+        if key in _CHOICES:
+            expected = f"expected one of {', '.join(get_args(_TYPES[key]))}"
+        raise RequestError(f"{source}: {key} is {repr(value)[:60]}, {expected}") from None
+
+
+_CHOICES: Final = ("kernels", "cache_type", "log")
+
+
+def _parted(source: str, key: str, value: str) -> Any:
+    if key not in ("models", "key_files", "allowed_hosts", "origins"):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    return named(parts, source) if key == "models" else parts
+
+
+def _bundle(folder: Path, bundle: str) -> str:
+    """A bundle of a file: beside it, or of the hub where the text is an id and there is none."""
+    beside = folder / bundle
+    return bundle if is_id(bundle) and not beside.exists() else str(beside)
+
+
+def _filled(source: Path, path: str, environment: Mapping[str, str]) -> str:
+    try:
+        return Template(path).substitute(environment)
+    except KeyError as missing:
+        told = f"key_files names ${missing.args[0]}, which is not set: set it"
+    except ValueError:
+        told = f"key_files has {path!r}, expected the name of a variable after $"
+    raise RequestError(f"{source}: {told}")
