@@ -1,7 +1,7 @@
 import { Compartment, EditorState, type Extension } from "@codemirror/state";
 import type { EditorView } from "@codemirror/view";
 import { usual } from "./editor";
-import type { Extra } from "./infill";
+import type { Cursor, Extra } from "./infill";
 import { language } from "./languages";
 import { Tabs } from "./tabs";
 
@@ -33,6 +33,12 @@ export class Files {
     this.tabs.onRename((name) => this.rename(name));
     this.view.setState(this.files[0]!.state);
     this.tabs.show(this.names, 0);
+  }
+
+  /** Where somebody is in the file that is in the editor. */
+  cursor(state: EditorState): Cursor {
+    const filename = this.files[this.at]!.name;
+    return { filename, text: state.doc.toString(), place: state.selection.main.head };
   }
 
   /** The files that are not in the editor, as context. */

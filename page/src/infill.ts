@@ -7,16 +7,15 @@ export interface Extra {
   text: string;
 }
 
-/** A request for a completion, as llama.cpp's server takes it. */
+/** A request for a completion, as this server takes it. */
 export interface Infill {
   model: string;
+  filename: string;
   input_prefix: string;
-  prompt: string;
   input_suffix: string;
   input_extra: Extra[];
   n_predict: number;
-  n_indent: number;
-  stop: string[];
+  ends: "line" | "block" | null;
   temperature: 0;
   stream: true;
 }
@@ -28,33 +27,24 @@ export interface Choice {
   tokens: number;
 }
 
+/** A file, and the cursor in it. */
+export interface Cursor {
+  filename: string;
+  text: string;
+  place: number;
+}
+
 /** The request for what stands at a cursor. */
-export function infill(text: string, cursor: number, extra: Extra[], choice: Choice): Infill {
-  const start = text.lastIndexOf("\n", cursor - 1) + 1;
-  const suffix = text.slice(cursor);
-  const line = text.slice(start, cursor);
+export function infill(at: Cursor, extra: Extra[], choice: Choice): Infill {
   return {
     model: choice.model,
-    input_prefix: text.slice(0, start),
-    prompt: line,
-    input_suffix: suffix,
+    filename: at.filename,
+    input_prefix: at.text.slice(0, at.place),
+    input_suffix: at.text.slice(at.place),
     input_extra: extra,
     n_predict: choice.tokens,
-    n_indent: choice.mode === "block" ? indentation(line) : 0,
-    stop: stops(choice.mode, suffix),
+    ends: choice.mode === "free" ? null : choice.mode,
     temperature: 0,
     stream: true,
   };
-}
-
-/** Spaces and tabs that a line begins with. */
-function indentation(line: string): number {
-  return line.length - line.replace(/^[ \t]+/, "").length;
-}
-
-/** A block ends before the line that follows the cursor already. */
-function stops(mode: Mode, suffix: string): string[] {
-  if (mode === "line") return ["\n"];
-  const next = suffix.split("\n").slice(1).find((line) => line.trim() !== "");
-  return mode === "block" && next !== undefined ? [`\n${next.trimEnd()}\n`] : [];
 }

@@ -22,8 +22,7 @@ const settings = new Settings(
 );
 const completer: Completer = new Completer(
   client,
-  ({ state }) =>
-    infill(state.doc.toString(), state.selection.main.head, files.others, settings.choice),
+  ({ state }) => infill(files.cursor(state), files.others, settings.choice),
   {
     asked: () => say("busy", "Completing"),
     first: (milliseconds) => figures.first(milliseconds),

@@ -114,6 +114,22 @@ def test_a_cursor_inside_a_word_is_completed_as_if_the_word_were_whole(served: S
     assert content.startswith("n")
 
 
+def test_the_cursors_own_file_and_pieces_of_others(served: Served) -> None:
+    pieces = [{"filename": "sub.py", "text": "def sub(a, b):"}, {"filename": "x.py", "text": "x = 1"}, {"filename": "sub.py", "text": "y = 2"}]
+    body = {**VIM, "filename": "add.py", "input_extra": pieces, "n_indent": 0, "ends": "line", "response_fields": []}
+    files = {"x.py": "x = 1", "sub.py": "def sub(a, b):\ny = 2"}
+    expected = served.model.infill(BEFORE + LINE, AFTER, path="add.py", files=files, order="spm", heal=True, max_new_tokens=16, ends="line")
+    answer = served.post("/infill", body).json()
+    assert (answer["content"], answer["tokens_evaluated"]) == (expected.text, expected.prompt_tokens)
+    assert served.post("/infill", {**body, "ends": "nowhere"}).status_code == 400
+
+
+def test_a_stream_says_that_the_code_was_cut(served: Served) -> None:
+    for text, cut in ((BEFORE, False), (BEFORE * 300, True)):
+        reply = served.post("/infill", {**VIM, "input_prefix": text, "n_predict": 2, "stream": True, "response_fields": []})
+        assert json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))["truncated"] is cut
+
+
 def test_tokenizing_there_and_back(served: Served) -> None:
     tokens = served.post("/tokenize", {"content": BEFORE}).json()["tokens"]
     assert tokens == served.model.codec.encode(BEFORE)

@@ -138,8 +138,7 @@ def test_it_shows_what_the_server_says_and_tab_inserts_it(visit: Visit, mode: st
     visit.settled()
     asked = visit.bodies[-1]
     said = visit.served.post("/infill", {**asked, "stream": False}).json()["content"]
-    assert asked["input_prefix"] == "def add(a, b):\n"
-    assert asked["prompt"] == "    "
+    assert asked["input_prefix"] == "def add(a, b):\n    "
     assert asked["ends"] == {"Free": None}.get(mode, mode.lower())
     assert said
     assert visit.ghost == said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -59,8 +59,12 @@ class Sampling(Struct, kw_only=True):
 
 
 class Infill(Sampling, kw_only=True):
-    """``/infill``: the parts are data, special tokens in them stay text."""
+    """``/infill``: the parts are data, special tokens in them stay text. ``filename`` and ``ends`` are
+    ours: the path of the cursor's file, and where the completion ends.
+    """
 
+    filename: str = ""
+    ends: Literal["line", "block"] | None = None
     input_prefix: str = ""
     input_suffix: str = ""
     input_extra: list[Extra] = field(default_factory=list)
@@ -89,13 +93,26 @@ class Detokenize(Struct):
 def ask_infill(body: Infill, settings: Settings) -> Ask:
     """What a body asks for: the line up to the cursor, ``prompt``, goes on from the lines before it.
 
-    Other files come under their names, without words that stand for none.
+    Other files come under their names, without words that stand for none; pieces of one file, such
+    as llama.vim's, together.
     """
     prefix = body.input_prefix + body.prompt
-    files = {extra.filename or f"file{number}": extra.text for number, extra in enumerate(body.input_extra)}
-    code = Surroundings(prefix, body.input_suffix, files=files)
+    code = Surroundings(prefix, body.input_suffix, body.filename or None, files=_files(body.input_extra))
     greedy = body.samplers is not None and "infill" in body.samplers
-    return _ask(body, settings, (code,), 0.0 if greedy else 0.8)
+    ask = _ask(body, settings, (code,), 0.0 if greedy else 0.8)
+    if body.ends is not None:
+        ask.options["ends"] = body.ends
+    return ask
+
+
+def _files(extras: Sequence[Extra]) -> dict[str, str]:
+    """Files by name, in the order of their last pieces, which are nearest to the cursor."""
+    found = dict[str, str]()
+    for number, extra in enumerate(extras):
+        name = extra.filename or f"file{number}"
+        before = found.pop(name, "")
+        found[name] = f"{before}\n{extra.text}" if before else extra.text
+    return found
 
 
 def ask_completion(body: Complete, settings: Settings) -> Ask:
@@ -166,10 +183,10 @@ def warmed(body: Sampling, used: Usage, model: str) -> Answer:
     return _chosen(body, _ended("", (), _End("length"), used, model, 0))
 
 
-def event(piece: Piece, used: Usage, model: str, index: int) -> Answer:
-    """An event of a stream; the last one says how it ended."""
+def event(piece: Piece, used: Usage, model: str, index: int, *, cut: bool = False) -> Answer:
+    """An event of a stream; the last one says how it ended. ``cut``: the code around the cursor was."""
     if piece.finish_reason is not None:
-        end = _End(piece.finish_reason, piece.stop_string)
+        end = _End(piece.finish_reason, piece.stop_string, truncated=cut)
         return _ended(piece.text, piece.tokens, end, used, model, index)
     return {"index": index, "content": piece.text, "tokens": piece.tokens, "stop": False, "id_slot": 0}
 

@@ -72,7 +72,9 @@ class Routes:
 
     async def _events(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
-            yield event(llama_cpp.event(piece, streams[index].usage, name, index))
+            used = streams[index].used
+            cut = used is not None and used.cut
+            yield event(llama_cpp.event(piece, streams[index].usage, name, index, cut=cut))
 
     async def _tokenize(self, request: Request) -> Response:
         body = await self._exchange.body(request, _TOKENIZE)
