@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sc2onnx.cli.outputs import read_text
+from sc2onnx.cli.outputs import read_keys
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import install
 from sc2onnx.messages import tell
@@ -32,7 +32,7 @@ def serve(args: argparse.Namespace) -> int:
     settings = Settings(
         host=args.host,
         port=args.port,
-        keys=_keys(args.key_file),
+        keys=read_keys(args.key_file),
         hosts=tuple(args.allowed_host),
         origins=tuple(args.origin),
         waiting=args.waiting,
@@ -51,15 +51,6 @@ def _named(args: argparse.Namespace) -> dict[str, str | Path]:
             raise RequestError(f"--model is {given!r}, expected NAME=BUNDLE, each name once")
         bundles[name] = bundle
     return bundles
-
-
-def _keys(files: list[Path]) -> tuple[str, ...]:
-    """Keys, one a line; lines that begin with # are none."""
-    lines = [line.strip() for path in files for line in read_text(path).splitlines()]
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    if files and not keys:
-        raise RequestError("--key-file has no key, expected one a line")
-    return keys
 
 
 def _loaded(bundles: Mapping[str, str | Path], args: argparse.Namespace) -> dict[str, Model]:

@@ -11,13 +11,10 @@ from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
-from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.ask import WARMS, Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import check_most, check_stops
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
-
-WARMS: Final = -10
-"""Priority of requests that only leave a prompt computed: behind every keystroke."""
 
 _USUAL: Final = 128
 """Tokens where a request says nothing; the server that this speaks like would go on for ever."""
