@@ -8,11 +8,10 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from lsprotocol import types
-from pygls.exceptions import JsonRpcException
 from pytest_lsp import LanguageClient, client_capabilities, make_test_lsp_client
 
 import sc2onnx
@@ -36,7 +35,7 @@ class Editor:
         assert can.window is not None
         can.window.work_done_progress = progress
         folders = [types.WorkspaceFolder(ROOT, "work space")]
-        asked = types.InitializeParams(can, workspace_folders=folders, initialization_options=options)  # type: ignore[arg-type]
+        asked = types.InitializeParams(can, workspace_folders=folders, initialization_options=options)
         self.client.capabilities = can  # which pytest-lsp checks what it is sent against
         result = await self.client.initialize_async(asked)
         self.client.initialized(types.InitializedParams())
@@ -132,6 +131,3 @@ def insert(line: int, character: int, text: str) -> types.TextDocumentContentCha
     """An edit that inserts a text."""
     place = types.Position(line, character)
     return types.TextDocumentContentChangePartial(range=types.Range(place, place), text=text)
-
-
-__all__ = ["AUTOMATIC", "INVOKED", "ROOT", "Any", "Editor", "JsonRpcException", "editor", "insert", "until"]

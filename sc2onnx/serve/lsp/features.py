@@ -39,7 +39,7 @@ def _initialized(ls: Server, params: types.InitializedParams) -> None:
 
 def _opened(ls: Server, params: types.DidOpenTextDocumentParams) -> None:
     ls.documents.touched(params.text_document.uri)
-    ls.begin(ls.warm(params.text_document.uri))
+    ls.warm_only(params.text_document.uri)
 
 
 def _changed(ls: Server, params: types.DidChangeTextDocumentParams) -> None:

@@ -29,7 +29,7 @@ class Document(TextDocument):
         return tuple(_LINES.findall(self.source))
 
 
-class Documents(Workspace):
+class LineWorkspace(Workspace):
     """A workspace of :class:`Document`."""
 
     def _create_text_document(
@@ -65,7 +65,7 @@ class Protocol(LanguageServerProtocol):
         result = yield from super().lsp_initialize(params)
         made = self.workspace
         folders = list(made.folders.values())
-        self._workspace = Documents(made.root_uri, made._sync_kind, folders, made.position_encoding)
+        self._workspace = LineWorkspace(made.root_uri, made._sync_kind, folders, made.position_encoding)
         return result
 
     @lsp_method(types.EXIT)

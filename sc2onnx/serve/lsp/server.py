@@ -44,6 +44,7 @@ class Server(LanguageServer):
         self.documents = Documents()
         self._going: dict[str, asyncio.Task[str]] = {}  # by document
         self._background = set[asyncio.Task[None]]()
+        self._warming: asyncio.Task[None] | None = None
         self.wrong: list[str] = []
         """What is wrong with the editor's options."""
         self._told = ""
@@ -137,7 +138,7 @@ class Server(LanguageServer):
             progress.end()
         self.note("ready")
         if (latest := self.documents.latest) is not None:
-            await self.warm(latest)
+            self.warm_only(latest)
 
     async def warm(self, uri: str) -> None:
         """Compute the prompt of a document, as if the cursor were at its end."""
@@ -153,11 +154,18 @@ class Server(LanguageServer):
             else:
                 LOG.warning("a document was not computed ahead: %s", refusal.message)
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def warm_only(self, uri: str) -> None:
+        """Warm a document, and no other one: an editor may open many at once."""
+        if self._warming is not None:
+            self._warming.cancel()
+        self._warming = self.begin(self.warm(uri))
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something that nobody waits for."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     async def close(self) -> None:
         """End all work, and the completer."""
