@@ -47,6 +47,7 @@ def test_nothing_but_the_protocol_is_on_standard_output(bundle: Path, tmp_path: 
             time.sleep(0.02)
         out, _ = process.communicate(timeout=30)
     assert heard.read_bytes().count(b"noise") == 2
+    assert b"ValueError: no" in heard.read_bytes()
     assert process.returncode == 0
     assert out.startswith(b"Content-Length: ")
     assert b"noise" not in out

@@ -88,7 +88,7 @@ async def test_wrong_options_are_told_of_and_the_others_hold(bundle: Path, model
         uri = one.open("a.py", BEFORE)
         await one.ready()
         told = "\n".join(one.told)
-        assert "mode is 'lines', expected 'auto', 'line', 'block' or 'free'; the default is taken" in told
+        assert "mode is 'lines', expected 'auto', 'line', 'block' or 'free'; it is left as it was" in told
         assert "timeout is 'soon', expected seconds" in told
         assert "there is no option 'tokens', expected maxTokens, mode, timeout, neighbours" in told
         [item] = await one.items(uri, LINE, CHARACTER)

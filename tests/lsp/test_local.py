@@ -41,8 +41,10 @@ async def test_cancelling_leaves_nothing_active(bundle: Path) -> None:
     async with opened(bundle) as (local, model):
         going = asyncio.create_task(local.complete(at("x = [")))
         await until(lambda: any(row.produced for row in model.engine.lobby.active))
+        [row] = model.engine.lobby.active
         going.cancel()
         await until(lambda: not model.engine.lobby.rows, 2)
+        assert row.finish_reason == "cancelled"
         with pytest.raises(asyncio.CancelledError):
             await going
 

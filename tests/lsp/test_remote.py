@@ -80,10 +80,12 @@ async def test_cancelling_stops_the_server_s_work(served: Served) -> None:
         await until(lambda: not active)
         going = asyncio.create_task(one.items(uri, 0, 5, number="first"))
         await until(lambda: any(row.produced for row in active))
+        [row] = active
         one.client.cancel_request(types.CancelParams("first"))
         with pytest.raises(JsonRpcException):
             await going
         await until(lambda: not served.model.engine.lobby.rows, 2)
+        assert row.finish_reason == "cancelled"
 
 
 async def test_a_newer_request_takes_the_place_of_an_older_one(served: Served) -> None:

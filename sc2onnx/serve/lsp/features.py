@@ -33,7 +33,7 @@ def _initialize(ls: Server, params: types.InitializeParams) -> None:
 
 def _initialized(ls: Server, params: types.InitializedParams) -> None:
     for wrong in ls.wrong:
-        ls.tell(f"{wrong}; the default is taken")
+        ls.tell(f"{wrong}; it is left as it was")
     ls.begin(ls.open())
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
+from sc2onnx.errors import Sc2onnxError
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.serve.ask import WARMS, Ask
@@ -14,6 +16,8 @@ from sc2onnx.serve.lsp.threads import in_daemon
 from sc2onnx.serve.refusal import RefusedError, refusal_of
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
+
+LOG: Final = logging.getLogger("sc2onnx.serve")
 
 _PATIENCE: Final = 100
 """Looks at whether cancelled requests have left the engine, 10 ms apart."""
@@ -47,6 +51,8 @@ class Local:
             tell("opening its tokenizer")
             await in_daemon(lambda: model.codec)
         except Exception as error:
+            if not isinstance(error, Sc2onnxError):  # whose message says it all
+                LOG.exception("the model could not be loaded")
             self._failed = RefusedError(503, refusal_of(error).message, "unavailable_error")
             raise self._failed from error
         if self.loading:  # it may be closed by now
