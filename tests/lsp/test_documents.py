@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sc2onnx.serve.lsp.documents import Documents, relative_path
 from sc2onnx.serve.lsp.features import language_server
 from sc2onnx.serve.lsp.options import Options
 from sc2onnx.serve.lsp.protocol import LineWorkspace
+from sc2onnx.serve.lsp.server import Server
 from sc2onnx.serve.lsp.stdio import Output
 from tests.lsp.conftest import insert
 
@@ -126,23 +128,43 @@ class Idle:
     async def close(self) -> None: ...
 
 
+ITEM = types.TextDocumentItem("file:///w/0.py", "python", 1, "")
+
+
+@contextmanager
+def initialized() -> Iterator[tuple[Server, Callable[[Any], None]]]:
+    """A server that is initialized, and what it hears messages with."""
+    with open(os.devnull, "wb") as nowhere:
+        server = language_server(Idle(), Options())
+        server.protocol.set_writer(Output(nowhere.fileno()))
+        hear: Callable[[Any], None] = server.protocol.handle_message
+        hear(types.InitializeRequest(1, types.InitializeParams(types.ClientCapabilities())))
+        hear(types.DidOpenTextDocumentNotification(types.DidOpenTextDocumentParams(ITEM)))
+        yield server, hear
+
+
 def test_keystrokes_leave_nothing_behind() -> None:
     async def typed() -> None:
-        with open(os.devnull, "wb") as nowhere:
-            server = language_server(Idle(), Options())
-            protocol = server.protocol
-            protocol.set_writer(Output(nowhere.fileno()))
-            hear: Callable[[Any], None] = protocol.handle_message
-            hear(types.InitializeRequest(1, types.InitializeParams(types.ClientCapabilities())))
-            item = types.TextDocumentItem("file:///w/0.py", "python", 1, "")
-            hear(types.DidOpenTextDocumentNotification(types.DidOpenTextDocumentParams(item)))
+        with initialized() as (server, hear):
             for version in range(2, 100):
-                document = types.VersionedTextDocumentIdentifier(version, item.uri)
+                document = types.VersionedTextDocumentIdentifier(version, ITEM.uri)
                 change = types.DidChangeTextDocumentParams(document, [insert(0, 0, "x")])
                 hear(types.DidChangeTextDocumentNotification(change))
                 await asyncio.sleep(0)
-            assert len(server.workspace.text_documents[item.uri].source) == 98
-            assert protocol._request_futures == {}
+            assert len(server.workspace.text_documents[ITEM.uri].source) == 98
+            assert server.protocol._request_futures == {}
             await server.close()
 
     asyncio.run(typed())
+
+
+def test_a_document_may_be_closed_before_it_is_warmed() -> None:
+    async def closed() -> None:
+        with initialized() as (server, hear):
+            named = types.DidCloseTextDocumentParams(types.TextDocumentIdentifier(ITEM.uri))
+            hear(types.DidCloseTextDocumentNotification(named))
+            assert server._warming is not None
+            await server._warming
+            await server.close()
+
+    asyncio.run(closed())

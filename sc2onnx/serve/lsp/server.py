@@ -142,11 +142,11 @@ class Server(LanguageServer):
 
     async def warm(self, uri: str) -> None:
         """Compute the prompt of a document, as if the cursor were at its end."""
-        cursor = None if self.completer.loading else self.cursor(uri)
-        if cursor is None:
+        if self.completer.loading:
             return
         try:
-            await self.completer.warm(cursor)
+            if (cursor := self.cursor(uri)) is not None:
+                await self.completer.warm(cursor)
         except Exception as error:
             refusal = refusal_of(error)
             if refusal.status not in _OF_THE_REQUEST:
