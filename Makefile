@@ -34,7 +34,7 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.ready
-	$(BIN)/python $(PIP) -e ".[cpu,export,verify,evaluate,serve,dev]"
+	$(BIN)/python $(PIP) -e ".[cpu,export,verify,evaluate,serve,lsp,dev]"
 	@touch $@
 
 # The kernels, where a C++ compiler can build them; without one everything works, and is slower.
@@ -67,11 +67,11 @@ $(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model
 lean: $(FIXTURE)/reference.npz
 	rm -rf $(LEAN)
 	$(PYTHON) -m venv $(LEAN)
-	$(LEAN)/bin/python $(PIP) ".[cpu,serve,test]"
+	$(LEAN)/bin/python $(PIP) ".[cpu,serve,lsp,test]"
 	@for package in torch transformers onnx onnx_ir safetensors sc2onnx_kernels; do \
 	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then echo "$$package is installed in $(LEAN)"; exit 1; fi; done
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/ # away from the source tree, which would be imported instead
-	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/bench tests/serve tests/cli/test_cli.py
+	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/bench tests/serve tests/lsp tests/cli/test_cli.py
 
 # Our speed beside the peers that are installed. The weights are random: what a token costs does not depend on them.
 bench: $(VENV)/.kernels $(BENCH)/int4/sc2onnx.json $(BENCH)/int8/sc2onnx.json

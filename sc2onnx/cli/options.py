@@ -22,6 +22,9 @@ from sc2onnx.cli.parsing import CommandParser, Parser
 ORDERS: Final = ("psm", "spm")
 """``sc2onnx.runtime.text.fim.FimOrder``, whose room needs tokenizers."""
 
+MODES: Final = ("auto", "line", "block", "free")
+"""``sc2onnx.serve.lsp.options.Mode``, whose room is the extra's."""
+
 SHAPES: Final = ("3b", "7b", "15b")
 """Keys of ``sc2onnx.export.shapes.SHAPES``, which needs the exporter's packages."""
 
@@ -157,6 +160,26 @@ def _serve_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix-memory", type=int, metavar="BYTES", help=memory)
 
 
+def _lsp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", nargs="?", help="directory or hub id; nothing with --server")
+    server = "ask a server instead: sc2onnx serve, or llama.cpp's"
+    parser.add_argument("--server", metavar="URL", help=server)
+    key = "holds the key that the server wants"
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help=key)
+    tokens = "the most of a completion (default: 128)"
+    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help=tokens)
+    mode = "where completions end: with the block, the line, anywhere, or by what follows (auto)"
+    parser.add_argument("--mode", choices=MODES, default="auto", help=mode)
+    late = "after so long what there is by then is taken (default: 10)"
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help=late)
+    others = "other open documents that go into a prompt (default: 8)"
+    parser.add_argument("--neighbours", type=int, default=8, metavar="N", help=others)
+    memory = "bytes of finished requests' caches to keep (default: two of full length)"
+    parser.add_argument("--prefix-memory", type=int, metavar="BYTES", help=memory)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto (default: cpu)")
+    processor_options(parser)
+
+
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle")
     files = "code to evaluate on, best what the model was not trained on"
@@ -278,6 +301,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]
     "generate": (_generate, "continue a prompt"),
     "infill": (_infill, "complete at a cursor in a file"),
     "serve": (_serve, "answer editors and SDKs over HTTP: OpenAI's, llama.cpp's, Ollama's, Mistral's completions"),
+    "lsp": (_lsp, "complete in editors over the language server protocol"),
     "info": (
         _info,
         "what a bundle is and the memory it needs; --plan: what exporting a checkpoint would take",

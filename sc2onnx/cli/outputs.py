@@ -73,6 +73,15 @@ def read_text(path: Path) -> str:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def read_keys(files: Sequence[Path]) -> tuple[str, ...]:
+    """Read keys, one a line; lines that begin with # are none. Raises :class:`RequestError`."""
+    lines = [line.strip() for path in files for line in read_text(path).splitlines()]
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if files and not keys:
+        raise RequestError("--key-file has no key, expected one a line")
+    return keys
+
+
 def decode(data: bytes, name: str) -> str:
     """Decode UTF-8; ``name`` is what :class:`RequestError` calls it."""
     try:

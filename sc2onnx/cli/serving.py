@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sc2onnx.cli.outputs import read_text
+from sc2onnx.cli.outputs import read_keys, read_text
 from sc2onnx.cli.process import quiet_warnings
 from sc2onnx.cli.terminal import say_all
 from sc2onnx.errors import MissingDependencyError, RequestError
@@ -37,7 +36,7 @@ def serve(args: argparse.Namespace) -> int:
         raise MissingDependencyError(f"serving needs {error.name}: {install('serve')}") from error
 
     configuration = _configuration(args)
-    settings = configuration.settings(_keys(configuration.key_files))
+    settings = configuration.settings(read_keys([Path(each) for each in configuration.key_files]))
     if args.check:
         say_all(_checked(configuration, settings))
         return 0
@@ -91,34 +90,6 @@ def _named(args: argparse.Namespace) -> dict[str, str]:
     return named(args.model or (), "--model", first)
 
 
-def _keys(files: Sequence[str]) -> tuple[str, ...]:
-    """Keys, one a line; lines that begin with # are none."""
-    lines = [line.strip() for path in files for line in read_text(Path(path)).splitlines()]
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    if files and not keys:
-        raise RequestError("--key-file has no key, expected one a line")
-    return keys
-
-
-def _checked(configuration: Configuration, settings: Settings) -> list[str]:
-    """What would be served and where. Raises :class:`~sc2onnx.errors.BundleError`."""
-    from sc2onnx.bundle.hub import is_id
-    from sc2onnx.runtime.opening.bundle import Bundle
-
-    lines = list[str]()
-    for name, bundle in configuration.models.items():
-        if is_id(bundle) and not Path(bundle).exists():
-            lines.append(f"{name}: {bundle}, of the hub, which was not asked")
-            continue
-        manifest = Bundle.open(bundle, check="size").manifest
-        lines.append(f"{name}: {bundle}, for {manifest.target}")
-    number, files = len(settings.keys), ", ".join(configuration.key_files)
-    keys = f"{number} key{'s' * (number > 1)} of {files}" if number else "no key"
-    lines.append(f"on {settings.host} port {settings.port}, with {keys}")
-    return lines
-
-
-def _loaded(configuration: Configuration) -> dict[str, Model]:
     from sc2onnx.runtime.loading import load
 
     found = dict[str, "Model"]()

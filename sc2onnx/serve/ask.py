@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.text.fim import FimOrder
 from sc2onnx.runtime.text.fitting import Surroundings
+
+WARMS: Final = -10
+"""Priority of requests that only leave a prompt computed: behind every keystroke."""
 
 Tokens = tuple[int, ...]
 """A prompt that is tokenized already."""

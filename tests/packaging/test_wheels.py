@@ -93,7 +93,14 @@ def test_it_runs(unpacked: Path, bundle: Path) -> None:
     assert "pip install sc2onnx" not in found.stdout
 
 
-LACKING = [("export", "checkpoint", "out"), ("verify", "BUNDLE", "checkpoint"), ("bench", "BUNDLE"), ("serve", "BUNDLE"), ("info", "x", "--plan")]
+LACKING = [
+    ("export", "checkpoint", "out"),
+    ("verify", "BUNDLE", "checkpoint"),
+    ("bench", "BUNDLE"),
+    ("serve", "BUNDLE"),
+    ("lsp", "BUNDLE"),
+    ("info", "x", "--plan"),
+]
 
 
 @pytest.mark.parametrize("arguments", LACKING)

@@ -12,13 +12,10 @@ from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
-from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.ask import WARMS, Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import check_most, check_stops
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
-
-WARMS: Final = -10
-"""Priority of requests that only leave a prompt computed: behind every keystroke."""
 
 _MOST_BIAS: Final = 100.0
 

@@ -1,0 +1,65 @@
+"""``lsp``: a language server for editors, over standard input and output."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+from sc2onnx.cli.outputs import read_keys
+from sc2onnx.errors import MissingDependencyError, RequestError
+from sc2onnx.hints import install
+
+if TYPE_CHECKING:
+    from sc2onnx.runtime.model import Model
+    from sc2onnx.serve.lsp.completer import Completer
+
+
+def lsp(args: argparse.Namespace) -> int:
+    """Run ``lsp``."""
+    try:
+        from sc2onnx.serve.lsp.options import Options
+        from sc2onnx.serve.lsp.run import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sc2onnx"):
+            raise
+        found = f"the language server needs {error.name}"
+        raise MissingDependencyError(f"{found}: {install('lsp')}") from error
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    options = Options(
+        max_tokens=args.max_tokens,
+        mode=args.mode,
+        timeout=args.timeout,
+        neighbours=args.neighbours,
+    )
+    return run(_completer(args), options)
+
+
+def _completer(args: argparse.Namespace) -> Completer:
+    """Who completes: the bundle's model, or a server."""
+    if (args.bundle is None) == (args.server is None):
+        raise RequestError("expected either a bundle or --server URL: give one of them")
+    if args.server is None:
+        from sc2onnx.serve.lsp.local import Local
+
+        if args.key_file is not None:
+            raise RequestError("--key-file is for --server, expected both or neither")
+        return Local(lambda: _loaded(args))
+    from sc2onnx.serve.lsp.remote import Remote
+
+    keys = () if args.key_file is None else read_keys([args.key_file])
+    return Remote(args.server, keys[0] if keys else None)
+
+
+def _loaded(args: argparse.Namespace) -> Model:
+    from sc2onnx.runtime.loading import load
+
+    return load(
+        args.bundle,
+        device=args.device,
+        threads=args.threads,
+        kernels=args.kernels,
+        cache_type=args.cache_type,
+        prefix_memory=args.prefix_memory,
+    )
