@@ -57,6 +57,13 @@ def test_mistakes_are_told_of(client: ollama.Client) -> None:
         client.chat(model="mini", messages=[{"role": "user", "content": "hello"}])
 
 
+@pytest.mark.parametrize(("path", "host"), [("generate", "elsewhere"), ("absent", "localhost")])
+def test_refusals_before_its_routes_are_texts_too(served: Served, path: str, host: str) -> None:
+    refused = served.post(f"/api/{path}", {"model": "mini", "prompt": PROMPT}, headers={"host": host})
+    assert refused.status_code in (403, 404)
+    assert isinstance(refused.json()["error"], str)  # its client for Node.js shows nothing else
+
+
 def test_lines_are_what_continue_reads(served: Served) -> None:
     body = {"model": "mini", "prompt": PROMPT, "raw": True, "options": {**GREEDY, "num_ctx": 4096}, "keep_alive": 1800}
     with httpx.stream("POST", f"{served.url}/api/generate", json=body, timeout=60) as reply:
