@@ -29,6 +29,7 @@ def test_whole_and_streamed(client: ollama.Client, served: Served) -> None:
     parts = list(client.generate(model="mini:latest", prompt=PROMPT, options=GREEDY, stream=True))
     assert "".join(part.response or "" for part in parts) == expected.text
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert parts[-1].response == ""  # litellm reads no text there
 
 
 def test_a_suffix_is_filled_in_before(client: ollama.Client, served: Served) -> None:
