@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from tests.clients.client import Client
 from tests.clients.server import ENDLESS, KEY, MOST, PROMPT, SUFFIX, TOKENS, TOO_MANY, Server, post
 
+_PATHS: Final = {
+    "text-completion-openai": "/v1",
+    "text-completion-codestral": "/v1/fim/completions",
+    "ollama": "",
+}
+
+
+def asking(server: Server, provider: str = "text-completion-openai", **options: Any) -> Any:
+    """A request for text, a greedy one unless ``options`` say otherwise."""
+    path = _PATHS[provider]
+    usual = {"prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "api_key": KEY}
+    usual |= {"api_base": server.url + path, "max_retries": 0}
+    if provider != "text-completion-openai":  # else it makes a chat of the prompt
+        usual["roles"] = {"user": {"pre_message": "", "post_message": ""}}
+    if provider == "ollama":  # it sends none by itself
+        usual["extra_headers"] = {"Content-Type": "application/json"}
+    usual["model"] = f"{provider}/{options.pop('model', server.model)}"
+    return {**usual, **options}
+
 
 def asked(server: Server, provider: str = "text-completion-openai", **options: Any) -> Any:
-    """The answer to a request for text, a greedy one unless ``options`` say otherwise."""
+    """The answer to such a request."""
     import litellm
 
-    path = {
-        "text-completion-openai": "/v1",
-        "text-completion-codestral": "/v1/fim/completions",
-        "ollama": "",
-    }[provider]
-    name = options.pop("model", server.model)
-    usual = {
-        "prompt": PROMPT,
-        "max_tokens": TOKENS,
-        "temperature": 0,
-        "api_key": KEY,
-        "max_retries": 0,
-    }
-    if provider != "text-completion-openai":
-        usual["roles"] = {
-            "user": {"pre_message": "", "post_message": ""}
-        }  # else it makes a chat of the prompt
-    if provider == "ollama":
-        usual["extra_headers"] = {"Content-Type": "application/json"}  # it sends none by itself
-    return litellm.text_completion(
-        model=f"{provider}/{name}", api_base=server.url + path, **{**usual, **options}
-    )
+    return litellm.text_completion(**asking(server, provider, **options))
 
 
 def completes(server: Server) -> None:
@@ -76,10 +75,26 @@ def streams(server: Server) -> None:
 
 
 def cancels(server: Server) -> None:
-    with server.gives_up():
-        stream = asked(server, prompt=ENDLESS, max_tokens=MOST, stream=True)
-        next(stream)
-        stream.completion_stream.close()
+    """A task that reads a stream is cancelled, and one that waits for a whole answer."""
+    for streamed in (True, False):
+        with server.gives_up():
+            asyncio.run(_given_up(server, streamed))
+
+
+async def _given_up(server: Server, streamed: bool) -> None:
+    import litellm
+
+    options = asking(server, prompt=ENDLESS, max_tokens=MOST, stream=streamed)
+
+    async def reads() -> None:
+        answer = await litellm.atext_completion(**options)
+        async for _ in answer:
+            pass
+
+    task = asyncio.create_task(reads())
+    await asyncio.to_thread(server.busy)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def errors(server: Server) -> None:

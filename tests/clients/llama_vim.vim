@@ -3,7 +3,7 @@
 "
 "   vim -N -es -u NONE -S llama_vim.vim
 "
-" SC2ONNX_ASK: a JSON object of url, key, prefix, prompt, suffix, n_predict, warms, and gives_up, the
+" SC2ONNX_ASK: a JSON object of url, key, prefix, prompt, suffix, n_predict, warms, and gives_up,
 " milliseconds until somebody types on, 0 for never. SC2ONNX_TOLD: the file for {"answer", "shown"}.
 
 let s:ask = json_decode($SC2ONNX_ASK)

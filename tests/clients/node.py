@@ -17,6 +17,11 @@ from tests.clients.server import KEY, Server
 from tests.clients.whereabouts import HERE, NODE
 
 SCRIPTS: Final = HERE / "node"
+_GIVEN: Final = ("url", "model", "completion", "infilling", "seconds")
+_CONSTANTS: Final = (
+    *("PROMPT", "SUFFIX", "TOKENS", "ENDLESS", "MOST"),
+    *("TOO_MANY", "TOO_LONG", "WAITING"),
+)
 NOTHING: Final[Mapping[Ability, Lack]] = {}
 
 
@@ -61,10 +66,8 @@ class Script:
     def _run(self, server: Server) -> dict[str, dict[str, Any]]:
         for script in SCRIPTS.glob("*.mjs"):  # modules are looked for beside a script
             shutil.copy(script, NODE)
-        expected = {"completion": server.completion, "infilling": server.infilling}
-        given = {"url": server.url, "key": KEY, "model": server.model, **expected}
-        names = ("PROMPT", "SUFFIX", "TOKENS", "ENDLESS", "MOST", "TOO_MANY", "TOO_LONG", "WAITING")
-        constants = {name: getattr(tests.clients.server, name) for name in names}
+        given = {"key": KEY, **{name: getattr(server, name) for name in _GIVEN}}
+        constants = {name: getattr(tests.clients.server, name) for name in _CONSTANTS}
         command = ["node", str(NODE / f"{self.name}.mjs"), json.dumps(given), json.dumps(constants)]
         done = subprocess.run(
             command, env=environment(), capture_output=True, text=True, timeout=120, check=False

@@ -45,12 +45,14 @@ class Server:
 
     It takes :data:`KEY`. ``completion``: what follows :data:`PROMPT`, greedily. ``infilling``: what
     stands between :data:`PROMPT` and :data:`SUFFIX`. ``directory``: for files of clients.
+    ``seconds``: in which it must hear that a client is gone, too few for :data:`MOST` tokens.
     """
 
     url: str
     completion: str
     infilling: str
     directory: Path
+    seconds: float
 
     @property
     def model(self) -> str:
@@ -63,34 +65,37 @@ class Server:
 
     def metric(self, name: str) -> float:
         """A figure of ``/metrics``."""
-        return _metric(self.url, name)
+        page = _got(f"{self.url}/metrics").text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+        assert found is not None, f"/metrics has no {name}"
+        return float(found[1])
+
+    def under_way(self) -> float:
+        """Requests under way, and no fewer than are computed in this moment."""
+        slots = _got(f"{self.url}/slots").json()
+        computed = sum(bool(slot["is_processing"]) for slot in slots)
+        return max(computed, self.metric("llamacpp:requests_processing"))
 
     def busy(self, least: int = 1) -> None:
         """Wait for so many requests under way. Raises :class:`AssertionError` after two seconds."""
-        assert self._comes(lambda under_way: under_way >= least, 2), (
-            "the server has fewer requests under way"
-        )
-
-    def idle(self, most: int = 0) -> None:
-        """Wait for as few under way. Raises :class:`AssertionError` after one second."""
-        assert self._comes(lambda under_way: under_way <= most, 1), (
-            "the server goes on with requests that were given up"
-        )
-
-    def _comes(self, wanted: Any, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if wanted(self.metric("llamacpp:requests_processing")):
-                return True
+        until = time.monotonic() + 2
+        while (found := self.under_way()) < least:
+            assert time.monotonic() < until, f"{found} requests are under way, expected {least}"
             time.sleep(0.01)
-        return False
+
+    def idle(self, most: int = 0, within: float = 1.0) -> None:
+        """Wait for as few under way. Raises :class:`AssertionError` after so many seconds."""
+        until = time.monotonic() + within
+        while (found := self.under_way()) > most:
+            assert time.monotonic() < until, f"{found} requests go on, expected {most}"
+            time.sleep(0.01)
 
     @contextmanager
     def gives_up(self) -> Iterator[None]:
         """A block that begins a stream of :data:`MOST` tokens and gives it up before its end."""
         before = self.metric("llamacpp:tokens_predicted_total")
         yield
-        self.idle()
+        self.idle(within=self.seconds)
         assert self.metric("llamacpp:tokens_predicted_total") - before < MOST
 
     @contextmanager
@@ -120,11 +125,8 @@ def post(url: str, body: object, key: str = KEY) -> Any:
     return httpx.post(url, json=body, headers={"authorization": f"Bearer {key}"}, timeout=60).json()
 
 
-def _metric(url: str, name: str) -> float:
-    page = httpx.get(f"{url}/metrics", headers=_HEADERS, timeout=60).text
-    found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
-    assert found is not None, f"/metrics has no {name}"
-    return float(found[1])
+def _got(url: str) -> httpx.Response:
+    return httpx.get(url, headers=_HEADERS, timeout=60)
 
 
 @contextmanager
@@ -151,12 +153,20 @@ def started(bundle: Path, int8: Path, directory: Path) -> Iterator[Server]:
         options = {"n_predict": TOKENS, "temperature": 0, "model": MODELS[0]}
         completion = post(f"{url}/completion", {**options, "prompt": PROMPT})["content"]
         infilling = post(f"{url}/infill", {**options, **code})["content"]
-        ended = post(f"{url}/completion", {**options, "prompt": ENDLESS, "n_predict": MOST})
-        assert ended["stop_type"] == "limit", "the completion that clients give up ends by itself"
-        yield Server(url, completion, infilling, directory)
+        yield Server(url, completion, infilling, directory, min(1.0, _endless(url) / 2))
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _endless(url: str) -> float:
+    """Seconds that the completion takes which clients give up, once it has been computed before."""
+    body = {"model": MODELS[0], "prompt": ENDLESS, "n_predict": MOST, "temperature": 0}
+    for _ in range(2):
+        since = time.monotonic()
+        ended = post(f"{url}/completion", body)
+        assert ended["stop_type"] == "limit", "the completion that clients give up ends by itself"
+    return time.monotonic() - since
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -1,6 +1,6 @@
 // The server as tests/clients/server.py has it, and a line of JSON for each ability.
 
-export const { url, key, model, completion, infilling } = JSON.parse(process.argv[2]);
+export const { url, key, model, completion, infilling, seconds } = JSON.parse(process.argv[2]);
 export const { PROMPT, SUFFIX, TOKENS, ENDLESS } = JSON.parse(process.argv[3]); // as in server.py
 export const { MOST, TOO_MANY, TOO_LONG, WAITING } = JSON.parse(process.argv[3]);
 const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
@@ -15,11 +15,16 @@ async function metric(name) {
   return Number(page.split("\n").find((line) => line.startsWith(`${name} `)).split(" ")[1]);
 }
 
-async function idle() {
-  const until = performance.now() + 1000;
-  while (performance.now() < until) {
-    if ((await metric("llamacpp:requests_processing")) === 0) return;
-  }
+/** Whether no request is under way, and none is computed. */
+async function isIdle() {
+  const slots = await (await fetch(`${url}/slots`, { headers })).json();
+  const computed = slots.some((slot) => slot.is_processing);
+  return !computed && (await metric("llamacpp:requests_processing")) === 0;
+}
+
+async function idle(within = 1) {
+  const until = performance.now() + within * 1000;
+  while (performance.now() < until) if (await isIdle()) return;
   throw new Error("the server goes on with requests that were given up");
 }
 
@@ -27,7 +32,7 @@ async function idle() {
 export async function givesUp(begins) {
   const before = await metric("llamacpp:tokens_predicted_total");
   await begins();
-  await idle();
+  await idle(seconds);
   equal((await metric("llamacpp:tokens_predicted_total")) - before < MOST, true);
 }
 
@@ -35,7 +40,8 @@ export async function givesUp(begins) {
 export async function whileFull(runs) {
   const held = new AbortController();
   const greedy = { model, prompt: ENDLESS, max_tokens: MOST, temperature: 0 };
-  const sent = { method: "POST", headers, body: JSON.stringify({ ...greedy, n: WAITING, stream: true }), signal: held.signal };
+  const body = JSON.stringify({ ...greedy, n: WAITING, stream: true });
+  const sent = { method: "POST", headers, body, signal: held.signal };
   equal((await fetch(`${url}/v1/completions`, sent)).status, 200);
   await runs(() => held.abort());
   held.abort();
