@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 LEAN ?= .venv-lean
 FIXTURE ?= build/fixture
+CLIENTS_VENV ?= .venv-clients
+CLIENTS ?= build/clients
 JOBS ?= auto
 # Any torch from 2.6 does. The exact version comes first because a CPU-only build of it may be at hand (pip's find-links);
 # elsewhere set TORCH to what your platform offers, for instance TORCH="torch --index-url ..." for a CPU-only build.
@@ -20,12 +22,12 @@ PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
 BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
-.PHONY: demo test lint types native unit lean bench interop page format clean
+.PHONY: demo test lint types native unit lean clients clients-table bench interop page format clean
 
 demo: $(VENV)/.ready $(VENV)/.kernels
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
 
-test: lint types native unit lean
+test: lint types native unit lean clients
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -73,6 +75,25 @@ lean: $(FIXTURE)/reference.npz
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/ # away from the source tree, which would be imported instead
 	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/bench tests/serve tests/lsp tests/cli/test_cli.py
 
+# Clients as their users install them, driven against a server; without npm, those for Python only.
+CLIENTS_ENV = SC2ONNX_FIXTURE=$(FIXTURE) SC2ONNX_CLIENTS=$(CLIENTS)
+
+clients: $(CLIENTS_VENV)/.ready $(CLIENTS)/node/.ready $(FIXTURE)/reference.npz
+	$(CLIENTS_ENV) $(CLIENTS_VENV)/bin/pytest tests/clients
+
+clients-table: $(CLIENTS_VENV)/.ready $(CLIENTS)/node/.ready $(FIXTURE)/reference.npz
+	$(CLIENTS_ENV) $(CLIENTS_VENV)/bin/python -m tests.clients.table docs/serving.md
+
+$(CLIENTS_VENV)/.ready: pyproject.toml tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/python $(PIP) -e ".[cpu,serve]" -r tests/clients/requirements.txt
+	@touch $@
+
+$(CLIENTS)/node/.ready: tests/clients/node/package-lock.json
+	@mkdir -p $(@D) && cp tests/clients/node/package*.json $(@D)
+	@if ! command -v npm >/dev/null; then echo "no npm: going on without the clients for Node.js"; \
+	  else cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .ready; fi
+
 # Our speed beside the peers that are installed. The weights are random: what a token costs does not depend on them.
 bench: $(VENV)/.kernels $(BENCH)/int4/sc2onnx.json $(BENCH)/int8/sc2onnx.json
 	$(PEERS_PYTHON) benchmarks/speed.py $(BENCH)/checkpoint --bundles $(BENCH)/int4 $(BENCH)/int8 $(BUNDLES) \
@@ -98,4 +119,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(LEAN) build dist bundles
+	rm -rf $(VENV) $(LEAN) $(CLIENTS_VENV) build dist bundles

@@ -90,6 +90,25 @@ def _named(args: argparse.Namespace) -> dict[str, str]:
     return named(args.model or (), "--model", first)
 
 
+def _checked(configuration: Configuration, settings: Settings) -> list[str]:
+    """What would be served and where. Raises :class:`~sc2onnx.errors.BundleError`."""
+    from sc2onnx.bundle.hub import is_id
+    from sc2onnx.runtime.opening.bundle import Bundle
+
+    lines = list[str]()
+    for name, bundle in configuration.models.items():
+        if is_id(bundle) and not Path(bundle).exists():
+            lines.append(f"{name}: {bundle}, of the hub, which was not asked")
+            continue
+        manifest = Bundle.open(bundle, check="size").manifest
+        lines.append(f"{name}: {bundle}, for {manifest.target}")
+    number, files = len(settings.keys), ", ".join(configuration.key_files)
+    keys = f"{number} key{'s' * (number > 1)} of {files}" if number else "no key"
+    lines.append(f"on {settings.host} port {settings.port}, with {keys}")
+    return lines
+
+
+def _loaded(configuration: Configuration) -> dict[str, Model]:
     from sc2onnx.runtime.loading import load
 
     found = dict[str, "Model"]()

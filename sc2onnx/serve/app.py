@@ -9,11 +9,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from sc2onnx.serve.exchange import Exchange, guarded
-from sc2onnx.serve.guard import Guard
+from sc2onnx.serve.guard import Guard, refusing
 from sc2onnx.serve.logs import Logged
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError
-from sc2onnx.serve.replies import refused, replied
+from sc2onnx.serve.replies import replied
 from sc2onnx.serve.routes import llama_cpp, mistral, ollama, openai, page, tabby
 from sc2onnx.serve.service import Service
 
@@ -39,4 +39,5 @@ def application(service: Service) -> ASGIApp:
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
-    return refused(RefusedError(404, "there is nothing at this path: docs/serving.md lists what there is", "not_found_error"))
+    told = "there is nothing at this path: docs/serving.md lists what there is"
+    return refusing(request.url.path, RefusedError(404, told, "not_found_error"))

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sc2onnx.serve.dialects import ollama
 from sc2onnx.serve.entry import entry_of
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import refused
@@ -48,7 +49,7 @@ class Guard:
         try:
             self._check(scope, headers)
         except RefusedError as refusal:
-            await refused(refusal)(scope, receive, send)
+            await refusing(scope["path"], refusal)(scope, receive, send)
             return
         if scope["method"] == "OPTIONS":
             await Response(status_code=204, headers=allowed)(scope, receive, send)
@@ -94,6 +95,14 @@ class Guard:
         if self._settings.keys and number is None:
             raise RefusedError(401, "the key is missing or wrong: send it as Authorization: Bearer KEY", "authentication_error")
         return number
+
+
+def refusing(path: str, refusal: RefusedError) -> Response:
+    """A request that is not answered, as the dialect of its path tells of it.
+
+    Ollama's clients show an ``error`` that is a text, and no other.
+    """
+    return refused(refusal, ollama.error(refusal) if path.startswith("/api/") else None)
 
 
 def key_number(settings: Settings, headers: Headers) -> int | None:

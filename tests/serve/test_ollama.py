@@ -29,6 +29,7 @@ def test_whole_and_streamed(client: ollama.Client, served: Served) -> None:
     parts = list(client.generate(model="mini:latest", prompt=PROMPT, options=GREEDY, stream=True))
     assert "".join(part.response or "" for part in parts) == expected.text
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert parts[-1].response == ""  # litellm reads no text there
 
 
 def test_a_suffix_is_filled_in_before(client: ollama.Client, served: Served) -> None:
@@ -55,6 +56,13 @@ def test_mistakes_are_told_of(client: ollama.Client) -> None:
         client.generate(model="mini", prompt=PROMPT, format="json")
     with pytest.raises(ollama.ResponseError, match="does not chat"):
         client.chat(model="mini", messages=[{"role": "user", "content": "hello"}])
+
+
+@pytest.mark.parametrize(("path", "host"), [("generate", "elsewhere"), ("absent", "localhost")])
+def test_refusals_before_its_routes_are_texts_too(served: Served, path: str, host: str) -> None:
+    refused = served.post(f"/api/{path}", {"model": "mini", "prompt": PROMPT}, headers={"host": host})
+    assert refused.status_code in (403, 404)
+    assert isinstance(refused.json()["error"], str)  # its client for Node.js shows nothing else
 
 
 def test_lines_are_what_continue_reads(served: Served) -> None:

@@ -53,8 +53,10 @@ class Routes:
 
     async def _lines(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
-            ended = piece.finish_reason
-            yield _line(ollama.part(name, piece.text) if ended is None else ollama.whole(name, piece.text, ended, streams[index].usage))
+            if piece.text:
+                yield _line(ollama.part(name, piece.text))
+            if piece.finish_reason is not None:  # some clients read no text there
+                yield _line(ollama.whole(name, "", piece.finish_reason, streams[index].usage))
 
     async def _show(self, request: Request) -> Response:
         name, model = self._service.model(ollama.name_of(await self._exchange.body(request, _SHOW)))

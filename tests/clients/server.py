@@ -1,0 +1,182 @@
+"""A server of the mini checkpoint in a process of its own, and questions to it without a client."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+KEY: Final = "the-key-of-the-clients"
+MODELS: Final = ("starcoder-mini", "starcoder-mini-int8")
+
+PROMPT: Final = "import os\n\n\ndef exists(path):\n    if os.path"
+SUFFIX: Final = "\n        return True\n    return False\n"
+TOKENS: Final = 24
+
+ENDLESS: Final = "import os\n"
+"""A prompt whose greedy completion goes on for :data:`MOST` tokens at least."""
+
+MOST: Final = 1800
+TOO_MANY: Final = 5000
+"""More tokens than the server gives."""
+
+WAITING: Final = 8
+"""Requests that the server has under way before it tells others to come later."""
+
+TOO_LONG: Final = "x = 1\n" * 1500
+"""A prompt that does not fit into the context."""
+
+_ARGUMENTS: Final = ("--waiting", str(WAITING), "--max-batch", "2", "--port", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server: two models, at most :data:`WAITING` requests.
+
+    It takes :data:`KEY`. ``completion``: what follows :data:`PROMPT`, greedily. ``infilling``: what
+    stands between :data:`PROMPT` and :data:`SUFFIX`. ``directory``: for files of clients.
+    ``seconds``: in which it must hear that a client is gone, too few for :data:`MOST` tokens.
+    """
+
+    url: str
+    completion: str
+    infilling: str
+    directory: Path
+    seconds: float
+
+    @property
+    def model(self) -> str:
+        """The name of the first model."""
+        return MODELS[0]
+
+    def scratch(self) -> Path:
+        """A new directory."""
+        return Path(tempfile.mkdtemp(dir=self.directory))
+
+    def metric(self, name: str) -> float:
+        """A figure of ``/metrics``."""
+        page = _got(f"{self.url}/metrics").text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+        assert found is not None, f"/metrics has no {name}"
+        return float(found[1])
+
+    def under_way(self) -> float:
+        """Requests under way, and no fewer than are computed in this moment."""
+        slots = _got(f"{self.url}/slots").json()
+        computed = sum(bool(slot["is_processing"]) for slot in slots)
+        return max(computed, self.metric("llamacpp:requests_processing"))
+
+    def busy(self, least: int = 1) -> None:
+        """Wait for so many requests under way. Raises :class:`AssertionError` after two seconds."""
+        until = time.monotonic() + 2
+        while (found := self.under_way()) < least:
+            assert time.monotonic() < until, f"{found} requests are under way, expected {least}"
+            time.sleep(0.01)
+
+    def idle(self, most: int = 0, within: float = 1.0) -> None:
+        """Wait for as few under way. Raises :class:`AssertionError` after so many seconds."""
+        until = time.monotonic() + within
+        while (found := self.under_way()) > most:
+            assert time.monotonic() < until, f"{found} requests go on, expected {most}"
+            time.sleep(0.01)
+
+    @contextmanager
+    def gives_up(self) -> Iterator[None]:
+        """A block that begins a stream of :data:`MOST` tokens and gives it up before its end."""
+        before = self.metric("llamacpp:tokens_predicted_total")
+        yield
+        self.idle(within=self.seconds)
+        assert self.metric("llamacpp:tokens_predicted_total") - before < MOST
+
+    @contextmanager
+    def held(self, count: int = WAITING) -> Iterator[None]:
+        """A block in which the server has so many requests of somebody else under way."""
+        body = {
+            "model": self.model,
+            "prompt": ENDLESS,
+            "max_tokens": MOST,
+            "temperature": 0,
+            "n": count,
+            "stream": True,
+        }
+        with httpx.stream(
+            "POST", f"{self.url}/v1/completions", json=body, headers=_HEADERS, timeout=60
+        ) as reply:
+            assert reply.status_code == 200
+            yield
+        self.idle()
+
+
+_HEADERS: Final = {"authorization": f"Bearer {KEY}"}
+
+
+def post(url: str, body: object, key: str = KEY) -> Any:
+    """The answer to a body in JSON."""
+    return httpx.post(url, json=body, headers={"authorization": f"Bearer {key}"}, timeout=60).json()
+
+
+def _got(url: str) -> httpx.Response:
+    return httpx.get(url, headers=_HEADERS, timeout=60)
+
+
+@contextmanager
+def started(bundle: Path, int8: Path, directory: Path) -> Iterator[Server]:
+    """The server as a user starts it, ready to answer. ``directory``: for its key."""
+    (directory / "keys").write_text(f"{KEY}\n")
+    command = [
+        sys.executable,
+        "-m",
+        "sc2onnx",
+        "serve",
+        str(bundle),
+        "--alias",
+        MODELS[0],
+        "--model",
+        f"{MODELS[1]}={int8}",
+    ]
+    command += ["--key-file", str(directory / "keys"), *_ARGUMENTS]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(command, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        url = _address(process, directory / "log")
+        code = {"input_prefix": PROMPT, "input_suffix": SUFFIX}
+        options = {"n_predict": TOKENS, "temperature": 0, "model": MODELS[0]}
+        completion = post(f"{url}/completion", {**options, "prompt": PROMPT})["content"]
+        infilling = post(f"{url}/infill", {**options, **code})["content"]
+        yield Server(url, completion, infilling, directory, min(1.0, _endless(url) / 2))
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _endless(url: str) -> float:
+    """Seconds that the completion takes which clients give up, once it has been computed before."""
+    body = {"model": MODELS[0], "prompt": ENDLESS, "n_predict": MOST, "temperature": 0}
+    for _ in range(2):
+        since = time.monotonic()
+        ended = post(f"{url}/completion", body)
+        assert ended["stop_type"] == "limit", "the completion that clients give up ends by itself"
+    return time.monotonic() - since
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Where it listens, when it is ready."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        told = log.read_text()
+        address = re.search(r"http://\S+?(?=,)", told)
+        if address is not None and "ready: " in told:
+            return address[0]
+        time.sleep(0.05)
+    raise AssertionError(f"the server is not ready after a minute:\n{log.read_text()}")
