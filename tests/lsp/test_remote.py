@@ -64,7 +64,7 @@ async def test_it_gives_what_the_model_behind_the_server_infills(served: Served)
         for mode, line, character, before in (("block", 1, 11, BEFORE), ("line", 1, 9, BEFORE[:-2])):
             after = (BEFORE + AFTER)[len(before) :]
             files = {"other.py": "def sub(a, b):\n    return a - b\n"}
-            expected = served.model.infill(before, after, files=files, order="spm", ends=mode).text  # type: ignore[arg-type]
+            expected = served.model.infill(before, after, path="src/a.py", files=files, order="spm", heal=True, ends=mode).text  # type: ignore[arg-type]
             items = await one.items(uri, line, character)
             assert [item.insert_text for item in items] == ([expected] if expected.strip() else [])
         assert one.told == []
@@ -114,7 +114,7 @@ async def test_two_editors_at_one_server(served: Served) -> None:
             return item.insert_text
 
         found = await asyncio.gather(*(asked(each, text) for each, text in zip((one, other), texts, strict=True)))
-        assert found == [served.model.infill(text, "", order="spm", ends="block").text for text in texts]
+        assert found == [served.model.infill(text, "", path="a.py", order="spm", heal=True, ends="block").text for text in texts]
 
 
 async def test_with_the_key_and_without(bundle: Path, tmp_path: Path) -> None:

@@ -136,13 +136,15 @@ def _lines(cursor: Cursor) -> Lines:
 
 def _body(cursor: Cursor) -> dict[str, Any]:
     """What is asked for, greedily. The line up to the cursor is ``prompt``, which servers append to
-    the lines before it. Their ``n_indent`` and ``t_max_predict_ms`` spare them what is cut here.
+    the lines before it; ``filename`` is read by ours alone. ``n_indent`` and ``t_max_predict_ms``
+    spare servers what is cut here.
     """
     code = cursor.code
     before = code.prefix[-_MOST_CHARACTERS:]
     line = before[before.rfind("\n") + 1 :]
     indent = indentation(line) if cursor.ends == "block" else 0
     return {
+        "filename": code.path or "",
         "input_prefix": before[: len(before) - len(line)],
         "prompt": line,
         "input_suffix": code.suffix[:_MOST_CHARACTERS],
