@@ -27,6 +27,7 @@
     |-- DeviceError (RuntimeError)            the device asked for does not work here
     |-- InferenceError (RuntimeError)         ONNX Runtime failed
     |   `-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
+    |-- BusyError (TimeoutError)              a request that waited in vain for its first step
     |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
     |   |-- CancelledError                    closed while it was computing, or the program ended
     |   `-- ForkedError                       a model, or what belongs to it, in a child forked after it was loaded
@@ -137,6 +138,10 @@ class InferenceError(Sc2onnxError, RuntimeError):
 
 class OutOfMemoryError(InferenceError, MemoryError):
     """There is no room for a cache or for logits."""
+
+
+class BusyError(Sc2onnxError, TimeoutError):
+    """A request waited for longer than it may for its first step: others were computed."""
 
 
 class SequenceStateError(Sc2onnxError, RuntimeError):

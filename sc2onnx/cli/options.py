@@ -142,6 +142,8 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 def _serve_bounds(parser: argparse.ArgumentParser) -> None:
     waiting = "requests under way, beyond which others are told to come later (default: 64)"
     parser.add_argument("--waiting", type=int, metavar="N", help=waiting)
+    queue = "what a request waits at most for its first step (default: 30)"
+    parser.add_argument("--queue-seconds", type=float, metavar="SECONDS", help=queue)
     most = "tokens that a request may ask for (default: 4096)"
     parser.add_argument("--most-tokens", type=int, metavar="N", help=most)
     prompts = "prompts that a request may have (default: 16)"
@@ -156,8 +158,10 @@ def _serve_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heal", action=argparse.BooleanOptionalAction, help=heal)
     batch = "requests that are computed together (default: 8)"
     parser.add_argument("--max-batch", type=int, metavar="N", help=batch)
-    memory = "bytes of finished requests' caches to keep (default: two of full length)"
+    memory = "bytes of finished requests' caches to keep (default: of 16 files, in a quarter of free memory)"
     parser.add_argument("--prefix-memory", type=int, metavar="BYTES", help=memory)
+    speculate = "compute tokens ahead that the text suggests (default: where that changes no token)"
+    parser.add_argument("--speculate", action=argparse.BooleanOptionalAction, help=speculate)
 
 
 def _lsp(parser: argparse.ArgumentParser) -> None:

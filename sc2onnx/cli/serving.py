@@ -108,6 +108,22 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     return lines
 
 
+_EDITORS: Final = 16
+"""Files whose caches a server keeps by default, where memory allows."""
+
+
+def _kept(usual: int) -> int:
+    """Bytes of finished requests' caches that a server keeps, where one program keeps ``usual``: of
+    as many files as a few editors have open, in a quarter of the memory that is free.
+    """
+    from sc2onnx.runtime.engine.prefix import SEQUENCES
+    from sc2onnx.runtime.memory import available
+
+    free = available()
+    most = usual // SEQUENCES * _EDITORS
+    return most if free is None else max(usual, min(most, free // 4))
+
+
 def _loaded(configuration: Configuration) -> dict[str, Model]:
     from sc2onnx.runtime.loading import load
 
@@ -121,7 +137,10 @@ def _loaded(configuration: Configuration) -> dict[str, Model]:
             cache_type=configuration.cache_type,
             max_batch=configuration.max_batch,
             prefix_memory=configuration.prefix_memory,
+            speculate=configuration.speculate,
         )
+        if configuration.prefix_memory is None:
+            found[name].engine.store.limit = _kept(found[name].engine.store.limit)
         if "starcoder2" in name.lower():
             LOG.warning("the name %s %s", name, _CONTINUE)
     return found

@@ -31,7 +31,7 @@ class Configuration:
     """Everything that ``sc2onnx serve`` can be told; each field is a key of its file.
 
     ``models``: bundles, directories or hub ids, by the names that they go by, the first of them
-    where a request names none. ``device`` to ``prefix_memory``: of each of them, see
+    where a request names none. ``device`` to ``speculate``: of each of them, see
     :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``key_files``: files of keys, one a line.
     ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
     """
@@ -43,12 +43,14 @@ class Configuration:
     cache_type: CacheType = "auto"
     max_batch: int = 8
     prefix_memory: int | None = None
+    speculate: bool | None = None
     host: str = _USUAL.host
     port: int = _USUAL.port
     key_files: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     waiting: int = _USUAL.waiting
+    queue_seconds: float = _USUAL.queue_seconds
     connections: int = _USUAL.connections
     most_tokens: int = _USUAL.most_tokens
     most_prompts: int = _USUAL.most_prompts

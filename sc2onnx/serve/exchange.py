@@ -28,6 +28,8 @@ LOG: Final = logging.getLogger("sc2onnx.serve")
 EVENTS: Final = "text/event-stream"
 """The type of streams, unless a dialect has another."""
 
+_NOTHING: Final = Completion("", (), None, "length", 0)
+
 T = TypeVar("T")
 Told = Callable[[RefusedError], bytes]
 """How a dialect tells of an error inside a stream."""
@@ -58,6 +60,8 @@ class Exchange:
 
     async def completions(self, request: Request, ask: Ask) -> list[Completion]:
         """All that was asked for, unless the client goes meanwhile, which ends it."""
+        if self.service.left_out(ask):
+            return [_NOTHING] * len(ask.prompts) * ask.samples
         tasks = await self.service.tasks(self._owned(request, ask))
         entry_of(request.scope).submits(tasks)
         async with _Watch(self.service, request, tasks):

@@ -77,7 +77,7 @@ class Guard:
             raise RefusedError(403, "pages of that origin may not ask: list it (--origin) if they are yours", "permission_error")
         if scope["path"] not in OPEN and method != "OPTIONS":
             entry_of(scope).key = self._check_key(headers)
-        if method == "POST" and not _is_json(headers):
+        if method == "POST" and not (_is_json(headers) or _no_browser(headers)):
             raise RefusedError(415, "the body is not of type application/json, expected that", "invalid_request_error")
         if self._open >= self._settings.connections:
             raise RefusedError(503, "the server has as many requests open as it takes", "unavailable_error", retry_after=1)
@@ -129,6 +129,11 @@ def _name(host: str) -> str:
 def _same(origin: str, headers: Headers) -> bool:
     """Whether a page is the server's own."""
     return origin.split("://", 1)[-1] == headers.get("host")
+
+
+def _no_browser(headers: Headers) -> bool:
+    """Whether a body without a type comes from a program: pages' requests bring their origin."""
+    return "content-type" not in headers and not {"origin", "sec-fetch-site", "sec-fetch-mode"} & set(headers.keys())
 
 
 def _is_json(headers: Headers) -> bool:

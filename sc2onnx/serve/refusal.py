@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sc2onnx.errors import (
+    BusyError,
     ContextLengthError,
     OutOfMemoryError,
     RequestError,
@@ -33,6 +34,8 @@ def refusal_of(error: BaseException) -> RefusedError:
         return RefusedError(400, str(error), "exceed_context_size_error", param="prompt")
     if isinstance(error, RequestError):
         return RefusedError(400, str(error))
+    if isinstance(error, BusyError):
+        return RefusedError(429, str(error), "rate_limit_error", retry_after=2)
     if isinstance(error, OutOfMemoryError):
         return RefusedError(503, str(error), "unavailable_error", retry_after=5)
     if isinstance(error, TokenizerError):

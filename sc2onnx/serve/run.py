@@ -6,20 +6,27 @@ import asyncio
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 import uvicorn
 
 from sc2onnx.errors import OutputError
 from sc2onnx.runtime.model import Model
 from sc2onnx.serve.app import application
+from sc2onnx.serve.connections import bounded
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
+
+T = TypeVar("T")
+
+_BACKLOG: Final = 256
+"""Connections that wait to be accepted."""
 
 _HEADERS: Final = 16 << 10
 """Bytes of a request's line and headers."""
@@ -40,9 +47,10 @@ async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], te
     server = _Server(settings, service)
     going = asyncio.create_task(server.serve([listening]))
     tell(f"listening on http://{_shown(listening)}, loading")
-    loading = asyncio.create_task(asyncio.to_thread(load))
+    loading = _aside(load)
     try:
-        await asyncio.wait({loading, going}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {loading, going}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not going.done():
             service.ready(await loading)
             tell(f"ready: {', '.join(service.names)}")
@@ -51,6 +59,32 @@ async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], te
         server.should_exit = True
         await going
         await service.drain()
+
+
+def _aside(load: Callable[[], T]) -> asyncio.Future[T]:
+    """What ``load`` gives, of a thread for which the end of the program does not wait."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(cast(T, result))
+        else:
+            found.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = load()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="sc2onnx loading", daemon=True).start()
+    return found
 
 
 class _Server(uvicorn.Server):
@@ -64,10 +98,9 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 server_header=False,
-                http="h11",
+                http=bounded(settings),
                 h11_max_incomplete_event_size=_HEADERS,
                 timeout_keep_alive=30,
-                limit_concurrency=settings.connections,
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )
@@ -90,12 +123,13 @@ class _Server(uvicorn.Server):
 
 
 def bound(settings: Settings) -> socket.socket:
-    """A socket at the address. Raises :class:`~sc2onnx.errors.OutputError`."""
+    """A socket that listens at the address. Raises :class:`~sc2onnx.errors.OutputError`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by which asyncio knows that small writes go at once
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
+        listening.listen(_BACKLOG)  # at once: who is told of the address may connect
     except OSError as error:
         listening.close()
         raise OutputError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
@@ -14,7 +15,7 @@ from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationOptions
 from sc2onnx.runtime.request import Prompt
 from sc2onnx.runtime.text.fitting import Surroundings
-from sc2onnx.serve.ask import Ask, Tokens
+from sc2onnx.serve.ask import WARMS, Ask, Tokens
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -22,6 +23,9 @@ State = Literal["loading", "ready", "draining"]
 
 _SMALL: Final = 1 << 16
 """Characters that are tokenized where they come in: others go to a thread, so that nobody else waits."""
+
+MOST_WARMING: Final = 2
+"""Requests under way that only warm. Editors send one every second, and each holds a place in a step."""
 
 H = TypeVar("H", bound=Handle[Any])
 
@@ -34,6 +38,7 @@ class Service:
         self.state: State = "loading"
         self._models: dict[str, Model] = {}
         self.under_way = set[Handle[Any]]()
+        self._warming = set[Handle[Any]]()
         self._going = 0
 
     def ready(self, models: Mapping[str, Model]) -> None:
@@ -65,12 +70,14 @@ class Service:
     async def tasks(self, ask: Ask) -> list[Task]:
         """Requests whose answers are wanted whole, under way. Raises :class:`RefusedError` and what the runtime raises."""
         model = self.model(ask.model)[1]
-        return self._begun([Task(model.engine, row, submitted=True) for row in await self._rows(model, ask, "whole")])
+        rows = await self._rows(model, ask, "whole")
+        return self._begun([Task(model.engine, row, submitted=True) for row in rows], ask)
 
     async def streams(self, ask: Ask) -> list[Stream]:
         """Requests whose answers are wanted as they come."""
         model = self.model(ask.model)[1]
-        return self._begun([Stream(model.engine, row, submitted=True) for row in await self._rows(model, ask, "pieces")])
+        rows = await self._rows(model, ask, "pieces")
+        return self._begun([Stream(model.engine, row, submitted=True) for row in rows], ask)
 
     async def _rows(self, model: Model, ask: Ask, gives: Literal["whole", "pieces"]) -> list[Row]:
         wanted = len(ask.prompts) * ask.samples
@@ -90,8 +97,17 @@ class Service:
         rows = model.requests.whole_rows(prompts, ask.samples, options)
         for row in rows:
             row.gives = gives
-            row.terms = replace(row.terms, replaces=ask.replaces if len(rows) == 1 else None)
+            row.terms = replace(
+                row.terms,
+                priority=WARMS if ask.warms else row.terms.priority,
+                enters=time.monotonic() + self.settings.queue_seconds,
+                replaces=ask.replaces if len(rows) == 1 else None,
+            )
         return rows
+
+    def left_out(self, ask: Ask) -> bool:
+        """Whether a request that only warms is not worth its while: enough others do."""
+        return ask.warms and len(self._warming) >= MOST_WARMING
 
     def _prompt(self, model: Model, given: str | Tokens | Surroundings, ask: Ask, options: GenerationOptions) -> Prompt:
         if isinstance(given, str):
@@ -103,8 +119,10 @@ class Service:
             return model.requests.infill_prompt(given.prefix, given.suffix, code)
         return Prompt(list(given))
 
-    def _begun(self, handles: list[H]) -> list[H]:
+    def _begun(self, handles: list[H], ask: Ask) -> list[H]:
         self.under_way.update(handles)
+        if ask.warms:
+            self._warming.update(handles)
         return handles
 
     def over(self, handles: Sequence[Handle[Any]]) -> None:
@@ -112,6 +130,7 @@ class Service:
         for handle in handles:
             handle.cancel()
             self.under_way.discard(handle)
+            self._warming.discard(handle)
 
     async def drain(self) -> None:
         """Take no more requests, and give those under way time to end."""

@@ -28,7 +28,8 @@ class Settings:
     the server by, besides loopback ones; ``origins``: web pages that may ask, none by default.
     ``body_bytes``: of a request. ``most_tokens``, ``most_prompts``, ``most_samples``, ``most_stops``:
     what one request may ask for. ``waiting``: requests under way, beyond which others are told to
-    come later; ``connections``: open at once. ``patience``: seconds that a client may take to send its
+    come later; ``queue_seconds``: that one waits at most for its first step; ``connections``: open
+    at once. ``patience``: seconds that a client may take to send its
     body, and to take a part of an answer. ``drain_seconds``: that requests have to end in when the
     server does. ``log_prompts``: whether the log has what requests go on from. ``heal``: whether a
     cursor inside a word is completed as if the word were whole
@@ -48,6 +49,7 @@ class Settings:
     most_samples: int = 8
     most_stops: int = 16
     waiting: int = 64
+    queue_seconds: float = 30.0
     connections: int = 256
     patience: float = 30.0
     drain_seconds: float = 10.0
@@ -59,7 +61,7 @@ class Settings:
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name, least in (("patience", 0.1), ("drain_seconds", 0.0)):
+        for name, least in (("patience", 0.1), ("queue_seconds", 0.1), ("drain_seconds", 0.0)):
             if not least <= getattr(self, name) <= _LONGEST:
                 raise RequestError(f"{name} is {getattr(self, name)}, expected {least} to {_LONGEST} seconds")
         if not 0 <= self.port <= 65535:

@@ -15,6 +15,7 @@ import uvicorn
 
 import sc2onnx
 from sc2onnx.serve.app import application
+from sc2onnx.serve.connections import bounded
 from sc2onnx.serve.run import bound
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
@@ -41,7 +42,8 @@ class Served:
 def serving(model: sc2onnx.Model, settings: Settings | None = None) -> Iterator[Served]:
     settings = settings or Settings(port=0)
     service, listening = Service(settings), bound(settings)
-    server = uvicorn.Server(uvicorn.Config(application(service), log_config=None, lifespan="off", access_log=False))
+    config = uvicorn.Config(application(service), log_config=None, lifespan="off", access_log=False, http=bounded(settings))
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     service.ready({"mini": model})
     thread.start()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,19 @@ def test_what_a_page_may_send_unasked_is_refused(served: Served) -> None:
         assert reply.status_code == 415
 
 
+def test_a_program_may_leave_the_type_out(served: Served) -> None:
+    """Pages' requests bring their origin, and browsers say where they come from."""
+
+    def status(headers: dict[str, str]) -> int:
+        content = b'{"prompt": "x", "max_tokens": 1}'
+        return httpx.post(served.url + "/v1/completions", content=content, headers=headers).status_code
+
+    assert status({}) == 200
+    assert status({"origin": served.url}) == 415
+    assert status({"sec-fetch-site": "cross-site"}) == 415
+    assert status({"origin": "null"}) == 403
+
+
 def test_bodies_are_bounded(keyed: Served) -> None:
     headers = {"x-api-key": KEY, "content-type": "application/json"}
     reply = httpx.post(keyed.url + "/v1/completions", content=b" " * 20_000, headers=headers)
@@ -137,6 +152,23 @@ def test_when_there_is_too_much_to_do_clients_come_again(keyed: Served) -> None:
     reply = keyed.post("/v1/completions", body, headers={"x-api-key": KEY})
     assert reply.status_code == 429
     assert reply.headers["retry-after"] == "1"
+
+
+def test_a_request_that_waits_in_vain_is_told_to_come_later(bundle: Path) -> None:
+    with serving(sc2onnx.load(bundle, max_batch=1), Settings(port=0, queue_seconds=0.2)) as busy:
+        body = {"prompt": "def f():\n", "max_tokens": 1900, "ignore_eos": True, "temperature": 1, "seed": 1}
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(busy.post, "/v1/completions", body)
+            while not busy.model.engine.lobby.active:
+                time.sleep(0.001)
+            whole = busy.post("/v1/completions", BODY)
+            streamed = busy.post("/v1/completions", {**BODY, "stream": True})
+            busy.service.over(list(busy.service.under_way))
+            first.result()
+        assert whole.status_code == 429
+        assert int(whole.headers["retry-after"]) >= 1
+        assert '"type":"rate_limit_error"' in streamed.text.splitlines()[0]
+        assert busy.post("/v1/completions", BODY).status_code == 200
 
 
 def test_while_models_load_and_while_it_ends() -> None:

@@ -57,6 +57,22 @@ def test_a_warm_up_answers_nothing_and_leaves_the_prompt_computed(served: Served
     assert after["timings"]["cache_n"] > 0.9 * after["tokens_evaluated"]
 
 
+def test_a_few_warm_ups_at_a_time_are_enough(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {**VIM, "input_prefix": "x = 1\n" * 20, "n_predict": 0, "response_fields": []}
+    monkeypatch.setattr("sc2onnx.serve.service.MOST_WARMING", 0)
+    left_out = served.post("/infill", body)
+    assert (left_out.status_code, left_out.json()["tokens_evaluated"]) == (200, 0)
+    monkeypatch.undo()
+    assert served.post("/infill", body).json()["tokens_evaluated"] > 0
+
+
+def test_a_completion_may_go_on_after_its_end(served: Served) -> None:
+    end = served.model.codec.special_id("<|endoftext|>")
+    body = {"prompt": BEFORE, "n_predict": 8, "temperature": 0, "logit_bias": [[end, 100]]}
+    assert served.post("/completion", body).json()["tokens_predicted"] == 0
+    assert served.post("/completion", {**body, "ignore_eos": True}).json()["tokens_predicted"] == 8
+
+
 def test_several_completions_are_an_array(served: Served) -> None:
     answers = served.post("/infill", {**VIM, "n_cmpl": 3, "response_fields": [], "temperature": 0.8, "seed": 1}).json()
     assert [answer["index"] for answer in answers] == [0, 1, 2]

@@ -11,6 +11,13 @@ from tests.serve.conftest import Served
 BODY = {"model": "mini", "prompt": "def add(a, b):\n    return", "suffix": "\n\nprint(add(1, 2))\n", "max_tokens": 12, "stop": []}
 
 
+def test_nothing_to_write_gives_nothing(served: Served) -> None:
+    whole = served.post("/v1/fim/completions", {**BODY, "max_tokens": 0}).json()
+    assert whole["choices"][0]["message"]["content"] == ""
+    streamed = served.post("/v1/fim/completions", {**BODY, "max_tokens": 0, "stream": True})
+    assert '"content":""' in streamed.text.splitlines()[0]
+
+
 def test_whole_and_streamed(served: Served) -> None:
     expected = served.model.infill(str(BODY["prompt"]), str(BODY["suffix"]), max_new_tokens=12, order="spm", heal=True)
     whole = served.post("/v1/fim/completions", BODY).json()

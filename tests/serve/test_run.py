@@ -76,6 +76,24 @@ def test_two_bundles_by_name(bundle: Path, int8_bundle: Path, tmp_path: Path) ->
             assert httpx.post(f"{address}/v1/completions", json={**BODY, "model": name}, timeout=60).status_code == status
 
 
+def test_a_signal_while_models_load_ends_it_at_once(tmp_path: Path) -> None:
+    program = """
+import os, signal, threading, time
+from sc2onnx.serve.run import serve
+from sc2onnx.serve.settings import Settings
+
+def load():
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    time.sleep(60)
+
+serve(Settings(port=0), load)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], timeout=50, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - began < 20
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

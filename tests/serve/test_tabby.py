@@ -36,7 +36,7 @@ def test_a_completion_is_what_the_model_gives_in_the_repositorys_format(served: 
 def test_what_the_agent_asks_besides(served: Served) -> None:
     for health in (served.get("/v1/health"), served.post("/v1/health", {})):
         assert health.json()["model"] == "mini"
-        assert health.json()["version"]["git_describe"].startswith("sc2onnx")
+        assert health.json()["version"]["git_describe"].startswith("v0.18.0-sc2onnx")
     assert served.post("/v1/events", {"type": "view", "completion_id": "x", "choice_index": 0}).json() == {}
     assert served.get("/v1beta/server_setting").json() == {"disable_client_side_telemetry": True}
 

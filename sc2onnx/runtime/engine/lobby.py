@@ -6,15 +6,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from sc2onnx.errors import Sc2onnxError
+from sc2onnx.errors import BusyError, Sc2onnxError
 from sc2onnx.runtime.engine.prefix import Kept, PrefixStore
 from sc2onnx.runtime.engine.row import Row, Scores
 from sc2onnx.runtime.engine.scheduler import Standing, Wish, admitted
 from sc2onnx.runtime.engine.seats import Seat, Seats
 from sc2onnx.runtime.memory import not_enough
+
+_BUSY: Final = "the request waited for as long as it may for others to end: ask again, or for less at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Lobby:
             if row.terms.deadline is not None and row.terms.deadline <= now:
                 row.end("timeout")
                 self.leave(row)
+            elif row.seat is None and row.terms.enters is not None and row.terms.enters <= now:
+                self.fail(row, BusyError(_BUSY))
 
     def _arrive(self, row: Row) -> None:
         key = row.terms.replaces

@@ -33,12 +33,13 @@ AHEAD: Final = 16
 class Terms:
     """How a request stands beside others. ``priority``: a higher one goes first. ``deadline``: when
     its time is up, of :func:`time.monotonic`. ``replaces``: a newer request with the same key
-    takes the place of this one.
+    takes the place of this one. ``enters``: when it has to have entered at the latest.
     """
 
     priority: int = 0
     deadline: float | None = None
     replaces: Hashable | None = None
+    enters: float | None = None
 
 
 class SharedPrompt:

@@ -12,7 +12,7 @@ from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
-from sc2onnx.serve.ask import WARMS, Answer, Ask, Tokens
+from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import check_most, check_stops
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
@@ -49,6 +49,7 @@ class Sampling(Struct, kw_only=True):
     samplers: list[str] | None = None
     response_fields: list[str] = field(default_factory=list)
     return_tokens: bool = False
+    ignore_eos: bool = False
     grammar: str = ""
     json_schema: dict[str, Any] | None = None
     logit_bias: list[tuple[int | str, float | bool]] | dict[str, float | bool] | None = None
@@ -144,8 +145,9 @@ def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surro
         repetition_penalty=body.repeat_penalty,
         seed=None if body.seed < 0 else body.seed,
         stop=[each for each in body.stop if each] or None,
-        priority=WARMS if warms else 0,
     )
+    if body.ignore_eos:
+        options["stop_tokens"] = ()
     if body.logit_bias:
         options["logit_bias"] = _bias(body.logit_bias)
     if body.n_indent:

@@ -57,8 +57,14 @@ class Body(Struct):
     stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
+    ignore_eos: bool = False
     logit_bias: dict[str, float] | None = None
     prediction: Prediction | None = None
+
+    @property
+    def writes_nothing(self) -> bool:
+        """Whether its prompt is all that is to be computed."""
+        return self.max_tokens == 0
 
     @property
     def usage_at_end(self) -> bool:
@@ -73,7 +79,8 @@ def ask(body: Body, settings: Settings) -> Ask:
     code = tuple[str | Tokens | Surroundings, ...](prompts)
     if body.suffix is not None:
         code = tuple(_infilling(prompt, body.suffix) for prompt in prompts)
-    return Ask(code, _options(body, settings), body.n or 1, body.model, bool(body.stream), body.max_tokens == 0)
+    warms = body.writes_nothing and not body.echo
+    return Ask(code, _options(body, settings), body.n or 1, body.model, bool(body.stream), warms)
 
 
 def _check(body: Body, settings: Settings) -> None:
@@ -127,6 +134,8 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
         top_logprobs=body.logprobs or 0,
         prompt_logprobs=bool(body.echo) and body.logprobs is not None,
     )
+    if body.ignore_eos:
+        options["stop_tokens"] = ()
     if body.logit_bias:
         options["logit_bias"] = _bias(body.logit_bias)
     if body.stop:

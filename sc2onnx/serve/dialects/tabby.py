@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta, Struct, field
 
@@ -20,6 +20,10 @@ _TOKENS = 64
 """Of a completion, as its own server gives."""
 
 _MOST_SNIPPETS = 64
+
+
+SPOKEN: Final = "0.18.0"
+"""Whose paths these are: the agent asks for settings, telemetry among them, from 0.9.0 on."""
 
 
 class Snippet(Struct):
@@ -101,7 +105,12 @@ def answer(number: str, body: Body, done: Sequence[Completion]) -> Answer:
 
 def health(model: str, device: str, threads: int) -> Answer:
     """What the agent wants to know of a server."""
-    version = {"build_date": "", "build_timestamp": "", "git_sha": "", "git_describe": f"sc2onnx {__version__}"}
+    version = {
+        "build_date": "",
+        "build_timestamp": "",
+        "git_sha": "",
+        "git_describe": f"v{SPOKEN}-sc2onnx-{__version__}",
+    }
     return {
         "model": model,
         "device": device,

@@ -10,7 +10,7 @@ from typing import Final
 from sc2onnx.errors import Sc2onnxError
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationKeywords
-from sc2onnx.serve.ask import WARMS, Ask
+from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.lsp.completer import Cursor
 from sc2onnx.serve.lsp.threads import in_daemon
 from sc2onnx.serve.refusal import RefusedError, refusal_of
@@ -103,6 +103,5 @@ def _ask(cursor: Cursor, *, warms: bool = False) -> Ask:
         ends=cursor.ends,
         line_seconds=cursor.line_seconds,
         timeout=cursor.timeout,
-        priority=WARMS if warms else 0,
     )
     return Ask((cursor.code,), options, warms=warms, replaces=cursor.document)

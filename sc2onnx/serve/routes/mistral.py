@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -35,11 +36,14 @@ class Routes:
         ask = mistral.ask(body, self._exchange.settings)
         name, number = self._exchange.service.model(ask.model)[0], f"fim-{uuid.uuid4().hex}"
         if not ask.stream:
-            return replied(mistral.answer(number, name, (await self._exchange.completions(request, ask))[0]))
+            done = (await self._exchange.completions(request, ask))[0]
+            return replied(mistral.answer(number, name, replace(done, text="") if ask.warms else done))
         streams = await self._exchange.streams(request, ask)
-        return self._exchange.streamed(streams, self._events(streams, name, number), lambda refusal: event(error(refusal)))
+        events = self._events(streams, name, number, empty=ask.warms)
+        return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
 
-    async def _events(self, streams: Sequence[Stream], name: str, number: str) -> AsyncIterator[bytes]:
+    async def _events(self, streams: Sequence[Stream], name: str, number: str, *, empty: bool) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
-            yield event(mistral.event(number, name, piece, streams[index].usage))
+            told = replace(piece, text="") if empty else piece
+            yield event(mistral.event(number, name, told, streams[index].usage))
         yield DONE

@@ -62,10 +62,11 @@ class Routes:
             events = self._events(body, ask, streams, echoes, _Answering(number, name, model.codec))
             return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
         done = await self._exchange.completions(request, ask)
-        choices = [
-            openai.choice(index, each, echo, model.codec, empty=ask.warms) for index, (each, echo) in enumerate(zip(done, echoes, strict=True))
-        ]
-        used = openai.usage([each.usage for each in done[:: ask.samples]], [each.usage for each in done], empty=ask.warms)
+        empty = body.writes_nothing
+        pairs = zip(done, echoes, strict=True)
+        choices = [openai.choice(index, *both, model.codec, empty=empty) for index, both in enumerate(pairs)]
+        prompts = [each.usage for each in done[:: ask.samples]]
+        used = openai.usage(prompts, [each.usage for each in done], empty=empty)
         return replied(openai.completion(number, name, choices, used))
 
     async def _tabby(self, request: Request, body: tabby.Body) -> Response:
@@ -77,11 +78,11 @@ class Routes:
         (number, name, codec), written = answering, [0] * len(streams)
         async for index, piece in merged(streams):
             echo, echoes[index] = echoes[index], ""
-            choice = openai.piece_choice(index, piece, echo, codec, written[index], empty=ask.warms)
+            choice = openai.piece_choice(index, piece, echo, codec, written[index], empty=body.writes_nothing)
             written[index] += len(echo) + len(piece.text)
             yield event(openai.completion(number, name, [choice], None))
         if body.usage_at_end:
-            used = openai.usage([each.usage for each in streams[:: ask.samples]], [each.usage for each in streams], empty=ask.warms)
+            used = openai.usage([each.usage for each in streams[:: ask.samples]], [each.usage for each in streams], empty=body.writes_nothing)
             yield event(openai.completion(number, name, [], used))
         yield openai.DONE
 
