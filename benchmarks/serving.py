@@ -6,8 +6,8 @@
     python benchmarks/serving.py soak BUNDLE --minutes 60
 
 ``trace`` types 200 keystrokes into two files of 2,000 tokens, and waits for each completion to its end.
-Completions have a fixed number of tokens, so that they are lines whatever weights there are, and
-nothing is drafted, which random weights would make too easy.
+Completions have a fixed number of tokens, all of them the same word, so that they are lines whatever
+weights there are. Nothing is drafted, which that would make too easy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -107,30 +108,47 @@ def _gone(server: Server, file: File) -> None:
         print(f"idle after a client went in the middle of {what}: {milliseconds(left)} ms")
 
 
-def trace(bundle: Path, threads: int, gguf: Path | None, program: Path | None, count: int) -> None:
+@dataclass(frozen=True)
+class Peer:
+    """llama-server: the program, its file, and how many of the keystrokes it gets: the first ones, as
+    each may take it seconds.
+    """
+
+    program: Path
+    gguf: Path
+    count: int
+
+
+def trace(bundle: Path, threads: int, peer: Peer | None, count: int) -> None:
     """The same keystrokes at several servers, each of which has the machine for itself."""
     codec = sc2onnx.load(bundle, threads=threads).codec
     typed = list(keystrokes(files(codec, 2000, 0.6), TYPED, count, seed=1))
     kinds = [stroke.kind for stroke in typed]
     print(", ".join(f"{kinds.count(kind)} {kind}" for kind in ("type", "delete", "move", "switch")))
+    always = codec.encode("value", special=False)[0]
     with ours(bundle, threads, "--no-speculate") as server:
-        mine = _typed(server, typed, "sc2onnx")
-    if gguf is None or program is None:
+        mine = _typed(server, typed, always, "sc2onnx")
+    if peer is None:
         return
-    with theirs(program, gguf, threads, "--spm-infill") as server:
-        _beside(mine, _typed(server, typed, "llama-server --spm-infill"))
-    few = typed[:: max(1, count // 25)]  # each takes seconds
-    with theirs(program, gguf, threads) as server:
-        _beside(mine[:: max(1, count // 25)], _typed(server, few, "llama-server"))
+    few = typed[: peer.count]
+    for options in (["--spm-infill"], []):
+        with theirs(peer.program, peer.gguf, threads, *options) as server:
+            name = " ".join(["llama-server", *options])
+            _beside(mine[: peer.count], _typed(server, few, always, name))
 
 
-def _typed(server: Server, typed: Sequence[Keystroke], name: str) -> list[Took]:
+def _typed(server: Server, typed: Sequence[Keystroke], always: int, name: str) -> list[Took]:
     server.complete(typed[0].file, 1)
-    found = [server.complete(stroke.file, LINE) for stroke in typed]
+    found = [server.complete(stroke.file, LINE, always) for stroke in typed]
     first, last = [each.first for each in found], [each.last for each in found]
-    computed = median(each.computed for each in found)
     print(f"{name}: {len(found)} keystrokes: first token {milliseconds(first)} ms, line of {LINE} tokens {milliseconds(last)} ms")
-    print(f"  tokens of the prompt computed, median: {computed:.0f}", flush=True)
+    for kind in ("type", "delete", "move", "switch"):
+        those = [each for each, stroke in zip(found, typed, strict=True) if stroke.kind == kind]
+        if those:
+            computed = sorted(each.computed for each in those)
+            told = f"median {median(computed):.0f}, at most {computed[-1]}"
+            print(f"  {kind}: first token {milliseconds([each.first for each in those])} ms, tokens of the prompt computed: {told}")
+    sys.stdout.flush()
     return found
 
 
@@ -148,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gguf", type=Path, help="trace: beside llama-server with this file")
     parser.add_argument("--llama-server", type=Path, help="trace: the program")
     parser.add_argument("--keystrokes", type=int, default=200, help="trace (default: 200)")
+    parser.add_argument("--theirs", type=int, default=200, help="trace: of these, at llama-server (default: 200)")
     parser.add_argument("--editors", type=int, default=32, help="load (default: 32)")
     parser.add_argument("--tokens", type=int, default=600, help="load: of each editor's file (default: 600)")
     parser.add_argument("--think", type=float, default=30, help="load: seconds between bursts (default: 30)")
@@ -162,7 +181,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.what == "overhead":
             overhead(args.bundle, args.threads)
         elif args.what == "trace":
-            trace(args.bundle, args.threads, args.gguf, args.llama_server, args.keystrokes)
+            peer = None
+            if args.gguf is not None and args.llama_server is not None:
+                peer = Peer(args.llama_server, args.gguf, args.theirs)
+            trace(args.bundle, args.threads, peer, args.keystrokes)
         elif args.what == "load":
             load(args.bundle, args.threads, args.editors, args.tokens, args.minutes, args.think)
         else:

@@ -41,10 +41,12 @@ class Server:
     process: subprocess.Popen[bytes]
     client: httpx.Client
 
-    def complete(self, file: File, tokens: int) -> Took:
-        """Complete at a cursor, greedily and to the end, as an editor reads it."""
+    def complete(self, file: File, tokens: int, always: int | None = None) -> Took:
+        """Complete at a cursor, greedily and to the end, as an editor reads it. ``always``: see
+        :func:`body`.
+        """
         began, times, last = time.perf_counter(), list[float](), dict[str, Any]()
-        with self.client.stream("POST", "/infill", json=body(file, tokens)) as reply:
+        with self.client.stream("POST", "/infill", json=body(file, tokens, always)) as reply:
             reply.raise_for_status()
             for line in reply.iter_lines():
                 if line.startswith("data: "):
@@ -55,10 +57,13 @@ class Server:
         return Took(times[0], times[-1], count, timings["cache_n"], timings["prompt_n"])
 
 
-def body(file: File, tokens: int) -> dict[str, Any]:
-    """A request as an editor sends it, for so many tokens."""
+def body(file: File, tokens: int, always: int | None = None) -> dict[str, Any]:
+    """A request as llama.vim sends it, for so many tokens. ``always``: the token that each of them
+    is, for weights whose own tokens are no text.
+    """
     start = file.before.rfind("\n") + 1
     return {
+        "logit_bias": [] if always is None else [[always, 100.0]],
         "input_prefix": file.before[:start],
         "prompt": file.before[start:],
         "input_suffix": file.after,
@@ -66,6 +71,7 @@ def body(file: File, tokens: int) -> dict[str, Any]:
         "temperature": 0,
         "ignore_eos": True,
         "cache_prompt": True,
+        "t_max_prompt_ms": 500,
         "stream": True,
     }
 
@@ -97,7 +103,8 @@ def _started(command: Sequence[str], port: int | None) -> Iterator[Server]:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=libraries if port else None)
         try:
             url = f"http://127.0.0.1:{port}" if port else _address(Path(log.name), process)
-            with httpx.Client(base_url=url, timeout=600) as client:
+            alone = {"connection": "close"}  # as editors ask; llama-server ends a connection after 100 requests
+            with httpx.Client(base_url=url, timeout=600, headers=alone) as client:
                 _ready(client, process)
                 yield Server(url, process, client)
         finally:

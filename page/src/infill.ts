@@ -16,6 +16,7 @@ export interface Infill {
   input_extra: Extra[];
   n_predict: number;
   ends: "line" | "block" | null;
+  t_max_prompt_ms: number;
   temperature: 0;
   stream: true;
 }
@@ -44,6 +45,7 @@ export function infill(at: Cursor, extra: Extra[], choice: Choice): Infill {
     input_extra: extra,
     n_predict: choice.tokens,
     ends: choice.mode === "free" ? null : choice.mode,
+    t_max_prompt_ms: 500,
     temperature: 0,
     stream: true,
   };

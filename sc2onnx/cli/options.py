@@ -155,6 +155,8 @@ def _serve_bounds(parser: argparse.ArgumentParser) -> None:
     page = "show a page at / to try it with (default: yes)"
     parser.add_argument("--page", action=argparse.BooleanOptionalAction, help=page)
     heal = "complete a cursor inside a word as if the word were whole (default: yes)"
+    parts = "take prompts apart that spell fill-in-the-middle tokens out, for reuse (default: yes)"
+    parser.add_argument("--rewrite-fim", action=argparse.BooleanOptionalAction, help=parts)
     parser.add_argument("--heal", action=argparse.BooleanOptionalAction, help=heal)
     batch = "requests that are computed together (default: 8)"
     parser.add_argument("--max-batch", type=int, metavar="N", help=batch)

@@ -35,6 +35,7 @@ def application(service: Service) -> ASGIApp:
     routes = [Route("/health", guarded(health)), Route("/livez", guarded(alive)), Route("/metrics", guarded(metrics.page))]
     routes += [route for part in parts for route in part.routes()]
     paths = Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
+    paths.router.redirect_slashes = False
     return Logged(Guard(paths, service.settings), lambda: service.state == "draining")
 
 

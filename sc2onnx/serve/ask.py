@@ -26,6 +26,8 @@ class Ask:
     the only one. ``stream``: pieces as they come. ``warms``: it is not to be answered, only to leave
     its prompt computed. ``order``: of code to fill in, by default the one after which typing leaves the
     prompt's beginning as it was. ``replaces``: a newer request with the same key takes its place.
+    ``prompt_seconds``: that the prompt for code to fill in may take, see
+    :mod:`sc2onnx.serve.haste`; None: any.
     """
 
     prompts: tuple[str | Tokens | Surroundings, ...]
@@ -36,6 +38,7 @@ class Ask:
     warms: bool = False
     order: FimOrder = "spm"
     replaces: Hashable | None = None
+    prompt_seconds: float | None = None
 
 
 Answer = Mapping[str, object]

@@ -60,6 +60,7 @@ class Configuration:
     patience: float = _USUAL.patience
     drain_seconds: float = _USUAL.drain_seconds
     heal: bool = _USUAL.heal
+    rewrite_fim: bool = _USUAL.rewrite_fim
     page: bool = _USUAL.page
     log: LogFormat = "text"
     log_prompts: bool = False

@@ -6,11 +6,10 @@ import asyncio
 import logging
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 import uvicorn
 
@@ -20,10 +19,9 @@ from sc2onnx.serve.app import application
 from sc2onnx.serve.connections import bounded
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
+from sc2onnx.serve.threads import in_daemon
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
-
-T = TypeVar("T")
 
 _BACKLOG: Final = 256
 """Connections that wait to be accepted."""
@@ -47,7 +45,7 @@ async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], te
     server = _Server(settings, service)
     going = asyncio.create_task(server.serve([listening]))
     tell(f"listening on http://{_shown(listening)}, loading")
-    loading = _aside(load)
+    loading = asyncio.ensure_future(in_daemon(load))
     try:
         either: set[asyncio.Future[Any]] = {loading, going}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -59,32 +57,6 @@ async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], te
         server.should_exit = True
         await going
         await service.drain()
-
-
-def _aside(load: Callable[[], T]) -> asyncio.Future[T]:
-    """What ``load`` gives, of a thread for which the end of the program does not wait."""
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if found.done():
-            return
-        if error is None:
-            found.set_result(cast(T, result))
-        else:
-            found.set_exception(error)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = load()
-        except BaseException as raised:
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="sc2onnx loading", daemon=True).start()
-    return found
 
 
 class _Server(uvicorn.Server):

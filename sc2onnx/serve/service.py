@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
 from sc2onnx.runtime.engine.handle import Handle, Stream, Task
 from sc2onnx.runtime.engine.row import Row
-from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.model import Model
-from sc2onnx.runtime.options import GenerationOptions
-from sc2onnx.runtime.request import Prompt
 from sc2onnx.runtime.text.fitting import Surroundings
-from sc2onnx.serve.ask import WARMS, Ask, Tokens
+from sc2onnx.serve.ask import Ask, Tokens
+from sc2onnx.serve.making import Gives, Made, made
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -39,6 +36,7 @@ class Service:
         self._models: dict[str, Model] = {}
         self.under_way = set[Handle[Any]]()
         self._warming = set[Handle[Any]]()
+        self._following = deque[Task]()
         self._going = 0
 
     def ready(self, models: Mapping[str, Model]) -> None:
@@ -70,60 +68,47 @@ class Service:
     async def tasks(self, ask: Ask) -> list[Task]:
         """Requests whose answers are wanted whole, under way. Raises :class:`RefusedError` and what the runtime raises."""
         model = self.model(ask.model)[1]
-        rows = await self._rows(model, ask, "whole")
-        return self._begun([Task(model.engine, row, submitted=True) for row in rows], ask)
+        found = await self._made(model, ask, "whole")
+        tasks = self._begun([Task(model.engine, row, submitted=True) for row in found.rows], ask)
+        self._follow(model, found.behind)
+        return tasks
 
     async def streams(self, ask: Ask) -> list[Stream]:
         """Requests whose answers are wanted as they come."""
         model = self.model(ask.model)[1]
-        rows = await self._rows(model, ask, "pieces")
-        return self._begun([Stream(model.engine, row, submitted=True) for row in rows], ask)
+        found = await self._made(model, ask, "pieces")
+        streams = self._begun([Stream(model.engine, row, submitted=True) for row in found.rows], ask)
+        self._follow(model, found.behind)
+        return streams
 
-    async def _rows(self, model: Model, ask: Ask, gives: Literal["whole", "pieces"]) -> list[Row]:
+    async def _made(self, model: Model, ask: Ask, gives: Gives) -> Made:
         wanted = len(ask.prompts) * ask.samples
         if len(self.under_way) + self._going + wanted > self.settings.waiting:
             raise RefusedError(429, "the server has as much to do as it takes: try again in a second", "rate_limit_error", retry_after=1)
         self._going += wanted
         try:
             if sum(map(_size, ask.prompts)) <= _SMALL:
-                return self._made(model, ask, gives)
-            return await asyncio.to_thread(self._made, model, ask, gives)
+                return made(model, ask, gives, self.settings)
+            return await asyncio.to_thread(made, model, ask, gives, self.settings)
         finally:
             self._going -= wanted
 
-    def _made(self, model: Model, ask: Ask, gives: Literal["whole", "pieces"]) -> list[Row]:
-        options = GenerationOptions.of(ask.options)
-        prompts = [self._prompt(model, each, ask, options) for each in ask.prompts]
-        rows = model.requests.whole_rows(prompts, ask.samples, options)
-        for row in rows:
-            row.gives = gives
-            row.terms = replace(
-                row.terms,
-                priority=WARMS if ask.warms else row.terms.priority,
-                enters=time.monotonic() + self.settings.queue_seconds,
-                replaces=ask.replaces if len(rows) == 1 else None,
-            )
-        return rows
-
     def left_out(self, ask: Ask) -> bool:
-        """Whether a request that only warms is not worth its while: enough others do."""
+        """Whether a request that only warms is left out: enough others do."""
         return ask.warms and len(self._warming) >= MOST_WARMING
-
-    def _prompt(self, model: Model, given: str | Tokens | Surroundings, ask: Ask, options: GenerationOptions) -> Prompt:
-        if isinstance(given, str):
-            return model.requests.prompt(given, options)
-        if isinstance(given, Surroundings):
-            around = {"path": given.path, "repo": given.repo, "files": given.files}
-            how = {"order": ask.order, "heal": self.settings.heal}
-            code = InfillOptions.of({**ask.options, **around, **how})
-            return model.requests.infill_prompt(given.prefix, given.suffix, code)
-        return Prompt(list(given))
 
     def _begun(self, handles: list[H], ask: Ask) -> list[H]:
         self.under_way.update(handles)
         if ask.warms:
             self._warming.update(handles)
         return handles
+
+    def _follow(self, model: Model, rows: Sequence[Row]) -> None:
+        """Compute what somebody will need: of the latest requests only."""
+        for row in rows:
+            while len(self._following) >= MOST_WARMING:
+                self._following.popleft().cancel()
+            self._following.append(Task(model.engine, row, submitted=True))
 
     def over(self, handles: Sequence[Handle[Any]]) -> None:
         """Whoever asked has an answer, or is gone: what still runs is stopped."""
@@ -138,7 +123,7 @@ class Service:
         ends = asyncio.get_running_loop().time() + self.settings.drain_seconds
         while self.under_way and asyncio.get_running_loop().time() < ends:
             await asyncio.sleep(0.02)
-        self.over(list(self.under_way))
+        self.over([*self.under_way, *self._following])
         for model in self._models.values():
             await asyncio.to_thread(model.stop)
 

@@ -33,7 +33,9 @@ class Settings:
     body, and to take a part of an answer. ``drain_seconds``: that requests have to end in when the
     server does. ``log_prompts``: whether the log has what requests go on from. ``heal``: whether a
     cursor inside a word is completed as if the word were whole
-    (:mod:`sc2onnx.runtime.choose.healing`). ``page``: whether browsers are shown a page at ``/``.
+    (:mod:`sc2onnx.runtime.choose.healing`). ``rewrite_fim``: whether prompts for the middle
+    that are spelt out in special tokens are taken apart, and put together so that typing reuses what is
+    computed. ``page``: whether browsers are shown a page at ``/``.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -55,6 +57,7 @@ class Settings:
     drain_seconds: float = 10.0
     log_prompts: bool = False
     heal: bool = True
+    rewrite_fim: bool = True
     page: bool = True
 
     def __post_init__(self) -> None:

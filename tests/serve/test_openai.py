@@ -63,6 +63,9 @@ def test_ids_and_echoes(client: openai.OpenAI, served: Served) -> None:
 def test_special_tokens_spelt_out_in_a_prompt_are_such(client: openai.OpenAI, served: Served) -> None:
     spelt = f"<fim_prefix>{PROMPT}<fim_suffix>\n<fim_middle>"
     found = client.completions.create(model="mini", prompt=spelt, max_tokens=8, temperature=0)
+    assert found.choices[0].text == served.model.infill(PROMPT, "\n", order="spm", heal=True, max_new_tokens=8).text
+    spelt = "<file_sep>" + PROMPT
+    found = client.completions.create(model="mini", prompt=spelt, max_tokens=8, temperature=0)
     assert found.choices[0].text == served.model.generate(spelt, max_new_tokens=8).text
 
 

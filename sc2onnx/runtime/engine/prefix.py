@@ -130,6 +130,11 @@ class PrefixStore:
         self.put(kept)
         return copy
 
+    def reach(self, prompt: npt.NDArray[np.int64], namespace: str | None = None) -> int:
+        """How many tokens of prompt (n,) :meth:`take` would find computed."""
+        with self._lock:
+            return max((match.shared for _, match in self._suited(prompt, namespace)), default=0)
+
     def put(self, kept: Kept) -> None:
         """Keep a sequence, or let it go: if it is too large, or says nothing that another does not. Its seat is the store's from now on."""
         with self._lock:
@@ -154,13 +159,16 @@ class PrefixStore:
     def _claim(self, prompt: npt.NDArray[np.int64], namespace: str | None) -> tuple[Kept, Match] | None:
         """The sequence that suits the prompt best, out of the store. Of equals the one that loses least, then the latest."""
         with self._lock:
-            own = [kept for kept in reversed(list(self._kept.values())) if kept.namespace == namespace]
-            matches = [(kept, Match.of(kept, prompt)) for kept in own]
-            suited = [(kept, match) for kept, match in matches if match.useful and kept.seat.earliest <= match.shared]
+            suited = self._suited(prompt, namespace)
             if not suited:
                 return None
             best = max(suited, key=lambda found: (found[1].shared, -found[1].lost))
             return best if self._kept.pop(id(best[0]), None) is not None else None
+
+    def _suited(self, prompt: npt.NDArray[np.int64], namespace: str | None) -> list[tuple[Kept, Match]]:
+        own = [kept for kept in reversed(list(self._kept.values())) if kept.namespace == namespace]
+        matches = [(kept, Match.of(kept, prompt)) for kept in own]
+        return [(kept, match) for kept, match in matches if match.useful and kept.seat.earliest <= match.shared]
 
     @staticmethod
     def _rewound(kept: Kept, length: int) -> Seat:

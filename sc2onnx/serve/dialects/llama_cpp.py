@@ -14,6 +14,7 @@ from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import check_most, check_stops
+from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -37,6 +38,7 @@ class Sampling(Struct, kw_only=True):
     n_predict: Annotated[int, Meta(ge=-1)] = -1
     n_indent: Annotated[int, Meta(ge=0, le=10_000)] = 0
     t_max_predict_ms: Annotated[int, Meta(ge=-1)] = 0
+    t_max_prompt_ms: Annotated[int, Meta(ge=-1)] = 0
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_k: Annotated[int, Meta(ge=-1)] = 40
     top_p: Annotated[float, Meta(ge=0, le=1)] = 0.95
@@ -122,7 +124,8 @@ def ask_completion(body: Complete, settings: Settings) -> Ask:
         prompt = tuple(each for each in body.prompt if isinstance(each, int))
         if len(prompt) < len(body.prompt):
             raise RefusedError(400, "prompt is a list with texts, expected a text or token ids", param="prompt")
-    return _ask(body, settings, (prompt,), 0.8)
+    asked = taken_apart(prompt, settings) if isinstance(prompt, str) else prompt
+    return _ask(body, settings, (asked,), 0.8)
 
 
 def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surroundings, ...], usual: float) -> Ask:
@@ -154,7 +157,8 @@ def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surro
         options["ends"] = Lines(indent=body.n_indent)
     if body.t_max_predict_ms > 0:
         options["line_seconds"] = body.t_max_predict_ms / 1000
-    return Ask(prompts, options, body.n_cmpl, body.model, body.stream, warms)
+    seconds = body.t_max_prompt_ms / 1000 if body.t_max_prompt_ms > 0 and not warms else None
+    return Ask(prompts, options, body.n_cmpl, body.model, body.stream, warms, prompt_seconds=seconds)
 
 
 def _bias(given: list[tuple[int | str, float | bool]] | dict[str, float | bool]) -> dict[int, float]:

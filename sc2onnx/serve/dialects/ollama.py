@@ -14,6 +14,7 @@ from sc2onnx.runtime.results import FinishReason, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
 from sc2onnx.serve.dialects.common import check_stops, ended
+from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -83,8 +84,8 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
         seed=None if chosen.seed is None or chosen.seed < 0 else chosen.seed,
         stop=[each for each in stop if each] or None,
     )
-    prompt = Surroundings(body.prompt, body.suffix) if body.suffix else body.prompt
-    return Ask((prompt,), options, 1, untagged(body.model), body.stream)
+    code = Surroundings(body.prompt, body.suffix) if body.suffix else taken_apart(body.prompt, settings)
+    return Ask((code,), options, 1, untagged(body.model), body.stream)
 
 
 def part(name: str, text: str) -> Answer:

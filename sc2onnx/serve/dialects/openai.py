@@ -16,6 +16,7 @@ from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import check_most, check_stops, ended
 from sc2onnx.serve.dialects.log_probabilities import columns, joined, prompt_columns
+from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -77,6 +78,8 @@ def ask(body: Body, settings: Settings) -> Ask:
     _check(body, settings)
     prompts = _prompts(body.prompt, settings)
     code = tuple[str | Tokens | Surroundings, ...](prompts)
+    if not body.echo:
+        code = tuple(taken_apart(prompt, settings) if isinstance(prompt, str) else prompt for prompt in prompts)
     if body.suffix is not None:
         code = tuple(_infilling(prompt, body.suffix) for prompt in prompts)
     warms = body.writes_nothing and not body.echo

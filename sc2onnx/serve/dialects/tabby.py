@@ -21,6 +21,9 @@ _TOKENS = 64
 
 _MOST_SNIPPETS = 64
 
+_PROMPT_SECONDS: Final = 0.5
+"""That a prompt may take, after which hardly anybody looks at an editor's completion."""
+
 
 SPOKEN: Final = "0.18.0"
 """Whose paths these are: the agent asks for settings, telemetry among them, from 0.9.0 on."""
@@ -85,7 +88,7 @@ def ask(body: Body, settings: Settings) -> Ask:
         ends="block",
     )
     replaces = None if body.user is None else (body.user, given.filepath)
-    return Ask((code,), options, replaces=replaces)
+    return Ask((code,), options, replaces=replaces, prompt_seconds=_PROMPT_SECONDS)
 
 
 def _files(snippets: Iterable[Snippet]) -> dict[str, str]:

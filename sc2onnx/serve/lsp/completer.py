@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from sc2onnx.runtime.options import Ending
 from sc2onnx.runtime.text.fitting import Surroundings
+
+PROMPT_SECONDS: Final = 0.5
+"""That the prompt of a completion may take: nobody waits for longer after a move of the cursor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

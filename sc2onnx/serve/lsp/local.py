@@ -11,11 +11,11 @@ from sc2onnx.errors import Sc2onnxError
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.serve.ask import Ask
-from sc2onnx.serve.lsp.completer import Cursor
-from sc2onnx.serve.lsp.threads import in_daemon
+from sc2onnx.serve.lsp.completer import PROMPT_SECONDS, Cursor
 from sc2onnx.serve.refusal import RefusedError, refusal_of
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
+from sc2onnx.serve.threads import in_daemon
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
@@ -104,4 +104,10 @@ def _ask(cursor: Cursor, *, warms: bool = False) -> Ask:
         line_seconds=cursor.line_seconds,
         timeout=cursor.timeout,
     )
-    return Ask((cursor.code,), options, warms=warms, replaces=cursor.document)
+    return Ask(
+        (cursor.code,),
+        options,
+        warms=warms,
+        replaces=cursor.document,
+        prompt_seconds=None if warms else PROMPT_SECONDS,
+    )

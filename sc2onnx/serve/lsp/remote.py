@@ -12,7 +12,7 @@ import httpx
 
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.text.lines import Lines, LineScanner, indentation
-from sc2onnx.serve.lsp.completer import Cursor
+from sc2onnx.serve.lsp.completer import PROMPT_SECONDS, Cursor
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import is_loopback
 
@@ -152,6 +152,7 @@ def _body(cursor: Cursor) -> dict[str, Any]:
         "n_predict": cursor.max_tokens,
         "n_indent": indent,
         "t_max_predict_ms": round(1000 * (cursor.line_seconds or 0)),
+        "t_max_prompt_ms": round(1000 * PROMPT_SECONDS),
         "temperature": 0.0,
         "stream": True,
         "cache_prompt": True,

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def in_daemon(work: Callable[[], T]) -> T:
-    """What ``work`` returns or raises, computed in a daemon thread: an editor that ends while a
+    """What ``work`` returns or raises, computed in a daemon thread: a program that ends while a
     model loads does not wait for it. asyncio's own threads would be waited for.
     """
     coming = Future[T]()
@@ -24,5 +24,5 @@ async def in_daemon(work: Callable[[], T]) -> T:
         except BaseException as error:  # also the panics of Rust libraries, which are no Exception
             coming.set_exception(error)
 
-    threading.Thread(target=run, name="sc2onnx-lsp", daemon=True).start()
+    threading.Thread(target=run, name="sc2onnx-aside", daemon=True).start()
     return await asyncio.wrap_future(coming)
