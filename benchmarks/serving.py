@@ -5,7 +5,8 @@
     python benchmarks/serving.py load BUNDLE --editors 32 --minutes 10 --threads 2
     python benchmarks/serving.py soak BUNDLE --minutes 60
 
-``trace`` types 200 keystrokes into two files of 2,000 tokens, and waits for each completion to its end.
+``trace`` types 200 keystrokes into two files of 2,000 tokens, pauses between them as people do, and waits
+for each completion to its end.
 Completions have a fixed number of tokens, all of them the same word, so that they are lines whatever
 weights there are. Nothing is drafted, which that would make too easy.
 """
@@ -139,7 +140,10 @@ def trace(bundle: Path, threads: int, peer: Peer | None, count: int) -> None:
 
 def _typed(server: Server, typed: Sequence[Keystroke], always: int, name: str) -> list[Took]:
     server.complete(typed[0].file, 1)
-    found = [server.complete(stroke.file, LINE, always) for stroke in typed]
+    found = list[Took]()
+    for stroke in typed:
+        time.sleep(stroke.pause)
+        found.append(server.complete(stroke.file, LINE, always))
     first, last = [each.first for each in found], [each.last for each in found]
     print(f"{name}: {len(found)} keystrokes: first token {milliseconds(first)} ms, line of {LINE} tokens {milliseconds(last)} ms")
     for kind in ("type", "delete", "move", "switch"):

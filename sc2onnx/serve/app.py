@@ -36,7 +36,7 @@ def application(service: Service) -> ASGIApp:
     routes += [route for part in parts for route in part.routes()]
     paths = Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
     paths.router.redirect_slashes = False
-    return Logged(Guard(paths, service.settings), lambda: service.state == "draining")
+    return Logged(Guard(paths, service.settings), lambda: service.state == "draining", metrics.answered)
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

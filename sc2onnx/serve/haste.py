@@ -19,6 +19,11 @@ from sc2onnx.runtime.request import Prompt
 LEAST: Final = 64
 """Tokens of a prompt that is cut, however long they take: with fewer there is nothing to go by."""
 
+STEP: Final = 32
+"""Tokens by which cuts differ: what one key left computed of a cut prompt serves the next key, where
+both are cut alike, and costs are never measured twice the same.
+"""
+
 
 def tokens_in(model: Model, prompt: Prompt, namespace: str | None, seconds: float) -> int | None:
     """Tokens that a prompt may have, to be computed within so many ``seconds``; None: all of them,
@@ -32,4 +37,5 @@ def tokens_in(model: Model, prompt: Prompt, namespace: str | None, seconds: floa
     if costs.seconds(0, left) <= seconds:
         return None
     most = bisect_right(range(1, left + 1), seconds, key=lambda count: costs.seconds(0, count))
-    return max(LEAST, most) if max(LEAST, most) < len(ids) else None
+    cut = max(LEAST, most - most % STEP)
+    return cut if cut < len(ids) else None

@@ -72,11 +72,12 @@ class JsonLines(logging.Formatter):
 class Logged:
     """Has a line in the log for each request when it ends, and answers its id as ``X-Request-Id``.
 
-    ``draining``: whether the server ends, and with it what it computes.
+    ``draining``: whether the server ends, and with it what it computes. ``count``: is told the
+    status of each answer.
     """
 
-    def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
-        self._app, self._draining = app, draining
+    def __init__(self, app: ASGIApp, draining: Callable[[], bool], count: Callable[[int], None]) -> None:
+        self._app, self._draining, self._count = app, draining, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the specification of ASGI."""
@@ -96,6 +97,7 @@ class Logged:
         try:
             await self._app(scope, receive, sending)
         finally:
+            self._count(status or 499)
             if scope["path"] not in PROBES or status not in (200, 503):
                 ended = entry.ended(status, whole=whole, draining=self._draining())
                 LOG.info("request", extra={_FIELDS: entry.told(scope, status, ended)})

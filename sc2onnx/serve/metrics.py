@@ -28,6 +28,8 @@ class Metrics:
         self._accepted = Counter("sc2onnx:tokens_accepted", "Guesses that were right.", registry=registry)
         self._first = Histogram("vllm:time_to_first_token_seconds", "From a request to its first token.", buckets=_SECONDS, registry=registry)
         self._queued = Histogram("vllm:request_queue_time_seconds", "From a request to its first step.", buckets=_SECONDS, registry=registry)
+        answers = "Answers by their status; 499: the client was gone before."
+        self._answers = Counter("sc2onnx:answers", answers, ["status"], registry=registry)
         Gauge("llamacpp:requests_processing", "Requests under way.", registry=registry).set_function(lambda: len(service.under_way))
 
     def took(self, each: Iterable[Usage]) -> None:
@@ -42,6 +44,10 @@ class Metrics:
             self._accepted.inc(used.accepted)
             self._first.observe(max(0.0, used.waited + used.prefill))
             self._queued.observe(max(0.0, used.waited))
+
+    def answered(self, status: int) -> None:
+        """A request was answered, or refused."""
+        self._answers.labels(status).inc()
 
     async def page(self, request: Request) -> Response:
         """The figures, as Prometheus reads them."""

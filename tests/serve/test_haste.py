@@ -41,9 +41,9 @@ def test_a_cold_prompt_is_cut_and_the_next_one_is_whole(served: Served) -> None:
     assert whole.prompt_tokens > 300
     served.model.forget()
     first = served.post("/infill", BODY).json()
-    assert 64 <= first["tokens_evaluated"] <= 100
+    assert 64 <= first["tokens_evaluated"] <= 96
     assert first["truncated"] is True
-    near = served.model.infill(CODE[:HALF], CODE[HALF:], order="spm", heal=True, max_new_tokens=4, prompt_tokens=100)
+    near = served.model.infill(CODE[:HALF], CODE[HALF:], order="spm", heal=True, max_new_tokens=4, prompt_tokens=96)
     assert first["content"] == near.text
     quiet(served)
     second = served.post("/infill", {**BODY, "input_prefix": CODE[:HALF] + "x"}).json()
