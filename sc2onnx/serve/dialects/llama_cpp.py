@@ -20,6 +20,12 @@ from sc2onnx.serve.settings import Settings
 
 _MOST_BIAS: Final = 100.0
 
+_MOST_FIELDS: Final = 64
+"""Parts of an answer that may be asked for."""
+
+_MOST_FILES: Final = 256
+"""Other files, or pieces of them, that may come with a request."""
+
 _USUAL: Final = 128
 """Tokens where a request says nothing; the server that this speaks like would go on for ever."""
 
@@ -49,7 +55,7 @@ class Sampling(Struct, kw_only=True):
     stream: bool = False
     n_cmpl: Annotated[int, Meta(ge=1)] = 1
     samplers: list[str] | None = None
-    response_fields: list[str] = field(default_factory=list)
+    response_fields: Annotated[list[str], Meta(max_length=_MOST_FIELDS)] = field(default_factory=list)
     return_tokens: bool = False
     ignore_eos: bool = False
     grammar: str = ""
@@ -67,7 +73,7 @@ class Infill(Sampling, kw_only=True):
     ends: Literal["line", "block"] | None = None
     input_prefix: str = ""
     input_suffix: str = ""
-    input_extra: list[Extra] = field(default_factory=list)
+    input_extra: Annotated[list[Extra], Meta(max_length=_MOST_FILES)] = field(default_factory=list)
     prompt: str = ""
 
 
