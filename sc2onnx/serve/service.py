@@ -82,8 +82,10 @@ class Service:
         return streams
 
     async def _made(self, model: Model, ask: Ask, gives: Gives) -> Made:
-        wanted = len(ask.prompts) * ask.samples
-        if len(self.under_way) + self._going + wanted > self.settings.waiting:
+        wanted, most = len(ask.prompts) * ask.samples, self.settings.waiting
+        if wanted > most:
+            raise RefusedError(400, f"the request is for {wanted} completions, expected at most {most}", param="n")
+        if len(self.under_way) + self._going + wanted > most:
             raise RefusedError(429, "the server has as much to do as it takes: try again in a second", "rate_limit_error", retry_after=1)
         self._going += wanted
         try:

@@ -148,10 +148,15 @@ def test_what_is_no_request_is_told_so(served: Served, body: bytes) -> None:
 
 
 def test_when_there_is_too_much_to_do_clients_come_again(keyed: Served) -> None:
-    body = {**BODY, "prompt": ["a", "b", "c"]}
-    reply = keyed.post("/v1/completions", body, headers={"x-api-key": KEY})
+    headers = {"x-api-key": KEY}
+    keyed.service._going = 1  # somebody else's
+    reply = keyed.post("/v1/completions", {**BODY, "prompt": ["a", "b"]}, headers=headers)
+    keyed.service._going = 0
     assert reply.status_code == 429
     assert reply.headers["retry-after"] == "1"
+    never = keyed.post("/v1/completions", {**BODY, "prompt": ["a", "b", "c"]}, headers=headers)
+    assert never.status_code == 400
+    assert "at most 2" in never.text
 
 
 def test_a_request_that_waits_in_vain_is_told_to_come_later(bundle: Path) -> None:
