@@ -28,8 +28,6 @@ def asking(server: Server, provider: str = "text-completion-openai", **options: 
     usual |= {"api_base": server.url + path, "max_retries": 0}
     if provider != "text-completion-openai":  # else it makes a chat of the prompt
         usual["roles"] = {"user": {"pre_message": "", "post_message": ""}}
-    if provider == "ollama":  # it sends none by itself
-        usual["extra_headers"] = {"Content-Type": "application/json"}
     usual["model"] = f"{provider}/{options.pop('model', server.model)}"
     return {**usual, **options}
 

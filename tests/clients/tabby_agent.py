@@ -34,7 +34,7 @@ level = "debug"
 disable = true
 """
 
-_BEGINNING: Final = "def add(a, b):\n"
+_BEGINNING: Final = "def sub(a, b):\n    return "
 """Code whose completion repeats nothing: the agent drops what does."""
 
 _URI: Final = "file:///work/{}.py"

@@ -33,11 +33,8 @@ await server.tell({
       const texts = await whole(opened(provider).fimStream(body(given), still()));
       equal(texts.join(""), server.infilling);
     }
-    const { tokens } = await server.post("/tokenize", { content: SPELT, parse_special: true });
     const spelt = await opened("openai").completionNonStream(body({ prompt: SPELT }), still());
-    equal(spelt.usage.prompt_tokens, tokens.length);
-    const plain = { model, prompt: tokens, n_predict: TOKENS, temperature: 0 };
-    equal(spelt.choices[0].text, (await server.post("/completion", plain)).content);
+    equal(spelt.choices[0].text, server.infilling); // taken apart, suffix first
   },
   async streams() {
     for (const provider of PROVIDERS) {
