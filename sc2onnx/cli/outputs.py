@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sc2onnx.bundle import texts
 from sc2onnx.cli.terminal import say_all
@@ -75,11 +75,22 @@ def read_text(path: Path) -> str:
 
 def read_keys(files: Sequence[Path]) -> tuple[str, ...]:
     """Read keys, one a line; lines that begin with # are none. Raises :class:`RequestError`."""
-    lines = [line.strip() for path in files for line in read_text(path).splitlines()]
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    keys = list[str]()
+    for path in files:
+        for number, line in enumerate(read_text(path).removeprefix("\ufeff").splitlines(), 1):
+            key = line.strip()
+            if not key or key.startswith("#"):
+                continue
+            if not key.isascii() or not key.isprintable() or len(key) < _LEAST_KEY:
+                expected = f"at least {_LEAST_KEY} printable characters of ASCII"
+                raise RequestError(f"{path}, line {number}: the key is not what can be sent, expected {expected}")
+            keys.append(key)
     if files and not keys:
         raise RequestError("--key-file has no key, expected one a line")
-    return keys
+    return tuple(keys)
+
+
+_LEAST_KEY: Final = 8
 
 
 def decode(data: bytes, name: str) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.cli.outputs import read_keys, read_text
 from sc2onnx.cli.process import quiet_warnings
 from sc2onnx.cli.terminal import say_all
-from sc2onnx.errors import MissingDependencyError, RequestError
+from sc2onnx.errors import MissingDependencyError, RequestError, TokenizerError
 from sc2onnx.hints import install
 
 if TYPE_CHECKING:
@@ -93,12 +94,14 @@ def _named(args: argparse.Namespace) -> dict[str, str]:
 def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     """What would be served and where. Raises :class:`~sc2onnx.errors.BundleError`."""
     from sc2onnx.bundle.hub import is_id
+    from sc2onnx.runtime.load_options import LoadOptions
     from sc2onnx.runtime.opening.bundle import Bundle
 
+    LoadOptions(**_how(configuration))  # which checks them
     lines = list[str]()
     for name, bundle in configuration.models.items():
         if is_id(bundle) and not Path(bundle).exists():
-            lines.append(f"{name}: {bundle}, of the hub, which was not asked")
+            lines.append(f"{name}: {bundle}, of the hub, which was not asked: there is no such directory")
             continue
         manifest = Bundle.open(bundle, check="size").manifest
         lines.append(f"{name}: {bundle}, for {manifest.target}")
@@ -124,21 +127,22 @@ def _kept(usual: int) -> int:
     return most if free is None else max(usual, min(most, free // 4))
 
 
+_HOW: Final = ("device", "threads", "kernels", "cache_type", "max_batch", "prefix_memory", "speculate")
+
+
+def _how(configuration: Configuration) -> dict[str, Any]:
+    """How models are loaded."""
+    return {name: getattr(configuration, name) for name in _HOW}
+
+
 def _loaded(configuration: Configuration) -> dict[str, Model]:
     from sc2onnx.runtime.loading import load
 
     found = dict[str, "Model"]()
     for name, bundle in configuration.models.items():
-        found[name] = load(
-            bundle,
-            device=configuration.device,
-            threads=configuration.threads,
-            kernels=configuration.kernels,
-            cache_type=configuration.cache_type,
-            max_batch=configuration.max_batch,
-            prefix_memory=configuration.prefix_memory,
-            speculate=configuration.speculate,
-        )
+        found[name] = load(bundle, **_how(configuration))
+        with suppress(TokenizerError):  # a bundle without one answers what needs none
+            found[name].codec  # noqa: B018 - opened now, and not by the first request
         if configuration.prefix_memory is None:
             found[name].engine.store.limit = _kept(found[name].engine.store.limit)
         if "starcoder2" in name.lower():

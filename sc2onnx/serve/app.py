@@ -40,5 +40,8 @@ def application(service: Service) -> ASGIApp:
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
+    if getattr(error, "status_code", 404) == 405:
+        told = f"{request.method} is not what this path takes: docs/serving.md says what it does"
+        return refusing(request.url.path, RefusedError(405, told))
     told = "there is nothing at this path: docs/serving.md lists what there is"
     return refusing(request.url.path, RefusedError(404, told, "not_found_error"))

@@ -79,7 +79,10 @@ class Exchange:
         """What is asked for, in the namespace of its key: nobody can tell by the time what others ask."""
         entry = entry_of(request.scope)
         entry.asks(self.service.model(ask.model)[0], ask, prompts=self.settings.log_prompts)
-        return ask if entry.key is None else replace(ask, options={**ask.options, "namespace": str(entry.key)})
+        if entry.key is None:
+            return ask
+        replaces = None if ask.replaces is None else (entry.key, ask.replaces)
+        return replace(ask, options={**ask.options, "namespace": str(entry.key)}, replaces=replaces)
 
     def streamed(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told, kind: str = EVENTS) -> Response:
         """Parts of an answer as they come, until the client is gone."""

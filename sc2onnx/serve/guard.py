@@ -28,7 +28,7 @@ LOG: Final = logging.getLogger("sc2onnx.serve")
 OPEN: Final = frozenset({"/health", "/livez", "/", "/page.js", "/page.css", "/page.svg", "/page.licenses.txt"})
 """Paths that need no key: nothing can be asked for there. The page asks by others, with its visitor's key."""
 
-_CORS: Final = {"access-control-allow-headers": "authorization, content-type", "access-control-allow-methods": "GET, POST"}
+_CORS: Final = {"access-control-allow-headers": "authorization, content-type, x-api-key", "access-control-allow-methods": "GET, POST"}
 
 
 class Guard:
@@ -85,7 +85,7 @@ class Guard:
     def _check_name(self, headers: Headers) -> None:
         if not is_loopback(self._settings.host) and not self._settings.hosts:
             return
-        name = _name(headers.get("host", ""))
+        name = _name(headers.get("host", "")).lower().rstrip(".")
         if not is_loopback(name) and name not in self._settings.hosts:
             raise RefusedError(403, "the server does not go by that name: list it (--allowed-host) if it is its own", "permission_error")
 
@@ -107,7 +107,8 @@ def refusing(path: str, refusal: RefusedError) -> Response:
 
 def key_number(settings: Settings, headers: Headers) -> int | None:
     """Which of the keys a request brings. It takes as long whichever it is."""
-    given = headers.get("authorization", "").removeprefix("Bearer ").encode() or headers.get("x-api-key", "").encode()
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    given = (token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")).encode()
     right = [hmac.compare_digest(given, key.encode()) for key in settings.keys]
     return right.index(True) if any(right) else None
 
@@ -128,7 +129,8 @@ def _name(host: str) -> str:
 
 def _same(origin: str, headers: Headers) -> bool:
     """Whether a page is the server's own."""
-    return origin.split("://", 1)[-1] == headers.get("host")
+    scheme, _, host = origin.partition("://")
+    return scheme in ("http", "https") and host == headers.get("host")
 
 
 def _no_browser(headers: Headers) -> bool:

@@ -34,12 +34,12 @@ def made(model: Model, ask: Ask, gives: Gives, settings: Settings) -> Made:
     options = GenerationOptions.of(ask.options)
     found = [_prompts(model, each, ask, settings) for each in ask.prompts]
     rows = model.requests.whole_rows([prompt for prompt, _ in found], ask.samples, options)
-    for row in rows:
+    for number, row in enumerate(rows):
         row.gives = gives
         row.terms = replace(
             row.terms,
             priority=WARMS if ask.warms else row.terms.priority,
-            enters=time.monotonic() + settings.queue_seconds,
+            enters=None if number else time.monotonic() + settings.queue_seconds,
             replaces=ask.replaces if len(rows) == 1 else None,
         )
     return Made(rows, [_behind(model, whole, options) for _, whole in found if whole is not None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +12,9 @@ from sc2onnx.runtime.results import Usage
 from sc2onnx.serve.service import Service
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a time beside each count, for which nobody asks
 
 
 class Metrics:

@@ -69,6 +69,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                ws="none",
                 server_header=False,
                 http=bounded(settings),
                 h11_max_incomplete_event_size=_HEADERS,

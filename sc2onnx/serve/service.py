@@ -131,4 +131,6 @@ class Service:
 
 
 def _size(prompt: str | Tokens | Surroundings) -> int:
-    return prompt.characters if isinstance(prompt, Surroundings) else len(prompt)
+    if not isinstance(prompt, Surroundings):
+        return len(prompt)
+    return prompt.characters + len(prompt.path or "") + len(prompt.repo or "") + sum(map(len, prompt.files))

@@ -79,6 +79,51 @@ def test_nor_does_a_byte_now_and_then_keep_a_connection(narrow: Served) -> None:
         assert time.monotonic() - began < 3
 
 
+def dripped(connection: socket.socket, most: float) -> float:
+    """How long a server takes a byte now and then."""
+    began = time.monotonic()
+    connection.settimeout(0.05)
+    while time.monotonic() - began < most:
+        try:
+            connection.sendall(b"x")
+            if connection.recv(1000) == b"":
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("path", ["GET /livez", "POST /nope", "POST /infill"])
+def test_a_body_that_nobody_wants_does_not_keep_a_connection(narrow: Served, path: str) -> None:
+    head = f"{path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100000\r\n\r\n"
+    with connected(narrow) as connection:
+        connection.sendall(head.encode())
+        assert dripped(connection, 10) < 5
+
+
+def over(connection: socket.socket) -> bool:
+    """Whether the server has ended a connection that nobody reads."""
+    try:
+        for _ in range(100):
+            connection.sendall(b"x")
+            time.sleep(0.02)
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_who_reads_nothing_does_not_keep_a_connection(narrow: Served) -> None:
+    host, port = narrow.url.removeprefix("http://").split(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(b"GET /page.js HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 30)
+        time.sleep(3)
+        assert over(connection)
+
+
 def test_connections_beyond_those_there_may_be_are_closed(narrow: Served) -> None:
     time.sleep(0.3)  # until it has seen that those before are gone
     with ExitStack() as stack:

@@ -117,6 +117,40 @@ def test_what_a_page_may_send_unasked_is_refused(served: Served) -> None:
         assert reply.status_code == 415
 
 
+NINES = int("9" * 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("/infill", {"logit_bias": {"1" * 4000: 1}}),
+        ("/infill", {"logit_bias": [[10**30, 1]]}),
+        ("/infill", {"logit_bias": [[1, 1]] * 5000}),
+        ("/infill", {"t_max_predict_ms": NINES}),
+        ("/infill", {"t_max_prompt_ms": NINES}),
+        ("/infill", {"n_predict": NINES}),
+        ("/infill", {"response_fields": ["/" * 10_000]}),
+        ("/infill", {"filename": "f" * 10_000}),
+        ("/infill", {"input_extra": [{"text": "x"}] * 1000}),
+        ("/v1/completions", {"logit_bias": {"1" * 4000: 1}}),
+        ("/v1/completions", {"logit_bias": {str(2**63): 1}}),
+        ("/v1/completions", {"max_tokens": NINES}),
+        ("/v1/completions", {"n": NINES}),
+        ("/api/generate", {"options": {"num_predict": NINES}}),
+        ("/v1/fim/completions", {"max_tokens": NINES}),
+    ],
+)
+def test_numbers_and_lists_are_bounded(served: Served, path: str, wrong: dict[str, Any]) -> None:
+    reply = served.post(path, {"prompt": "x", "input_prefix": "x", **wrong})
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]
+
+
+def test_a_text_to_tokenize_is_bounded(served: Served) -> None:
+    assert served.post("/tokenize", {"content": "a" * 100_000}).status_code == 413
+    assert served.post("/detokenize", {"tokens": [1] * 100_000}).status_code == 400
+
+
 def test_a_program_may_leave_the_type_out(served: Served) -> None:
     """Pages' requests bring their origin, and browsers say where they come from."""
 
@@ -239,6 +273,16 @@ def test_who_does_not_read_is_not_waited_for(bundle: Path) -> None:
     assert asyncio.run(asked(whole=True)) == [200]
     assert asyncio.run(asked(whole=False)) == [408]
     model.stop()
+
+
+def test_one_key_does_not_end_what_another_asks(keyed: Served) -> None:
+    body = {"language": "python", "user": "me", "segments": {"prefix": "def f():\n    x = [", "suffix": "", "filepath": "a.py"}}
+    expected = keyed.post("/v1/completions", body, headers={"x-api-key": KEY}).json()["choices"]
+    with ThreadPoolExecutor(2) as pool:
+        keys = [KEY, "another-key-here"] * 10
+        found = list(pool.map(lambda key: keyed.post("/v1/completions", body, headers={"x-api-key": key}), keys))
+    assert all(reply.json()["choices"] == expected for reply in found if reply.status_code == 200)
+    assert sum(reply.status_code == 200 for reply in found) > 10
 
 
 def test_one_key_does_not_find_what_another_left_computed(keyed: Served) -> None:

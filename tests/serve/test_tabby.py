@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from tests.serve.conftest import Served
 
 SEGMENTS: dict[str, Any] = {
@@ -31,6 +33,13 @@ def test_a_completion_is_what_the_model_gives_in_the_repositorys_format(served: 
     assert answer["choices"] == [{"index": 0, "text": expected.text}]
     assert answer["mode"] == "standard"
     assert answer["id"]
+
+
+@pytest.mark.parametrize("body", [{"prompt": '"segments"'}, {"prompt": "a", "stop": ["segments"]}, {"prompt": "a", "user": {"segments": 1}}])
+def test_the_word_alone_is_no_sign(served: Served, body: dict[str, object]) -> None:
+    reply = served.post("/v1/completions", {**body, "max_tokens": 1})
+    assert reply.status_code == 200
+    assert reply.json()["object"] == "text_completion"
 
 
 def test_what_the_agent_asks_besides(served: Served) -> None:

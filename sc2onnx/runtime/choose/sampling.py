@@ -79,7 +79,7 @@ def _bias(given: object) -> tuple[tuple[int, float], ...]:
         found = sorted((operator.index(token), float(value)) for token, value in pairs)  # type: ignore[attr-defined]
     except (TypeError, ValueError, OverflowError):
         raise SamplingError(f"logit_bias is {shown(given)}, expected {expected}") from None
-    right = all(token >= 0 and -100 <= value <= 100 for token, value in found)
+    right = all(0 <= token < 2**31 and -100 <= value <= 100 for token, value in found)
     _check("logit_bias", given, right and len(found) <= _MOST_BIASED, expected)
     return tuple(found)
 

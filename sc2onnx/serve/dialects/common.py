@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sc2onnx.runtime.results import FinishReason
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
+
+MOST: Final = 2**31 - 1
+"""Of any whole number in a body but a seed: numbers beyond that are nonsense, and long ones cannot be
+computed with, or told of.
+"""
+
+PATH: Final = 4096
+"""Characters of a path, or of another name that goes into a prompt."""
+
+MOST_BIASED: Final = 1024
+"""Tokens whose logits a request may change."""
 
 
 def check_most(name: str, value: int | None, most: int) -> None:

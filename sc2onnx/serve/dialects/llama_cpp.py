@@ -13,7 +13,7 @@ from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.serve.ask import Answer, Ask, Tokens
-from sc2onnx.serve.dialects.common import check_most, check_stops
+from sc2onnx.serve.dialects.common import MOST, MOST_BIASED, PATH, check_most, check_stops
 from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
@@ -34,33 +34,37 @@ class Extra(Struct):
     """Another file."""
 
     text: str = ""
-    filename: str = ""
+    filename: Annotated[str, Meta(max_length=PATH)] = ""
 
 
 class Sampling(Struct, kw_only=True):
     """What all requests that generate have in common. What is not listed is ignored."""
 
     model: str = ""
-    n_predict: Annotated[int, Meta(ge=-1)] = -1
+    n_predict: Annotated[int, Meta(ge=-1, le=MOST)] = -1
     n_indent: Annotated[int, Meta(ge=0, le=10_000)] = 0
-    t_max_predict_ms: Annotated[int, Meta(ge=-1)] = 0
-    t_max_prompt_ms: Annotated[int, Meta(ge=-1)] = 0
+    t_max_predict_ms: Annotated[int, Meta(ge=-1, le=MOST)] = 0
+    t_max_prompt_ms: Annotated[int, Meta(ge=-1, le=MOST)] = 0
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] = 40
+    top_k: Annotated[int, Meta(ge=-1, le=MOST)] = 40
     top_p: Annotated[float, Meta(ge=0, le=1)] = 0.95
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.05
     repeat_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
     seed: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
     stop: list[str] = field(default_factory=list)
     stream: bool = False
-    n_cmpl: Annotated[int, Meta(ge=1)] = 1
+    n_cmpl: Annotated[int, Meta(ge=1, le=MOST)] = 1
     samplers: list[str] | None = None
-    response_fields: Annotated[list[str], Meta(max_length=_MOST_FIELDS)] = field(default_factory=list)
+    response_fields: Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=_MOST_FIELDS)] = field(default_factory=list)
     return_tokens: bool = False
     ignore_eos: bool = False
     grammar: str = ""
     json_schema: dict[str, Any] | None = None
-    logit_bias: list[tuple[int | str, float | bool]] | dict[str, float | bool] | None = None
+    logit_bias: (
+        Annotated[list[tuple[int | str, float | bool]], Meta(max_length=MOST_BIASED)]
+        | Annotated[dict[str, float | bool], Meta(max_length=MOST_BIASED)]
+        | None
+    ) = None
     lora: list[Any] | None = None
 
 
@@ -69,7 +73,7 @@ class Infill(Sampling, kw_only=True):
     ours: the path of the cursor's file, and where the completion ends.
     """
 
-    filename: str = ""
+    filename: Annotated[str, Meta(max_length=PATH)] = ""
     ends: Literal["line", "block"] | None = None
     input_prefix: str = ""
     input_suffix: str = ""
@@ -93,7 +97,7 @@ class Tokenize(Struct):
 class Detokenize(Struct):
     """``/detokenize``."""
 
-    tokens: list[int] = field(default_factory=list)
+    tokens: Annotated[list[int], Meta(max_length=1 << 16)] = field(default_factory=list)
 
 
 def ask_infill(body: Infill, settings: Settings) -> Ask:
@@ -172,7 +176,7 @@ def _bias(given: list[tuple[int | str, float | bool]] | dict[str, float | bool])
     pairs = given.items() if isinstance(given, dict) else given
     found = dict[int, float]()
     for token, bias in pairs:
-        if isinstance(token, str) and not token.isdecimal():
+        if isinstance(token, str) and not (token.isdecimal() and len(token) < 10):
             told = "logit_bias has a text, expected token ids (/tokenize gives them)"
             raise RefusedError(400, told, param="logit_bias")
         number = bias if not isinstance(bias, bool) else (0.0 if bias else -_MOST_BIAS)

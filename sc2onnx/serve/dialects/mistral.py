@@ -11,7 +11,7 @@ from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
-from sc2onnx.serve.dialects.common import check_most, check_stops, ended
+from sc2onnx.serve.dialects.common import MOST, check_most, check_stops, ended
 from sc2onnx.serve.settings import Settings
 
 
@@ -21,7 +21,7 @@ class Fim(Struct):
     prompt: str = ""
     suffix: str = ""
     model: str = ""
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=MOST)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     random_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None

@@ -13,7 +13,7 @@ from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import FinishReason, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
-from sc2onnx.serve.dialects.common import check_stops, ended
+from sc2onnx.serve.dialects.common import MOST, check_stops, ended
 from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
@@ -31,9 +31,9 @@ _USUAL: Final = 128
 class Options(Struct):
     """How to generate. What is not listed is ignored."""
 
-    num_predict: Annotated[int, Meta(ge=-2)] | None = None
+    num_predict: Annotated[int, Meta(ge=-2, le=MOST)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.8
-    top_k: Annotated[int, Meta(ge=-1)] = 40
+    top_k: Annotated[int, Meta(ge=-1, le=MOST)] = 40
     top_p: Annotated[float, Meta(ge=0, le=1)] = 0.9
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     repeat_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0

@@ -14,11 +14,14 @@ from sc2onnx.runtime.results import Completion, Piece, Usage
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
-from sc2onnx.serve.dialects.common import check_most, check_stops, ended
+from sc2onnx.serve.dialects.common import MOST, MOST_BIASED, check_most, check_stops, ended
 from sc2onnx.serve.dialects.log_probabilities import columns, joined, prompt_columns
 from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
+
+_DIGITS: Final = 12
+"""Of a token id, more than any has: longer ones are none in any case, and slow to read."""
 
 DONE: Final = b"data: [DONE]\n\n"
 """What ends a stream."""
@@ -42,16 +45,16 @@ class Body(Struct):
     prompt: str | list[str | int | list[int]] = ""
     model: str = ""
     suffix: str | None = None
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=MOST)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=MOST)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    n: Annotated[int, Meta(ge=1)] | None = None
-    best_of: Annotated[int, Meta(ge=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MOST)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MOST)] | None = None
     stop: str | list[str] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stream: bool | None = None
@@ -59,7 +62,7 @@ class Body(Struct):
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
     ignore_eos: bool = False
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], Meta(max_length=MOST_BIASED)] | None = None
     prediction: Prediction | None = None
 
     @property
@@ -151,7 +154,7 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
 def _bias(given: Mapping[str, float]) -> dict[int, float]:
     """By token id, which JSON can only spell."""
     try:
-        return {int(token): value for token, value in given.items()}
+        return {int(token[:_DIGITS]): value for token, value in given.items()}
     except ValueError:
         raise RefusedError(400, "logit_bias has a key that is no token id, expected ids", param="logit_bias") from None
 

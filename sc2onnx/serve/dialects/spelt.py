@@ -14,12 +14,16 @@ from sc2onnx.serve.settings import Settings
 
 _SPECIAL: Final = (FILE_SEP, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, REPO_NAME, END_OF_TEXT)
 
+_MOST_FILES: Final = 256
+"""Other files of a prompt that is taken apart."""
+
 
 def taken_apart(prompt: str, settings: Settings) -> str | Surroundings:
     r"""The code that a prompt spells out, ``[<repo_name>repo][<file_sep>path\ncode ...]`` and then
     ``[<file_sep>]<fim_prefix>prefix<fim_suffix>suffix<fim_middle>``. Any other prompt is given back.
     """
-    if not settings.rewrite_fim or not prompt.endswith(FIM_MIDDLE):
+    few = prompt.count(FILE_SEP) <= _MOST_FILES
+    if not (settings.rewrite_fim and prompt.endswith(FIM_MIDDLE) and few):
         return prompt
     head, _, rest = prompt.removesuffix(FIM_MIDDLE).partition(FIM_PREFIX)
     prefix, middle, suffix = rest.partition(FIM_SUFFIX)

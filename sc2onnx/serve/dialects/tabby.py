@@ -6,13 +6,14 @@ import platform
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, field, json
 
 from sc2onnx import __version__
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
+from sc2onnx.serve.dialects.common import PATH
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
@@ -32,7 +33,7 @@ SPOKEN: Final = "0.18.0"
 class Snippet(Struct):
     """Code of another file."""
 
-    filepath: str = ""
+    filepath: Annotated[str, Meta(max_length=PATH)] = ""
     body: str = ""
 
 
@@ -41,8 +42,8 @@ class Segments(Struct):
 
     prefix: str
     suffix: str | None = None
-    filepath: str | None = None
-    git_url: str | None = None
+    filepath: Annotated[str, Meta(max_length=PATH)] | None = None
+    git_url: Annotated[str, Meta(max_length=PATH)] | None = None
     declarations: list[Snippet] | None = None
     relevant_snippets_from_changed_files: list[Snippet] | None = None
     relevant_snippets_from_recently_opened_files: list[Snippet] | None = None
@@ -66,8 +67,20 @@ class Event(Struct):
 
 
 def is_meant(raw: bytes) -> bool:
-    """Whether a body is this dialect's, as far as a look tells: its decoder has the last word."""
-    return b'"segments"' in raw
+    """Whether a body is this dialect's: it has ``segments``. One that is no JSON is nobody's."""
+    if b'"segments"' not in raw:
+        return False
+    try:
+        return _PROBE.decode(raw).segments is not UNSET
+    except (DecodeError, RecursionError):
+        return False
+
+
+class _Probe(Struct):
+    segments: Raw | UnsetType = UNSET
+
+
+_PROBE: Final = json.Decoder(_Probe)
 
 
 def ask(body: Body, settings: Settings) -> Ask:

@@ -23,6 +23,9 @@ _COMPLETE: Final = msgspec.json.Decoder(llama_cpp.Complete)
 _TOKENIZE: Final = msgspec.json.Decoder(llama_cpp.Tokenize)
 _DETOKENIZE: Final = msgspec.json.Decoder(llama_cpp.Detokenize)
 
+_CHARACTERS: Final = 8
+"""Of a text to tokenize, for each token of the context: more than code has."""
+
 
 class Routes:
     """What they answer."""
@@ -78,7 +81,11 @@ class Routes:
 
     async def _tokenize(self, request: Request) -> Response:
         body = await self._exchange.body(request, _TOKENIZE)
-        codec = self._service.model("")[1].codec
+        model = self._service.model("")[1]
+        codec, most = model.codec, _CHARACTERS * model.manifest.model.context_length
+        if len(body.content) > most:  # it takes seconds a megabyte, in which nobody else is answered
+            told = f"content has {len(body.content)} characters, expected at most {most}: send parts"
+            raise RefusedError(413, told, param="content")
         tokens = await asyncio.to_thread(codec.encode, body.content, special=body.parse_special)
         return replied({"tokens": tokens})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +16,7 @@ from starlette.routing import Route
 from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
-from sc2onnx.serve.ask import Ask, Tokens
+from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.dialects import openai, tabby
 from sc2onnx.serve.exchange import Exchange, decoded, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
@@ -64,7 +65,11 @@ class Routes:
         done = await self._exchange.completions(request, ask)
         empty = body.writes_nothing
         pairs = zip(done, echoes, strict=True)
-        choices = [openai.choice(index, *both, model.codec, empty=empty) for index, both in enumerate(pairs)]
+
+        def chosen() -> list[Answer]:
+            return [openai.choice(index, *both, model.codec, empty=empty) for index, both in enumerate(pairs)]
+
+        choices = chosen() if body.logprobs is None else await asyncio.to_thread(chosen)
         prompts = [each.usage for each in done[:: ask.samples]]
         used = openai.usage(prompts, [each.usage for each in done], empty=empty)
         return replied(openai.completion(number, name, choices, used))
