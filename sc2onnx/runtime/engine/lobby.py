@@ -73,6 +73,8 @@ class Lobby:
                 self.fail(row, BusyError(_BUSY))
 
     def _arrive(self, row: Row) -> None:
+        if row.ended:  # it was cancelled, and that was seen before its coming
+            return
         key = row.terms.replaces
         for other in [*self.waiting, *self.active] if key is not None else []:
             if other.terms.replaces == key:

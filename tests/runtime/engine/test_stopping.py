@@ -109,3 +109,16 @@ def test_a_stop_that_comes_late_harms_nobody() -> None:
         gone.cancel()
         assert [token.id for token in other] == alone([2], 5)
         assert seats.stops == 1
+
+
+def test_a_request_whose_end_is_seen_before_its_coming_takes_no_place() -> None:
+    """Another thread may submit and cancel it while the lobby looks: after it has looked who came."""
+    shared = engine(FakeSeats(), rows=1)
+    gone = row([1, 2], 9)
+    gone.cancelled = True
+    shared.lobby.over.append(gone)
+    shared.lobby.see()
+    shared.lobby.fresh.append(gone)
+    shared.lobby.see()
+    assert shared.lobby.empty
+    assert [token.id for token in TokenStream(shared, row([3], 4))] == alone([3], 4)
