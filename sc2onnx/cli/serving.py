@@ -5,30 +5,27 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sc2onnx.cli.outputs import read_keys, read_text
 from sc2onnx.cli.process import quiet_warnings
 from sc2onnx.cli.terminal import say_all
-from sc2onnx.errors import MissingDependencyError, RequestError, TokenizerError
+from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import install
 
 if TYPE_CHECKING:
-    from sc2onnx.runtime.model import Model
     from sc2onnx.serve.configuration import Configuration, Given
     from sc2onnx.serve.settings import Settings
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
-_CONTINUE: Final = "makes Continue end completions at lines that begin with t: give another (--alias)"
-
 
 def serve(args: argparse.Namespace) -> int:
     """Run ``serve``."""
     try:
+        from sc2onnx.serve.loading import loaded
         from sc2onnx.serve.logs import set_up
         from sc2onnx.serve.run import serve
     except ModuleNotFoundError as error:
@@ -45,7 +42,7 @@ def serve(args: argparse.Namespace) -> int:
     if settings.log_prompts:
         LOG.warning("prompts are logged: whoever reads the log reads the code that clients send")
     with quiet_warnings(lambda line: LOG.warning("%s", line)):
-        serve(settings, lambda: _loaded(configuration), lambda line: LOG.info("%s", line))
+        serve(settings, lambda: loaded(configuration), lambda line: LOG.info("%s", line))
     return 0
 
 
@@ -96,8 +93,9 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     from sc2onnx.bundle.hub import is_id
     from sc2onnx.runtime.load_options import LoadOptions
     from sc2onnx.runtime.opening.bundle import Bundle
+    from sc2onnx.serve.loading import how
 
-    LoadOptions(**_how(configuration))  # which checks them
+    LoadOptions(**how(configuration))  # which checks them
     lines = list[str]()
     for name, bundle in configuration.models.items():
         if is_id(bundle) and not Path(bundle).exists():
@@ -109,42 +107,3 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     keys = f"{number} key{'s' * (number > 1)} of {files}" if number else "no key"
     lines.append(f"on {settings.host} port {settings.port}, with {keys}")
     return lines
-
-
-_EDITORS: Final = 16
-"""Files whose caches a server keeps by default, where memory allows."""
-
-
-def _kept(usual: int) -> int:
-    """Bytes of finished requests' caches that a server keeps, where one program keeps ``usual``: of
-    as many files as a few editors have open, in a quarter of the memory that is free.
-    """
-    from sc2onnx.runtime.engine.prefix import SEQUENCES
-    from sc2onnx.runtime.memory import available
-
-    free = available()
-    most = usual // SEQUENCES * _EDITORS
-    return most if free is None else max(usual, min(most, free // 4))
-
-
-_HOW: Final = ("device", "threads", "kernels", "cache_type", "max_batch", "prefix_memory", "speculate")
-
-
-def _how(configuration: Configuration) -> dict[str, Any]:
-    """How models are loaded."""
-    return {name: getattr(configuration, name) for name in _HOW}
-
-
-def _loaded(configuration: Configuration) -> dict[str, Model]:
-    from sc2onnx.runtime.loading import load
-
-    found = dict[str, "Model"]()
-    for name, bundle in configuration.models.items():
-        found[name] = load(bundle, **_how(configuration))
-        with suppress(TokenizerError):  # a bundle without one answers what needs none
-            found[name].codec  # noqa: B018 - opened now, and not by the first request
-        if configuration.prefix_memory is None:
-            found[name].engine.store.limit = _kept(found[name].engine.store.limit)
-        if "starcoder2" in name.lower():
-            LOG.warning("the name %s %s", name, _CONTINUE)
-    return found
