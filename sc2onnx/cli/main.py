@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
-from sc2onnx.cli import bundles, exporting, generating, inspecting, lsp, measuring, serving
+from sc2onnx.cli import bundles, exporting, generating, inspecting, lsp, measuring, routing, serving
 from sc2onnx.cli.boundary import guarded
 from sc2onnx.cli.options import parser
 from sc2onnx.cli.process import (
@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "generate": generating.generate,
     "infill": generating.infill,
     "serve": serving.serve,
+    "route": routing.route,
     "lsp": lsp.lsp,
     "info": inspecting.info,
     "warm": bundles.warm,

@@ -18,7 +18,7 @@ from sc2onnx.cli.common_options import (
     processor_options,
 )
 from sc2onnx.cli.parsing import CommandParser, Parser
-from sc2onnx.cli.serving_options import lsp, serve
+from sc2onnx.cli.serving_options import lsp, route, serve
 
 ORDERS: Final = ("psm", "spm")
 """``sc2onnx.runtime.text.fim.FimOrder``, whose room needs tokenizers."""
@@ -230,6 +230,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]
     "generate": (_generate, "continue a prompt"),
     "infill": (_infill, "complete at a cursor in a file"),
     "serve": (serve, "answer editors and SDKs over HTTP: OpenAI's, llama.cpp's, Ollama's, Mistral's completions"),
+    "route": (route, "pass requests on to servers, each file's to the one that has its cache"),
     "lsp": (lsp, "complete in editors over the language server protocol"),
     "info": (
         _info,

@@ -25,6 +25,7 @@ LOG: Final = logging.getLogger("sc2onnx.serve")
 def serve(args: argparse.Namespace) -> int:
     """Run ``serve``."""
     try:
+        from sc2onnx.fleet.run import serve_workers
         from sc2onnx.serve.loading import loaded
         from sc2onnx.serve.logs import set_up
         from sc2onnx.serve.run import serve
@@ -42,6 +43,9 @@ def serve(args: argparse.Namespace) -> int:
     if settings.log_prompts:
         LOG.warning("prompts are logged: whoever reads the log reads the code that clients send")
     with quiet_warnings(lambda line: LOG.warning("%s", line)):
+        if configuration.workers > 1:
+            serve_workers(configuration, settings.keys)
+            return 0
         serve(settings, lambda: loaded(configuration), lambda line: LOG.info("%s", line))
     return 0
 

@@ -24,6 +24,17 @@ def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help=file)
     check = "say what would be served and where, and end"
     parser.add_argument("--check", action="store_true", help=check)
+    _listening(parser)
+    _bounds(parser)
+    _log(parser)
+    prompts = "log what requests go on from (default: no)"
+    parser.add_argument("--log-prompts", action=argparse.BooleanOptionalAction, help=prompts)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or auto (default: cpu)")
+    processor_options(parser)
+    parser.set_defaults(kernels=None, cache_type=None)
+
+
+def _listening(parser: argparse.ArgumentParser) -> None:
     host = "where to listen (default: 127.0.0.1; others need a key)"
     parser.add_argument("--host", help=host)
     parser.add_argument("--port", type=int, help="0: any that is free (default: 8012)")
@@ -33,13 +44,6 @@ def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allowed-host", action="append", metavar="NAME", help=hosts)
     origins = "a web page that may ask, as https://HOST (repeatable)"
     parser.add_argument("--origin", action="append", metavar="ORIGIN", help=origins)
-    _bounds(parser)
-    parser.add_argument("--log", choices=("text", "json"), help="how lines of the log look (default: text)")
-    prompts = "log what requests go on from (default: no)"
-    parser.add_argument("--log-prompts", action=argparse.BooleanOptionalAction, help=prompts)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 or auto (default: cpu)")
-    processor_options(parser)
-    parser.set_defaults(kernels=None, cache_type=None)
 
 
 def _bounds(parser: argparse.ArgumentParser) -> None:
@@ -53,20 +57,44 @@ def _bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most-prompts", type=int, metavar="N", help=prompts)
     samples = "samples of each prompt that a request may ask for (default: 8)"
     parser.add_argument("--most-samples", type=int, metavar="N", help=samples)
-    drain = "what requests have to end in when the server does (default: 10)"
-    parser.add_argument("--drain-seconds", type=float, metavar="SECONDS", help=drain)
+    _drain(parser)
     page = "show a page at / to try it with (default: yes)"
     parser.add_argument("--page", action=argparse.BooleanOptionalAction, help=page)
     heal = "complete a cursor inside a word as if the word were whole (default: yes)"
     parts = "take prompts apart that spell fill-in-the-middle tokens out, for reuse (default: yes)"
     parser.add_argument("--rewrite-fim", action=argparse.BooleanOptionalAction, help=parts)
     parser.add_argument("--heal", action=argparse.BooleanOptionalAction, help=heal)
+    workers = "processes that serve, each on cores of its own and with its files (default: 1)"
+    parser.add_argument("--workers", type=int, metavar="N", help=workers)
     batch = "requests that are computed together (default: 8)"
     parser.add_argument("--max-batch", type=int, metavar="N", help=batch)
     memory = "bytes of finished requests' caches to keep (default: of 16 files, in a quarter of free memory)"
     parser.add_argument("--prefix-memory", type=int, metavar="BYTES", help=memory)
     speculate = "compute tokens ahead that the text suggests (default: where that changes no token)"
     parser.add_argument("--speculate", action=argparse.BooleanOptionalAction, help=speculate)
+
+
+def _drain(parser: argparse.ArgumentParser) -> None:
+    drain = "what requests have to end in when the server does (default: 10)"
+    parser.add_argument("--drain-seconds", type=float, metavar="SECONDS", help=drain)
+
+
+def _log(parser: argparse.ArgumentParser) -> None:
+    look = "how lines of the log look (default: text)"
+    parser.add_argument("--log", choices=("text", "json"), help=look)
+
+
+def route(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``route``."""
+    member = "a server: http://HOST:PORT, or several, as http://engine-{0..3}:8012 (repeatable)"
+    parser.add_argument("--member", action="append", default=[], metavar="URL", help=member)
+    found = "a name with an address of each server, looked up again and again"
+    parser.add_argument("--discover", metavar="HOST:PORT", help=found)
+    slots = "requests that a server computes together, beyond which others are asked (default: 8)"
+    parser.add_argument("--slots", type=int, default=8, metavar="N", help=slots)
+    _listening(parser)
+    _drain(parser)
+    _log(parser)
 
 
 def lsp(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,8 @@ class Configuration:
 
     ``models``: bundles, directories or hub ids, by the names that they go by, the first of them
     where a request names none. ``device`` to ``speculate``: of each of them, see
-    :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``key_files``: files of keys, one a line.
+    :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``workers``: processes that serve, each on
+    cores of its own (:mod:`sc2onnx.fleet`). ``key_files``: files of keys, one a line.
     ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
     """
 
@@ -44,6 +45,7 @@ class Configuration:
     max_batch: int = 8
     prefix_memory: int | None = None
     speculate: bool | None = None
+    workers: int = 1
     host: str = _USUAL.host
     port: int = _USUAL.port
     key_files: tuple[str, ...] = ()

@@ -26,19 +26,21 @@ _PLACE: Final = "sc2onnx.entry"
 @dataclass(slots=True)
 class Entry:
     """One request: its ``id``, when it ``began`` (seconds of :func:`time.perf_counter`), the number
-    of its ``key``, the ``model`` that it asks, what it goes on from (``prompts``, only where they
+    of its ``key``, the ``model`` that it asks, the ``member`` of a fleet that answered it, what it goes on from (``prompts``, only where they
     are to be logged), the engine's requests (``handles``) and when they were ``submitted``, and
-    whether its client was seen to be ``gone``.
+    whether its client was seen to be ``gone``. ``told_of``: another process writes its line.
     """
 
     id: str
     began: float = field(default_factory=time.perf_counter)
     key: int | None = None
     model: str = ""
+    member: str = ""
     prompts: list[Any] | None = None
     handles: Sequence[Handle[Any]] = ()
     submitted: float = 0.0
     gone: bool = False
+    told_of: bool = False
 
     @classmethod
     def begun(cls, scope: Scope) -> Entry:
@@ -82,6 +84,7 @@ class Entry:
             "path": scope["path"][:_LONGEST_PATH],
             "status": status,
             "model": self.model or None,
+            "member": self.member or None,
             "key": self.key,
             "ms": _milliseconds(time.perf_counter() - self.began),
             **dict(self._counted()),

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from sc2onnx.runtime.engine.handle import Handle, Stream
 from sc2onnx.runtime.results import Completion, Piece
 from sc2onnx.serve.ask import Ask
+from sc2onnx.serve.bodies import body_of
 from sc2onnx.serve.entry import entry_of
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError, refusal_of
@@ -47,16 +48,7 @@ class Exchange:
 
     async def raw(self, request: Request) -> bytes:
         """A request's body, read as far as it may be. Raises :class:`RefusedError`."""
-        most, read = self.settings.body_bytes, bytearray()
-        try:
-            async with asyncio.timeout(self.settings.patience):
-                async for part in request.stream():
-                    read += part
-                    if len(read) > most:
-                        raise RefusedError(413, f"the body has more than {most} bytes: send less")
-        except TimeoutError:
-            raise RefusedError(408, f"the body took more than {self.settings.patience:.0f} seconds: send it at once") from None
-        return bytes(read)
+        return await body_of(request, self.settings)
 
     async def completions(self, request: Request, ask: Ask) -> list[Completion]:
         """All that was asked for, unless the client goes meanwhile, which ends it."""

@@ -36,16 +36,17 @@ def loaded(configuration: Configuration) -> dict[str, Model]:
         with suppress(TokenizerError):  # a bundle without one answers what needs none
             found[name].codec  # noqa: B018 - opened now, and not by the first request
         if configuration.prefix_memory is None:
-            found[name].engine.store.limit = _kept(found[name].engine.store.limit)
+            store = found[name].engine.store
+            store.limit = _kept(store.limit, configuration.workers)
         if "starcoder2" in name.lower():
             LOG.warning("the name %s %s", name, _CONTINUE)
     return found
 
 
-def _kept(usual: int) -> int:
+def _kept(usual: int, workers: int) -> int:
     """Bytes of finished requests' caches that a server keeps, where one program keeps ``usual``: of
-    as many files as a few editors have open, in a quarter of the memory that is free.
+    as many files as a few editors have open, in its share of a quarter of the memory that is free.
     """
     free = available()
     most = usual // SEQUENCES * _EDITORS
-    return most if free is None else max(usual, min(most, free // 4))
+    return most if free is None else max(usual, min(most, free // 4 // workers))

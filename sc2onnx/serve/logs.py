@@ -27,11 +27,28 @@ _FIELDS: Final = "fields"
 _BARE: Final = re.compile(r"[\w./:+-]+", re.ASCII)
 
 
-def set_up(form: LogFormat) -> None:
-    """Write what this program and its libraries log to standard error, in that form."""
+def set_up(form: LogFormat, always: Mapping[str, Any] | None = None) -> None:
+    """Write what this program and its libraries log to standard error, in that form. ``always``:
+    fields of every line.
+    """
     handler = logging.StreamHandler(sys.stderr)
+    if always:
+        handler.addFilter(_Always(always))
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class _Always(logging.Filter):
+    """Adds fields to every line."""
+
+    def __init__(self, added: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._added = added
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See :class:`logging.Filter`."""
+        setattr(record, _FIELDS, {**_fields(record), **self._added})
+        return True
 
 
 class TextLines(logging.Formatter):
@@ -98,7 +115,8 @@ class Logged:
             await self._app(scope, receive, sending)
         finally:
             self._count(status or 499)
-            if scope["path"] not in PROBES or status not in (200, 503):
+            probe = scope["path"] in PROBES and status in (200, 503)
+            if not (probe or entry.told_of):
                 ended = entry.ended(status, whole=whole, draining=self._draining())
                 LOG.info("request", extra={_FIELDS: entry.told(scope, status, ended)})
 

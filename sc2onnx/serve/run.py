@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from sc2onnx.errors import OutputError
 from sc2onnx.runtime.model import Model
@@ -30,21 +31,36 @@ _HEADERS: Final = 16 << 10
 """Bytes of a request's line and headers."""
 
 
-def serve(settings: Settings, load: Callable[[], Mapping[str, Model]], tell: Callable[[str], None] = LOG.info) -> None:
-    """Serve until a signal ends it. ``load``: gives the models by name, while ``/health`` says so.
-    ``tell``: is told where it listens, and when it is ready.
+Load = Callable[[], Mapping[str, Model]]
+Tell = Callable[[str], None]
 
-    Raises what ``load`` raises, and :class:`~sc2onnx.errors.OutputError` for an address that cannot be had.
+
+def serve(
+    settings: Settings,
+    load: Load,
+    tell: Tell = LOG.info,
+    listening: socket.socket | None = None,
+) -> None:
+    """Serve until a signal ends it. ``load``: gives the models by name, while ``/health`` says so.
+    ``tell``: is told where it listens, and when it is ready. ``listening``: a socket that listens
+    already, by default one at the settings' address.
+
+    Raises what ``load`` raises, and :class:`~sc2onnx.errors.OutputError` for an address that cannot
+    be had.
     """
-    listening = bound(settings)
+    listening = bound(settings) if listening is None else listening
     asyncio.run(_serve(settings, load, tell, listening))
 
 
-async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], tell: Callable[[str], None], listening: socket.socket) -> None:
+async def _serve(settings: Settings, load: Load, tell: Tell, listening: socket.socket) -> None:
     service = Service(settings)
-    server = _Server(settings, service)
+
+    def draining() -> None:
+        service.state = "draining"
+
+    server = Server(application(service), settings, draining)
     going = asyncio.create_task(server.serve([listening]))
-    tell(f"listening on http://{_shown(listening)}, loading")
+    tell(f"listening on {shown(listening)}, loading")
     loading = asyncio.ensure_future(in_daemon(load))
     try:
         either: set[asyncio.Future[Any]] = {loading, going}
@@ -59,13 +75,13 @@ async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], te
         await service.drain()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, which says in ``/health`` that it ends."""
+class Server(uvicorn.Server):
+    """uvicorn's, of an application. ``draining``: is called when a signal has it end."""
 
-    def __init__(self, settings: Settings, service: Service) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, draining: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                application(service),
+                app,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -77,7 +93,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )
-        self._service = service
+        self._draining = draining
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -91,7 +107,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal ends it."""
-        self._service.state = "draining"
+        self._draining()
         super().handle_exit(sig, frame)
 
 
@@ -109,6 +125,9 @@ def bound(settings: Settings) -> socket.socket:
     return listening
 
 
-def _shown(listening: socket.socket) -> str:
+def shown(listening: socket.socket) -> str:
+    """The address of a socket that listens."""
+    if listening.family == socket.AF_UNIX:
+        return str(listening.getsockname())
     host, port = listening.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -19,11 +19,17 @@ _MOST_FILES: Final = 256
 
 
 def taken_apart(prompt: str, settings: Settings) -> str | Surroundings:
+    """The code that a prompt spells out, unless the server leaves prompts as they are. Any other
+    prompt is given back.
+    """
+    return parts(prompt) if settings.rewrite_fim else prompt
+
+
+def parts(prompt: str) -> str | Surroundings:
     r"""The code that a prompt spells out, ``[<repo_name>repo][<file_sep>path\ncode ...]`` and then
     ``[<file_sep>]<fim_prefix>prefix<fim_suffix>suffix<fim_middle>``. Any other prompt is given back.
     """
-    few = prompt.count(FILE_SEP) <= _MOST_FILES
-    if not (settings.rewrite_fim and prompt.endswith(FIM_MIDDLE) and few):
+    if not prompt.endswith(FIM_MIDDLE) or prompt.count(FILE_SEP) > _MOST_FILES:
         return prompt
     head, _, rest = prompt.removesuffix(FIM_MIDDLE).partition(FIM_PREFIX)
     prefix, middle, suffix = rest.partition(FIM_SUFFIX)
