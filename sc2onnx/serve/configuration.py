@@ -35,6 +35,8 @@ class Configuration:
     :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``workers``: processes that serve, each on
     cores of its own (:mod:`sc2onnx.fleet`). ``key_files``: files of keys, one a line.
     ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
+
+    Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
 
     models: dict[str, str] = field(default_factory=dict)
@@ -66,6 +68,10 @@ class Configuration:
     page: bool = _USUAL.page
     log: LogFormat = "text"
     log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise RequestError(f"workers is {self.workers}, expected 1 or more")
 
     def settings(self, keys: tuple[str, ...]) -> Settings:
         """How the server stands to the outside, with the keys that the files have. Raises
