@@ -59,7 +59,7 @@ def test_it_lists_every_module_but_those_that_the_whole_package_has_alone() -> N
     settings = tomllib.loads((ROOT / "packaging" / "runtime" / "pyproject.toml").read_text(encoding="utf-8"))
     listed = {Path(name).name for name in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]} - {"LICENSE"}
     there = {path.name for path in (ROOT / "sc2onnx").iterdir() if path.name not in ("__pycache__", ".DS_Store")}
-    assert there - listed == {"bench", "evaluate", "export", "serve", "verify", "plotting.py"}
+    assert there - listed == {"bench", "evaluate", "export", "fleet", "serve", "verify", "plotting.py"}
     assert listed <= there
 
 
