@@ -154,6 +154,8 @@ def _serve_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drain-seconds", type=float, metavar="SECONDS", help=drain)
     page = "show a page at / to try it with (default: yes)"
     parser.add_argument("--page", action=argparse.BooleanOptionalAction, help=page)
+    traces = "send traces of requests, by the OTEL_* variables, or print them (default: off)"
+    parser.add_argument("--traces", choices=("off", "otlp", "console"), help=traces)
     heal = "complete a cursor inside a word as if the word were whole (default: yes)"
     parts = "take prompts apart that spell fill-in-the-middle tokens out, for reuse (default: yes)"
     parser.add_argument("--rewrite-fim", action=argparse.BooleanOptionalAction, help=parts)

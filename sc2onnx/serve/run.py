@@ -7,9 +7,9 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
@@ -20,11 +20,18 @@ from sc2onnx.serve.connections import bounded
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
 from sc2onnx.serve.threads import in_daemon
+from sc2onnx.serve.tracing import Traced, provider
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
 _BACKLOG: Final = 256
 """Connections that wait to be accepted."""
+
+_SENDS: Final = 3.0
+"""Seconds in which the last traces are sent."""
 
 _HEADERS: Final = 16 << 10
 """Bytes of a request's line and headers."""
@@ -42,7 +49,8 @@ def serve(settings: Settings, load: Callable[[], Mapping[str, Model]], tell: Cal
 
 async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], tell: Callable[[str], None], listening: socket.socket) -> None:
     service = Service(settings)
-    server = _Server(settings, service)
+    traces = provider(settings.traces)
+    server = _Server(settings, service, traces)
     going = asyncio.create_task(server.serve([listening]))
     tell(f"listening on http://{_shown(listening)}, loading")
     loading = asyncio.ensure_future(in_daemon(load))
@@ -57,15 +65,24 @@ async def _serve(settings: Settings, load: Callable[[], Mapping[str, Model]], te
         server.should_exit = True
         await going
         await service.drain()
+        if traces is not None:
+            await _sent(traces)
+
+
+async def _sent(traces: TracerProvider) -> None:
+    """Send the spans that are left, unless nobody takes them."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(in_daemon(traces.shutdown), _SENDS)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's, which says in ``/health`` that it ends."""
 
-    def __init__(self, settings: Settings, service: Service) -> None:
+    def __init__(self, settings: Settings, service: Service, traces: TracerProvider | None) -> None:
+        app = application(service)
         super().__init__(
             uvicorn.Config(
-                application(service),
+                app if traces is None else Traced(app, traces),
                 log_config=None,
                 access_log=False,
                 lifespan="off",

@@ -1,0 +1,201 @@
+"""Traces of requests for OpenTelemetry, off unless somebody asks for them.
+
+While they are off nothing of OpenTelemetry is imported, no thread runs and nothing is sent. What they tell
+is when a request waited, had its prompt computed and its tokens written, and of how many tokens; no text.
+The engine knows nothing of them: its spans are made afterwards, of the times that it notes in any case.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sc2onnx import __version__
+from sc2onnx.errors import MissingDependencyError
+from sc2onnx.hints import install
+from sc2onnx.runtime.results import Usage
+from sc2onnx.serve.entry import Entry, entry_or_none
+from sc2onnx.serve.logs import PROBES
+from sc2onnx.serve.settings import Traces
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span, Tracer
+
+_MOST: Final = 8
+"""Completions of one request that have spans of their own."""
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+
+_SPAN: ContextVar[tuple[Tracer, Span] | None] = ContextVar("sc2onnx.span", default=None)
+"""The span of the request that is being answered, and what makes others. None where traces are off."""
+
+
+def provider(how: Traces) -> TracerProvider | None:
+    """What makes spans and sends them: ``otlp`` to where the standard ``OTEL_*`` variables of the
+    environment say, ``console`` to standard output; None for ``off``. Whoever has it calls
+    ``shutdown()`` in the end, which sends what is left.
+
+    Raises :class:`~sc2onnx.errors.MissingDependencyError`.
+    """
+    if how == "off":
+        return None
+    try:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+
+        if how == "otlp":
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"traces need {error.name}: {install('otel')}") from error
+    made = TracerProvider(resource=Resource.create(_resource()), shutdown_on_exit=False)
+    made.add_span_processor(
+        BatchSpanProcessor(OTLPSpanExporter())
+        if how == "otlp"
+        else SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n"))
+    )
+    return made
+
+
+def _resource() -> dict[str, str]:
+    """What all spans say of their sender. Resource.create would prefer it to what the environment says."""
+    named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return {"service.version": __version__, **({} if named else {"service.name": "sc2onnx"})}
+
+
+class Traced:
+    """Has a span for each request but those of probes: a child of its client's, where ``traceparent`` names one.
+
+    Of a request that the engine computes there are children, for each completion: ``queue``,
+    ``prefill`` and ``decode``.
+    """
+
+    def __init__(self, app: ASGIApp, provider: TracerProvider) -> None:
+        self._app, self._tracer = app, provider.get_tracer("sc2onnx", __version__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the specification of ASGI."""
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        span, status = self._begun(scope), None
+        before = _SPAN.set((self._tracer, span))
+        began = time.time_ns() - time.perf_counter_ns()
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            _SPAN.reset(before)
+            self._end(span, scope, status or 499, began)
+
+    def _begun(self, scope: Scope) -> Span:
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        headers = Headers(scope=scope)
+        parent = TraceContextTextMapPropagator().extract({name: headers[name] for name in ("traceparent", "tracestate") if name in headers})
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        told = {"http.request.method": method, "url.path": scope["path"][:200], "url.scheme": scope.get("scheme", "http")}
+        return self._tracer.start_span(method, parent, SpanKind.SERVER, told)
+
+    def _end(self, span: Span, scope: Scope, status: int, began: int) -> None:
+        """``began``: nanoseconds between the clock of the engine's times and that of spans."""
+        from opentelemetry.trace import StatusCode
+
+        span.set_attribute("http.response.status_code", status)
+        if status not in (404, 405):  # a path that is one
+            span.update_name(f"{scope['method']} {scope['path'][:200]}")
+        if status >= 500:
+            span.set_attribute("error.type", str(status))
+            span.set_status(StatusCode.ERROR)
+        entry = entry_or_none(scope)
+        if entry is not None and span.is_recording():
+            span.set_attributes(_attributes(entry))
+            self._children(span, entry, began)
+        span.end()
+
+    def _children(self, span: Span, entry: Entry, began: int) -> None:
+        from opentelemetry.trace import set_span_in_context
+
+        inside = set_span_in_context(span)
+        for number, handle in enumerate(entry.handles[:_MOST]):
+            told = {"sc2onnx.completion": number}
+            self._steps(inside, handle.usage, began + round(1e9 * entry.submitted), told)
+
+    def _steps(self, inside: Context, used: Usage, at: int, told: dict[str, int]) -> None:
+        """One after the other, from ``at`` on."""
+        counts = {
+            "queue": {},
+            "prefill": {"gen_ai.usage.input_tokens": used.prompt, "gen_ai.usage.cache_read.input_tokens": used.reused},
+            "decode": {"gen_ai.usage.output_tokens": used.generated, "sc2onnx.drafted": used.drafted, "sc2onnx.accepted": used.accepted},
+        }
+        for (name, found), seconds in zip(counts.items(), (used.waited, used.prefill, used.decode), strict=True):
+            ends = at + max(0, round(1e9 * seconds))
+            self._tracer.start_span(name, inside, attributes={**told, **found}, start_time=at).end(ends)
+            at = ends
+
+
+def _attributes(entry: Entry) -> dict[str, Any]:
+    """Of a request, in the words of OpenTelemetry's conventions for generative models where they have one."""
+    told: dict[str, Any] = {"sc2onnx.request_id": entry.id}
+    if entry.model:
+        told |= {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "sc2onnx", "gen_ai.request.model": entry.model}
+    used = [handle.usage for handle in entry.handles]
+    if used:
+        told |= {
+            "gen_ai.usage.input_tokens": sum(each.prompt for each in used),
+            "gen_ai.usage.cache_read.input_tokens": sum(each.reused for each in used),
+            "gen_ai.usage.output_tokens": sum(each.generated for each in used),
+            "gen_ai.response.finish_reasons": [str(handle.finish_reason or "error") for handle in entry.handles],
+        }
+    return told
+
+
+def inject(headers: MutableMapping[str, str]) -> None:
+    """Add ``traceparent`` to the headers of a request that is sent while another is answered, so that its
+    callee's span is a child of this one's. Where traces are off, nothing.
+    """
+    current = _SPAN.get()
+    if current is not None:
+        from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        TraceContextTextMapPropagator().inject(headers, set_span_in_context(current[1]))
+
+
+@contextmanager
+def calling(headers: MutableMapping[str, str], name: str, **told: str | int) -> Iterator[None]:
+    """Have a client span while the block sends a request on: ``headers`` are those that it sends, and
+    get its ``traceparent``; ``told``: attributes, with ``_`` for a dot. Where traces are off, nothing.
+    """
+    current = _SPAN.get()
+    if current is None:
+        yield
+        return
+    from opentelemetry.trace import SpanKind, set_span_in_context
+
+    tracer, outer = current
+    attributes = {key.replace("_", "."): value for key, value in told.items()}
+    with tracer.start_as_current_span(name, set_span_in_context(outer), SpanKind.CLIENT, attributes) as span:
+        before = _SPAN.set((tracer, span))
+        try:
+            inject(headers)
+            yield
+        finally:
+            _SPAN.reset(before)
