@@ -52,7 +52,11 @@ def provider(how: Traces) -> TracerProvider | None:
     try:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export import (
+            BatchSpanProcessor,
+            ConsoleSpanExporter,
+            SimpleSpanProcessor,
+        )
 
         if how == "otlp":
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -111,7 +115,11 @@ class Traced:
         headers = Headers(scope=scope)
         parent = TraceContextTextMapPropagator().extract({name: headers[name] for name in ("traceparent", "tracestate") if name in headers})
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        told = {"http.request.method": method, "url.path": scope["path"][:200], "url.scheme": scope.get("scheme", "http")}
+        told = {
+            "http.request.method": method,
+            "url.path": scope["path"][:200],
+            "url.scheme": scope.get("scheme", "http"),
+        }
         return self._tracer.start_span(method, parent, SpanKind.SERVER, told)
 
     def _end(self, span: Span, scope: Scope, status: int, began: int) -> None:
@@ -142,8 +150,15 @@ class Traced:
         """One after the other, from ``at`` on."""
         counts = {
             "queue": {},
-            "prefill": {"gen_ai.usage.input_tokens": used.prompt, "gen_ai.usage.cache_read.input_tokens": used.reused},
-            "decode": {"gen_ai.usage.output_tokens": used.generated, "sc2onnx.drafted": used.drafted, "sc2onnx.accepted": used.accepted},
+            "prefill": {
+                "gen_ai.usage.input_tokens": used.prompt,
+                "gen_ai.usage.cache_read.input_tokens": used.reused,
+            },
+            "decode": {
+                "gen_ai.usage.output_tokens": used.generated,
+                "sc2onnx.drafted": used.drafted,
+                "sc2onnx.accepted": used.accepted,
+            },
         }
         for (name, found), seconds in zip(counts.items(), (used.waited, used.prefill, used.decode), strict=True):
             ends = at + max(0, round(1e9 * seconds))
@@ -155,7 +170,11 @@ def _attributes(entry: Entry) -> dict[str, Any]:
     """Of a request, in the words of OpenTelemetry's conventions for generative models where they have one."""
     told: dict[str, Any] = {"sc2onnx.request_id": entry.id}
     if entry.model:
-        told |= {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "sc2onnx", "gen_ai.request.model": entry.model}
+        told |= {
+            "gen_ai.operation.name": "text_completion",
+            "gen_ai.provider.name": "sc2onnx",
+            "gen_ai.request.model": entry.model,
+        }
     used = [handle.usage for handle in entry.handles]
     if used:
         told |= {

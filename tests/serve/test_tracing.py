@@ -90,7 +90,10 @@ def test_a_request_has_a_span_and_its_steps_are_inside(traced: httpx.Client, tra
     told = dict(outer.attributes or {})
     assert told["http.response.status_code"] == 200
     assert told["sc2onnx.request_id"] == "mine"
-    assert (told["gen_ai.operation.name"], told["gen_ai.request.model"]) == ("text_completion", "mini")
+    assert (told["gen_ai.operation.name"], told["gen_ai.request.model"]) == (
+        "text_completion",
+        "mini",
+    )
     assert told["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
     assert told["gen_ai.usage.output_tokens"] == usage["completion_tokens"] == 4
     assert told["gen_ai.response.finish_reasons"] == ("length",)
@@ -120,7 +123,12 @@ def test_no_text_is_in_a_trace(traced: httpx.Client, traces: Traces) -> None:
 
 def test_each_completion_has_its_steps(traced: httpx.Client, traces: Traces) -> None:
     traced.post("/v1/completions", json={"prompt": ["a = 1\n", "b = 2\n"], "max_tokens": 2, "n": 2})
-    assert [(span.attributes or {})["sc2onnx.completion"] for span in traces.named("decode")] == [0, 1, 2, 3]
+    assert [(span.attributes or {})["sc2onnx.completion"] for span in traces.named("decode")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_probes_have_none_and_unknown_paths_no_names(traced: httpx.Client, traces: Traces) -> None:
@@ -149,14 +157,22 @@ def test_what_stands_before_a_server_is_its_parent(traced: httpx.Client, traces:
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(Request(scope).headers)
         with calling(headers, "forward", server_address="engine-0"):
-            reply = await asyncio.to_thread(traced.post, "/v1/completions", json=BODY, headers={"traceparent": headers["traceparent"]})
+            reply = await asyncio.to_thread(
+                traced.post,
+                "/v1/completions",
+                json=BODY,
+                headers={"traceparent": headers["traceparent"]},
+            )
         await PlainTextResponse(reply.text)(scope, receive, send)
 
     with _Client(Traced(front, traces.provider)) as client:
         client.post("/v1/completions", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
     inner, outer = traces.named("POST /v1/completions")
     (between,) = traces.named("forward")
-    assert (between.kind, dict(between.attributes or {})) == (SpanKind.CLIENT, {"server.address": "engine-0"})
+    assert (between.kind, dict(between.attributes or {})) == (
+        SpanKind.CLIENT,
+        {"server.address": "engine-0"},
+    )
     for parent, child in ((outer, between), (between, inner)):
         assert child.parent is not None
         assert child.parent.span_id == parent.context.span_id
@@ -201,7 +217,12 @@ def test_they_go_where_the_environment_says(bundle: Path, tmp_path: Path, monkey
             process.terminate()
             assert process.wait(30) == 0
     sent = b"".join(came)
-    for text in (b"code-of-a-team", b"POST /v1/completions", b"prefill", b"gen_ai.usage.output_tokens"):
+    for text in (
+        b"code-of-a-team",
+        b"POST /v1/completions",
+        b"prefill",
+        b"gen_ai.usage.output_tokens",
+    ):
         assert text in sent
     assert b"/health" not in sent
 
@@ -217,9 +238,26 @@ def test_a_collector_that_is_not_there_delays_no_end(bundle: Path, tmp_path: Pat
 def test_without_the_extra_a_line_says_what_to_install(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").touch()  # a package that has nothing, before the real one
-    command = [sys.executable, "-m", "sc2onnx", "serve", str(bundle), "--port", "0", "--traces", "otlp"]
+    command = [
+        sys.executable,
+        "-m",
+        "sc2onnx",
+        "serve",
+        str(bundle),
+        "--port",
+        "0",
+        "--traces",
+        "otlp",
+    ]
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}, check=False)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
     assert done.returncode == 2
     assert "opentelemetry-sdk" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -80,7 +80,11 @@ class Routes:
         given = request.path_params["name"]
         if self._service.model(given)[0] != given:
             expected = ", ".join(self._service.names)
-            raise RefusedError(404, f"there is no model of that name, expected one of {expected}", "not_found_error")
+            raise RefusedError(
+                404,
+                f"there is no model of that name, expected one of {expected}",
+                "not_found_error",
+            )
         return str(given)
 
 
