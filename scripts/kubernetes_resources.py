@@ -1,10 +1,10 @@
-"""Prints what a bundle's engine needs in Kubernetes, as a patch of its StatefulSet (deploy/kubernetes, docs/deploy.md).
+"""Prints what a bundle's engine needs in Kubernetes, as a patch of its StatefulSet (docs/deploy.md).
 
     python scripts/kubernetes_resources.py BUNDLE --processors 4 > resources.yaml
     python scripts/kubernetes_resources.py --shape 3b --precision int4 --processors 4
 
-The figures are those of ``sc2onnx info BUNDLE`` and ``sc2onnx info --plan``: weights, and a cache of full length for each
-request of a step and for each file that is kept.
+The figures are those of ``sc2onnx info BUNDLE`` and ``sc2onnx info --plan``: weights, and a cache of
+full length for each request of a step and for each file that is kept.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sc2onnx.errors import RequestError
+from sc2onnx.runtime.cache.slots import SlotType
 from sc2onnx.runtime.memory_need import MemoryNeed, memory_ahead, memory_need
 
 PROGRAM: Final = 1 << 30
-"""Bytes that the program takes beside weights and caches: interpreter, libraries, a step's activations."""
+"""Bytes beside weights and caches: interpreter, libraries, a step's activations."""
 
 STEP: Final = 1 << 28
 """Memory is given in quarters of a gibibyte."""
 
 
+SLOTS: Final[SlotType] = "int8"
+"""What the kernels keep of keys and values, unless told otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """``need``: of one sequence of full length. ``packed``: bytes of weights that are kept packed on disk.
-    ``batch``: requests of a step; ``files``: whose caches are kept.
+    """``need``: of one sequence of full length. ``packed``: bytes of weights that are kept packed on
+    disk. ``batch``: requests of a step; ``files``: whose caches are kept.
     """
 
     need: MemoryNeed
@@ -48,12 +54,12 @@ class Figures:
 
     @property
     def disk(self) -> int:
-        """Bytes of the cache directory: twice as much as is kept, because a new file is written beside an old one."""
+        """Bytes of the cache directory: a new file is written beside an old one."""
         return STEP * math.ceil((2 * self.packed + STEP) / STEP)
 
 
 def of_bundle(bundle: Path, batch: int, files: int) -> Figures:
-    """The figures of a bundle, run as this machine would run it: on the kernels, if they are installed."""
+    """The figures of a bundle as this machine would run it: on the kernels, if they are installed."""
     from sc2onnx.runtime.description import on_kernels
     from sc2onnx.runtime.opening.bundle import Bundle
 
@@ -68,8 +74,13 @@ def of_shape(shape: str, precision: str, batch: int, files: int) -> Figures:
     from sc2onnx.export.estimate import estimates, facts
 
     found = estimates(None, shape)
-    (ahead,) = [each for each in found.of_variants if (each.precision, each.target) == (precision, "cpu")]
-    need = memory_ahead(facts(found.config), ahead.cache, ahead.weights, None, "int8" if ahead.packed else None)
+    chosen = [each for each in found.of_variants if (each.precision, each.target) == (precision, "cpu")]
+    if not chosen:
+        expected = ", ".join(sorted({each.precision for each in found.of_variants if each.target == "cpu"}))
+        raise RequestError(f"precision is {precision!r}, expected one of {expected}")
+    (ahead,) = chosen
+    model, kept = facts(found.config), SLOTS if ahead.packed else None
+    need = memory_ahead(model, ahead.cache, ahead.weights, None, kept)
     return Figures(need, ahead.packed, batch, files)
 
 
@@ -111,15 +122,18 @@ def main() -> None:
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--shape", help="a published StarCoder2 instead of a bundle: 3b, 7b or 15b")
     parser.add_argument("--precision", default="int4", help="with --shape (default: int4)")
-    parser.add_argument("--processors", type=int, default=4, metavar="N", help="of an engine (default: 4)")
-    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help="requests of a step (default: 8)")
-    parser.add_argument("--files", type=int, default=16, metavar="N", help="whose caches are kept (default: 16)")
+    for name, usual, told in (
+        ("--processors", 4, "of an engine"),
+        ("--max-batch", 8, "requests of a step"),
+        ("--files", 16, "whose caches are kept"),
+    ):
+        parser.add_argument(name, type=int, default=usual, metavar="N", help=f"{told} (default: {usual})")
     args = parser.parse_args()
     if (args.bundle is None) == (args.shape is None):
         parser.error("give a BUNDLE or --shape")
     how = args.max_batch, args.files
-    figures = of_bundle(args.bundle, *how) if args.bundle else of_shape(args.shape, args.precision, *how)
-    print(patch(figures, args.processors), end="")
+    made = of_bundle(args.bundle, *how) if args.bundle else of_shape(args.shape, args.precision, *how)
+    print(patch(made, args.processors), end="")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Metrics:
             "Tokens of prompts that an earlier request had left computed.",
             registry=registry,
         )
-        half = "Requests that found half of their prompt computed, or more. vllm:time_to_first_token_seconds_count has all."
+        half = "Requests that found half of their prompt computed, or more."
         self._hits = Counter("sc2onnx:requests_reusing", half, registry=registry)
         self._written = Counter("llamacpp:tokens_predicted", "Tokens that were generated.", registry=registry)
         self._written_seconds = Counter("llamacpp:tokens_predicted_seconds", "Seconds that generating took.", registry=registry)

@@ -1,8 +1,8 @@
 """Traces of requests for OpenTelemetry, off unless somebody asks for them.
 
-While they are off nothing of OpenTelemetry is imported, no thread runs and nothing is sent. What they tell
-is when a request waited, had its prompt computed and its tokens written, and of how many tokens; no text.
-The engine knows nothing of them: its spans are made afterwards, of the times that it notes in any case.
+While they are off nothing of OpenTelemetry is imported, no thread runs and nothing is sent. They tell
+when a request waited, had its prompt computed and its tokens written, and how many these were; no text.
+The engine knows nothing of them: its spans are made afterwards, of times that it notes anyway.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sc2onnx.serve.settings import Traces
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.trace import Span, Tracer
 
 _MOST: Final = 8
@@ -37,7 +37,7 @@ _MOST: Final = 8
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 
 _SPAN: ContextVar[tuple[Tracer, Span] | None] = ContextVar("sc2onnx.span", default=None)
-"""The span of the request that is being answered, and what makes others. None where traces are off."""
+"""The span of the request that is being answered, and what makes others; None: traces are off."""
 
 
 def provider(how: Traces) -> TracerProvider | None:
@@ -52,33 +52,39 @@ def provider(how: Traces) -> TracerProvider | None:
     try:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import (
-            BatchSpanProcessor,
-            ConsoleSpanExporter,
-            SimpleSpanProcessor,
-        )
 
-        if how == "otlp":
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        sends = _sending(how)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"traces need {error.name}: {install('otel')}") from error
     made = TracerProvider(resource=Resource.create(_resource()), shutdown_on_exit=False)
-    made.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter())
-        if how == "otlp"
-        else SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n"))
-    )
+    made.add_span_processor(sends)
     return made
 
 
+def _sending(how: Traces) -> SpanProcessor:
+    """What takes spans that have ended."""
+    from opentelemetry.sdk.trace import export
+
+    if how == "otlp":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        return export.BatchSpanProcessor(OTLPSpanExporter())
+    printed = export.ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+    return export.SimpleSpanProcessor(printed)
+
+
 def _resource() -> dict[str, str]:
-    """What all spans say of their sender. Resource.create would prefer it to what the environment says."""
-    named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return {"service.version": __version__, **({} if named else {"service.name": "sc2onnx"})}
+    """What all spans say of their sender. OpenTelemetry prefers it to what the environment says."""
+    told = {"service.version": __version__}
+    given = "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if not given and "OTEL_SERVICE_NAME" not in os.environ:
+        told["service.name"] = "sc2onnx"
+    return told
 
 
 class Traced:
-    """Has a span for each request but those of probes: a child of its client's, where ``traceparent`` names one.
+    """Has a span for each request but those of probes: a child of its client's, where ``traceparent``
+    names one.
 
     Of a request that the engine computes there are children, for each completion: ``queue``,
     ``prefill`` and ``decode``.
@@ -113,7 +119,8 @@ class Traced:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         headers = Headers(scope=scope)
-        parent = TraceContextTextMapPropagator().extract({name: headers[name] for name in ("traceparent", "tracestate") if name in headers})
+        given = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        parent = TraceContextTextMapPropagator().extract(given)
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         told = {
             "http.request.method": method,
@@ -160,14 +167,16 @@ class Traced:
                 "sc2onnx.accepted": used.accepted,
             },
         }
-        for (name, found), seconds in zip(counts.items(), (used.waited, used.prefill, used.decode), strict=True):
+        lasted = (used.waited, used.prefill, used.decode)
+        for (name, found), seconds in zip(counts.items(), lasted, strict=True):
             ends = at + max(0, round(1e9 * seconds))
-            self._tracer.start_span(name, inside, attributes={**told, **found}, start_time=at).end(ends)
+            span = self._tracer.start_span(name, inside, attributes={**told, **found}, start_time=at)
+            span.end(ends)
             at = ends
 
 
 def _attributes(entry: Entry) -> dict[str, Any]:
-    """Of a request, in the words of OpenTelemetry's conventions for generative models where they have one."""
+    """Of a request, in the words of OpenTelemetry's conventions for generative models."""
     told: dict[str, Any] = {"sc2onnx.request_id": entry.id}
     if entry.model:
         told |= {
@@ -181,14 +190,14 @@ def _attributes(entry: Entry) -> dict[str, Any]:
             "gen_ai.usage.input_tokens": sum(each.prompt for each in used),
             "gen_ai.usage.cache_read.input_tokens": sum(each.reused for each in used),
             "gen_ai.usage.output_tokens": sum(each.generated for each in used),
-            "gen_ai.response.finish_reasons": [str(handle.finish_reason or "error") for handle in entry.handles],
+            "gen_ai.response.finish_reasons": [str(each.finish_reason or "error") for each in entry.handles],
         }
     return told
 
 
 def inject(headers: MutableMapping[str, str]) -> None:
-    """Add ``traceparent`` to the headers of a request that is sent while another is answered, so that its
-    callee's span is a child of this one's. Where traces are off, nothing.
+    """Add ``traceparent`` to the headers of a request that is sent while another is answered, so that
+    its callee's span is a child of this one's. Where traces are off, nothing.
     """
     current = _SPAN.get()
     if current is not None:
@@ -200,8 +209,8 @@ def inject(headers: MutableMapping[str, str]) -> None:
 
 @contextmanager
 def calling(headers: MutableMapping[str, str], name: str, **told: str | int) -> Iterator[None]:
-    """Have a client span while the block sends a request on: ``headers`` are those that it sends, and
-    get its ``traceparent``; ``told``: attributes, with ``_`` for a dot. Where traces are off, nothing.
+    """Have a client span while the block sends a request on. ``headers``: those that it sends, which
+    get its ``traceparent``. ``told``: attributes, with ``_`` for a dot. Where traces are off, nothing.
     """
     current = _SPAN.get()
     if current is None:
@@ -211,7 +220,8 @@ def calling(headers: MutableMapping[str, str], name: str, **told: str | int) -> 
 
     tracer, outer = current
     attributes = {key.replace("_", "."): value for key, value in told.items()}
-    with tracer.start_as_current_span(name, set_span_in_context(outer), SpanKind.CLIENT, attributes) as span:
+    inside = set_span_in_context(outer)
+    with tracer.start_as_current_span(name, inside, SpanKind.CLIENT, attributes) as span:
         before = _SPAN.set((tracer, span))
         try:
             inject(headers)

@@ -92,6 +92,13 @@ def test_more_requests_and_files_take_more(int8_bundle: Path) -> None:
     assert 'cpu: "6"' in many
 
 
+def test_a_precision_that_is_none_is_told_of() -> None:
+    command = [sys.executable, str(SCRIPT), "--shape", "3b", "--precision", "int5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "expected one of fp32, int4" in done.stderr
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda each: each.name)
 def test_resources_of_overlays_are_what_the_script_prints(overlay: Path) -> None:
     first, _, rest = (overlay / "resources.yaml").read_text(encoding="utf-8").partition("\n")

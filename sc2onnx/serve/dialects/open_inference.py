@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe, Triton): health, facts of a model, and its extension for text, ``generate``."""
+"""The Open Inference Protocol (KServe, Triton): facts of a model, and its extension ``generate``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _USUAL: Final = 20
 
 
 class Parameters(Struct):
-    """How to generate. The protocol leaves them to the model: those of its own are ``temperature`` to
-    ``frequency_penalty``. What is not listed is ignored.
+    """How to generate. Those of the protocol are ``temperature`` to ``frequency_penalty``; it lets
+    a model have others. What is not listed is ignored.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
@@ -50,7 +50,8 @@ def ask(body: Generate, model: str, settings: Settings, *, stream: bool) -> Ask:
     given = body.parameters
     if given.best_of > 1 or given.frequency_penalty:
         name = "best_of" if given.best_of > 1 else "frequency_penalty"
-        raise RefusedError(501, f"{name} is not supported, expected none", "not_supported_error", param=name)
+        told = f"{name} is not supported, expected none"
+        raise RefusedError(501, told, "not_supported_error", param=name)
     check_most("max_tokens", given.max_tokens, settings.most_tokens)
     stop = [given.stop] if isinstance(given.stop, str) else given.stop or []
     check_stops(stop, settings)
@@ -64,7 +65,8 @@ def ask(body: Generate, model: str, settings: Settings, *, stream: bool) -> Ask:
         seed=given.seed,
         stop=[each for each in stop if each] or None,
     )
-    code = Surroundings(body.text_input, given.suffix) if given.suffix else taken_apart(body.text_input, settings)
+    text = body.text_input
+    code = Surroundings(text, given.suffix) if given.suffix else taken_apart(text, settings)
     return Ask((code,), options, 1, model, stream, warms=given.max_tokens == 0)
 
 

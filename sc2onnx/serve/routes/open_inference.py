@@ -1,4 +1,4 @@
-"""The paths of the Open Inference Protocol. A model of another name is none, also where there is one only."""
+"""The paths of the Open Inference Protocol. A model of another name is none, even of one only."""
 
 from __future__ import annotations
 
@@ -71,7 +71,13 @@ class Routes:
         events = self._events(streams, name, empty=ask.warms)
         return self._exchange.streamed(streams, events, lambda refusal: event(open_inference.error(refusal)))
 
-    async def _events(self, streams: Sequence[Stream], name: str, *, empty: bool) -> AsyncIterator[bytes]:
+    async def _events(
+        self,
+        streams: Sequence[Stream],
+        name: str,
+        *,
+        empty: bool,
+    ) -> AsyncIterator[bytes]:
         async for _, piece in merged(streams):
             yield event(open_inference.event(name, piece, empty=empty))
 
