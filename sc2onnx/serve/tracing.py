@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _MOST: Final = 8
 """Completions of one request that have spans of their own."""
 
+_ROUTED: Final = frozenset({400, 408, 413, 429, 499, 500, 501, 502})
+"""Statuses of refusals that only a path that is one gives: any other may be a client's invention."""
+
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 
 _SPAN: ContextVar[tuple[Tracer, Span] | None] = ContextVar("sc2onnx.span", default=None)
@@ -82,6 +85,20 @@ def _resource() -> dict[str, str]:
     return told
 
 
+class _Clock:
+    """The engine's clock, :func:`time.perf_counter`, as nanoseconds of the time of day."""
+
+    def __init__(self) -> None:
+        self._ahead = time.time_ns() - time.perf_counter_ns()
+
+    @property
+    def now(self) -> int:
+        return self._ahead + time.perf_counter_ns()
+
+    def at(self, seconds: float) -> int:
+        return self._ahead + round(1e9 * seconds)
+
+
 class Traced:
     """Has a span for each request but those of probes: a child of its client's, where ``traceparent``
     names one.
@@ -98,9 +115,9 @@ class Traced:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        span, status = self._begun(scope), None
+        clock, status = _Clock(), None
+        span = self._begun(scope, clock)
         before = _SPAN.set((self._tracer, span))
-        began = time.time_ns() - time.perf_counter_ns()
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -112,9 +129,9 @@ class Traced:
             await self._app(scope, receive, sending)
         finally:
             _SPAN.reset(before)
-            self._end(span, scope, status or 499, began)
+            self._end(span, scope, status or 499, clock)
 
-    def _begun(self, scope: Scope) -> Span:
+    def _begun(self, scope: Scope, clock: _Clock) -> Span:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -127,14 +144,13 @@ class Traced:
             "url.path": scope["path"][:200],
             "url.scheme": scope.get("scheme", "http"),
         }
-        return self._tracer.start_span(method, parent, SpanKind.SERVER, told)
+        return self._tracer.start_span(method, parent, SpanKind.SERVER, told, start_time=clock.now)
 
-    def _end(self, span: Span, scope: Scope, status: int, began: int) -> None:
-        """``began``: nanoseconds between the clock of the engine's times and that of spans."""
+    def _end(self, span: Span, scope: Scope, status: int, clock: _Clock) -> None:
         from opentelemetry.trace import StatusCode
 
         span.set_attribute("http.response.status_code", status)
-        if status not in (404, 405):  # a path that is one
+        if scope["method"] != "OPTIONS" and (status < 400 or status in _ROUTED):
             span.update_name(f"{scope['method']} {scope['path'][:200]}")
         if status >= 500:
             span.set_attribute("error.type", str(status))
@@ -142,19 +158,19 @@ class Traced:
         entry = entry_or_none(scope)
         if entry is not None and span.is_recording():
             span.set_attributes(_attributes(entry))
-            self._children(span, entry, began)
-        span.end()
+            self._children(span, entry, clock)
+        span.end(clock.now)
 
-    def _children(self, span: Span, entry: Entry, began: int) -> None:
+    def _children(self, span: Span, entry: Entry, clock: _Clock) -> None:
         from opentelemetry.trace import set_span_in_context
 
         inside = set_span_in_context(span)
         for number, handle in enumerate(entry.handles[:_MOST]):
-            told = {"sc2onnx.completion": number}
-            self._steps(inside, handle.usage, began + round(1e9 * entry.submitted), told)
+            self._steps(inside, handle.usage, (clock.at(entry.submitted), clock.now), number)
 
-    def _steps(self, inside: Context, used: Usage, at: int, told: dict[str, int]) -> None:
-        """One after the other, from ``at`` on."""
+    def _steps(self, inside: Context, used: Usage, within: tuple[int, int], number: int) -> None:
+        """One after the other. ``within``: when the first began, and the last ended at the latest."""
+        at, latest = within
         counts = {
             "queue": {},
             "prefill": {
@@ -169,8 +185,9 @@ class Traced:
         }
         lasted = (used.waited, used.prefill, used.decode)
         for (name, found), seconds in zip(counts.items(), lasted, strict=True):
-            ends = at + max(0, round(1e9 * seconds))
-            span = self._tracer.start_span(name, inside, attributes={**told, **found}, start_time=at)
+            ends = min(at + max(0, round(1e9 * seconds)), latest)
+            told = {"sc2onnx.completion": number, **found}
+            span = self._tracer.start_span(name, inside, attributes=told, start_time=at)
             span.end(ends)
             at = ends
 
