@@ -156,6 +156,13 @@ def test_command_lines_are_taken(name: str, args: list[str]) -> None:
     assert ("--key-file=/run/secrets/sc2onnx/keys" in args) == listens
 
 
+@pytest.mark.parametrize("component", ["autoscaling", "traces"])
+def test_command_lines_that_components_make_are_taken(component: str, tmp_path: Path) -> None:
+    for _, pod in pods(with_component(component, tmp_path)):
+        for each in containers(pod):
+            assert parsed(each["args"]).command == each["args"][0]
+
+
 def test_the_engine_serves_what_was_warmed_from_where_it_was_kept() -> None:
     warm, engine = containers(TEMPLATES["sc2onnx-engine"])
     bundle = parsed(expanded(warm)).bundle
