@@ -15,7 +15,7 @@ import msgspec
 from sc2onnx.bundle.hub import is_id
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.ort.kernels import CacheType, Use
-from sc2onnx.serve.settings import Settings
+from sc2onnx.serve.settings import Settings, Traces
 
 LogFormat = Literal["text", "json"]
 """How lines of the log look."""
@@ -66,6 +66,7 @@ class Configuration:
     heal: bool = _USUAL.heal
     rewrite_fim: bool = _USUAL.rewrite_fim
     page: bool = _USUAL.page
+    traces: Traces = _USUAL.traces
     log: LogFormat = "text"
     log_prompts: bool = False
 
@@ -175,7 +176,7 @@ def _typed(source: str, key: str, value: Any, *, strict: bool = True) -> Any:
         raise RequestError(f"{source}: {key} is {repr(value)[:60]}, {expected}") from None
 
 
-_CHOICES: Final = ("kernels", "cache_type", "log")
+_CHOICES: Final = ("kernels", "cache_type", "traces", "log")
 
 
 def _parted(source: str, key: str, value: str) -> Any:
