@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from sc2onnx.fleet.member import Call, Headers, LostError, Member
-from sc2onnx.fleet.members import Members
+from sc2onnx.fleet.asked import Asked, Fleet
+from sc2onnx.fleet.member import Call, Headers, LostError
 
 
 class Counts:
@@ -22,7 +22,7 @@ class Counts:
     where Prometheus reaches the members, it asks them.
     """
 
-    def __init__(self, members: Members, *, gathers: bool) -> None:
+    def __init__(self, members: Fleet, *, gathers: bool) -> None:
         self._members, self._gathers = members, gathers
         self._registry = registry = CollectorRegistry()
         told = "Answers of the front by their status; 499: the client was gone before."
@@ -72,7 +72,7 @@ class _Gathered(Collector):
         yield from self._families.values()
 
 
-async def _figures(member: Member, headers: Headers) -> tuple[str, str]:
+async def _figures(member: Asked, headers: Headers) -> tuple[str, str]:
     try:
         async with member.ask(Call(b"GET", b"/metrics", headers, b"")) as reply:
             body = b"".join([part async for part in reply.parts])
