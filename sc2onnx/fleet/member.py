@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -36,6 +36,15 @@ class Call:
     headers: Headers
     body: bytes
     keys: Sequence[int] = ()
+
+    def also(self, headers: Mapping[str, str]) -> Call:
+        """The same with these headers, in the place of its own of these names."""
+        if not headers:
+            return self
+        new = [(name.encode(), value.encode()) for name, value in headers.items()]
+        names = {name for name, _ in new}
+        kept = [each for each in self.headers if each[0].lower() not in names]
+        return replace(self, headers=[*kept, *new])
 
 
 @dataclass(frozen=True, slots=True)

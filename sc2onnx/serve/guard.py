@@ -17,10 +17,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sc2onnx.serve.ask import Answer
 from sc2onnx.serve.dialects import ollama
 from sc2onnx.serve.entry import entry_of
 from sc2onnx.serve.refusal import RefusedError
-from sc2onnx.serve.replies import refused
+from sc2onnx.serve.replies import error, refused
 from sc2onnx.serve.settings import Settings, is_loopback
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
@@ -103,7 +104,12 @@ def refusing(path: str, refusal: RefusedError) -> Response:
 
     Clients of Ollama and of the Open Inference Protocol read an ``error`` that is a text, and no other.
     """
-    return refused(refusal, ollama.error(refusal) if path.startswith(("/api/", "/v2")) else None)
+    return refused(refusal, told_of(path, refusal))
+
+
+def told_of(path: str, refusal: RefusedError) -> Answer:
+    """A refusal in JSON, as the dialect of a path tells of it."""
+    return ollama.error(refusal) if path.startswith(("/api/", "/v2")) else error(refusal)
 
 
 def key_number(settings: Settings, headers: Headers) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 import uvicorn
+from starlette.types import ASGIApp
 
 from sc2onnx.fleet.counts import Counts
 from sc2onnx.fleet.front import Front
@@ -39,13 +40,18 @@ class Fronted:
 
 
 @contextmanager
-def fronting(*urls: str, slots: int = 8, settings: Settings | None = None) -> Iterator[Fronted]:
-    """A front before servers, when as many of them are ready as there are."""
+def fronting(
+    *urls: str,
+    slots: int = 8,
+    settings: Settings | None = None,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+) -> Iterator[Fronted]:
+    """A front before servers, when as many of them are ready as there are. ``around``: wraps it."""
     settings = settings or Settings(port=0)
     members = Members(Member(f"member-{number}", url) for number, url in enumerate(urls))
     counts = Counts(members, gathers=True)
     front, listening = Front(members, slots, settings, counts), bound(settings)
-    config = uvicorn.Config(application(front, settings, counts), log_config=None, lifespan="off", access_log=False)
+    config = uvicorn.Config(around(application(front, settings, counts)), log_config=None, lifespan="off", access_log=False)
     server = uvicorn.Server(config)
 
     async def run() -> None:

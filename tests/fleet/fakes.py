@@ -13,12 +13,13 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Fake:
-    """A server, and the paths that it was asked. ``healthy``: what it says of itself; with
+    """A server, the paths that it was asked, and the heads of these requests. ``healthy``: what it says of itself; with
     ``silent`` nothing.
     """
 
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
     gone: int = 0
     healthy: bool = True
     silent: bool = False
@@ -51,6 +52,7 @@ def faking(answer: Answer) -> Iterator[Fake]:
                 await reader.readexactly(int(length.split(":")[1]))
                 if (path := head.split(" ")[1]) != "/health":
                     fake.asked.append(path)
+                    fake.heads.append(head)
                     try:
                         await answer(reader, writer)
                     except asyncio.CancelledError:

@@ -58,6 +58,7 @@ def test_all_dialects_tell_the_same_file() -> None:
         {"prompt": line, "input_prefix": above + "\n", "input_suffix": suffix, "n_predict": 8},
         {"prompt": f"<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>"},
         {"prompt": [prefix], "suffix": suffix, "stream": True},
+        {"text_input": prefix, "parameters": {"suffix": suffix, "max_tokens": 8}},
         {"segments": {"prefix": prefix, "suffix": suffix, "filepath": "json/decoder.py"}},
     ]
     assert len({of(body) for body in bodies}) == 1

@@ -11,11 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
 import sc2onnx
-from sc2onnx.fleet.front import TRIES
+from sc2onnx.fleet.passing import TRIES
 from sc2onnx.serve.settings import Settings
+from sc2onnx.serve.tracing import Traced
 from tests.fleet.conftest import Fronted, fronting, until
 from tests.fleet.fakes import STREAM, Fake, chunk, faking, json, nothing, saying
 from tests.serve.conftest import Served, serving
@@ -229,3 +233,17 @@ def test_nobody_is_ready() -> None:
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
         member.healthy = True
         assert front.post("/v1/completions", BODY).status_code == 200  # it waits for one to come
+
+
+def test_a_member_s_span_is_a_child_of_the_front_s() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    given = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    with faking(saying(json("200 OK", "{}"))) as member, fronting(member.url, around=lambda app: Traced(app, provider)) as front:
+        assert front.post("/v1/completions", {"prompt": "x"}, headers=given).status_code == 200
+    sent, answered = exporter.get_finished_spans()
+    assert sent.name == "forward"
+    assert sent.parent is not None
+    assert sent.parent.span_id == answered.context.span_id
+    [told] = [line for line in member.heads[-1].split("\r\n") if line.startswith("traceparent")]
+    assert told.split("-")[1:3] == ["0af7651916cd43dd8448eb211c80319c", f"{sent.context.span_id:016x}"]
