@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sc2onnx.runtime.ort.probe import ProviderStatus
     from sc2onnx.runtime.ort.telemetry import Telemetry
 
-_PARTS: Final = ("export", "verify", "evaluate", "serve")
+_PARTS: Final = ("export", "verify", "evaluate", "serve", "batch")
 """Parts of sc2onnx that need more than the runtime does: packages, and extras, of that name."""
 
 
