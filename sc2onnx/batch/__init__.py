@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sc2onnx.batch.evaluating import Evaluating, Measures
+from sc2onnx.batch.job import Job, answered, run
 from sc2onnx.batch.progress import Progress
 from sc2onnx.batch.records import Record
-from sc2onnx.batch.run import Job, answered, run
 from sc2onnx.batch.tasks import Completing, Infilling, Scoring, Task
 
 __all__ = [

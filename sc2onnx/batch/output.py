@@ -42,6 +42,7 @@ class Output:
         self._lines = list[bytes]()
         self._held = 0
         self._file: int | None = None
+        self._end = 0  # bytes of it that were written whole
 
     @property
     def _working(self) -> Path:
@@ -79,7 +80,7 @@ class Output:
             found = f"{self._working} has {there:,} bytes, {counted:,} were written for good"
             raise OutputError(f"{found}: somebody changed it, begin the job anew (--restart)")
         os.ftruncate(self._file, counted)
-        os.lseek(self._file, counted, os.SEEK_SET)
+        self._end = counted
 
     def write(self, row: Mapping[str, Any], tokens: int, sums: Mapping[str, float]) -> None:
         """Append a row. Raises :class:`OutputError`."""
@@ -93,9 +94,11 @@ class Output:
 
     def _flush(self) -> None:
         assert self._file is not None
+        os.lseek(self._file, self._end, os.SEEK_SET)  # the last time may have failed half-way
         data = memoryview(b"".join(self._lines))
         while data:
             data = data[os.write(self._file, data) :]
+        self._end += self._held
         self._lines.clear()
         self._held = 0
 

@@ -90,9 +90,9 @@ class Reader:
 
     def __iter__(self) -> Iterator[Record]:
         for file in self._files:
-            source = file.open(self._fields)
-            self._current = file, source
             try:
+                source = file.open(self._fields)
+                self._current = file, source
                 for number, row in source.rows():
                     yield self._record(file.name, number, row)
             except OSError as error:
