@@ -123,7 +123,7 @@ class Evaluating(Task):
         self._stopped.set()
         if self._workers is not None:
             self._workers.shutdown(cancel_futures=True)
-            self._workers = None
+        self._workers, self._stopped = None, threading.Event()
 
 
 class _Source(BundleSource):
