@@ -166,7 +166,7 @@ def test_a_job_that_is_done_is_not_done_again(exact: sc2onnx.Model, source: Path
 def test_other_settings_are_refused_by_name(exact: sc2onnx.Model, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     done(exact, job(source, out), stopping=stop_after(2))
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         r"options: temperature was 0\.8 and is 0\.5": {"task": Completing({**OPTIONS, "temperature": 0.5})},
         "options: seed was 3 and is 4": {"task": Completing({**OPTIONS, "seed": 4})},
         'task was "completing" and is "scoring"': {"task": Scoring()},

@@ -104,9 +104,9 @@ class Memory:
         with self._lock:
             kept = deque(old for old in self._texts if old.namespace != namespace or not old.begins_like(text.tokens))
             kept.append(text)
-            tokens = sum(len(each.tokens) for each in kept)
-            while len(kept) > 1 and (tokens > self.limit or len(kept) > MOST_TEXTS):
-                tokens -= len(kept.popleft().tokens)
+            total = sum(len(each.tokens) for each in kept)
+            while len(kept) > 1 and (total > self.limit or len(kept) > MOST_TEXTS):
+                total -= len(kept.popleft().tokens)
             self._texts = kept  # whole: others() has no lock
         return text
 
