@@ -83,8 +83,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rows", type=int, default=200, metavar="N")
-    parser.add_argument("--length", type=int, default=256, metavar="N", help="tokens of a prompt at most (default: 256)")
-    parser.add_argument("--tokens", type=int, default=48, metavar="N", help="tokens of an answer at most (default: 48)")
+    parser.add_argument(
+        "--length",
+        type=int,
+        default=256,
+        metavar="N",
+        help="tokens of a prompt at most (default: 256)",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=48,
+        metavar="N",
+        help="tokens of an answer at most (default: 48)",
+    )
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="(default: 5)")
     parser.add_argument("--max-batch", type=int, default=8, metavar="N")
     parser.add_argument("--threads", type=int)

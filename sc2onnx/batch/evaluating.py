@@ -116,7 +116,11 @@ class Evaluating(Task):
         asked = infill.questions(spans, codec, length, facts.context_length, wanted.order)
         stops = codec.stop_ids() | set(facts.eos_token_ids)
         found = infill.score(source, asked, codec, stops, Progress(_quiet, document.name, len(asked), "spans"))
-        return {"spans": found.spans, "exact_match": found.exact_match, "edit_similarity": found.edit_similarity}
+        return {
+            "spans": found.spans,
+            "exact_match": found.exact_match,
+            "edit_similarity": found.edit_similarity,
+        }
 
     def close(self) -> None:
         """See :class:`~sc2onnx.batch.tasks.Task`. What is under way ends with its step."""

@@ -115,7 +115,8 @@ class _Work:
             if number == count or stopping():
                 return number == count
         if count:
-            raise RequestError(f"the input has fewer than the {count:,} rows that are done: somebody changed it, begin the job anew (--restart)")
+            found = f"the input has fewer than the {count:,} rows that are done"
+            raise RequestError(f"{found}: somebody changed it, begin the job anew (--restart)")
         return True
 
     def _worked(self, window: Window, stopping: Callable[[], bool]) -> bool:

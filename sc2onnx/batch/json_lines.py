@@ -38,16 +38,23 @@ class JsonLines:
         """
         number = 0
         with self._path.open("rb") as self._raw:
-            file: IO[bytes] = gzip.GzipFile(fileobj=self._raw) if self._path.name.lower().endswith(".gz") else self._raw  # type: ignore[assignment]
+            packed = self._path.name.lower().endswith(".gz")
+            file: IO[bytes] = gzip.GzipFile(fileobj=self._raw) if packed else self._raw  # type: ignore[assignment]
             try:
                 while line := _line(file):
                     number += 1
                     if len(line) > MOST_BYTES:
-                        yield number, f"the line has more than {MOST_BYTES:,} bytes, expected at most so many"
+                        yield (
+                            number,
+                            f"the line has more than {MOST_BYTES:,} bytes, expected at most so many",
+                        )
                     elif content := line.removeprefix(_BOM if number == 1 else b"").strip():
                         yield number, _object(content)
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                yield number + 1, f"the file cannot be decompressed from here on ({error}): what follows is lost"
+                yield (
+                    number + 1,
+                    f"the file cannot be decompressed from here on ({error}): what follows is lost",
+                )
 
 
 def _line(file: IO[bytes]) -> bytes:

@@ -164,7 +164,8 @@ class Output:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 found = f"the disk at {self.folder} took no more after {self._kept.rows:,} rows ({error.strerror})"
                 raise DiskSpaceError(f"{found}: make room, and run the same command again to go on") from error
-            raise OutputError(f"{self.folder} cannot be written to ({error.strerror or error}): choose another place or disk") from error
+            found = f"{self.folder} cannot be written to ({error.strerror or error})"
+            raise OutputError(f"{found}: choose another place or disk") from error
 
 
 def folder_of(path: Path) -> Path:
@@ -181,7 +182,8 @@ def check_output(path: Path) -> None:
     if path.name.lower().endswith(PARQUET):
         needs_pyarrow()
     if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path.absolute().parent} is not a directory, expected the place for {path.name}: create it first")
+        found = f"{path.absolute().parent} is not a directory"
+        raise OutputError(f"{found}, expected the place for {path.name}: create it first")
     if path.is_dir() or (path.exists() and not (folder_of(path) / "settings.json").exists()):
         raise OutputExistsError(f"{path} exists and is not this job's output: choose another --output, or move it away")
 
@@ -197,7 +199,8 @@ def locked(path: Path) -> Iterator[Output]:
         folder_of(path).mkdir(exist_ok=True)
         handle = os.open(folder_of(path) / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise OutputError(f"{folder_of(path)} cannot be made ({error.strerror}): choose another place for the output") from error
+        found = f"{folder_of(path)} cannot be made ({error.strerror})"
+        raise OutputError(f"{found}: choose another place for the output") from error
     try:
         try:
             lock(handle, False)

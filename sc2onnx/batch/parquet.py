@@ -58,7 +58,10 @@ class ParquetRows:
             except (pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
-                yield self._done + 1, f"the file cannot be read from here on as Parquet ({_short(error)}): what follows is lost"
+                yield (
+                    self._done + 1,
+                    f"the file cannot be read from here on as Parquet ({_short(error)}): what follows is lost",
+                )
 
     def _batches(self, raw: IO[bytes]) -> Iterator[Any]:
         import pyarrow.parquet as pq

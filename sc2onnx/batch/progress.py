@@ -1,4 +1,4 @@
-"""How far a job is, for a person: one line that changes on a terminal, a line now and then elsewhere."""
+"""How far a job is, for a person: a line that changes on a terminal, one now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -53,7 +53,12 @@ def line(first: Place, now: Place, seconds: float) -> str:
     """What is told of a job that was at ``first`` so many seconds ago."""
     done, before = now.done, first.done
     rows, tokens = ((getattr(done, name) - getattr(before, name)) / max(seconds, _SMOOTH) for name in ("rows", "tokens"))
-    parts = [f"{done.rows:,} rows{_errors(done)}", f"{now.position:.0%} read", f"{rows:.1f} rows/s", f"{tokens:.0f} tokens/s"]
+    parts = [
+        f"{done.rows:,} rows{_errors(done)}",
+        f"{now.position:.0%} read",
+        f"{rows:.1f} rows/s",
+        f"{tokens:.0f} tokens/s",
+    ]
     gained = now.position - first.position
     if gained > 0 and rows:
         parts.append(f"about {_duration(seconds / gained * (1 - now.position))} left")

@@ -96,7 +96,8 @@ class Reader:
                 for number, row in source.rows():
                     yield self._record(file.name, number, row)
             except OSError as error:
-                raise RequestError(f"{file.name} cannot be read ({error.strerror or error}): run the same command again when it can") from error
+                found = f"{file.name} cannot be read ({error.strerror or error})"
+                raise RequestError(f"{found}: run the same command again when it can") from error
             self._before, self._current = self._before + file.size, None
 
     def _record(self, name: str, number: int, row: dict[str, Any] | str) -> Record:

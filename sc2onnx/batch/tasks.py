@@ -92,7 +92,12 @@ class Generated:
         return self._row(self._handle.result())
 
 
-_GENERATED: Final[Columns] = {"text": "str", "finish_reason": "str", "prompt_tokens": "int", "tokens": "int"}
+_GENERATED: Final[Columns] = {
+    "text": "str",
+    "finish_reason": "str",
+    "prompt_tokens": "int",
+    "tokens": "int",
+}
 _IN_TOKENS: Final[Columns] = {"token_ids": "ints", "logprobs": "floats"}
 
 _DIGITS: Final = 6
@@ -178,7 +183,13 @@ class Infilling(Task):
         return {**_generated(done), "cut": done.used is not None and done.used.cut}
 
 
-_SCORED: Final[Columns] = {"nll": "float", "perplexity": "float", "bits_per_byte": "float", "tokens": "int", "bytes": "int"}
+_SCORED: Final[Columns] = {
+    "nll": "float",
+    "perplexity": "float",
+    "bits_per_byte": "float",
+    "tokens": "int",
+    "bytes": "int",
+}
 
 
 class Scoring(Task):
@@ -208,7 +219,12 @@ class Scoring(Task):
 
     def begin(self, model: Model, record: Record) -> Pending:
         """See :class:`Task`."""
-        asked = {"logprobs": True, "prompt_logprobs": True, "max_new_tokens": 1, "special_tokens": "text"}
+        asked = {
+            "logprobs": True,
+            "prompt_logprobs": True,
+            "max_new_tokens": 1,
+            "special_tokens": "text",
+        }
         handle = model.submit(record.text("text"), **asked)  # type: ignore[arg-type]
 
         def row(done: Completion) -> dict[str, Any]:
@@ -236,7 +252,12 @@ def likelihood(nll: float, tokens: int, nbytes: int) -> dict[str, Any]:
         raise NotFiniteError(f"the negative log-likelihood of the text is {nll}, expected a number")
     surprise = perplexity(nll)
     figures = {"nll": nll, "perplexity": surprise if isfinite(surprise) else None}
-    return {**figures, "bits_per_byte": bits_per_byte(nll, tokens, nbytes), "tokens": tokens, "bytes": nbytes}
+    return {
+        **figures,
+        "bits_per_byte": bits_per_byte(nll, tokens, nbytes),
+        "tokens": tokens,
+        "bytes": nbytes,
+    }
 
 
 def likelihood_sums(row: Mapping[str, Any]) -> dict[str, float]:

@@ -29,7 +29,14 @@ def started(*arguments: str | Path, directory: Path, limit: int | None = None) -
 
     command = [sys.executable, "-c", SOON, "batch", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=directory, stdout=pipe, stderr=pipe, text=True, preexec_fn=limited if limit else None)
+    return subprocess.Popen(
+        command,
+        cwd=directory,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=limited if limit else None,
+    )
 
 
 def ran(*arguments: str | Path, directory: Path, limit: int | None = None) -> tuple[int, str, str]:
@@ -62,7 +69,10 @@ def test_rows_out_of_rows(int8_bundle: Path, tmp_path: Path) -> None:
     assert (status, err) == (0, "")
     assert out == "6 rows, 36 tokens\nin out.jsonl\n"
     found = read(tmp_path / "out.jsonl")
-    assert [(row["id"], row["file"], row["row"]) for row in found[2:4]] == [("r2", "in/a.jsonl", 3), ("r3", "in/b.jsonl.gz", 1)]
+    assert [(row["id"], row["file"], row["row"]) for row in found[2:4]] == [
+        ("r2", "in/a.jsonl", 3),
+        ("r3", "in/b.jsonl.gz", 1),
+    ]
     status, out, err = ran(int8_bundle, "in", "--output", "out.jsonl", *QUICK, "--temperature", "1", directory=tmp_path)
     assert (status, out) == (2, "")
     assert "options: temperature was 0.0 and is 1.0" in err
@@ -71,7 +81,17 @@ def test_rows_out_of_rows(int8_bundle: Path, tmp_path: Path) -> None:
 
 def test_scores_are_summed_up(int8_bundle: Path, tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [{"content": "def f(n):\n    return n\n"}, {"content": 1}])
-    status, out, err = ran(int8_bundle, "in.jsonl", "--output", "o.jsonl", "--task", "score", "--field", "text=content", directory=tmp_path)
+    status, out, err = ran(
+        int8_bundle,
+        "in.jsonl",
+        "--output",
+        "o.jsonl",
+        "--task",
+        "score",
+        "--field",
+        "text=content",
+        directory=tmp_path,
+    )
     assert (status, err) == (1, "")
     good, bad = read(tmp_path / "o.jsonl")
     assert out.startswith(f"2 rows (1 with errors), {good['tokens']} tokens\nNLL {good['nll']:.4f}, perplexity {good['perplexity']:.3f}, ")

@@ -53,7 +53,11 @@ def test_rows_come_in_order_and_say_where_they_are_from(exact: sc2onnx.Model, so
     assert [(row["id"], row["file"], row["row"]) for row in lines] == [(f"r{i}", source.as_posix(), i + 1) for i in range(30)]
     assert (found.state, found.rows, found.errors) == ("done", 30, 0)
     assert found.tokens == sum(row["tokens"] for row in lines)
-    assert sorted(path.name for path in folder_of(tmp_path / "out.jsonl").iterdir()) == ["lock", "progress.json", "settings.json"]
+    assert sorted(path.name for path in folder_of(tmp_path / "out.jsonl").iterdir()) == [
+        "lock",
+        "progress.json",
+        "settings.json",
+    ]
 
 
 def test_rows_that_cannot_be_computed_are_errors_in_their_place(exact: sc2onnx.Model, tmp_path: Path) -> None:
@@ -69,7 +73,15 @@ def test_rows_that_cannot_be_computed_are_errors_in_their_place(exact: sc2onnx.M
     lines = read(tmp_path / "out.jsonl")
     assert [row["row"] for row in lines if "error" in row] == [2, 4, 6, 7, 9, 10, 11]
     assert (found.rows, found.errors) == (12, 7)
-    messages = ("expected a str", "no prompt", "empty", "context", "as an earlier row's", "a list", "surrogates")
+    messages = (
+        "expected a str",
+        "no prompt",
+        "empty",
+        "context",
+        "as an earlier row's",
+        "a list",
+        "surrogates",
+    )
     for message, row in zip(messages, [row for row in lines if "error" in row], strict=True):
         assert message in row["error"]
     good = [row for row in lines if "error" not in row]
@@ -87,7 +99,14 @@ def test_the_first_error_can_end_the_job(exact: sc2onnx.Model, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("begun", [0, 1, 21, 30])
-def test_a_job_that_is_stopped_goes_on(exact: sc2onnx.Model, source: Path, tmp_path: Path, reference: bytes, stop_at: StopAt, begun: int) -> None:
+def test_a_job_that_is_stopped_goes_on(
+    exact: sc2onnx.Model,
+    source: Path,
+    tmp_path: Path,
+    reference: bytes,
+    stop_at: StopAt,
+    begun: int,
+) -> None:
     out = tmp_path / "out.jsonl"
     first = done(exact, job(source, out), stopping=stop_at(begun))
     assert first.state == "under way"
@@ -122,7 +141,12 @@ def _fails(patch: pytest.MonkeyPatch, at: int, number: int) -> list[str]:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_at_any_call(
-    exact: sc2onnx.Model, source: Path, tmp_path: Path, reference: bytes, number: int, monkeypatch: pytest.MonkeyPatch
+    exact: sc2onnx.Model,
+    source: Path,
+    tmp_path: Path,
+    reference: bytes,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(running, "COMMIT", 0.0)
     with monkeypatch.context() as patch:
@@ -133,14 +157,22 @@ def test_a_disk_that_fails_at_any_call(
         out = tmp_path / f"{at}.jsonl"
         with monkeypatch.context() as patch:
             _fails(patch, at, number)
-            with pytest.raises(DiskSpaceError if number == errno.ENOSPC else OutputError, match=r"to go on|choose another"):
+            with pytest.raises(
+                DiskSpaceError if number == errno.ENOSPC else OutputError,
+                match=r"to go on|choose another",
+            ):
                 done(exact, job(source, out))
         assert done(exact, job(source, out)).rows == 30
         assert out.read_bytes() == reference
 
 
 def test_what_a_power_cut_left_behind_the_checkpoint_is_cut_off(
-    exact: sc2onnx.Model, source: Path, tmp_path: Path, reference: bytes, monkeypatch: pytest.MonkeyPatch, stop_at: StopAt
+    exact: sc2onnx.Model,
+    source: Path,
+    tmp_path: Path,
+    reference: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: StopAt,
 ) -> None:
     monkeypatch.setattr(running, "GRACE", 0.0)
     for tail in (b"\0" * 5000, reference[:50], b'{"id": "r0"}\n' * 40):
@@ -219,7 +251,13 @@ def test_what_says_how_far_the_job_is_is_not_trusted(exact: sc2onnx.Model, sourc
     done(exact, job(source, out), stopping=stop_at(25))
     place = folder_of(out) / "progress.json"
     good = json.loads(place.read_text()) if place.exists() else {"rows": 0, "nbytes": 0}
-    for bad in (b"{", b"[1]", b'{"rows": -1}', b'{"state": "x"}', json.dumps({**good, "nbytes": 10**9}).encode()):
+    for bad in (
+        b"{",
+        b"[1]",
+        b'{"rows": -1}',
+        b'{"state": "x"}',
+        json.dumps({**good, "nbytes": 10**9}).encode(),
+    ):
         place.write_bytes(bad)
         with pytest.raises(OutputError, match="--restart"):
             done(exact, job(source, out))
@@ -238,7 +276,12 @@ def test_one_job_at_a_time(exact: sc2onnx.Model, source: Path, tmp_path: Path) -
 def test_outputs_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("precious\n")
     (tmp_path / "folder.jsonl").mkdir()
-    for name, message in {"mine.jsonl": "not this job's", "folder.jsonl": "not this job's", "out.csv": "ends in", "absent/o.jsonl": "no"}.items():
+    for name, message in {
+        "mine.jsonl": "not this job's",
+        "folder.jsonl": "not this job's",
+        "out.csv": "ends in",
+        "absent/o.jsonl": "no",
+    }.items():
         with pytest.raises(OutputError, match=message):
             check_output(tmp_path / name)
     with pytest.raises(OutputExistsError):
@@ -247,7 +290,11 @@ def test_outputs_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_what_fails_the_machine_fails_no_row(
-    exact: sc2onnx.Model, source: Path, tmp_path: Path, reference: bytes, monkeypatch: pytest.MonkeyPatch
+    exact: sc2onnx.Model,
+    source: Path,
+    tmp_path: Path,
+    reference: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out, forward, passes = tmp_path / "out.jsonl", exact.engine.seats.forward, iter(range(9))
 

@@ -36,7 +36,13 @@ def test_the_same_answers_as_of_json_lines(exact: sc2onnx.Model, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "task",
-    [Completing({**OPTIONS, "logprobs": True}), Infilling({"max_new_tokens": 3}), Scoring(), Scoring(logprobs=True), Evaluating(Measures())],
+    [
+        Completing({**OPTIONS, "logprobs": True}),
+        Infilling({"max_new_tokens": 3}),
+        Scoring(),
+        Scoring(logprobs=True),
+        Evaluating(Measures()),
+    ],
     ids=lambda task: type(task).__name__,
 )
 def test_output_has_the_rows_of_json_lines(exact: sc2onnx.Model, tmp_path: Path, task: Any) -> None:
@@ -59,7 +65,10 @@ def test_parquet_output_that_was_broken_off_is_made_again(
 ) -> None:
     out = tmp_path / "out.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr("sc2onnx.batch.output.write_parquet", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "sc2onnx.batch.output.write_parquet",
+            lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
         with pytest.raises(KeyboardInterrupt):
             done(exact, job(source, out))
     assert not out.exists()
@@ -71,11 +80,18 @@ def test_parquet_output_that_was_broken_off_is_made_again(
 def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
     given = [{"id": i, "content": f"x = {i}", "large": "y" * 100, "files": {"a.py": "z"}} for i in range(20)]
     parquet(tmp_path / "a.parquet", given)
-    reader = Reader(input_files([tmp_path / "a.parquet"], tmp_path / "o.jsonl"), Fields.of(("text", "files"), {"text": "content"}))
+    reader = Reader(
+        input_files([tmp_path / "a.parquet"], tmp_path / "o.jsonl"),
+        Fields.of(("text", "files"), {"text": "content"}),
+    )
     positions = list[float]()
     for number, record in enumerate(reader, 1):
         positions.append(reader.position)
-        assert (record.number, record.id, record.fields) == (number, number - 1, {"text": f"x = {number - 1}", "files": {"a.py": "z"}})
+        assert (record.number, record.id, record.fields) == (
+            number,
+            number - 1,
+            {"text": f"x = {number - 1}", "files": {"a.py": "z"}},
+        )
     assert positions == pytest.approx([i / 20 for i in range(1, 21)])
 
 

@@ -36,7 +36,18 @@ def test_lines_come_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_summary_has_what_was_summed() -> None:
-    done = Checkpoint(rows=10, errors=1, tokens=100, sums={"nats": 200.0, "bytes": 400.0, "spans": 4.0, "exact_match": 1.0, "edit_similarity": 3.0})
+    done = Checkpoint(
+        rows=10,
+        errors=1,
+        tokens=100,
+        sums={
+            "nats": 200.0,
+            "bytes": 400.0,
+            "spans": 4.0,
+            "exact_match": 1.0,
+            "edit_similarity": 3.0,
+        },
+    )
     assert summary(done) == [
         "10 rows (1 with errors), 100 tokens",
         "NLL 2.0000, perplexity 7.389, 0.7213 bits/byte",

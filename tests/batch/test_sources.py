@@ -84,7 +84,14 @@ def test_compressed_lines_and_where_they_break_off(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_read_in_order_of_its_names(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a/z.ndjson", "a/.hidden.jsonl", "_work/x.jsonl", "notes.txt", "c.JSONL"):
+    for name in (
+        "b.jsonl",
+        "a/z.ndjson",
+        "a/.hidden.jsonl",
+        "_work/x.jsonl",
+        "notes.txt",
+        "c.JSONL",
+    ):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "in" / name).write_text('{"text": "a"}\n')
     names = [Path(file.name).relative_to(tmp_path / "in").as_posix() for file in input_files([tmp_path / "in"], tmp_path / "out.jsonl")]

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.batch import Completing, Evaluating, Infilling, Measures, Record, Scoring, Task, answered
+from sc2onnx.batch import (
+    Completing,
+    Evaluating,
+    Infilling,
+    Measures,
+    Record,
+    Scoring,
+    Task,
+    answered,
+)
 from sc2onnx.errors import ContextLengthError, RequestError
 from sc2onnx.evaluate import Settings, evaluate
 from tests.batch.conftest import Row
@@ -30,15 +39,27 @@ def pieces(count: int, size: int) -> list[str]:
     return [CODE[900 * i : 900 * i + size * (1 + i % 3)] for i in range(count)]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "top_p": 0.9, "logprobs": True, "seed": 5}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.9, "top_p": 0.9, "logprobs": True, "seed": 5}],
+    ids=["greedy", "sampled"],
+)
 def test_completing(exact: sc2onnx.Model, options: dict[str, Any]) -> None:
     prompts = pieces(12, 100)
-    found = answers(exact, Completing({"max_new_tokens": 8, "ends": "block", **options}), [{"prompt": each} for each in prompts])
+    found = answers(
+        exact,
+        Completing({"max_new_tokens": 8, "ends": "block", **options}),
+        [{"prompt": each} for each in prompts],
+    )
     for number, (row, prompt) in enumerate(zip(found, prompts, strict=True), 1):
         seed = Record("", 0, f"r{number}").seed(options.get("seed", 0))
         alone = exact.generate(prompt, max_new_tokens=8, ends="block", **{**options, "seed": seed})
         assert (row["id"], row["file"], row["row"]) == (f"r{number}", "f.jsonl", number)
-        assert (row["text"], row["finish_reason"], row["prompt_tokens"]) == (alone.text, alone.finish_reason, alone.prompt_tokens)
+        assert (row["text"], row["finish_reason"], row["prompt_tokens"]) == (
+            alone.text,
+            alone.finish_reason,
+            alone.prompt_tokens,
+        )
         if alone.logprobs is not None:
             assert row["token_ids"] == list(alone.tokens)
             assert row["logprobs"] == [round(value, 6) for value in alone.logprobs]
@@ -53,7 +74,11 @@ def test_infilling(exact: sc2onnx.Model) -> None:
     found = answers(exact, Infilling({"max_new_tokens": 6, "order": "spm"}), fields)
     for row, each in zip(found, fields, strict=True):
         alone = exact.infill(**each, max_new_tokens=6, order="spm")
-        assert (row["text"], row["tokens"], row["finish_reason"]) == (alone.text, len(alone.tokens), alone.finish_reason)
+        assert (row["text"], row["tokens"], row["finish_reason"]) == (
+            alone.text,
+            len(alone.tokens),
+            alone.finish_reason,
+        )
         assert alone.used is not None
         assert row["cut"] == alone.used.cut
     assert [row["cut"] for row in found] == [False, False, True, False, False, False]
@@ -92,7 +117,10 @@ def test_evaluating(exact: sc2onnx.Model, int8_bundle: Path, tmp_path: Path, spa
         assert (row["tokens"], row["bytes"]) == (report.positions, report.nbytes)
         if score.infill is not None:
             assert row["spans"] == spans
-            assert (row["exact_match"], row["edit_similarity"]) == (score.infill.exact_match, score.infill.edit_similarity)
+            assert (row["exact_match"], row["edit_similarity"]) == (
+                score.infill.exact_match,
+                score.infill.edit_similarity,
+            )
         elif spans:
             assert (row["spans"], row["exact_match"]) == (0, None)
 
@@ -119,4 +147,8 @@ def test_seeds_belong_to_rows_and_not_to_their_order(exact: sc2onnx.Model) -> No
         exact.stop()
     assert forwards == backwards
     assert len(set(forwards.values())) > 5
-    assert Record("f", 1).seed(0) not in (Record("f", 2).seed(0), Record("g", 1).seed(0), Record("f", 1).seed(1))
+    assert Record("f", 1).seed(0) not in (
+        Record("f", 2).seed(0),
+        Record("g", 1).seed(0),
+        Record("f", 1).seed(1),
+    )

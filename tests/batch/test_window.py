@@ -69,7 +69,9 @@ def records(count: int) -> Iterator[Record]:
     return (Record("f", number) for number in range(1, count + 1))
 
 
-def test_a_long_row_keeps_no_other_from_the_engine_and_the_order_stays(exact: sc2onnx.Model) -> None:
+def test_a_long_row_keeps_no_other_from_the_engine_and_the_order_stays(
+    exact: sc2onnx.Model,
+) -> None:
     task = Holding()
     window, most = Window(exact, task, records(1000)), exact.engine.bounds.rows
     assert window.next(0) == []
@@ -133,10 +135,20 @@ def test_ten_thousand_rows_take_the_memory_of_a_few(exact: sc2onnx.Model, tmp_pa
 def test_a_model_that_computes_keeps_nothing_of_rows_that_are_done(exact: sc2onnx.Model, tmp_path: Path) -> None:
     sizes = list[int]()
     for count in (100, 400):
-        path = write(tmp_path / f"{count}.jsonl", ({"prompt": CODE[37 * i : 37 * i + 100]} for i in range(count)))
+        path = write(
+            tmp_path / f"{count}.jsonl",
+            ({"prompt": CODE[37 * i : 37 * i + 100]} for i in range(count)),
+        )
         tracemalloc.start()
         try:
-            done(exact, job(path, tmp_path / f"out-{count}.jsonl", task=Completing({"max_new_tokens": 1, "stop": "x"})))
+            done(
+                exact,
+                job(
+                    path,
+                    tmp_path / f"out-{count}.jsonl",
+                    task=Completing({"max_new_tokens": 1, "stop": "x"}),
+                ),
+            )
             sizes.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()

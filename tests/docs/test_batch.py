@@ -17,7 +17,13 @@ def test_the_commands_run_and_write_the_fields_that_are_listed(bundle: Path, tmp
     (tmp_path / "rows.jsonl").write_text("".join(code for language, code in blocks if language == "json"))
     commands = [line for language, code in blocks if not language for line in code.splitlines()]
     assert len(commands) == 4
-    listed = dict(re.findall(r"^\| `?(\w+)`?.*? \| (.*) \|$", page.split("## Output")[1].split("## Going on")[0], flags=re.MULTILINE))
+    listed = dict(
+        re.findall(
+            r"^\| `?(\w+)`?.*? \| (.*) \|$",
+            page.split("## Output")[1].split("## Going on")[0],
+            flags=re.MULTILINE,
+        )
+    )
     for command in commands:
         words = [str(bundle) if word == "BUNDLE" else word for word in shlex.split(command)[1:]]
         words = [str(tmp_path / word) if word.endswith(".jsonl") else word for word in words]
