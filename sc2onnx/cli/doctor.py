@@ -26,6 +26,7 @@ _PARTS: Final = {
     "evaluate": "sc2onnx.evaluate",
     "serve": "sc2onnx.serve",
     "lsp": "sc2onnx.serve.lsp",
+    "batch": "sc2onnx.batch",
 }
 """Parts of sc2onnx that need more than the runtime does: extras, and their packages."""
 
