@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Final, NoReturn
 
-from sc2onnx.cli import batching, bundles, exporting, generating, inspecting, lsp, measuring, routing, serving
+from sc2onnx.cli import bundles
 from sc2onnx.cli.boundary import guarded
 from sc2onnx.cli.options import parser
 from sc2onnx.cli.process import (
@@ -16,23 +17,25 @@ from sc2onnx.cli.process import (
     terminated_is_exit,
 )
 
-COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
-    "export": exporting.export,
-    "verify": measuring.verify,
-    "evaluate": measuring.evaluate,
-    "bench": measuring.bench,
-    "batch": batching.batch,
-    "generate": generating.generate,
-    "infill": generating.infill,
-    "serve": serving.serve,
-    "route": routing.route,
-    "lsp": lsp.lsp,
-    "info": inspecting.info,
-    "warm": bundles.warm,
-    "push": bundles.push,
-    "doctor": inspecting.doctor,
+COMMANDS: Final[Mapping[str, str]] = {
+    "export": "exporting",
+    "verify": "measuring",
+    "evaluate": "measuring",
+    "bench": "measuring",
+    "generate": "generating",
+    "infill": "generating",
+    "batch": "batching",
+    "serve": "serving",
+    "route": "routing",
+    "lsp": "lsp",
+    "info": "inspecting",
+    "warm": "bundles",
+    "push": "bundles",
+    "doctor": "inspecting",
 }
-"""Command -> what runs it and returns the exit status."""
+"""Command -> the module whose function of that name runs it and returns the exit status. It is
+imported when it is asked for: the runtime alone has not all of them.
+"""
 
 RUN_BUNDLES: Final = ("evaluate", "bench", "batch", "generate", "infill", "warm")
 """Commands whose bundles may be on the hub, and are found before they run; ``serve`` answers meanwhile."""
@@ -63,4 +66,10 @@ def _run(args: argparse.Namespace) -> int:
         if args.command in RUN_BUNDLES:
             args.bundle = bundles.located(args.bundle, getattr(args, "revision", None))
             args.also = [bundles.located(bundle) for bundle in getattr(args, "also", [])]
-        return COMMANDS[args.command](args)
+        return _command(args.command)(args)
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    module = import_module(f"sc2onnx.cli.{COMMANDS[name]}")
+    found: Callable[[argparse.Namespace], int] = getattr(module, name)
+    return found

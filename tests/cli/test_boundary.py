@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sc2onnx.cli.main import COMMANDS, main
+from sc2onnx.cli.main import main
 from sc2onnx.cli.options import parser
 from sc2onnx.errors import RequestError
 
@@ -43,7 +43,7 @@ def test_what_a_command_raises_is_one_line_and_a_status(
     def failing(args: object) -> int:
         raise error
 
-    monkeypatch.setitem(COMMANDS, "doctor", failing)
+    monkeypatch.setattr("sc2onnx.cli.inspecting.doctor", failing)
     assert main(["doctor"]) == status
     told = capsys.readouterr().err
     assert message in told
