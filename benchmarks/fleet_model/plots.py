@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fleet_model.events import Course
+from fleet_model.events import NOTHING, Course
 from fleet_model.load import BOUNDS, Key, Lines, Point, knee, loads_of
 from sc2onnx.plotting import COLOURS, INK, MUTED, dress, new_figure, save
 
@@ -26,11 +26,11 @@ _LOOKS: Final = {
 _NAMES: Final = {
     "affinity": "affinity (the front's)",
     "rendezvous": "rendezvous hashing alone",
-    "least loaded": "none: least loaded",
-    "round robin": "none: round robin",
-    "random": "none: random",
+    "least loaded": "no affinity: least loaded",
+    "round robin": "no affinity: round robin",
+    "random": "no affinity: random",
 }
-_LEAST, _MOST = 0.2, 20.0
+_LEAST, _MOST = 0.25, 40.0
 """Seconds that are shown."""
 
 
@@ -49,7 +49,7 @@ def plot_load(lines: Lines, path: Path) -> None:
         name = "seconds to the first token, p95" if first else ""
         told = f"{nodes:,} node" + "s" * (nodes > 1)
         dress(axes, told, _subtitle(lines, nodes), "editors for each node", name)
-        _scales(axes, sorted(_loads(lines, nodes)))
+        _scales(axes, sorted(set().union(*(_loads(lines, each) for each in sizes))))
         if len([key for key in lines if key.nodes == nodes]) > 1 or nodes == sizes[0]:
             axes.legend(loc="upper left", fontsize=8, frameon=False, labelcolor=INK)
     save(figure, path)
@@ -96,38 +96,53 @@ def _scales(axes: Axes, loads: Sequence[int]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(loads, [str(load) for load in loads])
-    ticks = (*BOUNDS, 2, 5, 10, 20)
+    ticks = (*BOUNDS, 2, 5, 10, 20, 40)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(_LEAST, _MOST)
+    axes.set_xlim(0.85 * loads[0], 1.15 * loads[-1])
     axes.minorticks_off()
 
 
 def plot_events(courses: Sequence[Course], titles: dict[str, str], path: Path) -> None:
-    """Draw a panel for each event, a line for each policy: the mean of the seeds, and what is
-    between their quartiles; write it.
+    """Draw a column for each event: waiting, and below it the requests of the node that restarts
+    or is new, the mean of the seeds and what is between their quartiles; write it.
     """
     figure = new_figure()
-    figure.set_size_inches(9.6, 4.2)
-    panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
-    for axes, (event, title) in zip(panels, titles.items(), strict=True):
+    figure.set_size_inches(10, 6.4)
+    grid = figure.subplots(2, len(titles), sharex=True, sharey="row", squeeze=False)
+    for (upper, lower), (event, title) in zip(grid.T, titles.items(), strict=True):
         for course in courses:
             if course.event == event:
-                _course(axes, course)
-        axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
+                _course(upper, course, course.tails)
+                _course(lower, course, course.shares)
+            elif course.event == NOTHING:
+                _without(upper, course)
+        for axes in (upper, lower):
+            axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
         first = event == next(iter(titles))
-        up = "seconds to the first token, p95" if first else ""
-        told = "keys that somebody waits for; mean and quartiles of the seeds"
-        dress(axes, title, told, "seconds", up)
-        axes.set_ylim(0, None)
-        axes.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=INK)
+        told = "time to the first token, p95 of keys that somebody waits for"
+        dress(upper, title, told, "", "seconds" if first else "")
+        told = "requests of this node, of a mean node's"
+        dress(lower, "", told, "seconds after the event", "share" if first else "")
+        upper.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=INK)
+    for axes in grid[:, 0]:
+        axes.set_ylim(0, None)  # of all columns, which are drawn by now
     save(figure, path)
 
 
-def _course(axes: Axes, course: Course) -> None:
+def _without(axes: Axes, course: Course) -> None:
+    """What is without any event, of the same seeds."""
+    axes.plot(
+        course.times, np.mean(course.tails, axis=0), color=INK, linewidth=1.4, zorder=4,
+        linestyle=(0, (2, 2)), label="affinity, without the event",
+    )  # fmt: skip
+
+
+def _course(axes: Axes, course: Course, values: Sequence[Sequence[float]]) -> None:
     colour, mark = _LOOKS[course.policy]
-    low, high = np.percentile(course.tails, (25, 75), axis=0)
+    low, high = np.percentile(values, (25, 75), axis=0)
     axes.fill_between(course.times, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(
-        course.times, np.mean(course.tails, axis=0), color=colour, marker=mark, markersize=4,
+        course.times, np.mean(values, axis=0), color=colour, marker=mark, markersize=4,
         linewidth=1.8, label=_NAMES[course.policy],
     )  # fmt: skip

@@ -11,6 +11,7 @@ from statistics import mean
 import pytest
 
 import simulate_fleet
+from fleet_model.assumptions import assumptions
 from fleet_model.costs import MEASURED, OVERHEAD, TOKEN_BYTES, StepTable
 from fleet_model.fleet import Fleet, Plan
 from fleet_model.load import Point, borne, knee
@@ -20,6 +21,7 @@ from fleet_model.seen import Figures, Saw, tail
 from fleet_model.store import Store, Text
 from fleet_model.validation import compared_load
 from sc2onnx.fleet import choice
+from tests.conftest import ROOT
 
 Captured = pytest.CaptureFixture[str]
 SMALL = Plan(3, 30, "affinity", settles=10, seconds=40)
@@ -166,3 +168,9 @@ def test_the_script_says_what_a_restart_does(tmp_path: Path) -> None:
     courses = json.loads(written.read_text())["courses"]
     assert {(each["event"], each["policy"]) for each in courses} >= {("restart", "affinity")}
     assert drawn.exists()
+
+
+def test_the_documentation_has_every_assumption() -> None:
+    text = " ".join((ROOT / "docs" / "sizing.md").read_text(encoding="utf-8").split())
+    for each in assumptions(Plan(1, 1, "affinity")):
+        assert each in text
