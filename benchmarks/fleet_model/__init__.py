@@ -1,0 +1,1 @@
+"""A fleet of servers in numbers: editors, fronts and nodes whose steps cost what was measured."""
