@@ -7,7 +7,7 @@ from functools import partial
 
 from fleet_model.policies import Member, Policy
 from fleet_model.row import Ask, End, Row
-from sc2onnx.fleet.front import TRIES
+from sc2onnx.fleet.passing import TRIES
 
 
 class Front:

@@ -23,7 +23,7 @@ from fleet_model.store import DEFAULT, Store, Text
 from sc2onnx.runtime.engine.costs import FLAT, MixedCosts, StepCosts
 from sc2onnx.runtime.engine.scheduler import Limits, Standing, Wish, admitted, planned
 from sc2onnx.serve.ask import WARMS
-from sc2onnx.serve.haste import LEAST, STEP
+from sc2onnx.serve.haste import steady
 from sc2onnx.serve.service import MOST_WARMING
 
 CHUNK: Final = 256
@@ -141,7 +141,7 @@ class Node:
         if costs.seconds(0, left) <= seconds:
             return 0
         most = bisect_right(range(1, left + 1), seconds, key=partial(costs.seconds, 0))
-        cut = max(LEAST, most - most % STEP)
+        cut = steady(most)
         return cut if cut < ask.tokens else 0
 
     def _reach(self, text: Text) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Protocol, TypeVar
 
@@ -77,5 +78,10 @@ class Choice:
 
 def weight(key: int, name: str) -> int:
     """How much a file belongs to a member: most to the one where this is largest."""
-    digest = blake2b(key.to_bytes(8, "big"), key=blake2b(name.encode()).digest(), digest_size=8)
+    digest = blake2b(key.to_bytes(8, "big"), key=_digest(name), digest_size=8)
     return int.from_bytes(digest.digest(), "big")
+
+
+@lru_cache(maxsize=1024)
+def _digest(name: str) -> bytes:
+    return blake2b(name.encode()).digest()

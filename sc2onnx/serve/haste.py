@@ -19,11 +19,6 @@ from sc2onnx.runtime.request import Prompt
 LEAST: Final = 64
 """Tokens of a prompt that is cut, however long they take: with fewer there is nothing to go by."""
 
-STEP: Final = 32
-"""Tokens by which cuts differ: what one key left computed of a cut prompt serves the next key, where
-both are cut alike, and costs are never measured twice the same.
-"""
-
 
 def tokens_in(model: Model, prompt: Prompt, namespace: str | None, seconds: float) -> int | None:
     """Tokens that a prompt may have, to be computed within so many ``seconds``; None: all of them,
@@ -37,5 +32,13 @@ def tokens_in(model: Model, prompt: Prompt, namespace: str | None, seconds: floa
     if costs.seconds(0, left) <= seconds:
         return None
     most = bisect_right(range(1, left + 1), seconds, key=lambda count: costs.seconds(0, count))
-    cut = max(LEAST, most - most % STEP)
+    cut = steady(most)
     return cut if cut < len(ids) else None
+
+
+def steady(most: int) -> int:
+    """Tokens of a cut prompt, for which there is time for ``most``: a power of two, so that keys are
+    cut alike and each finds computed what the one before left. Costs are never measured twice
+    the same, and a cut that follows them reuses nothing. Worked example: 150 is 128, and so is 130.
+    """
+    return max(LEAST, 1 << max(0, most.bit_length() - 1))
