@@ -50,6 +50,11 @@ class Service:
         """Of the models."""
         return list(self._models)
 
+    @property
+    def loaded(self) -> Mapping[str, Model]:
+        """The models by name; none before they are loaded."""
+        return self._models
+
     def model(self, name: str) -> tuple[str, Model]:
         """The model of a name; the only one goes by any. Raises :class:`RefusedError`."""
         if self.state != "ready":

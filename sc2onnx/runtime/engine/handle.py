@@ -114,6 +114,11 @@ class Handle(Measured, Generic[T]):
         """What it took so far."""
         return self._row.usage
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for its first step."""
+        return not (self._row.entered or self._row.ended)
+
     def close(self) -> None:
         """Stop it and free the cache, or leave it to later requests. Closing twice, or after the
         end, is fine.

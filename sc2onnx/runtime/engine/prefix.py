@@ -91,7 +91,8 @@ class PrefixStore:
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        """``evicted``: sequences that were let go for lack of room."""
+        self.limit, self.evicted = limit, 0
         self._kept: dict[int, Kept] = {}  # in order of use; by identity
         self._lock = threading.RLock()
 
@@ -149,7 +150,7 @@ class PrefixStore:
             if kept.seat.nbytes <= self.limit:
                 self._kept[id(kept)] = kept
             while self.nbytes > self.limit:
-                self._kept.pop(next(iter(self._kept), 0), None)
+                self.evicted += self._kept.pop(next(iter(self._kept), 0), None) is not None
 
     def forget(self) -> None:
         """Let all go."""

@@ -107,6 +107,11 @@ class Row:
         return self.finish_reason is not None or self.error is not None
 
     @property
+    def entered(self) -> bool:
+        """Whether it is, or was, among those that are computed."""
+        return "enter" in self._times
+
+    @property
     def ready(self) -> bool:
         """Whether its reader can go on."""
         return bool(self.parts) or self.ended
