@@ -73,7 +73,7 @@ lean: $(FIXTURE)/reference.npz
 	@for package in torch transformers onnx onnx_ir safetensors sc2onnx_kernels; do \
 	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then echo "$$package is installed in $(LEAN)"; exit 1; fi; done
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/ # away from the source tree, which would be imported instead
-	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/bench tests/serve tests/lsp tests/cli/test_cli.py
+	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/batch tests/bench tests/serve tests/fleet tests/lsp tests/cli/test_cli.py
 
 # Clients as their users install them, driven against a server; without npm, those for Python only.
 CLIENTS_ENV = SC2ONNX_FIXTURE=$(FIXTURE) SC2ONNX_CLIENTS=$(CLIENTS)

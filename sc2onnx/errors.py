@@ -26,7 +26,8 @@
     |-- TokenizerError (RuntimeError)         text asked of a bundle without a usable tokenizer
     |-- DeviceError (RuntimeError)            the device asked for does not work here
     |-- InferenceError (RuntimeError)         ONNX Runtime failed
-    |   `-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
+    |   |-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
+    |   `-- NotFiniteError                    logits are infinities or no numbers
     |-- BusyError (TimeoutError)              a request that waited in vain for its first step
     |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
     |   |-- CancelledError                    closed while it was computing, or the program ended
@@ -138,6 +139,10 @@ class InferenceError(Sc2onnxError, RuntimeError):
 
 class OutOfMemoryError(InferenceError, MemoryError):
     """There is no room for a cache or for logits."""
+
+
+class NotFiniteError(InferenceError):
+    """The model computed logits that are infinite or no numbers, for this request."""
 
 
 class BusyError(Sc2onnxError, TimeoutError):

@@ -1,8 +1,9 @@
-"""Small files are replaced whole or not at all."""
+"""Small files are replaced whole or not at all; what must survive a power cut; whose a file is."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -39,3 +40,33 @@ def replace_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk. Raises :class:`OSError`."""
+    if path.is_dir() and sys.platform == "win32":  # which opens no directories
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock(handle: int, wait: bool) -> None:
+        """Lock an open file until it is closed. Raises :class:`OSError` where another has it and
+        this is not to ``wait``.
+        """
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def lock(handle: int, wait: bool) -> None:
+        """Lock an open file until it is closed. Raises :class:`OSError` where another has it and
+        this is not to ``wait``.
+        """
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

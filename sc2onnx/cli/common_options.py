@@ -52,9 +52,8 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     processor_options(parser)
 
 
-def generation_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that generate text."""
-    parser.add_argument("--revision", help=BRANCH)
+def drawing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how tokens are drawn, and where a text ends."""
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (the default)")
     parser.add_argument("--top-k", type=int, default=0)
@@ -68,10 +67,21 @@ def generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ends", choices=("line", "block"), help=ends)
     heal = "where the prompt stops inside a word, choose the tokens of its end again"
     parser.add_argument("--heal", action="store_true", help=heal)
+
+
+def generation_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that generate text."""
+    parser.add_argument("--revision", help=BRANCH)
+    drawing_options(parser)
     logprobs = "with --json: log probability of each token"
     parser.add_argument("--logprobs", action="store_true", help=logprobs)
     whole = "print one JSON object instead of streaming"
     parser.add_argument("--json", action="store_true", help=whole)
+    device_options(parser)
+
+
+def device_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on what a model runs, and whether it guesses ahead."""
     parser.add_argument(
         "--speculate",
         action=argparse.BooleanOptionalAction,

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from sc2onnx.runtime.ort.probe import ProviderStatus
     from sc2onnx.runtime.ort.telemetry import Telemetry
 
-_PARTS: Final = ("export", "verify", "evaluate", "serve")
-"""Parts of sc2onnx that need more than the runtime does: packages, and extras, of that name."""
+_PARTS: Final = {
+    "export": "sc2onnx.export",
+    "verify": "sc2onnx.verify",
+    "evaluate": "sc2onnx.evaluate",
+    "serve": "sc2onnx.serve",
+    "lsp": "sc2onnx.serve.lsp",
+    "batch": "sc2onnx.batch",
+}
+"""Parts of sc2onnx that need more than the runtime does: extras, and their packages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class Finding:
 def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
     system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    parts = [name for name in _PARTS if find_spec(f"sc2onnx.{name}")]
+    parts = [extra for extra, package in _PARTS.items() if _is_there(package)]
     return [system, _ours(whole=bool(parts)), *_packages(), *_providers(), _kernels(), _packed(), *map(_part, parts)]
 
 
@@ -128,6 +135,13 @@ def _packed() -> Finding:
         return Finding("packed weights", None, "none can be kept", str(error))
     detail = f"{len(sizes)} kept, {sum(sizes) / 1e9:.2f} GB of at most {cache.limit / 1e9:.2f} GB, in {cache.directory}"
     return Finding("packed weights", True, detail)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is the package around it
+        return False
 
 
 def _part(name: str) -> Finding:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
-from sc2onnx.cli import bundles, exporting, generating, inspecting, lsp, measuring, routing, serving
+from sc2onnx.cli import batching, bundles, exporting, generating, inspecting, lsp, measuring, routing, serving
 from sc2onnx.cli.boundary import guarded
 from sc2onnx.cli.options import parser
 from sc2onnx.cli.process import (
@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "verify": measuring.verify,
     "evaluate": measuring.evaluate,
     "bench": measuring.bench,
+    "batch": batching.batch,
     "generate": generating.generate,
     "infill": generating.infill,
     "serve": serving.serve,
@@ -33,7 +34,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
 }
 """Command -> what runs it and returns the exit status."""
 
-RUN_BUNDLES: Final = ("evaluate", "bench", "generate", "infill", "warm")
+RUN_BUNDLES: Final = ("evaluate", "bench", "batch", "generate", "infill", "warm")
 """Commands whose bundles may be on the hub, and are found before they run; ``serve`` answers meanwhile."""
 
 

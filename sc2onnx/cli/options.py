@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sc2onnx import __version__
+from sc2onnx.cli.batch_options import batch_options
 from sc2onnx.cli.boundary import STATUSES
 from sc2onnx.cli.common_options import (
     BRANCH,
@@ -227,6 +228,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]
         _bench,
         "how fast bundles are: load, first token, prefill, decode over context, memory",
     ),
+    "batch": (batch_options, "complete, infill, score or evaluate the rows of files, resumable"),
     "generate": (_generate, "continue a prompt"),
     "infill": (_infill, "complete at a cursor in a file"),
     "serve": (serve, "answer editors and SDKs over HTTP: OpenAI's, llama.cpp's, Ollama's, Mistral's completions"),

@@ -93,3 +93,40 @@ def terminated_is_exit() -> Iterator[None]:
     finally:
         for number, before in handled.items():
             signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+class Asked:
+    """Whether a signal asked to stop: its ``number``, 0 before."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Asked]:
+    """Let the first SIGINT, SIGTERM or SIGHUP only be noted; a second one does what it did before.
+
+    Those that are ignored stay so.
+    """
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():  # only that one handles signals
+        yield asked
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    found = {number: signal.getsignal(number) for number in numbers}
+    handled = {number: before for number, before in found.items() if before is not signal.SIG_IGN}
+
+    def as_before() -> None:
+        for number, before in handled.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+    def note(number: int, frame: object) -> None:
+        asked.number = number
+        as_before()
+
+    for number in handled:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        as_before()

@@ -64,6 +64,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "host": args.host,
         "port": args.port,
         "drain_seconds": args.drain_seconds,
+        "traces": args.traces,
         "hosts": tuple(args.allowed_host or ()) or None,
         "origins": tuple(args.origin or ()) or None,
         "keys": read_keys([Path(each) for each in args.key_file or ()]) or None,

@@ -110,4 +110,9 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     number, files = len(settings.keys), ", ".join(configuration.key_files)
     keys = f"{number} key{'s' * (number > 1)} of {files}" if number else "no key"
     lines.append(f"on {settings.host} port {settings.port}, with {keys}")
+    if configuration.workers > 1:
+        from sc2onnx.fleet.placement import places
+
+        counts = ", ".join(str(place.threads) for place in places(configuration.workers))
+        lines.append(f"by {configuration.workers} workers on {counts} cores")
     return lines

@@ -60,6 +60,7 @@ def _bounds(parser: argparse.ArgumentParser) -> None:
     _drain(parser)
     page = "show a page at / to try it with (default: yes)"
     parser.add_argument("--page", action=argparse.BooleanOptionalAction, help=page)
+    _traces(parser)
     heal = "complete a cursor inside a word as if the word were whole (default: yes)"
     parts = "take prompts apart that spell fill-in-the-middle tokens out, for reuse (default: yes)"
     parser.add_argument("--rewrite-fim", action=argparse.BooleanOptionalAction, help=parts)
@@ -79,6 +80,11 @@ def _drain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drain-seconds", type=float, metavar="SECONDS", help=drain)
 
 
+def _traces(parser: argparse.ArgumentParser) -> None:
+    traces = "send traces of requests, by the OTEL_* variables, or print them (default: off)"
+    parser.add_argument("--traces", choices=("off", "otlp", "console"), help=traces)
+
+
 def _log(parser: argparse.ArgumentParser) -> None:
     look = "how lines of the log look (default: text)"
     parser.add_argument("--log", choices=("text", "json"), help=look)
@@ -94,6 +100,7 @@ def route(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, default=8, metavar="N", help=slots)
     _listening(parser)
     _drain(parser)
+    _traces(parser)
     _log(parser)
 
 

@@ -60,6 +60,7 @@ class _Body(msgspec.Struct):
     prompt: Any = None
     suffix: str | None = None
     text_input: str | None = None
+    parameters: Any = None
     input_prefix: str | None = None
     input_suffix: str | None = None
     segments: _Segments | None = None
@@ -103,9 +104,11 @@ def _around(body: _Body, prompt: str) -> tuple[str, str]:
         return body.segments.prefix, body.segments.suffix or ""
     if body.input_prefix is not None or body.input_suffix is not None:
         return (body.input_prefix or "") + prompt, body.input_suffix or ""
-    prompt = prompt or body.text_input or ""
-    if body.suffix:
-        return prompt, body.suffix
+    prompt, suffix = prompt or body.text_input or "", body.suffix
+    if isinstance(body.parameters, dict) and isinstance(body.parameters.get("suffix"), str):
+        suffix = body.parameters["suffix"]
+    if suffix:
+        return prompt, suffix
     found = parts(prompt)
     return (found.prefix, found.suffix) if isinstance(found, Surroundings) else (found, "")
 

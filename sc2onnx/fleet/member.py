@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ import httpcore
 from sc2onnx.errors import RequestError
 
 Headers = list[tuple[bytes, bytes]]
+Trace = Callable[[str, object], Awaitable[None]]
 
 CONNECT: Final = 1.0
 """Seconds in which a member takes a connection."""
@@ -35,6 +36,15 @@ class Call:
     headers: Headers
     body: bytes
     keys: Sequence[int] = ()
+
+    def also(self, headers: Mapping[str, str]) -> Call:
+        """The same with these headers, in the place of its own of these names."""
+        if not headers:
+            return self
+        new = [(name.encode(), value.encode()) for name, value in headers.items()]
+        names = {name for name, _ in new}
+        kept = [each for each in self.headers if each[0].lower() not in names]
+        return replace(self, headers=[*kept, *new])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +95,29 @@ class Member:
         limit = asyncio.timeout(None)
         self._asked.add(limit)
         try:
-            async with _as_lost(), limit, self._stream(call, None) as reply:
+            async with _as_lost(), limit, AsyncExitStack() as stack:
+                reply = await self._answer(call, stack)
                 yield Reply(reply.status, reply.headers, reply.aiter_stream())
         finally:
             self._asked.discard(limit)
             self.going -= 1
+
+    async def _answer(self, call: Call, stack: AsyncExitStack) -> httpcore.Response:
+        """Its answer as it begins. Where a connection that was open already does not give one, it
+        may have been closed at the other end meanwhile: the next one is new.
+        """
+        made = False
+
+        async def trace(event: str, _: object) -> None:
+            nonlocal made
+            made = made or event.startswith("connection.connect")
+
+        while True:
+            try:
+                return await stack.enter_async_context(self._stream(call, None, trace))
+            except (httpcore.NetworkError, httpcore.ProtocolError):
+                if made:
+                    raise
 
     def abandon(self) -> None:
         """Wait for none of its answers any more: it does not say how it is."""
@@ -110,14 +138,14 @@ class Member:
             return "ready"
         return "loading" if b"Loading" in body else "draining"
 
-    def _stream(self, call: Call, seconds: float | None) -> AbstractAsyncContextManager[httpcore.Response]:
+    def _stream(self, call: Call, seconds: float | None, trace: Trace | None = None) -> AbstractAsyncContextManager[httpcore.Response]:
         timeout = {"connect": CONNECT, "read": seconds, "write": seconds, "pool": CONNECT}
         return self._pool.stream(
             call.method,
             httpcore.URL(scheme=b"http", host=self._host, port=self._port, target=call.target),
             headers=call.headers,
             content=call.body,
-            extensions={"timeout": timeout},
+            extensions={"timeout": timeout, **({"trace": trace} if trace else {})},
         )
 
     async def close(self) -> None:

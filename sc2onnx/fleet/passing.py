@@ -24,12 +24,12 @@ from sc2onnx.fleet.asked import Asked, Fleet
 from sc2onnx.fleet.counts import Counts
 from sc2onnx.fleet.member import Call, Headers, LostError, Reply
 from sc2onnx.serve.bodies import body_of
-from sc2onnx.serve.dialects import ollama
 from sc2onnx.serve.entry import entry_of
-from sc2onnx.serve.guard import refusing
+from sc2onnx.serve.guard import refusing, told_of
 from sc2onnx.serve.refusal import RefusedError
-from sc2onnx.serve.replies import as_json, error, event, replied
+from sc2onnx.serve.replies import as_json, event, replied
 from sc2onnx.serve.settings import Settings
+from sc2onnx.serve.tracing import calling
 
 LOG: Final = logging.getLogger("sc2onnx.fleet")
 
@@ -40,6 +40,9 @@ TRIES: Final = 3
 
 WAITS: Final = 2.0
 """Seconds in which a request waits for a member, where none is ready."""
+
+_LIVE: Final = ("/livez", "/v2/health/live")
+_HEALTH: Final = ("/health", "/v2/health/ready")
 
 _LINES: Final = b"application/x-ndjson"
 _STREAMS: Final = (b"text/event-stream", _LINES)
@@ -82,9 +85,9 @@ class Passing(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the specification of ASGI."""
         try:
-            if scope["path"] == "/health":
+            if scope["path"] in _HEALTH:
                 await self._health()(scope, receive, send)
-            elif scope["path"] == "/livez":
+            elif scope["path"] in _LIVE:
                 await replied({"status": "ok"})(scope, receive, send)
             elif scope["path"] == "/metrics":
                 await (await self._counts.page(_passed(scope["headers"])))(scope, receive, send)
@@ -156,13 +159,7 @@ class _Answer:
         async for member, others in self._front.candidates(self._call):
             asked, entry.member = True, member.name
             try:
-                async with member.ask(self._call) as reply:
-                    entry.member = member.name  # which who chooses late knows now
-                    if reply.status in _ELSEWHERE and others:
-                        continue
-                    self._front.answers(self._call, member)
-                    entry.told_of = member.here
-                    await self._pass_on(reply)
+                if await self._by(member, last=not others):
                     return
             except LostError as why:
                 self._front.lost(member, why)
@@ -173,6 +170,19 @@ class _Answer:
         if not asked:
             raise self._front.nobody()
         raise RefusedError(502, "the servers behind this one were lost: ask again", "server_error")
+
+    async def _by(self, member: Asked, *, last: bool) -> bool:
+        """Pass on what this member answers. Not where it takes no more and is not the ``last``."""
+        entry, traced = entry_of(self._scope), dict[str, str]()
+        with calling(traced, "forward", server_address=member.name):
+            async with member.ask(self._call.also(traced)) as reply:
+                entry.member = member.name  # which who chooses late knows now
+                if reply.status in _ELSEWHERE and not last:
+                    return False
+                self._front.answers(self._call, member)
+                entry.told_of = member.here
+                await self._pass_on(reply)
+                return True
 
     async def _pass_on(self, reply: Reply) -> None:
         headers = [(name.lower(), value) for name, value in _passed(reply.headers)]
@@ -196,7 +206,8 @@ class _Answer:
     async def _cut(self) -> None:
         """End a stream whose member is lost."""
         lines = self._kind is not None and self._kind.startswith(_LINES)
-        told = as_json(ollama.error(_CUT)) + b"\n" if lines else event(error(_CUT))
+        answer = told_of(self._scope["path"], _CUT)
+        told = as_json(answer) + b"\n" if lines else event(answer)
         await self._send({"type": "http.response.body", "body": told})
 
 

@@ -21,6 +21,7 @@ from sc2onnx.serve.guard import Guard
 from sc2onnx.serve.logs import Logged
 from sc2onnx.serve.run import Server, bound, shown
 from sc2onnx.serve.settings import Settings
+from sc2onnx.serve.tracing import Traced, provider, sent
 
 LOG: Final = logging.getLogger("sc2onnx.fleet")
 
@@ -93,7 +94,9 @@ async def _until_ended(
     def draining() -> None:
         front.state = "draining"
 
-    server = Server(application(front, settings, counts), settings, draining)
+    traces = provider(settings.traces)
+    app = application(front, settings, counts)
+    server = Server(app if traces is None else Traced(app, traces), settings, draining)
     serving = asyncio.create_task(server.serve([listening]))
     LOG.info("listening on %s, loading", shown(listening))
     ready = asyncio.create_task(front.becomes_ready())
@@ -105,6 +108,8 @@ async def _until_ended(
         server.should_exit = True
         await _ended(ready)
         await serving
+        if traces is not None:
+            await sent(traces)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -206,11 +206,12 @@ class Model:
         """
         return TokenSequence(self.engine, self.manifest.model)
 
-    def start(self) -> None:
+    def start(self, *, bulk: bool = False) -> None:
         """Have a thread of its own compute all requests, so that those who wait only wait: for
-        servers. Starting twice is fine.
+        servers. Starting twice is fine. ``bulk``: for jobs, which wait for all of their requests
+        together: prompts are computed in whole chunks, which takes less time in all.
         """
-        self.engine.start()
+        self.engine.start(bulk=bulk)
 
     def stop(self) -> None:
         """End the thread of :meth:`start`, after its step. Requests go on when somebody waits."""

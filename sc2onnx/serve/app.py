@@ -14,7 +14,7 @@ from sc2onnx.serve.logs import Logged
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import replied
-from sc2onnx.serve.routes import llama_cpp, mistral, ollama, openai, page, tabby
+from sc2onnx.serve.routes import llama_cpp, mistral, ollama, open_inference, openai, page, tabby
 from sc2onnx.serve.service import Service
 
 
@@ -31,7 +31,7 @@ def application(service: Service) -> ASGIApp:
     async def alive(request: Request) -> Response:
         return replied({"status": "ok"})
 
-    parts = [part.Routes(exchange) for part in (openai, llama_cpp, ollama, mistral, tabby, page)]
+    parts = [part.Routes(exchange) for part in (openai, llama_cpp, ollama, mistral, tabby, open_inference, page)]
     routes = [Route("/health", guarded(health)), Route("/livez", guarded(alive)), Route("/metrics", guarded(metrics.page))]
     routes += [route for part in parts for route in part.routes()]
     paths = Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})

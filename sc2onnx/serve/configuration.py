@@ -15,7 +15,7 @@ import msgspec
 from sc2onnx.bundle.hub import is_id
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.ort.kernels import CacheType, Use
-from sc2onnx.serve.settings import Settings
+from sc2onnx.serve.settings import Settings, Traces
 
 LogFormat = Literal["text", "json"]
 """How lines of the log look."""
@@ -35,6 +35,8 @@ class Configuration:
     :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``workers``: processes that serve, each on
     cores of its own (:mod:`sc2onnx.fleet`). ``key_files``: files of keys, one a line.
     ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
+
+    Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
 
     models: dict[str, str] = field(default_factory=dict)
@@ -64,8 +66,13 @@ class Configuration:
     heal: bool = _USUAL.heal
     rewrite_fim: bool = _USUAL.rewrite_fim
     page: bool = _USUAL.page
+    traces: Traces = _USUAL.traces
     log: LogFormat = "text"
     log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise RequestError(f"workers is {self.workers}, expected 1 or more")
 
     def settings(self, keys: tuple[str, ...]) -> Settings:
         """How the server stands to the outside, with the keys that the files have. Raises
@@ -178,7 +185,7 @@ def _typed(source: str, key: str, value: Any, *, strict: bool = True) -> Any:
         raise RequestError(f"{source}: {key} is {repr(value)[:60]}, {expected}") from None
 
 
-_CHOICES: Final = ("kernels", "cache_type", "log")
+_CHOICES: Final = ("kernels", "cache_type", "traces", "log")
 
 
 def _parted(source: str, key: str, value: str) -> Any:

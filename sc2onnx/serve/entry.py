@@ -111,6 +111,12 @@ def entry_of(scope: Scope) -> Entry:
     return found
 
 
+def entry_or_none(scope: Scope) -> Entry | None:
+    """The entry of a request, where whoever answers it has one."""
+    found: Entry | None = scope.get("state", {}).get(_PLACE)
+    return found
+
+
 def _milliseconds(seconds: float) -> float:
     return round(1e3 * seconds, 1)
 

@@ -17,15 +17,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sc2onnx.serve.ask import Answer
 from sc2onnx.serve.dialects import ollama
 from sc2onnx.serve.entry import entry_of
 from sc2onnx.serve.refusal import RefusedError
-from sc2onnx.serve.replies import refused
+from sc2onnx.serve.replies import error, refused
 from sc2onnx.serve.settings import Settings, is_loopback
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
-OPEN: Final = frozenset({"/health", "/livez", "/", "/page.js", "/page.css", "/page.svg", "/page.licenses.txt"})
+_PAGE: Final = {"/", "/page.js", "/page.css", "/page.svg", "/page.licenses.txt"}
+OPEN: Final = frozenset({"/health", "/livez", "/v2/health/live", "/v2/health/ready", *_PAGE})
 """Paths that need no key: nothing can be asked for there. The page asks by others, with its visitor's key."""
 
 _CORS: Final = {"access-control-allow-headers": "authorization, content-type, x-api-key", "access-control-allow-methods": "GET, POST"}
@@ -100,9 +102,14 @@ class Guard:
 def refusing(path: str, refusal: RefusedError) -> Response:
     """A request that is not answered, as the dialect of its path tells of it.
 
-    Ollama's clients show an ``error`` that is a text, and no other.
+    Clients of Ollama and of the Open Inference Protocol read an ``error`` that is a text, and no other.
     """
-    return refused(refusal, ollama.error(refusal) if path.startswith("/api/") else None)
+    return refused(refusal, told_of(path, refusal))
+
+
+def told_of(path: str, refusal: RefusedError) -> Answer:
+    """A refusal in JSON, as the dialect of a path tells of it."""
+    return ollama.error(refusal) if path.startswith(("/api/", "/v2")) else error(refusal)
 
 
 def key_number(settings: Settings, headers: Headers) -> int | None:

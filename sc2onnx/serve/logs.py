@@ -19,7 +19,7 @@ from sc2onnx.serve.entry import Entry
 
 LOG: Final = logging.getLogger("sc2onnx.serve.requests")
 
-PROBES: Final = frozenset({"/health", "/livez", "/metrics"})
+PROBES: Final = frozenset({"/health", "/livez", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Paths that are asked every few seconds: their requests have no line when they are answered,
 that the server is not ready (503) included."""
 

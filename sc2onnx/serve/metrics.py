@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,17 +35,40 @@ class Metrics:
         self._read = Counter("llamacpp:prompt_tokens", "Tokens of prompts that were computed.", registry=registry)
         self._read_seconds = Counter("llamacpp:prompt_seconds", "Seconds that prompts took.", registry=registry)
         self._asked = Counter("vllm:prefix_cache_queries", "Tokens of prompts.", registry=registry)
-        self._reused = Counter("vllm:prefix_cache_hits", "Tokens of prompts that an earlier request had left computed.", registry=registry)
-        half = "Requests that found half of their prompt computed, or more. vllm:time_to_first_token_seconds_count has all."
+        self._reused = Counter(
+            "vllm:prefix_cache_hits",
+            "Tokens of prompts that an earlier request had left computed.",
+            registry=registry,
+        )
+        half = "Requests that found half of their prompt computed, or more."
         self._hits = Counter("sc2onnx:requests_reusing", half, registry=registry)
         self._written = Counter("llamacpp:tokens_predicted", "Tokens that were generated.", registry=registry)
         self._written_seconds = Counter("llamacpp:tokens_predicted_seconds", "Seconds that generating took.", registry=registry)
-        self._drafted = Counter("sc2onnx:tokens_drafted", "Tokens that were computed ahead as guesses.", registry=registry)
+        self._drafted = Counter(
+            "sc2onnx:tokens_drafted",
+            "Tokens that were computed ahead as guesses.",
+            registry=registry,
+        )
         self._accepted = Counter("sc2onnx:tokens_accepted", "Guesses that were right.", registry=registry)
-        self._first = Histogram("vllm:time_to_first_token_seconds", "From a request to its first token.", buckets=_SECONDS, registry=registry)
-        self._queued = Histogram("vllm:request_queue_time_seconds", "From a request to its first step.", buckets=_SECONDS, registry=registry)
+        self._first = Histogram(
+            "vllm:time_to_first_token_seconds",
+            "From a request to its first token.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._queued = Histogram(
+            "vllm:request_queue_time_seconds",
+            "From a request to its first step.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         each = "Of a request, seconds from one token to the next in the mean."
-        self._token = Histogram("vllm:request_time_per_output_token_seconds", each, buckets=_TOKEN_SECONDS, registry=registry)
+        self._token = Histogram(
+            "vllm:request_time_per_output_token_seconds",
+            each,
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
         answers = "Answers by their status; 499: the client was gone before."
         self._answers = Counter("sc2onnx:answers", answers, ["status"], registry=registry)
         registry.register(Readings(service))

@@ -21,6 +21,7 @@ from sc2onnx.serve.connections import bounded
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
 from sc2onnx.serve.threads import in_daemon
+from sc2onnx.serve.tracing import Traced, provider, sent
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
@@ -58,7 +59,9 @@ async def _serve(settings: Settings, load: Load, tell: Tell, listening: socket.s
     def draining() -> None:
         service.state = "draining"
 
-    server = Server(application(service), settings, draining)
+    traces = provider(settings.traces)
+    app = application(service)
+    server = Server(app if traces is None else Traced(app, traces), settings, draining)
     going = asyncio.create_task(server.serve([listening]))
     tell(f"listening on {shown(listening)}, loading")
     loading = asyncio.ensure_future(in_daemon(load))
@@ -73,6 +76,8 @@ async def _serve(settings: Settings, load: Load, tell: Tell, listening: socket.s
         server.should_exit = True
         await going
         await service.drain()
+        if traces is not None:
+            await sent(traces)
 
 
 class Server(uvicorn.Server):

@@ -88,8 +88,10 @@ class Service:
 
     async def _made(self, model: Model, ask: Ask, gives: Gives) -> Made:
         wanted, most = len(ask.prompts) * ask.samples, self.settings.waiting
-        if wanted > most:
-            raise RefusedError(400, f"the request is for {wanted} completions, expected at most {most}", param="n")
+        one = max(1, most // 2)  # of all places: others have some, whatever one asks for
+        if wanted > one:
+            told = f"the request is for {wanted} completions, expected at most {one}"
+            raise RefusedError(400, told, param="n")
         if len(self.under_way) + self._going + wanted > most:
             raise RefusedError(429, "the server has as much to do as it takes: try again in a second", "rate_limit_error", retry_after=1)
         self._going += wanted

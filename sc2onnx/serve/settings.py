@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Literal
 
 from sc2onnx.errors import RequestError
 
@@ -17,6 +17,10 @@ _SIZES: Final = (
     "waiting",
     "connections",
 )
+
+
+Traces = Literal["off", "otlp", "console"]
+"""Where traces of requests go (:mod:`sc2onnx.serve.tracing`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class Settings:
     cursor inside a word is completed as if the word were whole
     (:mod:`sc2onnx.runtime.choose.healing`). ``rewrite_fim``: whether prompts for the middle
     that are spelt out in special tokens are taken apart, and put together so that typing reuses what is
-    computed. ``page``: whether browsers are shown a page at ``/``.
+    computed. ``page``: whether browsers are shown a page at ``/``. ``traces``: where traces of requests go.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -59,6 +63,7 @@ class Settings:
     heal: bool = True
     rewrite_fim: bool = True
     page: bool = True
+    traces: Traces = "off"
 
     def __post_init__(self) -> None:
         for name in _SIZES:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -162,3 +163,12 @@ def _health(port: str) -> int:
 @pytest.mark.parametrize("name", ["LABEL", "HEALTHCHECK", "VOLUME"])
 def test_it_says_what_it_is(name: str) -> None:
     assert last(name)
+
+
+def test_hadolint_takes_it() -> None:
+    program = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("hadolint is not installed")
+    command = [program, "--failure-threshold", "style", str(FILE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")

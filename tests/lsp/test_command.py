@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import time
@@ -52,3 +54,20 @@ def test_nothing_but_the_protocol_is_on_standard_output(bundle: Path, tmp_path: 
     assert out.startswith(b"Content-Length: ")
     assert b"noise" not in out
     assert b"inlineCompletionProvider" in out
+
+
+def test_what_is_no_request_is_answered_and_a_line_in_the_log(bundle: Path, tmp_path: Path) -> None:
+    bodies = [
+        b'{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}, "processId": null, "rootUri": null}}',
+        b'{"jsonrpc": "2.0", "id": 7, "method": "textDocument/inlineCompletion", "params": {"position": "here"}}',
+        b'{"jsonrpc": "2.0", "method": "textDocument/didChange", "params": {"contentChanges": 5}}',
+        b'{"jsonrpc": "2.0", "id": 9, "method": "shutdown"}',
+    ]
+    given = b"".join(b"Content-Length: %d\r\n\r\n%s" % (len(each), each) for each in bodies)
+    command = [sys.executable, "-m", "sc2onnx", "lsp", str(bundle)]
+    done = subprocess.run(command, input=given, capture_output=True, cwd=tmp_path, timeout=60, check=False)
+    answers = {each["id"]: each for each in map(json.loads, re.findall(rb"\{.*?\}(?=Content-Length|$)", done.stdout)) if "id" in each}
+    assert answers[7]["error"]["code"] == -32602
+    assert answers[9]["result"] is None
+    assert b"Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if b"is not as the protocol has it" in line]) == 2

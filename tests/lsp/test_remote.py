@@ -79,8 +79,8 @@ async def test_cancelling_stops_the_server_s_work(served: Served) -> None:
         active = served.model.engine.lobby.active
         await until(lambda: not active)
         going = asyncio.create_task(one.items(uri, 0, 5, number="first"))
-        await until(lambda: any(row.produced for row in active))
-        [row] = active
+        await until(lambda: any(row.produced and row.terms.priority == 0 for row in active))
+        row = next(row for row in active if row.produced and row.terms.priority == 0)  # others warm
         one.client.cancel_request(types.CancelParams("first"))
         with pytest.raises(JsonRpcException):
             await going

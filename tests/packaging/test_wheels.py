@@ -59,7 +59,7 @@ def test_it_lists_every_module_but_those_that_the_whole_package_has_alone() -> N
     settings = tomllib.loads((ROOT / "packaging" / "runtime" / "pyproject.toml").read_text(encoding="utf-8"))
     listed = {Path(name).name for name in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]} - {"LICENSE"}
     there = {path.name for path in (ROOT / "sc2onnx").iterdir() if path.name not in ("__pycache__", ".DS_Store")}
-    assert there - listed == {"bench", "evaluate", "export", "serve", "verify", "plotting.py"}
+    assert there - listed == {"batch", "bench", "evaluate", "export", "fleet", "serve", "verify", "plotting.py"}
     assert listed <= there
 
 
@@ -72,7 +72,7 @@ def test_it_has_what_it_imports(unpacked: Path) -> None:
     """Every module of it can be imported, but for what only the whole package has."""
     names = [".".join(path.relative_to(unpacked).with_suffix("").parts) for path in sorted((unpacked / "sc2onnx").rglob("*.py"))]
     assert "sc2onnx.runtime.model" in names
-    assert not [name for name in names if name.split(".")[1] in ("export", "verify", "evaluate", "bench", "serve")]
+    assert not [name for name in names if name.split(".")[1] in ("export", "verify", "evaluate", "batch", "bench", "serve")]
     whole = {"sc2onnx.cli.plan_table"}  # shows the exporter's estimates, and is imported for that alone
     imported = [name for name in names if not name.endswith("__") and name not in whole]
     code = f"import importlib, sc2onnx\nfor name in {imported}: importlib.import_module(name)\nprint(sc2onnx.__file__)"

@@ -18,7 +18,7 @@ from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.costs import StepCosts
-from sc2onnx.runtime.engine.lookup import Guess, Lookup, Memory, Text
+from sc2onnx.runtime.engine.lookup import MOST_TEXTS, Guess, Lookup, Memory, Text
 from sc2onnx.runtime.engine.speculate import MOST, RISK, STAKE, Acceptance, Drafter
 from sc2onnx.runtime.loading import open_model
 from sc2onnx.runtime.opening.bundle import Bundle
@@ -135,6 +135,12 @@ def test_earlier_texts_are_looked_into_until_they_are_too_many() -> None:
     assert _guessed(Lookup.of([31, 1, 2], memory), 2) == []
     memory.clear()
     assert _guessed(Lookup.of([110, 111], memory), 2) == []
+
+
+def test_however_many_short_texts_there_were_only_the_latest_are_looked_into() -> None:
+    memory = Memory()
+    texts = [memory.begin([number, number + 1]) for number in range(3 * MOST_TEXTS)]
+    assert memory.others(texts[-1]) == texts[-MOST_TEXTS:-1]
 
 
 def test_a_text_takes_the_place_of_its_earlier_state() -> None:

@@ -22,12 +22,14 @@ COUNT = int(os.environ.get("SC2ONNX_FUZZ", "1000"))
 
 SEEDS = 4
 PATHS = """/v1/completions /infill /completion /tokenize /detokenize /api/generate /api/show /v1/fim/completions
-    /v1/events /v1/health /completions /v1/chat/completions /api/chat""".split()
-OTHERS = "/props /slots /health /livez /metrics /v1/models /models /api/tags /api/ps /api/version /v1beta/server_setting / /page.js /x".split()
+    /v1/events /v1/health /completions /v1/chat/completions /api/chat /v2/models/mini/generate
+    /v2/models/mini/generate_stream""".split()
+OTHERS = """/props /slots /health /livez /metrics /v1/models /models /api/tags /api/ps /api/version /v1beta/server_setting / /page.js /x
+    /v2 /v2/health/live /v2/health/ready /v2/models/mini /v2/models/mini/ready /v2/models/x""".split()
 FIELDS = """prompt model suffix max_tokens temperature top_p top_k min_p n best_of stop seed stream stream_options logprobs echo logit_bias
     input_prefix input_suffix input_extra n_predict n_indent t_max_predict_ms samplers n_cmpl response_fields repeat_penalty content tokens
     options format system template name random_seed grammar lora json_schema segments language user filename ends
-    ignore_eos t_max_prompt_ms prediction cache_prompt id_slot repetition_penalty logit_bias keep_alive raw""".split()
+    ignore_eos text_input parameters t_max_prompt_ms prediction cache_prompt id_slot repetition_penalty logit_bias keep_alive raw""".split()
 NUMBERS: list[object] = [0, 1, -1, 2, 3.5, -0.0, 1e308, 2**31, 2**63, 2**64, -(2**63)]
 TEXTS: list[object] = ["", "x", "def f():\n", "\x00", "\ud7ff", "<fim_middle>"]
 ODD = [None, True, False, *NUMBERS, *TEXTS, [], {}]
@@ -47,7 +49,14 @@ def value(chance: random.Random, depth: int = 0) -> object:
 
 def body(chance: random.Random) -> bytes:
     """A body: mostly fields that mean something, small so that it is computed at once, some of them wrong."""
-    asked: dict[str, object] = {"prompt": "def f():\n", "content": "x", "max_tokens": 2, "n_predict": 2, "options": {"num_predict": 2}}
+    asked: dict[str, object] = {
+        "prompt": "def f():\n",
+        "content": "x",
+        "max_tokens": 2,
+        "n_predict": 2,
+        "options": {"num_predict": 2},
+        "text_input": "x",
+    }
     for _ in range(chance.randrange(4)):
         asked[chance.choice(FIELDS)] = value(chance)
     found = json.dumps(asked).encode()

@@ -26,7 +26,7 @@ BODY = {"prompt": "def f():\n", "max_tokens": 2, "temperature": 0}
 
 @pytest.fixture(scope="module")
 def keyed(bundle: Path) -> Iterator[Served]:
-    settings = Settings(port=0, keys=("another-key-here", KEY), origins=("https://page.example",), body_bytes=10_000, waiting=2)
+    settings = Settings(port=0, keys=("another-key-here", KEY), origins=("https://page.example",), body_bytes=10_000, waiting=4)
     with serving(sc2onnx.load(bundle), settings) as running:
         yield running
 
@@ -183,7 +183,7 @@ def test_what_is_no_request_is_told_so(served: Served, body: bytes) -> None:
 
 def test_when_there_is_too_much_to_do_clients_come_again(keyed: Served) -> None:
     headers = {"x-api-key": KEY}
-    keyed.service._going = 1  # somebody else's
+    keyed.service._going = 3  # somebody else's
     reply = keyed.post("/v1/completions", {**BODY, "prompt": ["a", "b"]}, headers=headers)
     keyed.service._going = 0
     assert reply.status_code == 429

@@ -54,7 +54,7 @@ def test_what_it_asks_needs_the_key(keyed: Served) -> None:
 
 
 def test_what_is_open_is_the_page_and_health() -> None:
-    assert set(PATHS) | {"/health", "/livez"} == OPEN
+    assert set(PATHS) | {"/health", "/livez", "/v2/health/live", "/v2/health/ready"} == OPEN
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import InferenceError, SamplingError
+from sc2onnx.errors import NotFiniteError, SamplingError
 from sc2onnx.runtime.arguments import shown
 
 _LIKELY: Final = 1e-2
@@ -88,9 +88,9 @@ _NOT_FINITE: Final = "the model computed logits that are not finite: the checkpo
 
 
 def finite(token: int) -> int:
-    """A token that a device chose. Raises :class:`InferenceError` for -1, which stands for logits that are not numbers."""
+    """A token that a device chose. Raises :class:`NotFiniteError` for -1, which stands for logits that are not numbers."""
     if token < 0:
-        raise InferenceError(_NOT_FINITE)
+        raise NotFiniteError(_NOT_FINITE)
     return token
 
 
@@ -119,9 +119,9 @@ class Sampler:
             self._seen[prompt] = True
 
     def draw(self, logits: npt.NDArray[np.float32]) -> int:
-        """One token from logits (vocab,), which are left alone. Raises :class:`InferenceError` if they are not numbers."""
+        """One token from logits (vocab,), which are left alone. Raises :class:`NotFiniteError` if they are not numbers."""
         if not np.isfinite(logits.max()):
-            raise InferenceError(_NOT_FINITE)
+            raise NotFiniteError(_NOT_FINITE)
         scores = self.penalised(logits)
         token = int(scores.argmax()) if self._parameters.temperature == 0.0 else self._sample(scores)
         if self._seen is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -268,6 +268,22 @@ class Task(Handle[Piece]):
         if self._row.error is not None:
             raise self._row.error
         return self._row.completion()
+
+    @property
+    def ended(self) -> bool:
+        """Whether :meth:`result` would not wait."""
+        return self._row.ended
+
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Have something called when it ends, by the thread that computes: it should take no time.
+
+        It is called here where it has ended, and may be called twice, and before the end where the
+        model is stopped: look at :attr:`ended`. Not for a task that is awaited as well.
+        """
+        self._begin()
+        self._row.wake = call
+        if self._row.ended:
+            call()
 
     def __await__(self) -> Generator[Any, None, Completion]:
         return self._result().__await__()

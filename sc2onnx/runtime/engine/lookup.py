@@ -36,6 +36,11 @@ _BASE: Final = 8.0
 MEMORY: Final = 65_536
 """Tokens of earlier texts that are looked into, by default."""
 
+MOST_TEXTS: Final = 64
+"""Earlier texts that are looked into: each is asked for each guess, which thousands of short ones
+would make slower than computing a token.
+"""
+
 _SAME: Final = 0.9
 """A text takes the place of an earlier one if so much of the shorter one's beginning is the same."""
 
@@ -82,7 +87,9 @@ class Text:
 
 
 class Memory:
-    """The latest texts of a model, up to ``limit`` tokens together. For several threads."""
+    """The latest texts of a model, up to ``limit`` tokens together and :data:`MOST_TEXTS`. For several
+    threads.
+    """
 
     def __init__(self, limit: int = MEMORY) -> None:
         self.limit = limit
@@ -95,10 +102,12 @@ class Memory:
         if not self.limit:
             return text
         with self._lock:
-            kept = [old for old in self._texts if old.namespace != namespace or not old.begins_like(text.tokens)]
-            self._texts = deque([*kept, text])
-            while len(self._texts) > 1 and sum(len(each.tokens) for each in self._texts) > self.limit:
-                self._texts.popleft()
+            kept = deque(old for old in self._texts if old.namespace != namespace or not old.begins_like(text.tokens))
+            kept.append(text)
+            total = sum(len(each.tokens) for each in kept)
+            while len(kept) > 1 and (total > self.limit or len(kept) > MOST_TEXTS):
+                total -= len(kept.popleft().tokens)
+            self._texts = kept  # whole: others() has no lock
         return text
 
     def others(self, text: Text) -> list[Text]:

@@ -175,11 +175,13 @@ class Engine:
         """Whether a thread of its own computes."""
         return self._thread is not None
 
-    def start(self) -> None:
-        """Have a thread compute, so that callers only wait. Starting twice is fine."""
+    def start(self, *, bulk: bool = False) -> None:
+        """Have a thread compute, so that callers only wait. Starting twice is fine. ``bulk``: nobody
+        waits for one request, so prompts are computed in whole chunks.
+        """
         self.process.check()
         if self._thread is None:
-            self.steps.shared = True
+            self.steps.shared = not bulk
             self._thread = threading.Thread(target=self._serve, name="sc2onnx", daemon=True)
             self._thread.start()
             self._work.open()

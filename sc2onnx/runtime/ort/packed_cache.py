@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.bundle.directories import cache_directory, make_directory
+from sc2onnx.bundle.files import lock, sync
 from sc2onnx.bundle.trust import check_directories, check_file, is_link
 from sc2onnx.errors import OutputError, RequestError
 from sc2onnx.runtime.opening.stamps import Memo, Stamp
@@ -133,7 +133,7 @@ class PackedCache:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             try:
-                _lock(handle, wait)
+                lock(handle, wait)
             except (BlockingIOError, PermissionError) as error:
                 raise OutputError(f"another process is writing to {self.directory}: try again when it is done") from error
             yield
@@ -177,12 +177,12 @@ class PackedCache:
         (draft / ENTRY).write_text(json.dumps(asdict(entry), indent=2) + "\n", encoding="utf-8")
         _settle(draft / ENTRY)
         draft.chmod(self.directory.stat().st_mode & 0o755)  # temporary ones are their owner's alone
-        _sync(draft)
+        sync(draft)
         self.make_room(PackedForm(draft).nbytes)
         if os.path.lexists(form.directory):
             form.discard()
         os.rename(draft, form.directory)
-        _sync(self.directory)
+        sync(self.directory)
         self._note(form.directory.name).unlink(missing_ok=True)
         replace(memo, directory=form.directory).save()
         return form
@@ -238,28 +238,4 @@ def _remove(entry: Path) -> None:
 def _settle(file: Path) -> None:
     """Let nobody else write to a file, whatever the umask, and wait until it is on the disk."""
     file.chmod(file.stat().st_mode & 0o755)
-    _sync(file)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    if path.is_dir() and sys.platform == "win32":  # which opens no directories
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(handle: int, wait: bool) -> None:
-        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(handle: int, wait: bool) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    sync(file)

@@ -1,4 +1,4 @@
-"""pygls' side of the protocol, and three things that it does otherwise."""
+"""pygls' side of the protocol, and what it does otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any, Final
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from pygls.protocol import LanguageServerProtocol, lsp_method
+from pygls.protocol.json_rpc import JsonRPCNotification
 from pygls.workspace import TextDocument, Workspace
+
+LOG: Final = logging.getLogger("sc2onnx.serve")
 
 _LINES: Final = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 
@@ -59,6 +62,19 @@ class Protocol(LanguageServerProtocol):
         self.over = threading.Event()
         self.status = 0
 
+    def structure_message(self, data: dict[str, Any]) -> Any:
+        """The message that JSON stands for. A request that is none is answered with an error: pygls
+        would leave its client waiting.
+        """
+        try:
+            return super().structure_message(data)
+        except JsonRpcException as wrong:
+            method = str(data.get("method", "a response"))[:100]
+            LOG.error("%s is not as the protocol has it: it is left out", method)
+            if "id" in data and "method" in data:
+                self._send_response(data["id"], error=wrong.to_response_error())
+            return JsonRPCNotification("$/malformed", self.VERSION, None)
+
     @lsp_method(types.INITIALIZE)
     def lsp_initialize(self, params: types.InitializeParams) -> Generator[Any, Any, Any]:
         """Answer ``initialize`` as pygls does, over a workspace of our documents."""
@@ -99,8 +115,13 @@ def quiet() -> None:
     logging.getLogger("pygls.protocol.json_rpc").addFilter(_without_traceback)
 
 
+_UNREADABLE: Final = "Unable to deserialize message\n%s"
+
+
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Of what we answer as an error: the line says it all."""
+    """Of what we answer as an error: the line says it all, pygls' or ours."""
+    if record.msg == _UNREADABLE:
+        return False
     if record.exc_info and isinstance(record.exc_info[1], JsonRpcException):
         record.exc_info = None
     return True

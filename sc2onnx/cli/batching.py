@@ -1,0 +1,117 @@
+"""``batch``: what other commands do with one text, done with the rows of files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from sc2onnx.cli.process import asked_to_stop
+from sc2onnx.cli.terminal import say_all
+from sc2onnx.errors import RequestError
+from sc2onnx.messages import printable, tell
+
+if TYPE_CHECKING:
+    from sc2onnx.batch import Progress, Task
+    from sc2onnx.runtime.model import Model
+
+
+def batch(args: argparse.Namespace) -> int:
+    """Run ``batch``; the status is 1 where rows could not be computed."""
+    from sc2onnx.batch import Job, run
+    from sc2onnx.batch.progress import summary
+
+    job = Job(args.inputs, args.output, _task(args), _renamed(args.field), args.restart, args.fail_fast)
+    with asked_to_stop() as asked, _cleared():
+        done = run(lambda: _load(args), job, progress=_progress(args), stopping=lambda: bool(asked.number))
+    if done.state != "done":
+        tell(f"stopped after {done.rows:,} rows: run the same command again to go on")
+        return 128 + asked.number
+    say_all([*summary(done), f"in {args.output}"])
+    return 1 if done.errors else 0
+
+
+_DRAWN: Final = (
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "ends",
+    "heal",
+    "logprobs",
+)
+"""Options that are keywords of ``Model.generate`` and ``Model.infill`` as well."""
+
+
+def _task(args: argparse.Namespace) -> Task:
+    """What is done with each row."""
+    from sc2onnx.batch import Completing, Evaluating, Infilling, Measures, Scoring
+
+    drawn: dict[str, Any] = {name: getattr(args, name) for name in _DRAWN}
+    if args.task == "complete":
+        return Completing({**drawn, "special_tokens": args.special_tokens})
+    if args.task == "infill":
+        return Infilling({**drawn, "order": args.order, "prompt_tokens": args.prompt_tokens})
+    if args.task == "score":
+        return Scoring(args.logprobs)
+    return Evaluating(Measures(args.length, args.max_tokens, args.infill, args.seed, args.order))
+
+
+def _renamed(given: list[str]) -> dict[str, str]:
+    """Fields of the input by the names that the task has for them. Raises :class:`RequestError`."""
+    found = dict[str, str]()
+    for pair in given:
+        name, sign, field = pair.partition("=")
+        if not sign or name in found:
+            raise RequestError(f"--field is {pair!r}, expected NAME=FIELD, and each NAME once")
+        found[name] = field
+    return found
+
+
+def _load(args: argparse.Namespace) -> Model:
+    from sc2onnx.runtime.loading import load
+
+    if args.device_map is not None and args.device != "cpu":
+        raise RequestError("--device and --device-map are given, expected either")
+    return load(
+        args.bundle,
+        device=args.device,
+        device_map=args.device_map,
+        threads=args.threads,
+        kernels=args.kernels,
+        cache_type=args.cache_type,
+        speculate=args.speculate,
+        max_batch=args.max_batch,
+        prefix_memory=args.prefix_memory,
+    )
+
+
+def _progress(args: argparse.Namespace) -> Progress:
+    from sc2onnx.batch.progress import EVERY, EVERY_ON_TERMINAL, Progress
+
+    if args.quiet:
+        return Progress(None)
+    on_terminal = sys.stderr.isatty()
+    return Progress(_rewrite if on_terminal else tell, EVERY_ON_TERMINAL if on_terminal else EVERY)
+
+
+def _rewrite(line: str) -> None:
+    """Show a line in the place of the one before."""
+    with suppress(OSError, ValueError):  # a terminal that is gone ends no work
+        print(f"\r\x1b[K{printable(line)}", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _cleared() -> Iterator[None]:
+    """Leave no line of the progress on a terminal."""
+    try:
+        yield
+    finally:
+        if sys.stderr.isatty():
+            _rewrite("")
