@@ -33,9 +33,6 @@ TOO_MANY: Final = 5000
 WAITING: Final = 8
 """Requests that the server has under way before it tells others to come later."""
 
-HALF: Final = WAITING // 2
-"""As many of them as one client may ask for."""
-
 TOO_LONG: Final = "x = 1\n" * 1500
 """A prompt that does not fit into the context."""
 
@@ -104,22 +101,22 @@ class Server:
 
     @contextmanager
     def held(self, count: int = WAITING) -> Iterator[None]:
-        """A block in which each engine has so many requests of somebody else under way."""
+        """A block in which so many requests of somebody else are under way, of :data:`WAITING` at
+        every engine.
+        """
         with ExitStack() as stack:
-            for start in range(0, count, HALF):
-                for _ in range(self.engines):
-                    stack.enter_context(self._held(min(HALF, count - start)))
+            for _ in range(count * (self.engines if count == WAITING else 1)):
+                stack.enter_context(self._one_held())
             yield
         self.idle()
 
     @contextmanager
-    def _held(self, count: int) -> Iterator[None]:
+    def _one_held(self) -> Iterator[None]:
         body = {
             "model": self.model,
             "prompt": ENDLESS,
             "max_tokens": MOST,
             "temperature": 0,
-            "n": count,
             "stream": True,
         }
         with httpx.stream(
