@@ -34,7 +34,7 @@ class Engine:
     """The deployment. Ray sends requests to it once its bundles are loaded."""
 
     async def __init__(self, options: Options) -> None:  # type: ignore[misc]
-        self._name = serve.get_replica_context().replica_id.unique_id
+        self._name: str = serve.get_replica_context().replica_id.unique_id
         set_up(options.configuration.log, {"replica": self._name})
         self._options = options
         self._service = Service(options.settings())

@@ -35,7 +35,7 @@ class Standing:
     replica: RunningReplica
 
 
-class FileRouter(RequestRouter):
+class FileRouter(RequestRouter):  # type: ignore[misc] # Ray is not typed
     """Sends calls by their :class:`~sc2onnx_ray.route.Route`, others to whoever has the least to do."""
 
     queue_len_response_deadline_s = 1.0
