@@ -1,4 +1,7 @@
-"""sc2onnx on a Ray cluster. Importing it turns Ray's report of usage off, unless a person has turned it on."""
+"""sc2onnx on a Ray cluster.
+
+Importing it turns Ray's report of usage off, unless a person has turned it on.
+"""
 
 import os
 

@@ -25,7 +25,10 @@ their own, and a step between loops is one more that a key waits for.
 """
 
 _OFTEN: Final = 2.0
-"""Seconds between two questions how an engine is, and until an answer counts as none."""
+"""Seconds between two questions how an engine is."""
+
+_SILENT: Final = 10.0
+"""Seconds without an answer to one. Ray ends an engine after three of them."""
 
 _MORE: Final = 10.0
 """Seconds beyond ``drain_seconds`` that Ray gives an engine."""
@@ -44,11 +47,13 @@ def build(args: dict[str, Any]) -> Application:
         "graceful_shutdown_timeout_s": settings.drain_seconds + _MORE,
         "graceful_shutdown_wait_loop_s": 0.2,
         "health_check_period_s": _OFTEN,
+        "health_check_timeout_s": _SILENT,
         "logging_config": LoggingConfig(enable_access_log=False),  # the server has a line for each
     }
     front = serve.deployment(Front).options(
         num_replicas=options.fronts,
-        max_ongoing_requests=2 * settings.connections,  # the front refuses beyond, in its clients' words
+        # The front refuses what is too much before that, in its clients' words.
+        max_ongoing_requests=2 * settings.connections,
         ray_actor_options={"num_cpus": _CORES, "runtime_env": {"env_vars": SWITCHES}},
         **common,
     )
@@ -57,8 +62,14 @@ def build(args: dict[str, Any]) -> Application:
 
 def _engines(options: Options, common: dict[str, Any]) -> Application:
     waiting, slots = options.configuration.waiting, options.configuration.max_batch
-    router = RequestRouterConfig(request_router_class=FileRouter, request_router_kwargs={"slots": slots})
-    actor = {"num_cpus": options.cores, "num_gpus": options.gpus, "runtime_env": {"env_vars": SWITCHES}}
+    router = RequestRouterConfig(
+        request_router_class=FileRouter, request_router_kwargs={"slots": slots}
+    )
+    actor = {
+        "num_cpus": options.cores,
+        "num_gpus": options.gpus,
+        "runtime_env": {"env_vars": SWITCHES},
+    }
     engine = serve.deployment(Engine).options(
         max_ongoing_requests=2 * waiting + 16,  # the server refuses beyond its own, and says so
         ray_actor_options=actor,

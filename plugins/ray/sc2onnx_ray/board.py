@@ -1,7 +1,7 @@
 """What the request router of a process knows, for its front to see.
 
-It is reached by functions: Ray sends the router's module to other processes by value, with copies of
-the data that it names, where functions of other modules stay what they are.
+It is reached by functions: Ray sends the router's module to other processes by value, with copies
+of the data that it names, where functions of other modules stay what they are.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 resumable.
 
 Rows are known by their ``id``. What a batch of them gave is a file of its own (a part), written
-beside its name and renamed, whose name is a hash of the batch's ids: a batch that Ray computes twice
-writes the same part twice. A job that goes on leaves rows out whose ids are in parts.
+beside its name and renamed, whose name is a hash of the batch's ids: a batch that Ray computes
+twice writes the same part twice. A job that goes on leaves rows out whose ids are in parts.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SETTINGS: Final = "job.json"
 @dataclass(frozen=True, slots=True)
 class Job:
     """``bundle``: a directory on every node. ``task``: makes what is done with each row,
-    anew for each batch, such as ``partial(Completing, {"max_new_tokens": 64})``. ``parts``: a folder
-    that every node reaches. ``renamed``: the rows' names of fields, by the task's. ``load``:
+    anew for each batch, such as ``partial(Completing, {"max_new_tokens": 64})``. ``parts``: a
+    folder that every node reaches. ``renamed``: the rows' names of fields, by the task's. ``load``:
     keywords of :func:`sc2onnx.load`. ``engines``: how many compute, or the fewest and the most of
     them; ``cores``: of each. ``rows``: of a batch, which a fault costs at most.
     """
@@ -54,13 +54,15 @@ def run(dataset: Dataset, job: Job) -> dict[str, int]:
     """Do a job, or go on with it: how many ``rows`` were computed now, and ``errors`` among them.
     Ray shows how far it is.
 
-    Raises :class:`~sc2onnx.errors.RequestError` for rows without an ``id``, and where the folder has
-    parts of another job; :class:`~sc2onnx.errors.OutputError` for a folder that cannot be made.
+    Raises :class:`~sc2onnx.errors.RequestError` for rows without an ``id``, and where the folder
+    has parts of another job; :class:`~sc2onnx.errors.OutputError` for a folder that cannot be made.
     """
     fields = Fields.of(job.task().fields, job.renamed)
     identity = fields.columns.get("id", "id")
     if identity not in (dataset.columns() or ()):
-        raise RequestError(f"rows have no {identity}, by which they are known: add one, or name the column (renamed)")
+        raise RequestError(
+            f"rows have no {identity}, by which they are known: add one, or name it (renamed)"
+        )
     _begun(job)
     done = frozenset(_done(job.parts))
     if done:
@@ -125,8 +127,13 @@ def _plain(values: Any) -> Sequence[Any]:
 
 def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A part, whole or not at all."""
-    digest = hashlib.blake2b(json.dumps([row["id"] for row in rows]).encode(), digest_size=16).hexdigest()
-    lines = [json.dumps({name: value for name, value in row.items() if name not in ("file", "row")}) for row in rows]
+    digest = hashlib.blake2b(
+        json.dumps([row["id"] for row in rows]).encode(), digest_size=16
+    ).hexdigest()
+    lines = [
+        json.dumps({name: value for name, value in row.items() if name not in ("file", "row")})
+        for row in rows
+    ]
     replace_text(folder / f"part-{digest}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
@@ -137,13 +144,22 @@ def _done(folder: Path) -> Iterator[str]:
 def _begun(job: Job) -> None:
     """See that the folder is this job's."""
     task = job.task()
-    told = {"bundle": job.bundle, "task": type(task).__name__, "options": task.settings(), "load": dict(job.load)}
+    told = {
+        "bundle": job.bundle,
+        "task": type(task).__name__,
+        "options": task.settings(),
+        "load": dict(job.load),
+    }
     text, path = json.dumps(told, sort_keys=True), job.parts / SETTINGS
     try:
         job.parts.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             replace_text(path, text)
         elif path.read_text(encoding="utf-8") != text:
-            raise RequestError(f"{job.parts} has parts of another job: give its settings to go on, or choose another folder")
+            raise RequestError(
+                f"{job.parts} has parts of another job: give its settings, or choose another"
+            )
     except OSError as error:
-        raise OutputError(f"{job.parts} cannot be made ({os.strerror(error.errno or 0)}): choose another folder") from error
+        raise OutputError(
+            f"{job.parts} cannot be made ({os.strerror(error.errno or 0)}): choose another folder"
+        ) from error

@@ -27,7 +27,11 @@ async def answered(app: ASGIApp, call: Call) -> AsyncGenerator[Begun | bytes, No
         start = await sent.get()
         if start is not None:
             ended, body = _joined(sent, [])
-            yield start["status"], [(bytes(name), bytes(value)) for name, value in start["headers"]], body
+            yield (
+                start["status"],
+                [(bytes(name), bytes(value)) for name, value in start["headers"]],
+                body,
+            )
             while not ended:
                 ended, body = _joined(sent, [await sent.get()])
                 if body:

@@ -1,4 +1,4 @@
-"""The process of a Serve application that computes: the server's own application, without a network."""
+"""The process of an application that computes: the server's own, without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sc2onnx_ray.route import Route
 from sc2onnx_ray.scaling import Pressure
 
 Signed = tuple[int, Headers, str, bytes]
-"""How an answer begins: its status, its headers, the replica's name, and what there is of the body."""
+"""How an answer begins: its status, its headers, the replica's name, and its body so far."""
 
 LOG: Final = logging.getLogger("sc2onnx.ray")
 
@@ -39,7 +39,9 @@ class Engine:
         self._options = options
         self._service = Service(options.settings())
         self._app = application(self._service)
-        self._cores = pinned(options.threads) if options.pin and options.cores == options.threads else None
+        self._cores = (
+            pinned(options.threads) if options.pin and options.cores == options.threads else None
+        )
         self._service.ready(await asyncio.to_thread(self._load))
         self._pressure = Pressure(self._service)
         LOG.info("ready: %s", ", ".join(self._service.names))
@@ -50,10 +52,15 @@ class Engine:
         return loaded(replace(options.configuration, threads=options.threads, workers=beside))
 
     async def __call__(
-        self, method: bytes, target: bytes, headers: Headers, body: bytes, route: Route | None = None
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        route: Route | None = None,
     ) -> AsyncIterator[Signed | bytes]:
-        """The answer to a request: how it begins, then parts of its body as they come. ``route``: is
-        for the request router.
+        """The answer to a request: how it begins, then parts of its body as they come.
+        ``route``: is for the request router.
         """
         call = Call(method, target, headers, body)
         async with aclosing(answered(self._app, call)) as parts:
@@ -85,6 +92,8 @@ class Engine:
 
 
 def _node_cores() -> float:
-    """Cores of this node as Ray counts them. As many engines as they are enough for share its memory."""
+    """Cores of this node as Ray counts them. As many engines as fit share its memory."""
     here = ray.get_runtime_context().get_node_id()
-    return next((each["Resources"].get("CPU", 1.0) for each in ray.nodes() if each["NodeID"] == here), 1.0)
+    return next(
+        (each["Resources"].get("CPU", 1.0) for each in ray.nodes() if each["NodeID"] == here), 1.0
+    )

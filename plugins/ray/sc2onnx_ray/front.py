@@ -1,4 +1,4 @@
-"""The process of a Serve application that clients reach: reads a request, and has an engine answer it."""
+"""The process of an application that clients reach: it has an engine answer each request."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ class Front:
     """The deployment: ``engines`` is the handle of the other one."""
 
     def __init__(self, options: Options, engines: DeploymentHandle[Any]) -> None:
-        set_up(options.configuration.log, {"replica": serve.get_replica_context().replica_id.unique_id})
+        set_up(
+            options.configuration.log, {"replica": serve.get_replica_context().replica_id.unique_id}
+        )
         self._settings, self._engines = options.settings(), engines
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

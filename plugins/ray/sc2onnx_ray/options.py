@@ -26,10 +26,11 @@ _NOT_HERE: Final = {
 class Options:
     """Everything that the application can be told.
 
-    ``configuration``: what each engine serves, by the keys of ``sc2onnx serve --config``. The others
-    are keys of the application: ``replicas``: engines, or with ``most_replicas`` the fewest of them,
-    and Ray has as many as queues and caches call for. ``cores``: of each engine, which are its own
-    where the number is whole (``pin``). ``gpus``: of each. ``fronts``: processes that take requests.
+    ``configuration``: what each engine serves, by the keys of ``sc2onnx serve --config``. The
+    others are keys of the application: ``replicas``: engines, or with ``most_replicas`` the fewest
+    of them, and Ray has as many as queues and caches call for. ``cores``: of each engine, which are
+    its own where the number is whole (``pin``). ``gpus``: of each. ``fronts``: processes that take
+    requests.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -44,12 +45,16 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.configuration.models:
-            raise RequestError("models is empty, expected bundles by name: models: {mini: /path/to/bundle}")
+            raise RequestError(
+                "models is empty, expected bundles by name: models: {mini: /path/to/bundle}"
+            )
         for name, least in (("replicas", 1), ("fronts", 1), ("cores", 0.01), ("gpus", 0.0)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if self.most_replicas is not None and self.most_replicas < self.replicas:
-            raise RequestError(f"most_replicas is {self.most_replicas}, expected {self.replicas} or more")
+            raise RequestError(
+                f"most_replicas is {self.most_replicas}, expected {self.replicas} or more"
+            )
 
     @classmethod
     def of(cls, args: Mapping[str, Any]) -> Options:
@@ -79,8 +84,8 @@ class Options:
         return max(1, int(self.cores)) if given is None else given
 
     def settings(self) -> Settings:
-        """How the server stands to the outside. Without keys it is for this machine's programs only,
-        by whatever address Ray listens. Raises :class:`~sc2onnx.errors.RequestError`.
+        """How the server stands to the outside. Without keys it is for this machine's programs
+        only, by whatever address Ray listens. Raises :class:`~sc2onnx.errors.RequestError`.
         """
         keys = read_keys([Path(each) for each in self.configuration.key_files])
         host = "0.0.0.0" if keys else "127.0.0.1"  # noqa: S104 - a key protects it

@@ -23,14 +23,20 @@ _SOON: Final = 0.05
 
 
 class Replica:
-    """An engine: one that is meant (``name``), or whom the request router finds, whose name is known
-    when it answers. ``avoid``: see :class:`~sc2onnx_ray.route.Route`.
+    """An engine: one that is meant (``name``), or whom the request router finds, whose name is
+    known when it answers. ``avoid``: see :class:`~sc2onnx_ray.route.Route`.
 
     Calls are made outside of the client's request: those of one request share an id in Ray's
     routers, which then route one of them only.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], name: str = "", going: int = 0, avoid: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        name: str = "",
+        going: int = 0,
+        avoid: tuple[str, ...] = (),
+    ) -> None:
         self._handle, self._to, self._avoid = handle, name, avoid
         self.name, self.going, self.ready, self.here = name, going, True, True
 
@@ -38,7 +44,9 @@ class Replica:
     async def ask(self, call: Call) -> AsyncIterator[Reply]:
         """See :class:`~sc2onnx.fleet.asked.Asked`."""
         route = Route(tuple(call.keys), bool(call.body), self._avoid, self._to)
-        asked = Context().run(self._handle.remote, call.method, call.target, call.headers, call.body, route=route)
+        asked = Context().run(
+            self._handle.remote, call.method, call.target, call.headers, call.body, route=route
+        )
         ended = False
 
         async def parts(first: bytes) -> AsyncIterator[bytes]:
@@ -83,7 +91,9 @@ class Replicas:
     @property
     def all(self) -> list[Replica]:
         """See :class:`~sc2onnx.fleet.asked.Fleet`."""
-        return [Replica(self._calls, name, going) for name, going in posted(self._deployment).items()]
+        return [
+            Replica(self._calls, name, going) for name, going in posted(self._deployment).items()
+        ]
 
     def ready(self) -> list[Replica]:
         """Those that answer: all that are known."""

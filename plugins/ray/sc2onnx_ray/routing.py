@@ -23,7 +23,7 @@ ROUTE: Final = "route"
 """The keyword by which calls bring their :class:`~sc2onnx_ray.route.Route`."""
 
 _JUST_NOW: Final = 0.05
-"""Seconds between a choice and the call, at most: a call that is given up meanwhile is never made."""
+"""Seconds between a choice and the call, at most: one that is given up is never made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Standing:
 
 
 class FileRouter(RequestRouter):  # type: ignore[misc] # Ray is not typed
-    """Sends calls by their :class:`~sc2onnx_ray.route.Route`, others to whoever has the least to do."""
+    """Sends calls by their :class:`~sc2onnx_ray.route.Route`, others to who has the least to do."""
 
     queue_len_response_deadline_s = 1.0
-    """A replica whose processors are busy may take so long to say how much it has to do. Another one
-    would have to compute the file first, which takes longer.
+    """A replica whose processors are busy may take so long to say how much it has to do. Another
+    one would have to compute the file first, which takes longer.
     """
 
     def initialize_state(self, slots: int = 8) -> None:
@@ -83,7 +83,9 @@ class FileRouter(RequestRouter):  # type: ignore[misc] # Ray is not typed
             meant.popleft()
         return Standing(name, max(said, self._going[name]) + len(meant), replica)
 
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+    def on_request_routed(
+        self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
+    ) -> None:
         """A replica has taken a call: it has the file's cache from now on."""
         route = pending_request.kwargs.get(ROUTE, Route())
         replica = self.curr_replicas.get(replica_id)
