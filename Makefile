@@ -5,6 +5,7 @@ VENV ?= .venv
 LEAN ?= .venv-lean
 FIXTURE ?= build/fixture
 CLIENTS_VENV ?= .venv-clients
+RAY_VENV ?= .venv-ray
 CLIENTS ?= build/clients
 JOBS ?= auto
 # Any torch from 2.6 does. The exact version comes first because a CPU-only build of it may be at hand (pip's find-links);
@@ -22,12 +23,12 @@ PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
 BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
-.PHONY: demo test lint types native unit lean clients clients-table bench interop page format clean
+.PHONY: demo test lint types native unit lean clients clients-table ray ray-clients bench interop page format clean
 
 demo: $(VENV)/.ready $(VENV)/.kernels
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
 
-test: lint types native unit lean clients
+test: lint types native unit lean clients ray
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -94,6 +95,21 @@ $(CLIENTS)/node/.ready: tests/clients/node/package-lock.json
 	@if ! command -v npm >/dev/null; then echo "no npm: going on without the clients for Node.js"; \
 	  else cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .ready; fi
 
+# The Ray application and its jobs, on a cluster of this machine; without Ray, which is large, nothing of it.
+ray: $(RAY_VENV)/.tried $(FIXTURE)/reference.npz
+	@if [ -e $(RAY_VENV)/.ready ]; then SC2ONNX_FIXTURE=$(FIXTURE) $(RAY_VENV)/bin/python -m pytest tests/plugins/ray -p no:cacheprovider; \
+	  else echo "pip cannot install Ray here: going on without plugins/ray"; fi
+
+# The clients of tests/clients, driven against the Ray application instead of the server.
+ray-clients: $(RAY_VENV)/.tried $(CLIENTS_VENV)/.ready $(CLIENTS)/node/.ready $(FIXTURE)/reference.npz
+	$(RAY_VENV)/bin/python -m tests.plugins.ray.clients $(FIXTURE) env $(CLIENTS_ENV) $(CLIENTS_VENV)/bin/pytest tests/clients/test_clients.py
+
+$(RAY_VENV)/.tried: pyproject.toml plugins/ray/pyproject.toml
+	$(PYTHON) -m venv $(RAY_VENV)
+	@rm -f $(RAY_VENV)/.ready
+	@if $(RAY_VENV)/bin/python $(PIP) -e ".[cpu,serve,test]" -e "./plugins/ray[data]"; then touch $(RAY_VENV)/.ready; fi
+	@touch $@
+
 # Our speed beside the peers that are installed. The weights are random: what a token costs does not depend on them.
 bench: $(VENV)/.kernels $(BENCH)/int4/sc2onnx.json $(BENCH)/int8/sc2onnx.json
 	$(PEERS_PYTHON) benchmarks/speed.py $(BENCH)/checkpoint --bundles $(BENCH)/int4 $(BENCH)/int8 $(BUNDLES) \
@@ -119,4 +135,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(LEAN) $(CLIENTS_VENV) build dist bundles
+	rm -rf $(VENV) $(LEAN) $(CLIENTS_VENV) $(RAY_VENV) build dist bundles

@@ -15,6 +15,7 @@ from sc2onnx.fleet.counts import Counts
 from sc2onnx.fleet.discovery import Discovery
 from sc2onnx.fleet.front import Front
 from sc2onnx.fleet.members import Members
+from sc2onnx.fleet.passing import Passing
 from sc2onnx.fleet.workers import Workers
 from sc2onnx.serve.configuration import Configuration
 from sc2onnx.serve.guard import Guard
@@ -26,7 +27,7 @@ from sc2onnx.serve.tracing import Traced, provider, sent
 LOG: Final = logging.getLogger("sc2onnx.fleet")
 
 
-def application(front: Front, settings: Settings, counts: Counts) -> ASGIApp:
+def application(front: Passing, settings: Settings, counts: Counts) -> ASGIApp:
     """A front as it is served: looks who may ask, and has a line in the log for each request."""
     return Logged(Guard(front, settings), lambda: front.state == "draining", counts.answered)
 

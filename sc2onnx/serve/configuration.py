@@ -106,7 +106,7 @@ def of_file(path: Path, text: str, environment: Mapping[str, str]) -> Given:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as wrong:
         raise RequestError(f"{path} is not TOML ({wrong}): correct it") from None
-    given = {key: _typed(str(path), _known(str(path), key), value) for key, value in found.items()}
+    given = of_mapping(str(path), found)
     folder = path.parent
     if "models" in given:
         given["models"] = {name: _bundle(folder, each) for name, each in given["models"].items()}
@@ -114,6 +114,15 @@ def of_file(path: Path, text: str, environment: Mapping[str, str]) -> Given:
         filled = [_filled(path, each, environment) for each in given["key_files"]]
         given["key_files"] = tuple(str(folder / each) for each in filled)
     return given
+
+
+def of_mapping(source: str, found: Mapping[str, Any]) -> Given:
+    """What a mapping says, such as a file that was read; ``source`` is named in errors.
+
+    Raises :class:`~sc2onnx.errors.RequestError` for a key that is none, and for a value of a wrong
+    type.
+    """
+    return {key: _typed(source, _known(source, key), value) for key, value in found.items()}
 
 
 def of_environment(environment: Mapping[str, str]) -> Given:

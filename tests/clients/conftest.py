@@ -11,10 +11,15 @@ from typing import Final
 
 import pytest
 
-from tests.clients.server import Server, started
+from tests.clients.server import Server, known, started
 from tests.clients.whereabouts import HERE
 
 ABSENT: Final = "the clients are installed in an environment of their own: make clients"
+
+URL: Final = "SC2ONNX_CLIENTS_URL"
+"""The variable that has the address of a server which runs already, such as a Ray application
+(tests/plugins/ray/clients.py).
+"""
 
 SWITCHES: Final = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch a list of prices when it is imported
@@ -56,5 +61,9 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def server(
     bundle: Path, int8_bundle: Path, outside: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    with started(bundle, int8_bundle, tmp_path_factory.mktemp("server")) as running:
+    directory = tmp_path_factory.mktemp("server")
+    if url := os.environ.get(URL):
+        yield known(url, directory)
+        return
+    with started(bundle, int8_bundle, directory) as running:
         yield running

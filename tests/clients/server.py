@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,17 +64,18 @@ class Server:
         return Path(tempfile.mkdtemp(dir=self.directory))
 
     def metric(self, name: str) -> float:
-        """A figure of ``/metrics``."""
+        """A figure of ``/metrics``, of all engines together where there are several."""
         page = _got(f"{self.url}/metrics").text
-        found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
-        assert found is not None, f"/metrics has no {name}"
-        return float(found[1])
+        found = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", page, re.MULTILINE)
+        assert found, f"/metrics has no {name}"
+        return sum(map(float, found))
 
     def under_way(self) -> float:
         """Requests under way, and no fewer than are computed in this moment."""
         slots = _got(f"{self.url}/slots").json()
         computed = sum(bool(slot["is_processing"]) for slot in slots)
-        return max(computed, self.metric("llamacpp:requests_processing"))
+        states = ("processing", "deferred")
+        return max(computed, sum(self.metric(f"llamacpp:requests_{each}") for each in states))
 
     def busy(self, least: int = 1) -> None:
         """Wait for so many requests under way. Raises :class:`AssertionError` after two seconds."""
@@ -100,13 +101,22 @@ class Server:
 
     @contextmanager
     def held(self, count: int = WAITING) -> Iterator[None]:
-        """A block in which the server has so many requests of somebody else under way."""
+        """A block in which so many requests of somebody else are under way, of :data:`WAITING` at
+        every engine.
+        """
+        with ExitStack() as stack:
+            for _ in range(count * (self.engines if count == WAITING else 1)):
+                stack.enter_context(self._one_held())
+            yield
+        self.idle()
+
+    @contextmanager
+    def _one_held(self) -> Iterator[None]:
         body = {
             "model": self.model,
             "prompt": ENDLESS,
             "max_tokens": MOST,
             "temperature": 0,
-            "n": count,
             "stream": True,
         }
         with httpx.stream(
@@ -114,7 +124,11 @@ class Server:
         ) as reply:
             assert reply.status_code == 200
             yield
-        self.idle()
+
+    @property
+    def engines(self) -> int:
+        """How many of them answer: a fleet says so."""
+        return int(_got(f"{self.url}/health").json().get("members", {}).get("ready", 1))
 
 
 _HEADERS: Final = {"authorization": f"Bearer {KEY}"}
@@ -148,15 +162,19 @@ def started(bundle: Path, int8: Path, directory: Path) -> Iterator[Server]:
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(command, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
-        url = _address(process, directory / "log")
-        code = {"input_prefix": PROMPT, "input_suffix": SUFFIX}
-        options = {"n_predict": TOKENS, "temperature": 0, "model": MODELS[0]}
-        completion = post(f"{url}/completion", {**options, "prompt": PROMPT})["content"]
-        infilling = post(f"{url}/infill", {**options, **code})["content"]
-        yield Server(url, completion, infilling, directory, min(1.0, _endless(url) / 2))
+        yield known(_address(process, directory / "log"), directory)
     finally:
         process.terminate()
         process.wait(30)
+
+
+def known(url: str, directory: Path) -> Server:
+    """A server that runs there, with what its models complete."""
+    code = {"input_prefix": PROMPT, "input_suffix": SUFFIX}
+    options = {"n_predict": TOKENS, "temperature": 0, "model": MODELS[0]}
+    completion = post(f"{url}/completion", {**options, "prompt": PROMPT})["content"]
+    infilling = post(f"{url}/infill", {**options, **code})["content"]
+    return Server(url, completion, infilling, directory, min(1.0, _endless(url) / 2))
 
 
 def _endless(url: str) -> float:

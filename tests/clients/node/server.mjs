@@ -10,16 +10,25 @@ export async function post(path, body) {
   return (await fetch(url + path, { method: "POST", headers, body: JSON.stringify(body) })).json();
 }
 
+/** A figure of /metrics, of all engines together where there are several. */
 async function metric(name) {
   const page = await (await fetch(`${url}/metrics`, { headers })).text();
-  return Number(page.split("\n").find((line) => line.startsWith(`${name} `)).split(" ")[1]);
+  const lines = page.split("\n").filter((line) => line.split(/[ {]/)[0] === name);
+  equal(lines.length > 0, true);
+  return lines.reduce((sum, line) => sum + Number(line.split(" ").at(-1)), 0);
+}
+
+/** How many engines answer: a fleet says so. */
+async function engines() {
+  return (await (await fetch(`${url}/health`, { headers })).json()).members?.ready ?? 1;
 }
 
 /** Whether no request is under way, and none is computed. */
 async function isIdle() {
   const slots = await (await fetch(`${url}/slots`, { headers })).json();
   const computed = slots.some((slot) => slot.is_processing);
-  return !computed && (await metric("llamacpp:requests_processing")) === 0;
+  const waiting = await metric("llamacpp:requests_deferred");
+  return !computed && waiting + (await metric("llamacpp:requests_processing")) === 0;
 }
 
 async function idle(within = 1) {
@@ -40,9 +49,10 @@ export async function givesUp(begins) {
 export async function whileFull(runs) {
   const held = new AbortController();
   const greedy = { model, prompt: ENDLESS, max_tokens: MOST, temperature: 0 };
-  const body = JSON.stringify({ ...greedy, n: WAITING, stream: true });
+  const body = JSON.stringify({ ...greedy, stream: true });
   const sent = { method: "POST", headers, body, signal: held.signal };
-  equal((await fetch(`${url}/v1/completions`, sent)).status, 200);
+  for (let more = WAITING * (await engines()); more > 0; more--)
+    equal((await fetch(`${url}/v1/completions`, sent)).status, 200);
   await runs(() => held.abort());
   held.abort();
   await idle();
