@@ -28,7 +28,7 @@ BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
 demo: $(VENV)/.ready $(VENV)/.kernels
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
 
-test: lint types native unit lean clients ray
+test: lint types native unit lean clients
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

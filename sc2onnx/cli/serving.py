@@ -113,6 +113,7 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     if configuration.workers > 1:
         from sc2onnx.fleet.placement import places
 
-        counts = ", ".join(str(place.threads) for place in places(configuration.workers))
-        lines.append(f"by {configuration.workers} workers on {counts} cores")
+        found = places(configuration.workers, configuration.threads)
+        counts = ", ".join(str(place.threads) for place in found)
+        lines.append(f"by {len(found)} workers of {counts} threads")
     return lines

@@ -24,24 +24,28 @@ class Place:
     threads: int
 
 
-def places(workers: int, system: Path = _SYSTEM) -> list[Place]:
+def places(workers: int, threads: int | None = None, system: Path = _SYSTEM) -> list[Place]:
     """Places for so many workers on the processors that this process may use.
 
     Cores of one memory node stay together as far as the numbers allow, and so do the processors of
-    one core. Raises :class:`~sc2onnx.errors.RequestError` for more workers than cores.
+    one core. ``threads``: of each worker, by default one for each of its cores. Raises
+    :class:`~sc2onnx.errors.RequestError` for more workers than cores, unless ``threads`` are said:
+    then they share all of them.
     """
     if not hasattr(os, "sched_getaffinity"):  # macOS and Windows pin nothing
         count = os.cpu_count() or 1
-        return [Place((), max(1, count // workers))] * workers
+        return [Place((), threads or max(1, count // workers))] * workers
     cores = _cores(sorted(os.sched_getaffinity(0)), system)
+    if workers > len(cores) and threads is None:
+        found = f"workers is {workers}, expected at most {len(cores)}: each has a core of its own"
+        raise RequestError(f"{found}, unless --threads says how many threads each has")
     if workers > len(cores):
-        found = f"workers is {workers}, expected at most {len(cores)}"
-        raise RequestError(f"{found}: each has a core of its own")
-    return [_place(part) for part in _parts(cores, workers)]
+        return [Place((), threads or 1)] * workers
+    return [_place(part, threads) for part in _parts(cores, workers)]
 
 
-def _place(cores: Sequence[tuple[int, ...]]) -> Place:
-    return Place(tuple(sorted(sum(cores, ()))), len(cores))
+def _place(cores: Sequence[tuple[int, ...]], threads: int | None) -> Place:
+    return Place(tuple(sorted(sum(cores, ()))), threads or len(cores))
 
 
 def _parts(cores: Sequence[tuple[int, ...]], count: int) -> list[Sequence[tuple[int, ...]]]:

@@ -46,7 +46,7 @@ class Workers:
     def __init__(self, configuration: Configuration, keys: Sequence[str]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="sc2onnx-"))
         self._keys = list(keys)
-        found = places(configuration.workers)
+        found = places(configuration.workers, configuration.threads)
         self._orders = [self._order(configuration, number, place) for number, place in enumerate(found)]
         self.members = Members(Member(each.name, "http://localhost", each.socket) for each in self._orders)
         self._processes = dict[str, asyncio.subprocess.Process]()
@@ -54,8 +54,7 @@ class Workers:
 
     def _order(self, configuration: Configuration, number: int, place: Place) -> Orders:
         name = f"worker-{number}"
-        threads = place.threads if configuration.threads is None else configuration.threads
-        own = replace(configuration, threads=threads)
+        own = replace(configuration, threads=place.threads)
         return Orders(name, str(self._folder / name), list(place.processors), self._keys, own)
 
     async def run(self) -> None:
