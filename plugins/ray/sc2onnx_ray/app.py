@@ -9,20 +9,12 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from sc2onnx_ray import SWITCHES
 from sc2onnx_ray.engine import Engine
 from sc2onnx_ray.front import Front
 from sc2onnx_ray.options import Options
 from sc2onnx_ray.routing import FileRouter
 from sc2onnx_ray.scaling import engines
-
-SWITCHES: Final = {
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""The environment of fronts and engines: one event loop each, since engines compute in threads of
-their own, and a step between loops is one more that a key waits for.
-"""
 
 _OFTEN: Final = 2.0
 """Seconds between two questions how an engine is."""
