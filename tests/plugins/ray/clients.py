@@ -12,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import sc2onnx_ray  # noqa: F401 - first: Ray reads its environment as it is imported
+
+# isort: split
 import ray
 from ray import serve
 
-import sc2onnx_ray  # noqa: F401 - first, as it turns Ray's report of usage off
 from sc2onnx_ray.app import build
 from tests.clients.conftest import URL
 from tests.clients.server import KEY, MODELS, WAITING
