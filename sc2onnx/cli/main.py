@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Final, NoReturn
 
@@ -63,7 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as ended:  # help, or a mistake that was told of
             status = int(ended.code or 0)
             return guarded("", lambda: status)
+        except ModuleNotFoundError as error:  # the runtime alone has not this command's options
+            return guarded("", partial(_raise, error))
         return guarded(args.command or "", lambda: _run(args) if args.command else 0)
+
+
+def _raise(error: ModuleNotFoundError) -> NoReturn:
+    raise error
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx import __version__
 from sc2onnx.cli import common_options as common
-from sc2onnx.cli import export_options, measuring_options, serving_options
-from sc2onnx.cli.batch_options import batch_options
 from sc2onnx.cli.boundary import STATUSES
 from sc2onnx.cli.parsing import CommandParser, Fill, Help, Parser
 from sc2onnx.cli.usage import COMMANDS
@@ -42,7 +41,7 @@ def parser() -> Parser:
             epilog=command.shown,
             formatter_class=Help,
         )
-        _FILL[name](made)
+        _fill(made, name)
         made.usage = made.short_usage()
     return top
 
@@ -120,22 +119,40 @@ def _completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS, help=shell)
 
 
-_FILL: Final[dict[str, Fill]] = {
-    "export": export_options.export,
-    "plan": export_options.plan,
-    "verify": measuring_options.verify,
-    "evaluate": measuring_options.evaluate,
-    "bench": measuring_options.bench,
-    "batch": batch_options,
+_FILL: Final[dict[str, tuple[str, str]]] = {
+    "export": ("export_options", "export"),
+    "plan": ("export_options", "plan"),
+    "verify": ("measuring_options", "verify"),
+    "evaluate": ("measuring_options", "evaluate"),
+    "bench": ("measuring_options", "bench"),
+    "batch": ("batch_options", "batch_options"),
+    "serve": ("serving_options", "serve"),
+    "route": ("serving_options", "route"),
+    "lsp": ("serving_options", "lsp"),
+}
+"""Command -> module and function that add its arguments; the runtime alone has not these."""
+
+_HERE: Final[dict[str, Fill]] = {
     "generate": _generate,
     "infill": _infill,
-    "serve": serving_options.serve,
-    "route": serving_options.route,
-    "lsp": serving_options.lsp,
     "info": _info,
     "warm": _warm,
     "push": _push,
     "doctor": common.json_option,
     "completion": _completion,
 }
-"""Command -> what adds its arguments."""
+"""Command -> what adds its arguments, for what the runtime alone can do as well."""
+
+
+def _fill(made: CommandParser, name: str) -> None:
+    """Add the arguments of a command; one that this installation lacks says so when it is given."""
+    if name in _HERE:
+        _HERE[name](made)
+        return
+    module, function = _FILL[name]
+    try:
+        add: Fill = getattr(import_module(f"sc2onnx.cli.{module}"), function)
+    except ModuleNotFoundError as error:
+        made.lacking = error
+        return
+    add(made)

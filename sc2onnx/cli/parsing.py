@@ -81,6 +81,9 @@ class CommandParser(Parser):
     in ``BUNDLE --seed 1 PROMPT`` it takes the prompt for missing, and then for unknown.
     """
 
+    lacking: ModuleNotFoundError | None = None
+    """Raised where the command is given: a module of it is not installed."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._positionals.title = "arguments"
@@ -103,6 +106,8 @@ class CommandParser(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command's arguments, in any order."""
+        if self.lacking is not None:
+            raise self.lacking
         found, rest = super().parse_known_args(self._options_first(list(args or ())), namespace)
         for name, value in vars(found).items():
             many = isinstance(value, list)

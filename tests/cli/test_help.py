@@ -101,7 +101,11 @@ def test_the_bare_command_prints_help(capsys: pytest.CaptureFixture[str]) -> Non
         (["completion", "fsh"], "fish"),
     ],
 )
-def test_a_word_that_is_nearly_right_is_guessed(arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_word_that_is_nearly_right_is_guessed(
+    arguments: list[str],
+    meant: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     if not meant:
         assert parser().parse_args(arguments).max_new_tokens == 3
         return
@@ -120,7 +124,10 @@ def test_a_word_that_is_far_off_is_answered_with_what_there_is(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_there_is_a_completion_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_is_a_completion_for_each_shell(
+    shell: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("shtab")
     assert main(["completion", shell]) == 0
     told = capsys.readouterr().out
@@ -143,14 +150,18 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["infill info", "--temperature", "15b"], done.stderr
 
 
-def test_without_shtab_completion_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_shtab_completion_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
     assert 'needs the package shtab: pip install "rich' in capsys.readouterr().err
 
 
 def test_every_error_is_a_name_of_the_package() -> None:
-    ours = {name: found for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, errors.Sc2onnxError)}
+    kinds = {name: found for name, found in vars(errors).items() if isinstance(found, type)}
+    ours = {name: kind for name, kind in kinds.items() if issubclass(kind, errors.Sc2onnxError)}
     assert len(ours) > 20
     assert {name: getattr(sc2onnx, name) for name in ours} == ours
     assert set(ours) <= set(sc2onnx.__all__)
