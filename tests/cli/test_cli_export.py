@@ -46,7 +46,8 @@ def test_a_wrong_bundle_fails_with_status_1(checkpoint: Path, tmp_path: Path) ->
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.bias"][0] += 0.5
     save_file(weights, broken / "model.safetensors")
-    assert sc2onnx("export", broken, "mini", directory=tmp_path).returncode == 0
+    fp32 = ("--precision", "fp32")
+    assert sc2onnx("export", broken, "mini", *fp32, directory=tmp_path).returncode == 0
     done = sc2onnx("verify", "mini", checkpoint, "--length", "16", "--greedy", "0", directory=tmp_path)
     assert done.returncode == 1
     assert "FAILED" in done.stdout
