@@ -39,7 +39,7 @@ def export(parser: argparse.ArgumentParser) -> None:
 
 
 def _calibration(parser: argparse.ArgumentParser) -> None:
-    group = common.grouped(parser, "calibration of int4")
+    group = common.grouped(parser, "calibration")
     texts = "round with the statistics of these texts (default: code that sc2onnx ships)"
     group.add_argument("--calibration", type=Path, nargs="+", metavar="FILE", help=texts)
     tokens = "how much of the text to use; time is in proportion"
