@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Final, NoReturn
 
@@ -19,6 +20,7 @@ from sc2onnx.cli.process import (
 
 COMMANDS: Final[Mapping[str, str]] = {
     "export": "exporting",
+    "plan": "inspecting",
     "verify": "measuring",
     "evaluate": "measuring",
     "bench": "measuring",
@@ -32,6 +34,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "warm": "bundles",
     "push": "bundles",
     "doctor": "inspecting",
+    "completion": "completing",
 }
 """Command -> the module whose function of that name runs it and returns the exit status. It is
 imported when it is asked for: the runtime alone has not all of them.
@@ -53,12 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises :class:`SystemExit` for signals only.
     """
     with standard_streams():
+        known = parser()
         try:
-            args = parser().parse_args(arguments)
+            args = known.parse_args(arguments)
+            if args.command is None:
+                known.print_help()
         except SystemExit as ended:  # help, or a mistake that was told of
             status = int(ended.code or 0)
             return guarded("", lambda: status)
-        return guarded(args.command, lambda: _run(args))
+        except ModuleNotFoundError as error:  # the runtime alone has not this command's options
+            return guarded("", partial(_raise, error))
+        return guarded(args.command or "", lambda: _run(args) if args.command else 0)
+
+
+def _raise(error: ModuleNotFoundError) -> NoReturn:
+    raise error
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
         "doctor",
         "export",
         "info",
+        "plan",
         "verify",
         "evaluate",
         "bench",

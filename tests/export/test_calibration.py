@@ -364,7 +364,7 @@ def test_the_options_of_the_command_line(checkpoint: Path, tmp_path: Path, capsy
         (("--precision", "int4", "--no-calibration", "--calibration", "a.py"), "switched off and given a text"),
         (("--precision", "int4", "--no-calibration", "--calibration-tokens", "1024"), "switched off and given a text or a number"),
         (("--precision", "int4", "--calibration-tokens", "12"), "on 12 tokens, expected 512 at least"),
-        (("--calibration", "a.py"), "nothing is rounded to integers"),
+        (("--precision", "fp32", "--calibration", "a.py"), "nothing is rounded to integers"),
         (("--precision", "int8", "--calibration-tokens", "1024"), "nothing is calibrated"),
         (("--precision", "int4", "--calibration", "absent.py"), "absent.py cannot be read"),
     ],

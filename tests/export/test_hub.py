@@ -52,7 +52,7 @@ def run(tmp_path: Path) -> Run:
     def start(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy")}
         return subprocess.run(
-            [sys.executable, "-m", "sc2onnx", "export", *map(str, arguments)],
+            [sys.executable, "-m", "sc2onnx", "export", *map(str, arguments), "--precision", "fp32"],
             env={**clean, "HF_HOME": str(tmp_path / "hf-home"), **environment},
             cwd=tmp_path,
             capture_output=True,

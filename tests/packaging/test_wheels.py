@@ -54,7 +54,10 @@ def run(unpacked: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=unpacked, env={**os.environ, "PYTHONPATH": str(unpacked)})
 
 
-ABSENT = ("batching", "exporting", "lsp", "measuring", "plan_table", "routing", "serving")
+ABSENT = (
+    *("batch_options", "export_options", "measuring_options", "serving_options"),
+    *("batching", "exporting", "lsp", "measuring", "plan_table", "routing", "serving"),
+)
 """Of the command line: what only the whole package can do."""
 
 
@@ -107,7 +110,7 @@ LACKING = [
     ("lsp", "BUNDLE"),
     ("route",),
     ("batch", "BUNDLE", "in.jsonl", "--output", "out.jsonl", "--task", "complete"),
-    ("info", "x", "--plan"),
+    ("plan", "x"),
 ]
 
 
