@@ -90,8 +90,9 @@ def try_out(built: Path, venv: Path) -> None:
     _run(*pip, whole, *wheels.values())
     _run(python, "-m", "pip", "check")
     bundle = venv / "mini"
-    _run(commands / "sc2onnx", "export", ROOT / "examples" / "starcoder2-mini", bundle)
-    words = ("generate", bundle, PROMPT, "--max-new-tokens", "16")
+    checkpoint = ROOT / "examples" / "starcoder2-mini"
+    _run(commands / "sc2onnx", "export", checkpoint, bundle, "--precision", "int8")
+    words = ("generate", bundle, PROMPT, "--max-new-tokens", "16", "--kernels", "on")
     texts = {_output(commands / name, *words) for name in ("sc2onnx", "sc2onnx-runtime")}
     if len(texts) != 1 or not "".join(texts).strip():
         raise SystemExit(f"release: sc2onnx and sc2onnx-runtime write {texts}, expected one text")
