@@ -11,11 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 import release_files
 import release_state
-from changelog import KINDS, kinds, notes, sections
-
 import sc2onnx
+from changelog import KINDS, kinds, notes, sections
 from tests.conftest import ROOT
 
 CHANGELOG = """# Changelog
