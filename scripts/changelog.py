@@ -13,16 +13,16 @@ KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What a version changed. ``date`` is "Unreleased" or a day such as "2026-01-31"."""
+    """What a version changed. ``dated`` is "Unreleased" or a day such as "2026-01-31"."""
 
     version: str
-    date: str
+    dated: str
     text: str
 
     @property
     def day(self) -> date | None:
         """The day of the release; None before there is one."""
-        return None if self.date == UNRELEASED else date.fromisoformat(self.date)
+        return None if self.dated == UNRELEASED else date.fromisoformat(self.dated)
 
     @property
     def seconds(self) -> int | None:

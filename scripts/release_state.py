@@ -48,7 +48,8 @@ def obstacles(root: Path) -> Iterator[str]:
     """What only a release needs, and a rehearsal does without; one sentence each."""
     current = section(root)
     if current.day is None:
-        yield f"CHANGELOG.md calls {current.version} {current.date}, expected the day of the release"
+        found = f"{current.version} {current.dated}"
+        yield f"CHANGELOG.md calls {found}, expected the day of the release"
     given = _table(root)["project"].get("urls", {})
     if missing := [name for name in URLS if not str(given.get(name, "")).startswith("https://")]:
         yield f"[project.urls] of pyproject.toml has no https address for {', '.join(missing)}"

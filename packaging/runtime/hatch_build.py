@@ -55,12 +55,12 @@ def renamed(source: bytes) -> bytes:
     """A module whose imports and names of modules begin with ``sc2onnx_runtime``.
 
     ``from sc2onnx.errors import X`` becomes ``from sc2onnx_runtime.errors import X``, and
-    ``import sc2onnx`` becomes ``import sc2onnx_runtime as sc2onnx``. ``"sc2onnx.json"``, the name of
-    a bundle's manifest, stays.
+    ``import sc2onnx`` becomes ``import sc2onnx_runtime as sc2onnx``. ``"sc2onnx.json"``, the name
+    of a bundle's manifest, stays.
     """
     modules = "|".join(sorted({re.escape(path.stem) for path in PACKAGE.iterdir()}))
     text = re.sub(rf"\bsc2onnx(?=\.(?:{modules})\b)", NAME, source.decode())
     text = re.sub(r"^( *)import sc2onnx$", rf"\1import {NAME} as sc2onnx", text, flags=re.MULTILINE)
     text = re.sub(r"^( *)from sc2onnx import ", rf"\1from {NAME} import ", text, flags=re.MULTILINE)
-    text = text.replace('"sc2onnx."', f'"{NAME}."').replace('prog="sc2onnx"', 'prog="sc2onnx-runtime"')
-    return text.encode()
+    text = text.replace('"sc2onnx."', f'"{NAME}."')
+    return text.replace('prog="sc2onnx"', 'prog="sc2onnx-runtime"').encode()

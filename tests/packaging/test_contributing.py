@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 GUIDES = ("CONTRIBUTING.md", "SECURITY.md", "docs/releases/README.md", "docs/decisions/README.md")
 MADE = ("dist/", "build/", ".venv", "docs/releases/VERSION.md")
-"""Beginnings of paths that a clone does not have before something is run, or that stand for others."""
+"""Beginnings of paths that a clone does not have yet, or that stand for others."""
 
 
 def text(name: str) -> str:

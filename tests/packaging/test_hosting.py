@@ -66,7 +66,7 @@ def test_hooks_are_local_and_their_tools_come_with_the_extra() -> None:
 
 
 def test_the_citation_names_the_model_and_its_licence() -> None:
-    """Its form is that of cff-version 1.2.0: the keys that it requires, and lists where it has lists."""
+    """Its form is that of cff-version 1.2.0: the keys that it requires."""
     citation = read(ROOT / "CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert str(citation["cff-version"]) == "1.2.0"

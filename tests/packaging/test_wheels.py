@@ -1,4 +1,4 @@
-"""What an application ships: the wheel of the runtime alone, its size, and that it runs and says what it has not."""
+"""The wheels: what an application ships, its size, that it runs, and that no two share a file."""
 
 from __future__ import annotations
 
