@@ -20,7 +20,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "verify": ("torch>=2.6", "transformers>=4.57,<5.24", "ml_dtypes>=0.5", "onnx-ir>=0.1.12"),
     "evaluate": ("rapidfuzz>=3", "matplotlib>=3.8"),
-    "serve": ("starlette>=0.45", "httpcore[asyncio]>=1", "uvicorn>=0.34", "msgspec>=0.19", "prometheus-client>=0.21"),
+    "serve": ("starlette>=0.47", "httpcore[asyncio]>=1", "uvicorn>=0.34", "msgspec>=0.19", "prometheus-client>=0.21"),
     "otel": ("opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"),
     "batch": ("pyarrow>=17",),
     "lsp": ("pygls>=2,<3", "httpx>=0.27"),
