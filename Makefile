@@ -123,6 +123,8 @@ docs: $(DOCS_VENV)/.ready
 	$(DOCS_VENV)/bin/python scripts/prose.py $(PROSE)
 	$(DOCS_VENV)/bin/proselint check --config scripts/proselint.json $(PROSE)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@if grep -rEo --include='*.html' '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//[^">]+' build/site; then \
+	  echo "the site would load these from elsewhere: keep them in docs/"; exit 1; fi
 
 $(DOCS_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DOCS_VENV)

@@ -56,10 +56,10 @@ def figures() -> Figures:
 
 def draw(found: Figures, path: Path) -> None:
     """Draw the three panels into a file."""
-    import matplotlib  # noqa: PLC0415
+    import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")

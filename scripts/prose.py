@@ -19,6 +19,7 @@ from markdown_it.token import Token
 
 MOST_WORDS = 35
 ENDS = re.compile(r"(?<=[.!?])[)\"*]*\s+(?=[\"(*`A-Z0-9])")
+NOTE = re.compile(r"^\[\^\w+\]: (?=[^\n]*$)", re.MULTILINE)
 WORDS = {
     r"\bwants?\b": "say what it needs or takes",
     r"\bsimply\b|\bjust\b|\bobviously\b|\bof course\b": "leave it out",
@@ -47,6 +48,7 @@ class Fault:
 def sentences(text: str) -> Iterator[tuple[int, str]]:
     """Line, from 1, and text of every sentence of a Markdown document."""
     parser = MarkdownIt("commonmark").enable("table")
+    text = NOTE.sub("- ", text)  # a note is an item
     line = 0
     for token in parser.parse(text):
         line = token.map[0] + 1 if token.map else line

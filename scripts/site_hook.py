@@ -18,6 +18,10 @@ from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parent.parent
 PREFIX: Final = "repository/"
+KINDS: Final = "func|meth|class|attr|exc|data|mod"
+ROLE: Final = re.compile(rf":(?:{KINDS}):<code>~?(?:[\w.]*\.)?(\w+)</code>")
+"""A reference in a docstring, as MkDocs leaves it; shown as code by its last name."""
+
 LINK: Final = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)")
 
 
@@ -34,7 +38,8 @@ def in_site(path: str) -> str:
 def targets(path: str) -> set[str]:
     """Paths in the repository that a Markdown file of it links to, as far as they are files."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    found = {posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link in LINK.findall(text)}
+    folder = posixpath.dirname(path)
+    found = {posixpath.normpath(posixpath.join(folder, link)) for link in LINK.findall(text)}
     return {each for each in found if (ROOT / each).is_file()}
 
 
@@ -46,7 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for target in targets(waiting.pop()) - seen:
             seen.add(target)
             if not target.startswith("docs/"):
-                files.append(File.generated(config, in_site(target), abs_src_path=str(ROOT / target)))
+                source = str(ROOT / target)
+                files.append(File.generated(config, in_site(target), abs_src_path=source))
             if target.endswith(".md"):
                 waiting.append(target)
     return files
@@ -64,3 +70,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(in_site(target), posixpath.dirname(here) or ".")
 
     return LINK.sub(pointed, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show the references of docstrings as code, and leave out their marks of literal blocks."""
+    return ROLE.sub(r"<code>\1</code>", html).replace("<p>::</p>\n", "")
