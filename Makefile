@@ -21,7 +21,7 @@ BENCH ?= build/bench-$(SHAPE)
 PEERS ?= llama.cpp openvino torch
 PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
-BENCHFLAGS ?= --json $(BENCH)/speed.json --plot $(BENCH)/speed.png
+BENCHFLAGS ?= --save $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
 .PHONY: demo test lint types native unit lean clients clients-table bench interop picture docs page format clean
 

@@ -1,6 +1,6 @@
 """Bundles on a GPU beside transformers: decode over context, prefill, a batch; against what the card's memory gives.
 
-    python benchmarks/cuda.py CHECKPOINT --bundles FP16 INT4 [--json FILE]
+    python benchmarks/cuda.py CHECKPOINT --bundles FP16 INT4 [--save FILE]
 
 CHECKPOINT: a directory, such as ``benchmarks/make_checkpoint.py 3b OUT`` makes; the bundles are exported from it with ``--target cuda``. All
 take turns in one process, so the card must hold them together. transformers runs in fp16, eager and compiled with a static cache. Where the
@@ -52,8 +52,9 @@ def main() -> None:
     for name, rates in batches.items():
         shown = ", ".join(f"{rows} rows {rate:.0f} ({rate / rates[1]:.1f}x)" for rows, rate in rates.items())
         print(f"\n{name}, tokens per second together at {options.batch_context:,} tokens of context: {shown}")
-    if options.json:
-        options.json.write_text(json.dumps({**report.figures(), "batches": batches}, indent=2) + "\n")
+    if options.save:
+        figures = json.dumps({**report.figures(), "batches": batches}, indent=2)
+        options.save.write_text(f"{figures}\n")
 
 
 def batched(bundle: Path, options: argparse.Namespace) -> dict[int, float]:
@@ -87,7 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5)
     torch = "what of transformers takes part (default: all of it)"
     parser.add_argument("--torch", nargs="*", choices=torch_cuda.NAMES, default=torch_cuda.NAMES, metavar="NAME", help=torch)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--save", type=Path, metavar="FILE")
     return parser.parse_args()
 
 

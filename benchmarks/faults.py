@@ -1,6 +1,7 @@
 """Tries to break sc2onnx: kills, full disks, damaged and hostile files, races. Says what was tried, what held, and how to repeat the rest.
 
-    python benchmarks/faults.py [--seed S] [--count N] [--kinds KIND...] [--only NUMBER] [--keep DIR] [--json FILE]
+    python benchmarks/faults.py [--seed S] [--count N] [--kinds KIND...] [--only NUMBER]
+        [--keep DIR] [--save FILE]
 
 What must hold: no wrong tokens without an error, no exception that is not ours, no hang beyond 10 s, nothing lost or half
 written. A trial depends on its kind, the seed and its number alone, so that ``--kinds KIND --only NUMBER`` repeats it; races
@@ -39,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         material = prepare(options.checkpoint, Path(directory) / "material")
         outcomes = list(run(material, plan(options), options.seed, options.jobs, options.keep))
     print(f"\n{table(outcomes)}\n{len(outcomes)} trials in {time.monotonic() - began:.0f} s, seed {options.seed}")
-    if options.json is not None:
-        options.json.write_text(json.dumps([vars(outcome) for outcome in outcomes], indent=2) + "\n")
+    if options.save is not None:
+        told = json.dumps([vars(outcome) for outcome in outcomes], indent=2)
+        options.save.write_text(f"{told}\n")
     return 0 if all(outcome.held for outcome in outcomes) else 1
 
 
@@ -107,7 +109,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=int, metavar="NUMBER", help="the trial of this number alone, of each kind")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help="trials at once (default: processors, at most 4)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files of failed trials there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome to a file")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write every outcome to a file")
     return parser.parse_args(arguments)
 
 

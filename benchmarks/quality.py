@@ -1,6 +1,7 @@
 """What each way to store the weights costs in quality: our bundles and the peers, against torch in float32, in one table.
 
-    python benchmarks/quality.py CHECKPOINT FILES... [--precisions fp32 int8 int4] [--bundles DIR...] [--json FILE]
+    python benchmarks/quality.py CHECKPOINT FILES... [--precisions fp32 int8 int4]
+        [--bundles DIR...] [--save FILE]
 
 Every model sees the same windows of the same files, and every position counts: mean KL divergence from torch fp32 in nats, the part of
 positions where the likeliest token is the same, mean negative log likelihood in nats, and bytes and bits of the weights as stored. A
@@ -65,9 +66,9 @@ def main() -> None:
         expected, description = _reference(setting, cut, config.vocab_size)
         rows = _measure(setting, options, expected, cut, parameters)
     print(f"{render(rows)}\n\n{_caption(options, cut)}")
-    if options.json:
+    if options.save:
         facts = _facts(options, cut, parameters) | {"reference": description, "rows": records(rows)}
-        options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        options.save.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _parse() -> argparse.Namespace:
@@ -80,7 +81,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=256, help="tokens of a window, at most the sliding window (default: 256)")
     parser.add_argument("--max-tokens", type=int, default=24000, help="over all files in the order given (default: 24000)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure, versions and machine")
+    saved = "write every figure, versions and machine"
+    parser.add_argument("--save", type=Path, metavar="FILE", help=saved)
     return parser.parse_args()
 
 

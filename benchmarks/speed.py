@@ -1,6 +1,7 @@
 """How fast our bundles are beside the peers, all in one process and in turns, on the same shape, in one table.
 
-    python benchmarks/speed.py CHECKPOINT --bundles DIR... [--peers llama.cpp openvino torch] [--json FILE] [--plot FILE]
+    python benchmarks/speed.py CHECKPOINT --bundles DIR... [--peers llama.cpp openvino torch]
+        [--save FILE] [--plot FILE]
 
 Load time, time to first token, prefill, decode over context, steps of several tokens and memory; times as
 medians and quartiles of rounds in which every engine has its turn, and each bundle's time over the others',
@@ -47,7 +48,8 @@ def main() -> None:
     """Parse, measure, print."""
     options = _parse()
     try:
-        contexts, prefill = (None if given is None else tuple(given) for given in (options.contexts, options.prefill))
+        asked = (options.context, options.prefill)
+        contexts, prefill = (None if given is None else tuple(given) for given in asked)
         threads = options.threads or default_threads()
         settings = Settings(contexts, tuple(options.steps), prefill, options.repeat, threads, options.real_prefill)
         if options.plot:
@@ -61,10 +63,12 @@ def main() -> None:
     with _scratch(options) as scratch, redirect_stdout(sys.stderr):  # the peers' own messages
         setting = Setting(options.checkpoint, scratch, max(task.context for task in tasks), threads)
         report = _measure(_ours(bundles, options, settings), options.peers, setting, settings, facts)
-    print("\n".join(markdown(report, ours=len(bundles))))
-    if options.json:
-        about = {"checkpoint": options.checkpoint.resolve().name, "cpu": cpu(), "system": system(), "versions": versions()}
-        options.json.write_text(json.dumps(about | report.figures(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    machine = {"cpu": cpu(), "system": system(), "versions": versions()}
+    about = {"checkpoint": options.checkpoint.resolve().name, **machine}
+    figures = json.dumps(about | report.figures(), indent=2, allow_nan=False)
+    print(figures if options.json else "\n".join(markdown(report, ours=len(bundles))))
+    if options.save:
+        options.save.write_text(f"{figures}\n", encoding="utf-8")
     if options.plot:
         plot(report, options.plot)
 

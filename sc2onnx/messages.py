@@ -37,6 +37,23 @@ def harmless(character: str) -> str:
     return character.encode("unicode_escape").decode() if hidden else character
 
 
+def duration(seconds: float) -> str:
+    """Return a time that is known roughly, as a person says it: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def left(seconds: float, done: float, total: float) -> str:
+    """Say how long the rest of some work takes if it goes on as fast: ``, about 12 min left``.
+
+    ``done`` of ``total`` took ``seconds``. Empty where nothing is done yet, or nothing is left.
+    """
+    if not 0 < done < total:
+        return ""
+    return f", about {duration(seconds / done * (total - done))} left"
+
+
 def tell(line: str, stream: TextIO | None = None) -> None:
     """Print a message on standard error, or another stream.
 

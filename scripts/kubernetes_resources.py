@@ -3,7 +3,7 @@
     python scripts/kubernetes_resources.py BUNDLE --processors 4 > resources.yaml
     python scripts/kubernetes_resources.py --shape 3b --precision int4 --processors 4
 
-The figures are those of ``sc2onnx info BUNDLE`` and ``sc2onnx info --plan``: weights, and a cache of
+The figures are those of ``sc2onnx info BUNDLE`` and ``sc2onnx plan``: weights, and a cache of
 full length for each request of a step and for each file that is kept.
 """
 

@@ -10,11 +10,10 @@ from typing import Final
 
 from sc2onnx.batch.checkpoint import Checkpoint
 from sc2onnx.evaluate.score import bits_per_byte
+from sc2onnx.messages import duration
 
 EVERY: Final = 30.0
-"""Seconds between two lines where there is no terminal."""
-
-EVERY_ON_TERMINAL: Final = 0.5
+"""Seconds between two lines, if nothing else is said."""
 
 _SMOOTH: Final = 1e-9
 
@@ -61,7 +60,7 @@ def line(first: Place, now: Place, seconds: float) -> str:
     ]
     gained = now.position - first.position
     if gained > 0 and rows:
-        parts.append(f"about {_duration(seconds / gained * (1 - now.position))} left")
+        parts.append(f"about {duration(seconds / gained * (1 - now.position))} left")
     return ", ".join(parts)
 
 
@@ -81,9 +80,3 @@ def summary(done: Checkpoint) -> list[str]:
 
 def _errors(done: Checkpoint) -> str:
     return f" ({done.errors:,} with errors)" if done.errors else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sc2onnx.bench.rounds import interleaved
 from sc2onnx.bench.task import PROMPT, Task
 from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, RequestError
+from sc2onnx.messages import left
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.cache.shape import CHUNK, default_capacity
 from sc2onnx.runtime.opening.bundle import open_named
@@ -132,8 +134,10 @@ def _measure(
     with ExitStack() as stack:
         engines = _enter(stack, {name: opener for name, opener in openers.items() if name not in failed}, tell, failed)
         seconds: dict[str, dict[Task, tuple[float, ...]]] = {name: {} for name in engines}
-        for task in tasks:
-            tell(str(task))
+        began = time.monotonic()
+        for number, task in enumerate(tasks):
+            rest = left(time.monotonic() - began, number, len(tasks))
+            tell(f"{task} ({number + 1} of {len(tasks)}{rest})")
             for name, values in interleaved(engines, task, settings.repeat, vocab, failed).items():
                 seconds[name][task] = values
         rows = tuple(Row(name, engine.weights_read, memory[name], seconds[name]) for name, engine in engines.items() if name not in failed)

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from sc2onnx.cli.outputs import print_json
 from sc2onnx.cli.process import asked_to_stop
+from sc2onnx.cli.progress import progress
 from sc2onnx.cli.terminal import say_all
 from sc2onnx.errors import RequestError
-from sc2onnx.messages import printable, tell
+from sc2onnx.messages import tell
 
 if TYPE_CHECKING:
-    from sc2onnx.batch import Progress, Task
+    from sc2onnx.batch import Task
     from sc2onnx.runtime.model import Model
 
 
 def batch(args: argparse.Namespace) -> int:
     """Run ``batch``; the status is 1 where rows could not be computed."""
     from sc2onnx.batch import Job, run
-    from sc2onnx.batch.progress import summary
+    from sc2onnx.batch.progress import EVERY, Progress, summary
 
     job = Job(args.inputs, args.output, _task(args), _renamed(args.field), args.restart, args.fail_fast)
-    with asked_to_stop() as asked, _cleared():
-        done = run(lambda: _load(args), job, progress=_progress(args), stopping=lambda: bool(asked.number))
+    with asked_to_stop() as asked, progress(args.quiet, EVERY) as shown:
+        told = Progress(None if args.quiet else shown, shown.every)
+        done = run(lambda: _load(args), job, progress=told, stopping=lambda: bool(asked.number))
     if done.state != "done":
         tell(f"stopped after {done.rows:,} rows: run the same command again to go on")
         return 128 + asked.number
-    say_all([*summary(done), f"in {args.output}"])
+    if args.json:
+        print_json({"output": str(args.output), **asdict(done)})
+    else:
+        say_all([*summary(done), f"in {args.output}"])
     return 1 if done.errors else 0
 
 
@@ -60,7 +64,7 @@ def _task(args: argparse.Namespace) -> Task:
         return Infilling({**drawn, "order": args.order, "prompt_tokens": args.prompt_tokens})
     if args.task == "score":
         return Scoring(args.logprobs)
-    return Evaluating(Measures(args.length, args.max_tokens, args.infill, args.seed, args.order))
+    return Evaluating(Measures(args.length, args.score_tokens, args.infill, args.seed, args.order))
 
 
 def _renamed(given: list[str]) -> dict[str, str]:
@@ -90,28 +94,3 @@ def _load(args: argparse.Namespace) -> Model:
         max_batch=args.max_batch,
         prefix_memory=args.prefix_memory,
     )
-
-
-def _progress(args: argparse.Namespace) -> Progress:
-    from sc2onnx.batch.progress import EVERY, EVERY_ON_TERMINAL, Progress
-
-    if args.quiet:
-        return Progress(None)
-    on_terminal = sys.stderr.isatty()
-    return Progress(_rewrite if on_terminal else tell, EVERY_ON_TERMINAL if on_terminal else EVERY)
-
-
-def _rewrite(line: str) -> None:
-    """Show a line in the place of the one before."""
-    with suppress(OSError, ValueError):  # a terminal that is gone ends no work
-        print(f"\r\x1b[K{printable(line)}", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _cleared() -> Iterator[None]:
-    """Leave no line of the progress on a terminal."""
-    try:
-        yield
-    finally:
-        if sys.stderr.isatty():
-            _rewrite("")

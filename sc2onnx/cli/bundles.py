@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from sc2onnx.cli.outputs import print_json
+from sc2onnx.cli.progress import waiting
 from sc2onnx.cli.terminal import say
 
 
@@ -16,6 +19,19 @@ def located(bundle: str | Path, revision: str | None = None) -> Path:
     return located(bundle, revision)
 
 
+def loading(bundle: Path) -> AbstractContextManager[object]:
+    """Tell that a bundle is loaded, where that takes long: its files are read and checked."""
+    return waiting(f"loading {bundle}", _size(bundle))
+
+
+def _size(bundle: Path) -> int:
+    """Return the bytes of a bundle's files; 0 where they cannot be looked at."""
+    try:
+        return sum(each.stat().st_size for each in bundle.iterdir())
+    except OSError:
+        return 0
+
+
 def warm(args: argparse.Namespace) -> int:
     """Run ``warm``."""
     from sc2onnx.runtime.description import on_kernels
@@ -23,15 +39,26 @@ def warm(args: argparse.Namespace) -> int:
     from sc2onnx.runtime.ort.kernels import usable
     from sc2onnx.runtime.ort.packing import make
 
-    bundle = Bundle.open(args.bundle)
+    with waiting(f"checking {args.bundle}", _size(args.bundle), args.quiet):
+        bundle = Bundle.open(args.bundle)
     kernels = usable("auto", bundle.manifest)
     if kernels is None:
         reason = on_kernels(bundle.manifest)[1] or "its weights are not quantised"
-        say(f"{args.bundle}: {reason}: there is nothing to pack")
+        told = f"{reason}: there is nothing to pack"
+        _say_warm(args, told, {"packed": None, "bytes": 0, "reason": reason})
         return 0
-    form = make(bundle, kernels)
-    say(f"{args.bundle}: {form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}")
+    with waiting(f"packing {args.bundle}", _size(args.bundle), args.quiet):
+        form = make(bundle, kernels)
+    told = f"{form.nbytes / 1e9:.3f} GB of packed weights in {form.directory}"
+    _say_warm(args, told, {"packed": str(form.directory), "bytes": form.nbytes})
     return 0
+
+
+def _say_warm(args: argparse.Namespace, told: str, facts: dict[str, Any]) -> None:
+    if args.json:
+        print_json({"bundle": str(args.bundle), **facts})
+    else:
+        say(f"{args.bundle}: {told}")
 
 
 def push(args: argparse.Namespace) -> int:
@@ -39,7 +66,8 @@ def push(args: argparse.Namespace) -> int:
     from sc2onnx.runtime.opening.bundle import push
 
     branch = {"private": args.private, "revision": args.revision, "message": args.message}
-    address = push(args.bundle, args.repo, **branch)
+    with waiting(f"checking {args.bundle}", _size(args.bundle)):  # the hub's library shows its own
+        address = push(args.bundle, args.repo, **branch)
     if args.json:
         print_json({"bundle": str(args.bundle), "repo": args.repo, "commit": address})
     else:

@@ -13,7 +13,7 @@ from sc2onnx.cli.terminal import say
 def export(args: argparse.Namespace) -> int:
     """Run ``export``."""
     from sc2onnx.export import Calibration, export
-    from sc2onnx.export.progress import for_stream
+    from sc2onnx.export.progress import Silent, for_stream
 
     began = time.perf_counter()
     files = None if args.calibration is None else tuple(args.calibration)
@@ -28,7 +28,7 @@ def export(args: argparse.Namespace) -> int:
         calibration=Calibration(wanted, files, args.calibration_tokens),
         stages=args.stages,
         overwrite=args.overwrite,
-        progress=for_stream(),
+        progress=Silent() if args.quiet else for_stream(),
     )
     seconds = time.perf_counter() - began
     if args.json:

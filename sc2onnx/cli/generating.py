@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.bundle import texts
+from sc2onnx.cli.bundles import loading
 from sc2onnx.cli.outputs import decode, print_json, read_text
 from sc2onnx.cli.terminal import TerminalText, write_generated
 from sc2onnx.errors import CursorError, RequestError
@@ -43,7 +44,7 @@ def infill(args: argparse.Namespace) -> int:
 
     text = read_text(args.file)
     offset = cursor_offset(text, args.line, args.column)
-    files = {str(path): read_text(path) for path in args.context}
+    files = {str(path): read_text(path) for path in args.others}
     model = _load(args)
     if args.prompt_tokens is not None and args.prompt_tokens < LEAST:
         raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least {LEAST}")
@@ -86,16 +87,17 @@ def _load(args: argparse.Namespace) -> Model:
 
     if args.device_map is not None and args.device != "cpu":
         raise RequestError("--device and --device-map are given, expected either")
-    return load(
-        args.bundle,
-        device=args.device,
-        device_map=args.device_map,
-        threads=args.threads,
-        kernels=args.kernels,
-        cache_type=args.cache_type,
-        speculate=args.speculate,
-        prefix_memory=0,  # one request a process
-    )
+    with loading(args.bundle):
+        return load(
+            args.bundle,
+            device=args.device,
+            device_map=args.device_map,
+            threads=args.threads,
+            kernels=args.kernels,
+            cache_type=args.cache_type,
+            speculate=args.speculate,
+            prefix_memory=0,  # one request a process
+        )
 
 
 _RULES: Final = (

@@ -1,4 +1,4 @@
-"""``info`` and ``doctor``: what a bundle is, what exporting one would take, what works here."""
+"""``info``, ``plan`` and ``doctor``: a bundle, what making one takes, what works here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from pathlib import Path
 
 from sc2onnx.cli.bundles import located
 from sc2onnx.cli.outputs import print_json
-from sc2onnx.cli.terminal import say_all
+from sc2onnx.cli.terminal import say_all, say_table
 from sc2onnx.errors import RequestError
-from sc2onnx.tables import aligned
 
 
 def info(args: argparse.Namespace) -> int:
-    """Run ``info``, also with ``--plan``."""
-    if args.plan:
-        return _plan(args)
+    """Run ``info``."""
     from sc2onnx.runtime.description import described, on_kernels
     from sc2onnx.runtime.memory_need import memory_need
     from sc2onnx.runtime.opening.bundle import Bundle
@@ -28,44 +25,37 @@ def info(args: argparse.Namespace) -> int:
         print_json({**asdict(manifest), "memory": asdict(need)})
         return 0
     shown = {"bundle": str(args.bundle), **described(manifest, need, kept, kernels)}
-    say_all(aligned(list(shown.items())))
+    say_table(list(shown.items()))
     return 0
 
 
 def _bundle(args: argparse.Namespace) -> Path:
     """Return the directory of the bundle that ``info`` is asked about.
 
-    Raises :class:`RequestError` for options that only ``--plan`` takes.
+    Raises :class:`RequestError` for a checkpoint.
     """
     from sc2onnx.bundle.contract import MANIFEST_FILE
 
-    if args.shape is not None:
-        raise RequestError("--shape is for a checkpoint: add --plan")
-    if args.allow_setting:
-        raise RequestError("--allow-setting is for a checkpoint: add --plan")
-    if args.bundle is None:
-        ways = "give its directory, or --plan for what exporting a checkpoint would take"
-        raise RequestError(f"no bundle: {ways}")
     path = Path(args.bundle)
     if (path / "config.json").is_file() and not (path / MANIFEST_FILE).exists():
-        ways = "add --plan for what exporting it would take, or export it first"
+        ways = f"`sc2onnx plan {path}` tells what exporting it takes, or export it first"
         raise RequestError(f"{path} is a checkpoint, not a bundle: {ways}")
     return located(args.bundle, args.revision)
 
 
-def _plan(args: argparse.Namespace) -> int:
-    if args.shape is not None and (args.bundle is not None or args.revision is not None):
-        ways = f"leave out {args.bundle or '--revision'}, or leave out --shape"
+def plan(args: argparse.Namespace) -> int:
+    """Run ``plan``."""
+    if args.shape is not None and (args.checkpoint is not None or args.revision is not None):
+        ways = f"leave out {args.checkpoint or '--revision'}, or leave out --shape"
         raise RequestError(f"--shape {args.shape} is itself a checkpoint's: {ways}")
     from sc2onnx.cli.plan_table import lines, plan_table
 
-    allowed = tuple(args.allow_setting)
     table = plan_table(
-        args.bundle,
+        args.checkpoint,
         args.shape,
         args.revision,
         args.context,
-        allow_settings=allowed,
+        allow_settings=tuple(args.allow_setting),
     )
     if args.json:
         print_json(table.figures())
@@ -82,5 +72,5 @@ def doctor(args: argparse.Namespace) -> int:
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
-        say_all(aligned(rows(findings)))
+        say_table(rows(findings))
     return 0 if healthy(findings) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sc2onnx.cli.outputs import read_keys
@@ -28,7 +29,7 @@ def lsp(args: argparse.Namespace) -> int:
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     options = Options(
-        max_tokens=args.max_tokens,
+        max_tokens=args.max_new_tokens,
         mode=args.mode,
         timeout=args.timeout,
         neighbours=args.neighbours,
@@ -48,7 +49,7 @@ def _completer(args: argparse.Namespace) -> Completer:
         return Local(lambda: _loaded(args))
     from sc2onnx.serve.lsp.remote import Remote
 
-    keys = () if args.key_file is None else read_keys([args.key_file])
+    keys = () if args.key_file is None else read_keys([Path(args.key_file)])
     return Remote(args.server, keys[0] if keys else None)
 
 

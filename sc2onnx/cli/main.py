@@ -19,6 +19,7 @@ from sc2onnx.cli.process import (
 
 COMMANDS: Final[Mapping[str, str]] = {
     "export": "exporting",
+    "plan": "inspecting",
     "verify": "measuring",
     "evaluate": "measuring",
     "bench": "measuring",
@@ -32,6 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "warm": "bundles",
     "push": "bundles",
     "doctor": "inspecting",
+    "completion": "completing",
 }
 """Command -> the module whose function of that name runs it and returns the exit status. It is
 imported when it is asked for: the runtime alone has not all of them.
@@ -53,12 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises :class:`SystemExit` for signals only.
     """
     with standard_streams():
+        known = parser()
         try:
-            args = parser().parse_args(arguments)
+            args = known.parse_args(arguments)
+            if args.command is None:
+                known.print_help()
         except SystemExit as ended:  # help, or a mistake that was told of
             status = int(ended.code or 0)
             return guarded("", lambda: status)
-        return guarded(args.command, lambda: _run(args))
+        return guarded(args.command or "", lambda: _run(args) if args.command else 0)
 
 
 def _run(args: argparse.Namespace) -> int:

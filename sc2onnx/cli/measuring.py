@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sc2onnx.cli.outputs import check_outputs, check_writable, publish, write_figures
+from sc2onnx.cli.outputs import check_outputs, check_writable, print_json, publish, write_figures
+from sc2onnx.cli.progress import Progress, progress, waiting
 from sc2onnx.cli.terminal import say_all
-from sc2onnx.messages import tell
+from sc2onnx.messages import left
 from sc2onnx.tables import line
 
 if TYPE_CHECKING:
@@ -27,46 +30,55 @@ def verify(args: argparse.Namespace) -> int:
     from sc2onnx.verify import verify
     from sc2onnx.verify.run import record
 
-    check_writable(args.json)
-    report = verify(
-        args.bundle,
-        args.checkpoint,
-        text=args.text,
-        max_length=args.max_length,
-        greedy_tokens=args.greedy,
-        kernels=args.kernels,
-        device=args.device,
-        tell=_Cases(),
-        keep=False,
-    )
+    check_writable(args.save)
+    with progress(args.quiet) as shown, waiting("torch computes", quiet=args.quiet) as end:
+        report = verify(
+            args.bundle,
+            args.checkpoint,
+            text=args.text,
+            max_length=args.length,
+            greedy_tokens=args.greedy,
+            kernels=args.kernels,
+            device=args.device,
+            tell=_Cases(shown, end),
+            keep=False,
+        )
+    figures = {"summary": asdict(report.summary), "cases": _cases(report)}
     try:
-        say_all(_verdict(report.summary))
+        if args.json:
+            print_json(figures)
+        else:
+            say_all(_verdict(report.summary))
     finally:  # a disk that is full, here or below, costs no figure that another place can take
         if args.kernels == "off" and args.device == "cpu":
             record(args.bundle, report)
-        if args.json is not None:
-            write_figures(args.json, {"summary": asdict(report.summary), "cases": _cases(report)})
+        if args.save is not None:
+            write_figures(args.save, figures)
     return 0 if report.summary.passed else 1
 
 
 class _Cases:
-    """Shows each case of a verification as a row of a table, the first below the headings."""
+    """Shows each case of a verification as a row of a table, and below it how far that is."""
 
-    def __init__(self) -> None:
-        self._headed = False
+    def __init__(self, shown: Progress, begun: Callable[[], None]) -> None:
+        self._shown, self._begun, self._began = shown, begun, 0.0
 
     def __call__(self, result: CaseResult) -> None:
-        if not self._headed:
+        now = time.monotonic()
+        if result.number == 1:
+            self._begun()
             self._row(_HEADINGS)
-            self._headed = True
+            self._began = now
         found = result.difference
         diffs = (f"{found.max_abs_diff:.2e}", f"{found.max_rel_diff:.2e}")
         rest = (f"{found.kl_divergence:.2e}", f"{found.top1_agreement:.2%}")
         self._row((str(result.case.length), result.case.split, *diffs, *rest))
+        if self._shown.in_place and result.number < result.total:
+            after = left(now - self._began, result.number - 1, result.total - 1)
+            self._shown(f"{result.number} of {result.total} cases{after}")
 
-    @staticmethod
-    def _row(cells: tuple[str, ...]) -> None:
-        tell(line(cells, _WIDTHS, left=(1,)))
+    def _row(self, cells: tuple[str, ...]) -> None:
+        self._shown.keep(line(cells, _WIDTHS, left=(1,)))
 
 
 def _cases(report: Report) -> list[dict[str, object]]:
@@ -99,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
     settings = Settings(
         length=args.length,
-        max_tokens=args.max_tokens,
+        max_tokens=args.score_tokens,
         infill=args.infill,
         seed=args.seed,
         threads=args.threads,
@@ -108,14 +120,16 @@ def evaluate(args: argparse.Namespace) -> int:
         cache_type=args.cache_type,
     )
     check_outputs(args)
-    report = evaluate(
-        args.bundle,
-        args.files,
-        also=args.also,
-        against=_reference(args),
-        settings=settings,
-        tell=tell,
-    )
+    with progress(args.quiet) as shown:
+        report = evaluate(
+            args.bundle,
+            args.files,
+            also=args.also,
+            against=_reference(args),
+            settings=settings,
+            tell=shown,
+            every=shown.every,
+        )
     publish(args, lines(report), report.figures, lambda path: plot(report, path))
     return 0
 
@@ -143,7 +157,7 @@ def bench(args: argparse.Namespace) -> int:
     from sc2onnx.bench.table import lines
 
     settings = Settings(
-        contexts=None if args.contexts is None else tuple(args.contexts),
+        contexts=None if args.context is None else tuple(args.context),
         steps=tuple(args.steps),
         prefill=None if args.prefill is None else tuple(args.prefill),
         repeat=args.repeat,
@@ -154,6 +168,7 @@ def bench(args: argparse.Namespace) -> int:
         cache_type=args.cache_type,
     )
     check_outputs(args)
-    report = bench(args.bundle, also=args.also, settings=settings, tell=tell)
+    with progress(args.quiet) as shown:
+        report = bench(args.bundle, also=args.also, settings=settings, tell=shown)
     publish(args, lines(report), report.figures, lambda path: plot(report, path))
     return 0

@@ -26,23 +26,26 @@ def publish(
     figures: Callable[[], Mapping[str, Any]],
     plot: Callable[[Path], None],
 ) -> None:
-    """Print a table, and write the files that ``--json`` and ``--plot`` ask for.
+    """Print a table, or with ``--json`` its figures, and write what ``--save`` and ``--plot`` name.
 
     Each of them is made also where another cannot be written.
     """
     with ExitStack() as outputs:  # the last one that is entered comes first
         if args.plot is not None:
             outputs.callback(plot, args.plot)
-        if args.json is not None:
-            outputs.callback(lambda: write_figures(args.json, figures()))
-        outputs.callback(say_all, table)
+        if args.save is not None:
+            outputs.callback(lambda: write_figures(args.save, figures()))
+        if args.json:
+            outputs.callback(lambda: print_json(figures()))
+        else:
+            outputs.callback(say_all, table)
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse what ``--json`` and ``--plot`` cannot be, before minutes of work."""
+    """Refuse what ``--save`` and ``--plot`` cannot be, before minutes of work."""
     from sc2onnx.plotting import check_plot
 
-    check_writable(args.json)
+    check_writable(args.save)
     check_writable(args.plot)
     if args.plot is not None:
         check_plot(args.plot)

@@ -1,4 +1,4 @@
-"""The table of ``info --plan``: what each precision takes to export and to run here.
+"""The table of ``plan``: what each precision takes to export and to run here.
 
 What the export takes is the exporter's estimate, what running takes the runtime's arithmetic; only
 the command line knows both.
@@ -142,19 +142,19 @@ def plan_table(
     checkpoint: str | None,
     shape: str | None = None,
     revision: str | None = None,
-    context: int | None = None,
+    contexts: Sequence[int] | None = None,
     *,
     allow_settings: Collection[str] = (),
 ) -> PlanTable:
-    """The table of a checkpoint or shape, at :data:`CONTEXTS` or at one ``context``.
+    """The table of a checkpoint or shape, at :data:`CONTEXTS` or at other ``contexts``.
 
     The other arguments are those of :func:`~sc2onnx.export.estimate.estimates`. Raises
     :class:`~sc2onnx.errors.CheckpointError` and :class:`~sc2onnx.errors.RequestError`.
     """
     found = estimates(checkpoint, shape, revision, allow_settings=allow_settings)
     model, machine = facts(found.config), Machine.here()
-    contexts = _contexts(model) if context is None else [context]
-    rows = _rows(found.of_variants, model, contexts, machine)
+    columns = _contexts(model) if contexts is None else contexts
+    rows = _rows(found.of_variants, model, columns, machine)
     short = calibration_seconds(found.config, _FEW_TOKENS)
     return PlanTable(found.name, model, machine, rows, found.refused, short)
 
@@ -253,14 +253,29 @@ def _notes(table: PlanTable) -> Iterator[str]:
     machine = table.machine
     memory, disk = map(_free, (machine.memory, machine.disk))
     yield f"Free here: memory {memory}, disk {disk}. ! marks what is more than that."
+    yield from _verdict_notes({_verdict(row) for row in table.rows})
     if any(not row.estimate.exact for row in table.rows):
-        yield "<= at most: the export finds out which products need more bits."
+        yield "<= 1.2 means 1.2 at most: calibration decides how many weights keep 8 bits, so"
+        yield "  the size is known when the export is done."
     yield from _calibration_notes(table)
     yield from _packed_notes(table)
-    if any(row.on_gpu for row in table.rows):
-        yield "For cuda, the memory to run is the GPU's, which is not looked at."
-    where = "Memory to run is that of weights and cache, beside the interpreter."
-    yield f"Disk to export is beside the checkpoint. {where}"
+    yield "Disk to export is beside the checkpoint. Memory to run is that of weights and cache,"
+    yield "  beside the interpreter."
+
+
+_VERDICTS: Final = {
+    "yes": "this machine can export the precision and run it",
+    "export": "it can export it; a GPU runs it, whose memory is not looked at",
+    "no": "something marked ! is more than is free",
+    "?": "the operating system does not tell what is free",
+}
+"""What the last column says, and what that means."""
+
+
+def _verdict_notes(found: Collection[str]) -> Iterator[str]:
+    meant = [f"{word}: {text}" for word, text in _VERDICTS.items() if word in found]
+    yield f"fits here: {meant[0]}"
+    yield from (f"           {each}" for each in meant[1:])
 
 
 def _free(nbytes: int | None) -> str:
@@ -284,9 +299,7 @@ def _packed_notes(table: PlanTable) -> Iterator[str]:
     if not packed:
         return
     names = ", ".join(dict.fromkeys(row.estimate.precision for row in packed))
-    where = f"in the cache directory of whoever runs {names} on sc2onnx-kernels"
-    yield f"packed: on disk, {where}, after the first load, which packs the"
-    limits = "None below 64 MB, nor beyond SC2ONNX_PACKED_BYTES, 16 GB by default."
-    yield f"  weights in as much private memory. {limits}"
-    quarter = "about a quarter of what is counted here"
-    yield f"  On the kernels the cache takes {quarter}: keys and values in int8."
+    yield f"packed: {names} on sc2onnx-kernels keep their weights in the cache directory, as the"
+    yield "  kernels read them. The first load makes that, in as much private memory. None below"
+    yield "  64 MB, nor beyond SC2ONNX_PACKED_BYTES, 16 GB by default. On the kernels the cache of"
+    yield "  keys and values takes a quarter of what is counted here: they are in int8."

@@ -1,11 +1,23 @@
-"""What goes to standard output: lines of results, and the text that a model writes."""
+"""What goes to standard output: lines and tables of results, and the text that a model writes.
+
+Tables are plain text; on a terminal, where rich is installed, they are folded to its width and
+coloured, unless ``NO_COLOR`` is in the environment.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final, TextIO
 
 from sc2onnx.messages import discard, harmless, printable
+from sc2onnx.tables import Cells, aligned
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person watches a stream, on a terminal that can move its cursor."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def say(line: str) -> None:
@@ -24,6 +36,37 @@ def say_all(lines: Iterable[str]) -> None:
     """Print lines of a result one after the other, as :func:`say` does."""
     for line in lines:
         say(line)
+
+
+_COLOURS: Final[Mapping[str, str]] = {
+    "ok": "green",
+    "MISSING": "bold red",
+    "passed": "green",
+    "FAILED": "bold red",
+}
+"""Cells that begin with one of these words are coloured."""
+
+
+def say_table(rows: Cells) -> None:
+    """Print rows of a table, whose columns are aligned on the left, on standard output."""
+    if not is_terminal(sys.stdout):
+        say_all(aligned(rows))
+        return
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ModuleNotFoundError:
+        say_all(aligned(rows))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in range(len(rows[0])):
+        table.add_column(no_wrap=column < len(rows[0]) - 1)  # details are folded, names are not
+    for row in rows:
+        words = (cell.partition(",")[0].strip() for cell in row)
+        cells = zip(row, words, strict=True)
+        table.add_row(*(Text(printable(cell), _COLOURS.get(word, "")) for cell, word in cells))
+    Console(highlight=False).print(table)
 
 
 def write_generated(text: str, screen: TerminalText | None) -> None:

@@ -6,16 +6,20 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from sc2onnx.messages import left
+
 Tell = Callable[[str], None]
 
-_INTERVAL: Final = 10.0  # seconds
+EVERY: Final = 10.0
+"""Seconds between two lines, if nothing else is said."""
 
 
 class Progress:
-    """Tells of one stage: every ten seconds, and at its end."""
+    """Tells of one stage, how long it takes yet, every few seconds and at its end."""
 
-    def __init__(self, tell: Tell, name: str, total: int, unit: str) -> None:
+    def __init__(self, tell: Tell, name: str, total: int, unit: str, every: float = EVERY) -> None:
         self._tell, self._name, self._total, self._unit = tell, name, total, unit
+        self._every = every
         self._done, self._began = 0, time.monotonic()
         self._told = self._began
 
@@ -23,6 +27,8 @@ class Progress:
         """So many more are done."""
         self._done += count
         now = time.monotonic()
-        if self._done >= self._total or now - self._told >= _INTERVAL:
+        if self._done >= self._total or now - self._told >= self._every:
             self._told = now
-            self._tell(f"{self._name}: {self._done:,} of {self._total:,} {self._unit}, {now - self._began:.0f} s")
+            took = now - self._began
+            far = f"{self._name}: {self._done:,} of {self._total:,} {self._unit}"
+            self._tell(f"{far}, {took:.0f} s{left(took, self._done, self._total)}")

@@ -10,7 +10,7 @@ from typing import Final, get_args
 
 from sc2onnx.errors import RequestError
 from sc2onnx.evaluate import infill
-from sc2onnx.evaluate.progress import Progress, Tell
+from sc2onnx.evaluate.progress import EVERY, Progress, Tell
 from sc2onnx.evaluate.report import InfillScore, ReferenceScore, Report, Score
 from sc2onnx.evaluate.score import bits_per_byte, difference, mean_nll, perplexity, record
 from sc2onnx.evaluate.source import About, LogitSource, Opener, bundle_opener, check_alike, check_same_tokens, reference_opener
@@ -65,17 +65,19 @@ class _Task:
     stops: frozenset[int]
     length: int
     tell: Tell
+    every: float
 
     def answer(self, source: LogitSource) -> InfillScore | None:
         """The infilling of one model; None if none is asked for."""
         if not self.questions:
             return None
-        progress = Progress(self.tell, source.about.name, len(self.questions), "spans infilled")
+        about, total = source.about, len(self.questions)
+        progress = Progress(self.tell, about.name, total, "spans infilled", self.every)
         return infill.score(source, self.questions, self.codec, self.stops, progress)
 
     def progress(self, about: About) -> Progress:
         """Of one model over the passage."""
-        return Progress(self.tell, about.name, self.passage.positions, "positions")
+        return Progress(self.tell, about.name, self.passage.positions, "positions", self.every)
 
 
 def evaluate(
@@ -86,12 +88,14 @@ def evaluate(
     against: str | Path | Opener | None = None,
     settings: Settings | None = None,
     tell: Tell = lambda line: None,
+    every: float = EVERY,
 ) -> Report:
     """Measure a bundle, and ``also`` others on the same tokens, on files of code; ``against`` a reference, a bundle or whatever is opened.
 
     Negative log-likelihood (nats per token, perplexity, bits per byte of UTF-8), with a reference KL divergence and agreement
     (:class:`sc2onnx.evaluate.measure.Difference`), with ``settings.infill`` fill-in-the-middle
-    (:mod:`sc2onnx.evaluate.spans`). ``tell`` is told of progress in lines.
+    (:mod:`sc2onnx.evaluate.spans`). ``tell`` is told of progress in lines, one every
+    ``every`` seconds.
 
     Needs the memory of the largest model, and with a reference 4 bytes of temporary disk a position and token of the vocabulary:
     3.2 GB for 16,384 positions of StarCoder2. Everything that can be checked is checked before any work. Raises
@@ -101,7 +105,7 @@ def evaluate(
     wanted = settings or Settings()
     documents = read(files)
     bundles = open_named([bundle, *also])
-    task = _task(documents, list(bundles.values()), wanted, tell)
+    task = _task(documents, list(bundles.values()), wanted, (tell, every))
     abouts = {name: About.of(name, opened.manifest) for name, opened in bundles.items()}
     first = next(iter(abouts.values()))
     how = (wanted.threads, wanted.kernels, wanted.cache_type)
@@ -117,7 +121,12 @@ def evaluate(
     return Report(task.passage.files, task.passage.positions, task.passage.nbytes, task.length, wanted.seed, wanted.order, scores, reference)
 
 
-def _task(documents: Sequence[Document], bundles: Sequence[Bundle], wanted: Settings, tell: Tell) -> _Task:
+def _task(
+    documents: Sequence[Document],
+    bundles: Sequence[Bundle],
+    wanted: Settings,
+    told: tuple[Tell, float],
+) -> _Task:
     context = min(opened.manifest.model.context_length for opened in bundles)
     length = wanted.length or min(DEFAULT_LENGTH, context)
     codec, first = open_codec(bundles[0].tokenizer), About.of(bundles[0].directory.name, bundles[0].manifest)
@@ -129,7 +138,8 @@ def _task(documents: Sequence[Document], bundles: Sequence[Bundle], wanted: Sett
         infill.edit_similarity()  # better missed now than after hours of work
     questions = infill.questions(choose(documents, wanted.infill, wanted.seed), codec, length, context, wanted.order)
     stops = codec.stop_ids() | set(bundles[0].manifest.model.eos_token_ids)
-    return _Task(documents, passage(documents, codec, length, wanted.max_tokens), questions, codec, stops, length, tell)
+    scored = passage(documents, codec, length, wanted.max_tokens)
+    return _Task(documents, scored, questions, codec, stops, length, *told)
 
 
 def _record(task: _Task, opener: Opener, expected: About, store: LogitStore) -> tuple[About, InfillScore | None]:

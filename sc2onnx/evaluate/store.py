@@ -46,7 +46,7 @@ class LogitStore:
         return rows
 
 
-_ADVICE: Final = "give fewer --max-tokens, or set TMPDIR to a directory on a disk with more room"
+_ADVICE: Final = "give fewer --score-tokens, or set TMPDIR to a directory on a disk with more room"
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def _configuration(
         ways = f"give a directory, a hub id, or --shape {'|'.join(SHAPES)}"
         raise RequestError(f"no checkpoint: {ways}")
     if (Path(checkpoint) / MANIFEST_FILE).is_file():
-        ways = "leave --plan out, or give the checkpoint it came from"
+        ways = f"see `sc2onnx info {checkpoint}`, or give the checkpoint it came from"
         raise BundleError(f"{checkpoint} is a bundle, exported already: {ways}")
     source = hub.resolve(checkpoint, revision, [CONFIG_FILE, ADAPTER_CONFIG])
     return source.name, Starcoder2Config.from_dict(read_config(source.directory), allowed)

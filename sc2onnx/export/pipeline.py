@@ -48,7 +48,8 @@ def export(
 
     ``precision``: one of :data:`~sc2onnx.export.precision.PRECISIONS` or a recipe in a ``.json`` file; ``target``: one of
     :data:`~sc2onnx.export.precision.TARGETS`. ``calibration``: on what text, if not as the recipe says. Without calibration, peak
-    memory is a few hundred megabytes, whatever the model's size; what it takes otherwise: ``sc2onnx info CHECKPOINT --plan``.
+    memory is a few hundred megabytes, whatever the model's size; what
+    it takes otherwise: ``sc2onnx plan CHECKPOINT``.
     ``stages``: cut the layers into so many graphs, balanced by bytes, for several devices (``device_map`` of :func:`sc2onnx.load`).
     ``allow_settings``: settings of ``config.json`` that are unknown here, and of which the caller vouches that they change nothing.
     Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol, TextIO
+import time
+from typing import Final, Protocol, TextIO
 
 from tqdm import tqdm
 
-from sc2onnx.messages import printable, tell
+from sc2onnx.messages import left, printable, tell
 
 
 class Progress(Protocol):
@@ -31,16 +32,31 @@ class Silent:
     def close(self) -> None: ...
 
 
-class Lines:
-    """One line per stage: for logs and pipes."""
+EVERY: Final = 30.0
+"""Seconds between two lines of a long stage."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+
+class Lines:
+    """One line per stage, and for long ones how far they are now and then: for logs and pipes."""
+
+    def __init__(self, stream: TextIO, every: float = EVERY) -> None:
+        self._stream, self._every = stream, every
+        self._name, self._done, self._total = "", 0, 0
+        self._began = self._told = time.monotonic()
 
     def stage(self, text: str, total: int = 0) -> None:
         tell(f"{text} ({total / 1e9:.3f} GB)" if total else text, self._stream)
+        self._name, self._done, self._total = text, 0, total
+        self._began = self._told = time.monotonic()
 
-    def advance(self, nbytes: int) -> None: ...
+    def advance(self, nbytes: int) -> None:
+        self._done += nbytes
+        now = time.monotonic()
+        if self._total and now - self._told >= self._every:
+            self._told = now
+            rest = left(now - self._began, self._done, self._total)
+            tell(f"{self._name}: {self._done / self._total:.0%}{rest}", self._stream)
+
     def close(self) -> None: ...
 
 

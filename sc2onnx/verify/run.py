@@ -33,10 +33,12 @@ _ROWS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One case and how far it was off."""
+    """One case and how far it was off; it is the ``number``-th of ``total``, from 1."""
 
     case: Case
     difference: Difference
+    number: int = 1
+    total: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +173,10 @@ def _compared(
     """Play every case on the bundle, and generate with it."""
     model = open_subject(directory, wanted.kernels, wanted.device)
     results = []
-    for case in cases(material.lengths, rewindable=min(64, model.rewindable)):
+    planned = list(cases(material.lengths, rewindable=min(64, model.rewindable)))
+    for number, case in enumerate(planned, 1):
         difference = run_case(model, case, material.text.tokens, expected.logits)
-        results.append(CaseResult(case, difference))
+        results.append(CaseResult(case, difference, number, len(planned)))
         tell(results[-1])
     ours = _greedy(model, material.prompt, len(expected.tokens))
     parting = part(ours, expected.tokens, expected.chosen_by)

@@ -40,6 +40,7 @@ def sample(model: Subject, count: int, text: Path | None) -> Sample:
         raise RequestError(f"{path} cannot be read ({error.strerror}), expected a text file to verify on") from error
     ids = np.array(model.codec.encode(data.decode("utf-8", errors="replace"), special=False), dtype=np.int64)
     if len(ids) < count:
-        raise RequestError(f"{path} has {len(ids)} tokens, verification needs {count}: give a longer file with --text, or a smaller --max-length")
+        ways = "give a longer file with --text, or a smaller --length"
+        raise RequestError(f"{path} has {len(ids)} tokens, verification needs {count}: {ways}")
     name = path.name if text else f"{path.name} of Python {platform.python_version()}"
     return Sample(ids[:count], f"{name} (SHA-256 {hashlib.sha256(data).hexdigest()[:16]})")

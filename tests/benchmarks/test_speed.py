@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speed.py"
-QUICK = ("--contexts", "16", "300", "--steps", "2", "--prefill", "20", "--repeat", "2", "--threads", "1")
+QUICK = ("--context", "16", "300", "--steps", "2", "--prefill", "20", "--repeat", "2", "--threads", "1")
 
 pytest.importorskip("onnx_ir")  # it compares bundles with their checkpoint, as the exporter reads it
 
@@ -29,7 +29,7 @@ def test_a_peer_that_is_not_installed_is_a_line_that_says_why(checkpoint: Path, 
     absent.mkdir()
     for package in ("llama_cpp", "nncf"):
         (absent / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')")
-    options = ("--peers", "llama.cpp", "openvino", *QUICK, "--json", tmp_path / "s.json", "--scratch", tmp_path / "scratch")
+    options = ("--peers", "llama.cpp", "openvino", *QUICK, "--save", tmp_path / "s.json", "--scratch", tmp_path / "scratch")
     done = speed(checkpoint, "--bundles", bundle, *options, without=absent)
     assert done.returncode == 0, done.stderr
     for name, package in (("llama.cpp Q4_0", "llama_cpp"), ("llama.cpp Q8_0", "llama_cpp"), ("OpenVINO int4, group 128", "nncf")):
@@ -53,7 +53,7 @@ def test_torch_takes_its_turn(checkpoint: Path, bundle: Path) -> None:
 def test_mistakes_are_one_line(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ((checkpoint, "--bundles", tmp_path / "absent"), "no bundle at"),
-        ((checkpoint, "--bundles", bundle, "--contexts", "4096"), "the model's context holds 2048"),
+        ((checkpoint, "--bundles", bundle, "--context", "4096"), "the model's context holds 2048"),
         ((tmp_path, "--bundles", bundle), "config.json"),
     ):
         done = speed(*arguments)

@@ -84,9 +84,9 @@ def test_a_dash_alone_a_number_and_words_are_no_options() -> None:
 
 
 def test_options_that_take_several_values_take_those_that_follow() -> None:
-    args = parser().parse_args(["bench", "--contexts", "1", "2", "--repeat", "3", "B", "--prefill"])
-    assert (args.bundle, args.contexts, args.repeat, args.prefill) == ("B", [1, 2], 3, [])
-    assert parser().parse_args(["bench", "--contexts", "1", "2", "--", "B"]).bundle == "B"
+    args = parser().parse_args(["bench", "--context", "1", "2", "--repeat", "3", "B", "--prefill"])
+    assert (args.bundle, args.context, args.repeat, args.prefill) == ("B", [1, 2], 3, [])
+    assert parser().parse_args(["bench", "--context", "1", "2", "--", "B"]).bundle == "B"
     args = parser().parse_args(["evaluate", "--length", "9", "B", "f", "--seed", "1", "g", "--infill", "2"])
     assert (args.bundle, args.files, args.infill) == ("B", [Path("f"), Path("g")], 2)
     args = parser().parse_args(["infill", "--line", "1", "B", "--column", "2", "f", "--no-speculate"])

@@ -82,7 +82,7 @@ def test_infill_completes_at_a_cursor(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("x = 1\n")
     where = ("f.py", "--line", "2", "--column", "5", "--max-new-tokens", "5", "--json")
     here = json.loads(succeeded(sc2onnx("infill", bundle, *where, directory=tmp_path)))
-    context = ("--path", "f.py", "--repo", "me/it", "--context", "other.py")
+    context = ("--path", "f.py", "--repo", "me/it", "--with", "other.py")
     there = json.loads(succeeded(sc2onnx("infill", bundle, *where, *context, directory=tmp_path)))
     assert here["tokens"]
     assert here["tokens"] != there["tokens"]
@@ -112,9 +112,9 @@ def test_infill_makes_room_for_other_files_and_does_not_reserve_the_whole_answer
     assert b"using" not in done.stderr  # all of it fits
     (tmp_path / "other.py").write_text("".join(f"name_{i} = {i}\n" for i in range(100)))
     (tmp_path / "open.py").write_text("".join(f"value_{i} = {i}\n" for i in range(2000)))
-    succeeded(sc2onnx("infill", bundle, "open.py", *cursor, "--context", "other.py", "--path", "open.py", "--repo", "a/b", directory=tmp_path))
+    succeeded(sc2onnx("infill", bundle, "open.py", *cursor, "--with", "other.py", "--path", "open.py", "--repo", "a/b", directory=tmp_path))
     (tmp_path / "other.py").write_text("".join(f"name_{i} = {i}\n" for i in range(4000)))
-    done = sc2onnx("infill", bundle, "open.py", *cursor, "--context", "other.py", directory=tmp_path)
+    done = sc2onnx("infill", bundle, "open.py", *cursor, "--with", "other.py", directory=tmp_path)
     succeeded(done)
     assert re.search(rb"from it on and \d+ of 4000 lines of other\.py \(\d+ tokens\)\n$", done.stderr)
 
@@ -218,7 +218,6 @@ def test_warnings_of_other_packages_are_not_shown(capsys: pytest.CaptureFixture[
 def test_unknown_commands_and_options_are_usage_errors(tmp_path: Path) -> None:
     assert sc2onnx("fly", directory=tmp_path).returncode == 2
     assert sc2onnx("info", directory=tmp_path).returncode == 2
-    assert sc2onnx(directory=tmp_path).returncode == 2
 
 
 def test_a_reader_that_leaves_early_is_no_error(bundle: Path, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from tests.cli.test_cli import refused, sc2onnx, succeeded
 
-QUICK = ("--contexts", "16", "300", "--steps", "1", "3", "--prefill", "20", "--repeat", "2", "--threads", "1")
+QUICK = ("--context", "16", "300", "--steps", "1", "3", "--prefill", "20", "--repeat", "2", "--threads", "1")
 
 
 def test_bundles_in_a_table_a_file_and_a_picture(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     shutil.copytree(bundle, tmp_path / "other")
-    done = sc2onnx("bench", bundle, "--also", "other", *QUICK, "--json", "s.json", "--plot", "s.png", directory=tmp_path)
+    done = sc2onnx("bench", bundle, "--also", "other", *QUICK, "--save", "s.json", "--plot", "s.png", directory=tmp_path)
     table = succeeded(done)
     for text in ("decode at 300 (ms)", "step of 3 at 300 (ms)", "prefill of 20 (tokens/s)", "first token of 64 (ms)", f"time of {bundle.name} over"):
         assert text in table
@@ -31,12 +31,12 @@ def test_bundles_in_a_table_a_file_and_a_picture(bundle: Path, tmp_path: Path) -
     ("arguments", "message"),
     [
         (("absent",), "no bundle at absent"),
-        (("BUNDLE", "--contexts", "1"), "contexts is 1"),
-        (("BUNDLE", "--contexts", "4096"), "the model's context holds 2048"),
+        (("BUNDLE", "--context", "1"), "contexts is 1"),
+        (("BUNDLE", "--context", "4096"), "the model's context holds 2048"),
         (("BUNDLE", "--repeat", "0"), "repeat is 0"),
         (("BUNDLE", "--also", "BUNDLE"), "given twice"),
         (("BUNDLE", "--plot", "f.gif"), "--plot is f.gif"),
-        (("BUNDLE", "--json", "absent/f.json"), "absent cannot be written to"),
+        (("BUNDLE", "--save", "absent/f.json"), "absent cannot be written to"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

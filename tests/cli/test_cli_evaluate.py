@@ -13,14 +13,14 @@ from sc2onnx.cli.main import main
 from tests.cli.test_cli import refused, sc2onnx, succeeded
 
 SOURCE = Path(queue.__file__)
-QUICK = ("--length", "40", "--max-tokens", "60")
+QUICK = ("--length", "40", "--score-tokens", "60")
 
 
 def test_bundles_against_a_bundle_in_a_table_a_file_and_a_picture(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("rapidfuzz")
     pytest.importorskip("matplotlib")
     shutil.copytree(bundle, tmp_path / "other")
-    files = ("--json", "e.json", "--plot", "e.png")
+    files = ("--save", "e.json", "--plot", "e.png")
     done = sc2onnx(
         "evaluate", bundle, SOURCE, "--also", "other", "--against", bundle, *QUICK, "--infill", "3", "--order", "spm", *files, directory=tmp_path
     )
@@ -41,7 +41,7 @@ def test_bundles_against_a_bundle_in_a_table_a_file_and_a_picture(bundle: Path, 
 def test_against_a_checkpoint_in_torch(bundle: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("rapidfuzz")
-    options = (*QUICK, "--infill", "2", "--seed", "4", "--json", str(tmp_path / "e.json"))
+    options = (*QUICK, "--infill", "2", "--seed", "4", "--save", str(tmp_path / "e.json"))
     assert main(["evaluate", str(bundle), str(SOURCE), "--against", str(checkpoint), *options]) == 0  # in this process: importing torch takes long
     assert "starcoder2-mini (reference)  torch fp32" in capsys.readouterr().out
     figures = json.loads((tmp_path / "e.json").read_text())
@@ -79,7 +79,7 @@ def test_without_torch_a_checkpoint_is_refused_by_name(bundle: Path, checkpoint:
         (("BUNDLE", "f.py", "--length", "0"), "length is 0"),
         (("BUNDLE", "f.py", "--infill", "9"), "--infill needs"),
         (("BUNDLE", "f.py", "--plot", "f.gif"), "--plot is f.gif"),
-        (("BUNDLE", "f.py", "--json", "absent/f.json"), "absent cannot be written to"),
+        (("BUNDLE", "f.py", "--save", "absent/f.json"), "absent cannot be written to"),
         (("BUNDLE", "f.py", "--plot", "absent/f.png"), "absent cannot be written to"),
     ],
 )

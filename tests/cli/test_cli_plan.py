@@ -1,4 +1,4 @@
-"""``sc2onnx info --plan`` as a user runs it, and what its table says."""
+"""``sc2onnx plan`` as a user runs it, and what its table says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("onnx_ir", reason="needs the export extra")
 
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.cli import options, plan_table
+from sc2onnx.cli import export_options, plan_table
 from sc2onnx.cli.main import main
 from sc2onnx.cli.plan_table import Machine, PlanTable
 from sc2onnx.export import Calibration, export, hub
@@ -30,7 +30,7 @@ def sc2onnx(*arguments: str | Path, directory: Path) -> subprocess.CompletedProc
 
 
 def plan(*arguments: str | Path, directory: Path) -> dict[str, Any]:
-    done = sc2onnx("info", "--plan", "--json", *arguments, directory=directory)
+    done = sc2onnx("plan", "--json", *arguments, directory=directory)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -154,7 +154,7 @@ def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_
     reason = "model.embed_tokens.weight has 192 inputs, which blocks of 128 do not divide"
     assert set(found["refused"]) == {"int4", "int4-fast"}
     assert found["refused"]["int4"].startswith(reason)
-    assert f"int4: {reason}" in sc2onnx("info", "--plan", ".", directory=tmp_path).stdout
+    assert f"int4: {reason}" in sc2onnx("plan", ".", directory=tmp_path).stdout
 
 
 def test_rows_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,36 +167,32 @@ def test_rows_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("CHECKPOINT",), "is a checkpoint, not a bundle: add --plan"),
-        (("--shape", "3b"), "--shape is for a checkpoint: add --plan"),
-        (("CHECKPOINT", "--revision", "main"), "is a checkpoint, not a bundle: add --plan"),
-        ((), "no bundle: give its directory, or --plan"),
-        (("--plan",), "no checkpoint: give a directory, a hub id, or --shape 3b|7b|15b"),
-        (("--plan", "--shape", "3b", "CHECKPOINT"), "--shape 3b is itself a checkpoint's: leave out"),
-        (("--plan", "--shape", "3b", "--revision", "main"), "leave out --revision"),
-        (("--plan", "BUNDLE"), "is a bundle, exported already: leave --plan out"),
-        (("--plan", "absent"), "no directory absent: give a checkpoint directory or a hub id"),
-        (("--plan", "."), "has no config.json"),
-        (("--plan", "org/absent"), "the hub cannot be reached nor does its local cache hold it"),
-        (("--plan", "CHECKPOINT", "--revision", "main"), "it has no revision 'main'"),
-        (("--plan", "CHECKPOINT", "--context", "4096"), "the context is 4096, expected 1 to 2048"),
+        ((), "no checkpoint: give a directory, a hub id, or --shape 3b|7b|15b"),
+        (("--shape", "3b", "CHECKPOINT"), "--shape 3b is itself a checkpoint's: leave out"),
+        (("--shape", "3b", "--revision", "main"), "leave out --revision"),
+        (("BUNDLE"), "is a bundle, exported already: see `sc2onnx info "),
+        (("absent"), "no directory absent: give a checkpoint directory or a hub id"),
+        (("."), "has no config.json"),
+        (("org/absent"), "the hub cannot be reached nor does its local cache hold it"),
+        (("CHECKPOINT", "--revision", "main"), "it has no revision 'main'"),
+        (("CHECKPOINT", "--context", "4096"), "the context is 4096, expected 1 to 2048"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(checkpoint: Path, bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     named = [{"CHECKPOINT": str(checkpoint), "BUNDLE": str(bundle)}.get(argument, argument) for argument in arguments]
-    done = sc2onnx("info", *named, directory=tmp_path)
+    done = sc2onnx("plan", *named, directory=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert message in done.stderr
 
 
 def test_the_command_line_offers_every_shape() -> None:
-    assert set(options.SHAPES) == set(SHAPES)
+    assert set(export_options.SHAPES) == set(SHAPES)
 
 
 def test_a_context_below_the_first_column_has_one_of_its_own(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 512}))
-    assert main(["info", "--plan", str(tmp_path), "--json"]) == 0
+    assert main(["plan", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {running["context"] for row in found["precisions"] for running in row["running"]} == {512}
 

@@ -107,7 +107,7 @@ LACKING = [
     ("lsp", "BUNDLE"),
     ("route",),
     ("batch", "BUNDLE", "in.jsonl", "--output", "out.jsonl", "--task", "complete"),
-    ("info", "x", "--plan"),
+    ("plan", "x"),
 ]
 
 

@@ -1,0 +1,60 @@
+"""What the commands about checkpoints accept."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from sc2onnx.cli import common_options as common
+
+SHAPES: Final = ("3b", "7b", "15b")
+"""Keys of ``sc2onnx.export.shapes.SHAPES``, which needs the exporter's packages."""
+
+PRECISION: Final = "int8"
+"""What an export makes if nothing else is asked for: a minute's work, and as good as fp32."""
+
+CHECKPOINT: Final = "a checkpoint: directory, or hub id such as bigcode/starcoder2-3b"
+
+
+def export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``export``."""
+    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("out", type=Path, help="the directory to make")
+    of_gpu = "with --target cuda int8, int4, fp16 or bf16"
+    precision = f"int8 (the default), int4, int4-fast, fp32, or a recipe in a .json file; {of_gpu}"
+    parser.add_argument("--precision", default=PRECISION, metavar="NAME", help=precision)
+    others = "portable (standard operators only), genai (onnxruntime-genai) or optimum"
+    target = f"what it is to run on: cpu (the default), cuda, {others}"
+    parser.add_argument("--target", default="cpu", metavar="NAME", help=target)
+    stages = "cut the layers into N graphs, for several devices (default: 1)"
+    parser.add_argument("--stages", type=int, default=1, metavar="N", help=stages)
+    common.revision(parser)
+    common.allow_setting(parser)
+    _calibration(parser)
+    output = common.grouped(parser, "output")
+    output.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
+    common.json_option(parser)
+    common.quiet(parser)
+
+
+def _calibration(parser: argparse.ArgumentParser) -> None:
+    group = common.grouped(parser, "calibration of int4")
+    texts = "round with the statistics of these texts (default: code that sc2onnx ships)"
+    group.add_argument("--calibration", type=Path, nargs="+", metavar="FILE", help=texts)
+    tokens = "how much of the text to use; time is in proportion"
+    group.add_argument("--calibration-tokens", type=int, metavar="N", help=tokens)
+    cost = "a minute instead of hours, at 3.6 times the divergence"
+    plain = f"round to the nearest, and lift nothing: {cost}"
+    group.add_argument("--no-calibration", action="store_true", help=plain)
+
+
+def plan(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``plan``."""
+    parser.add_argument("checkpoint", nargs="?", help=CHECKPOINT)
+    shape = "a published StarCoder2 instead of a checkpoint"
+    parser.add_argument("--shape", choices=SHAPES, help=shape)
+    common.context(parser, "memory to run there (default: 1024 4096 16384)", nargs="+")
+    common.revision(parser)
+    common.allow_setting(parser)
+    common.json_option(parser)
