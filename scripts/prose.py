@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 MOST_WORDS = 35
-ENDS = re.compile(r"(?<=[.!?])[)\"*]*\s+(?=[\"(*`A-Z0-9])")
+ENDS = re.compile(r"(?<=[.!?])[)\"*]*\s+")
 NOTE = re.compile(r"^\[\^\w+\]: (?=[^\n]*$)", re.MULTILINE)
 WORDS = {
     r"\bwants?\b": "say what it needs or takes",
