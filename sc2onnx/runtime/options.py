@@ -1,15 +1,17 @@
-"""What a request may ask for. Each keyword stands once, here, with its default and its check."""
+"""What a request may ask for. Each keyword stands once, with its default and its check: here, or in
+:mod:`sc2onnx.runtime.choose.sampling` where it says how tokens are drawn.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Self, TypedDict, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, Self, get_args
 
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.arguments import check_keywords, flag, one_of, optional_text, shown, stop_strings, whole_number
-from sc2onnx.runtime.choose.sampling import Bias, SamplingParameters
+from sc2onnx.runtime.choose.sampling import SamplingKeywords, SamplingParameters
 from sc2onnx.runtime.text.lines import Lines
 
 SpecialTokens = Literal["parse", "text"]
@@ -27,17 +29,10 @@ _MOST_SAMPLES: Final = 1024
 """Of one prompt, in one call."""
 
 
-class GenerationKeywords(TypedDict, total=False):
+class GenerationKeywords(SamplingKeywords, total=False):
     """The keywords of :class:`GenerationOptions`, as type checkers see them."""
 
     max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    logit_bias: Bias
-    seed: int | None
     stop: str | Sequence[str] | None
     stop_tokens: Iterable[int] | None
     ends: Ending | Lines | None
@@ -54,12 +49,12 @@ class GenerationKeywords(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationOptions:
+class GenerationOptions(SamplingParameters):
     """How to draw, when to end, and how the prompt is read.
 
-    ``max_new_tokens``: tokens at most. ``temperature``, ``top_k``, ``top_p``, ``min_p``,
-    ``repetition_penalty``, ``logit_bias``: see :class:`~sc2onnx.runtime.choose.sampling.SamplingParameters`; greedy by
-    default. ``seed``: the same gives the same tokens; each sample and each prompt of a list draws
+    How tokens are drawn is said by the fields of
+    :class:`~sc2onnx.runtime.choose.sampling.SamplingParameters`, such as ``temperature``; greedy by
+    default. ``max_new_tokens``: tokens at most. ``seed``: the same gives the same tokens; each sample and each prompt of a list draws
     from a stream of its own, the first from that of a single prompt, and how many there are changes
     none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
     default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
@@ -83,13 +78,6 @@ class GenerationOptions:
     """
 
     max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: Bias = ()
-    seed: int | None = None
     stop: str | Sequence[str] | None = None
     stop_tokens: Iterable[int] | None = None
     ends: Ending | Lines | None = None
@@ -105,7 +93,7 @@ class GenerationOptions:
     prediction: str | None = None
 
     def __post_init__(self) -> None:
-        self.sampling  # noqa: B018 - which checks its own
+        SamplingParameters.__post_init__(self)  # super() does not know a class with slots
         object.__setattr__(self, "max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1))
         object.__setattr__(self, "stop", stop_strings(self.stop))
         flag("logprobs", self.logprobs)
@@ -135,15 +123,8 @@ class GenerationOptions:
     @property
     def sampling(self) -> SamplingParameters:
         """How tokens are drawn."""
-        return SamplingParameters(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=self.logit_bias,
-            seed=self.seed,
-        )
+        names = [field.name for field in fields(SamplingParameters)]
+        return SamplingParameters(**{name: getattr(self, name) for name in names})
 
 
 def sample_count(n: object) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sc2onnx.errors import RequestError
+from sc2onnx.errors import RequestError, SamplingError
+from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.infill_options import InfillKeywords, InfillOptions
 from sc2onnx.runtime.load_options import LoadKeywords, LoadOptions
 from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions
@@ -44,3 +45,24 @@ def test_an_unknown_keyword_is_named_with_those_that_there_are(options: Any) -> 
 def test_wrong_values_are_named(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         GenerationOptions.of(wrong)
+
+
+def test_sampling_keeps_every_rule_of_a_request() -> None:
+    """So that a rule is written once, in the record of sampling."""
+    rules = {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.8,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "seed": 7,
+        "logit_bias": ((4, 2.0),),
+    }
+    assert set(rules) == {field.name for field in fields(SamplingParameters)}
+    assert GenerationOptions.of(rules).sampling == SamplingParameters(**rules)  # type: ignore[arg-type]
+    assert type(GenerationOptions().sampling) is SamplingParameters
+
+
+def test_a_wrong_rule_is_refused_with_the_request() -> None:
+    with pytest.raises(SamplingError, match="top_p is 2, expected more than 0 and at most 1"):
+        GenerationOptions(top_p=2)

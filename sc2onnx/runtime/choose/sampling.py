@@ -7,7 +7,7 @@ import operator
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,18 @@ Bias = Mapping[int, float] | tuple[tuple[int, float], ...]
 
 _MOST_BIASED: Final = 1024
 """Tokens whose logits are changed."""
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """The fields of :class:`SamplingParameters`, as type checkers see them in calls."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    logit_bias: Bias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
