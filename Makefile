@@ -115,8 +115,9 @@ interop: $(VENV)/.dev $(VENV)/.kernels
 picture: $(VENV)/.ready
 	$(BIN)/python benchmarks/picture.py docs/at-a-glance.png
 
-# The documents as a site in build/site, and their prose: links and anchors, the length of sentences, words, spelling.
-PROSE := README.md $(filter-out docs/measurements.md,$(wildcard docs/*.md))
+# The documents as a site in build/site, with links and anchors checked, and their prose. Pages of
+# figures have captions rather than sentences.
+PROSE := README.md $(filter-out docs/measurements.md docs/sizing.md,$(wildcard docs/*.md))
 
 docs: $(DOCS_VENV)/.ready
 	$(DOCS_VENV)/bin/codespell README.md CHANGELOG.md docs
