@@ -6,6 +6,7 @@ LEAN ?= .venv-lean
 FIXTURE ?= build/fixture
 CLIENTS_VENV ?= .venv-clients
 RAY_VENV ?= .venv-ray
+DOCS_VENV ?= .venv-docs
 CLIENTS ?= build/clients
 JOBS ?= auto
 # Any torch from 2.6 does. The exact version comes first because a CPU-only build of it may be at hand (pip's find-links);
@@ -23,12 +24,12 @@ PEERS_PYTHON ?= $(BIN)/python
 BUNDLES ?=
 BENCHFLAGS ?= --save $(BENCH)/speed.json --plot $(BENCH)/speed.png
 
-.PHONY: demo test lint types native unit lean clients clients-table ray ray-clients bench interop page format clean
+.PHONY: demo test lint types native unit lean clients clients-table ray ray-clients bench interop picture docs page format clean
 
 demo: $(VENV)/.ready $(VENV)/.kernels
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo
 
-test: lint types native unit lean clients
+test: lint types native unit lean clients docs
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -122,9 +123,30 @@ $(BENCH)/checkpoint/tokenizer.json: | $(VENV)/.ready # what is written last
 	rm -rf $(@D)
 	$(BIN)/python benchmarks/make_checkpoint.py $(SHAPE) $(@D)
 
-# The table of other runtimes in the README: installs them under build/interop, runs the examples, compares tokens and times.
+# The table of other runtimes in docs/runtimes.md: installs them under build/interop, runs the examples, compares tokens and times.
 interop: $(VENV)/.dev $(VENV)/.kernels
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/interop.py
+
+# The picture of the README, from the figures of the documents.
+picture: $(VENV)/.ready
+	$(BIN)/python benchmarks/picture.py docs/at-a-glance.png
+
+# The documents as a site in build/site, with links and anchors checked, and their prose. Pages of
+# figures have captions rather than sentences.
+PROSE := README.md $(filter-out docs/measurements.md docs/sizing.md,$(wildcard docs/*.md))
+
+docs: $(DOCS_VENV)/.ready
+	$(DOCS_VENV)/bin/codespell README.md CHANGELOG.md docs
+	$(DOCS_VENV)/bin/python scripts/prose.py $(PROSE)
+	$(DOCS_VENV)/bin/proselint check --config scripts/proselint.json $(PROSE)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@if grep -rEo --include='*.html' '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//[^">]+' build/site; then \
+	  echo "the site would load these from elsewhere: keep them in docs/"; exit 1; fi
+
+$(DOCS_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python $(PIP) -e ".[docs]"
+	@touch $@
 
 # The page that the server shows, from its sources; what it writes is committed, so that installing needs no Node.js.
 page:
@@ -135,4 +157,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(LEAN) $(CLIENTS_VENV) $(RAY_VENV) build dist bundles
+	rm -rf $(VENV) $(LEAN) $(CLIENTS_VENV) $(RAY_VENV) $(DOCS_VENV) build dist bundles

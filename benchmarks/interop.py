@@ -1,4 +1,4 @@
-"""Bundles in other runtimes beside ours: the same greedy tokens? how fast? Writes the table into the README.
+"""Bundles in other runtimes beside ours: the same greedy tokens? how fast? Writes the table into docs/runtimes.md.
 
     make interop
     python benchmarks/interop.py --checkpoint CHECKPOINT --precisions int4 --lengths 64 --only C++ genai OpenVINO
@@ -28,12 +28,13 @@ COUNT = 64
 LENGTHS = (40, 700)
 """Tokens of the prompts: the window of the mini checkpoint is 256."""
 
+PAGE = ROOT / "docs" / "runtimes.md"
 BEGIN, END = "<!-- make interop -->", "<!-- end of make interop -->"
 HEAD = ("runtime", "version", "precision", "same 64 greedy tokens", "and past the window", "ms per token", "times as fast as ours")
 ELSEWHERE = {
-    "onnxruntime-genai on CUDA, fp16 and bf16": "there is no GPU here; the graph is verified on the CPU",
-    "onnxruntime-web on WebGPU": "there is no GPU here",
-    "onnxruntime in Java and C#": "Maven and NuGet cannot be reached here",
+    "onnxruntime-genai on CUDA, fp16 and bf16": "no GPU; the graph is verified on the CPU",
+    "onnxruntime-web on WebGPU": "no GPU",
+    "onnxruntime in Java and C#": "Maven and NuGet could not be reached",
 }
 
 
@@ -124,12 +125,12 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write(readme: Path, table: str) -> None:
+def write(page: Path, table: str) -> None:
     """Put the table between the marks."""
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 def parsed() -> Namespace:
@@ -163,7 +164,7 @@ def main() -> None:
         return
     rows += [[name, "", "", f"not run: {why}", "", "", ""] for name, why in ELSEWHERE.items()]
     (BUILD / "interop.json").write_text(json.dumps(rows, indent=2))
-    write(ROOT / "README.md", markdown(rows))
+    write(PAGE, markdown(rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("onnx_ir", reason="needs the export extra")
-pytest.importorskip("torch", reason="needs the verify extra")
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,25 +27,11 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
     ours = [line for line in commands if re.match(r"(cat .*\| )?sc2onnx ", line)]
     others = [line for line in commands if line not in ours and not line.startswith(("pip install ", "make ", "source "))]
     assert others == []  # nothing that this test would pass over unseen
-    assert {line.split("sc2onnx ")[1].split()[0] for line in ours} == {
-        "doctor",
-        "export",
-        "info",
-        "plan",
-        "verify",
-        "evaluate",
-        "bench",
-        "warm",
-        "generate",
-        "infill",
-    }
+    assert {line.split("sc2onnx ")[1].split()[0] for line in ours} == {"doctor", "export", "generate", "infill"}
     (tmp_path / "readme.py").write_text("\n".join(blocks("python")))
     script = "\n".join(["set -euo pipefail", f"sc2onnx() {{ '{sys.executable}' -m sc2onnx \"$@\"; }}", *ours, f"'{sys.executable}' readme.py"])
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False, env=os.environ)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
-    assert "passed" in done.stdout
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("quality.png", "speed.png"))
-    assert "MemoryFootprint(weights=" in done.stdout
 
 
 def test_every_link_of_the_documentation_leads_somewhere() -> None:
