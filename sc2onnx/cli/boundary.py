@@ -60,7 +60,7 @@ def _outcome(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (Sc2onnxError, Warning)):  # warnings are raised where Python was told to treat them as errors
         return MISTAKE, str(error)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("sc2onnx."):
-        return MISTAKE, ("this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel, instead of sc2onnx-runtime")
+        return MISTAKE, ("this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel")
     if isinstance(error, OSError):
         return MISTAKE, f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if isinstance(error, MemoryError):
