@@ -1,10 +1,12 @@
-"""A batch job beside the engine alone: the same rows by ``sc2onnx batch`` and by a loop that writes nothing.
+"""A batch job beside the engine alone: the same rows by ``sc2onnx batch`` and by a
+loop that writes nothing.
 
     python benchmarks/batch.py BUNDLE --rows 500 --threads 2
 
-Both are begun in turns, over one loaded model whose caches are dropped before each. Prompts are pieces of this
-project's own code of up to ``--length`` tokens, the answers of 1 to ``--tokens`` tokens, so that rows end at
-different times. What counts is the median of the ratios of tokens per second.
+Both are begun in turns, over one loaded model whose caches are dropped before each. Prompts
+are pieces of this project's own code of up to ``--length`` tokens, the answers of 1 to
+``--tokens`` tokens, so that rows end at different times. What counts is the median of the
+ratios of tokens per second.
 """
 
 from __future__ import annotations
@@ -37,12 +39,18 @@ def prompts(model: sc2onnx.Model, rows: int, length: int) -> list[str]:
     for _ in range(rows):
         size = int(random.integers(max(1, length // 4), length + 1))
         start = int(random.integers(0, len(ids) - size))
-        found.append(b"".join(map(model.codec.token_bytes, ids[start : start + size])).decode("utf-8", errors="replace"))
+        found.append(
+            b"".join(map(model.codec.token_bytes, ids[start : start + size])).decode(
+                "utf-8", errors="replace"
+            )
+        )
     return found
 
 
 def alone(model: sc2onnx.Model, given: Sequence[str], task: Completing) -> float:
-    """Tokens per second of a loop over ``model.submit`` that keeps as many rows under way as a job does."""
+    """Tokens per second of a loop over ``model.submit`` that keeps as many
+    rows under way as a job does.
+    """
     options, most = task.settings(), 5 * model.engine.bounds.rows
     waiting, tokens = deque[Task](), 0
     began = time.perf_counter()
@@ -62,12 +70,16 @@ def job(model: sc2onnx.Model, source: Path, out: Path, task: Completing) -> floa
     return done.tokens / (time.perf_counter() - began)
 
 
-def compare(model: sc2onnx.Model, given: Sequence[str], task: Completing, turns: int) -> tuple[list[float], list[float]]:
+def compare(
+    model: sc2onnx.Model, given: Sequence[str], task: Completing, turns: int
+) -> tuple[list[float], list[float]]:
     """Tokens per second of jobs and of loops, in turns of which the other begins each time."""
     jobs, loops = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "in.jsonl")
-        source.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in given), encoding="utf-8")
+        source.write_text(
+            "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in given), encoding="utf-8"
+        )
         for turn in range(turns):
             for which in ("job", "loop") if turn % 2 else ("loop", "job"):
                 model.forget()
@@ -80,7 +92,9 @@ def compare(model: sc2onnx.Model, given: Sequence[str], task: Completing, turns:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rows", type=int, default=200, metavar="N")
     parser.add_argument(
@@ -103,7 +117,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     try:
-        model = sc2onnx.load(args.bundle, threads=args.threads, device=args.device, max_batch=args.max_batch)
+        model = sc2onnx.load(
+            args.bundle, threads=args.threads, device=args.device, max_batch=args.max_batch
+        )
         given = prompts(model, args.rows, args.length)
         task = Completing({"max_new_tokens": args.tokens, "ends": "block"})
         alone(model, given[: 2 * args.max_batch], task)
@@ -111,8 +127,14 @@ def main() -> None:
     except (Sc2onnxError, OSError) as error:
         sys.exit(f"batch.py: {error}")
     found = ratio(jobs, loops)
-    print(f"a job: {Quartiles.of(jobs).median:.0f} tokens/s, the engine alone: {Quartiles.of(loops).median:.0f}")
-    print(f"{found.median:.3f} times as fast (quartiles {found.low:.3f} - {found.high:.3f}, {args.turns} turns of {args.rows} rows)")
+    print(
+        f"a job: {Quartiles.of(jobs).median:.0f} tokens/s, the engine alone: "
+        f"{Quartiles.of(loops).median:.0f}"
+    )
+    print(
+        f"{found.median:.3f} times as fast (quartiles {found.low:.3f} - {found.high:.3f}, "
+        f"{args.turns} turns of {args.rows} rows)"
+    )
 
 
 if __name__ == "__main__":

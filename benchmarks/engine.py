@@ -43,7 +43,11 @@ class Ask:
 
     def row(self, number: int, *, count: int | None = None, seed: int | None = None) -> Row:
         """A row that never stops by itself."""
-        sampling = SamplingParameters() if seed is None else SamplingParameters(temperature=0.8, top_p=0.95, seed=seed)
+        sampling = (
+            SamplingParameters()
+            if seed is None
+            else SamplingParameters(temperature=0.8, top_p=0.95, seed=seed)
+        )
         rules = GenerationRules(count or self.count, sampling)
         row = self.model.requests.row(self.prompts[number % len(self.prompts)], rules, "tokens")
         row.drafter = None  # what drafts gain depends on the text
@@ -57,12 +61,16 @@ class Ask:
 def prompts(model: sc2onnx.Model, length: int) -> list[list[int]]:
     """The beginnings of the tasks' texts, each of ``length`` tokens."""
     texts = [json.loads(line) for line in TASKS.read_text(encoding="utf-8").splitlines()]
-    ids = [model.codec.encode(text["prompt"] + text["continuation"], special=False) for text in texts]
+    ids = [
+        model.codec.encode(text["prompt"] + text["continuation"], special=False) for text in texts
+    ]
     return [each[:length] for each in ids if len(each) >= length][:STREAMS]
 
 
 def together(ask: Ask, gaps: float) -> tuple[float, list[list[int]], list[list[float]]]:
-    """Seconds that 8 streams take, one more every ``gaps`` seconds, their tokens, and when these came."""
+    """Seconds that 8 streams take, one more every ``gaps`` seconds, their
+    tokens, and when these came.
+    """
     began = time.perf_counter()
 
     def read(number: int) -> tuple[list[int], list[float]]:
@@ -85,25 +93,33 @@ def threads(ask: Ask, repeat: int) -> None:
         seconds, found, _ = together(ask, 0.0)
         ratios.append(alone / seconds)
         same &= found == expected
-    print(f"8 threads at once: {statistics.median(ratios):.2f}x the tokens per second of one after the other, tokens {'equal' if same else 'DIFFER'}")
+    print(
+        f"8 threads at once: {statistics.median(ratios):.2f}x the tokens per second of one after "
+        f"the other, tokens {'equal' if same else 'DIFFER'}"
+    )
 
 
 def arrivals(ask: Ask, repeat: int, over: float) -> None:
-    """8 streams that arrive over some seconds, and 8 that start together: tokens per second while all of them decode."""
-    asked = replace(ask, count=ask.count * 6)  # so many that the first still runs when the last one comes
+    """8 streams that arrive over some seconds, and 8 that start together: tokens per second
+    while all of them decode.
+    """
+    # so many that the first still runs when the last one comes
+    asked = replace(ask, count=ask.count * 6)
     ratios, rates = [], []
     for _ in range(repeat):
         found = [rate(together(asked, gaps)[2]) for gaps in (0.0, over / STREAMS)]
         rates.append(found[1])
         ratios.append(found[1] / found[0])
     print(
-        f"8 streams that arrived over {over:.0f} s: {statistics.median(rates):.0f} tokens per second once all decode, "
-        f"{statistics.median(ratios):.2f}x that of 8 that start together"
+        f"8 streams that arrived over {over:.0f} s: {statistics.median(rates):.0f} tokens per "
+        f"second once all decode, {statistics.median(ratios):.2f}x that of 8 that start together"
     )
 
 
 def rate(times: Sequence[Sequence[float]]) -> float:
-    """Tokens per second from when the last stream has its first token to when the first one ends."""
+    """Tokens per second from when the last stream has its first token
+    to when the first one ends.
+    """
     first, end = max(each[0] for each in times), min(each[-1] for each in times)
     return sum(first <= at <= end for each in times for at in each) / (end - first)
 
@@ -121,7 +137,9 @@ def beside(ask: Ask, repeat: int, size: int, running: int) -> None:
         times: list[list[float]] = [[] for _ in range(running)]
         stop = threading.Event()
 
-        def read(number: int, times: list[list[float]] = times, stop: threading.Event = stop) -> None:
+        def read(
+            number: int, times: list[list[float]] = times, stop: threading.Event = stop
+        ) -> None:
             stream = TokenStream(engine, ask.row(number, count=1200))
             for _ in stream:
                 times[number].append(time.perf_counter())
@@ -143,14 +161,17 @@ def beside(ask: Ask, repeat: int, size: int, running: int) -> None:
             reader.join()
         for each in times:
             gaps = np.diff(each)
-            usual = statistics.median(gap for gap, at in zip(gaps, each[1:], strict=True) if not began <= at <= ended)
+            usual = statistics.median(
+                gap for gap, at in zip(gaps, each[1:], strict=True) if not began <= at <= ended
+            )
             entering = [gap for gap, at in zip(gaps, each[1:], strict=True) if began <= at <= ended]
             worst.append(statistics.median(entering) / usual)
             medians.append(max(entering) / usual)
         slower.append((ended - began) / alone)
     print(
-        f"a prompt of {size} tokens beside {running} streams: {statistics.median(slower):.2f}x the time alone; the others' time between "
-        f"tokens is {statistics.median(worst):.2f}x theirs without it, at most {max(medians):.2f}x"
+        f"a prompt of {size} tokens beside {running} streams: {statistics.median(slower):.2f}x the "
+        f"time alone; the others' time between tokens is {statistics.median(worst):.2f}x theirs "
+        f"without it, at most {max(medians):.2f}x"
     )
 
 
@@ -188,7 +209,10 @@ def own(ask: Ask, rows: int, seeded: bool) -> None:
     finally:
         engine.seats.forward = forward  # type: ignore[method-assign]
     kind, passes = "sampled" if seeded else "greedy", sum(inside)
-    print(f"{rows} {kind} rows: {1e3 * (whole - passes) / steps:.2f} ms a step besides the pass of {1e3 * passes / steps:.1f} ms")
+    print(
+        f"{rows} {kind} rows: {1e3 * (whole - passes) / steps:.2f} ms a step besides the pass of "
+        f"{1e3 * passes / steps:.1f} ms"
+    )
 
 
 def owns(ask: Ask) -> None:
@@ -205,7 +229,9 @@ def besides(ask: Ask, repeat: int, size: int) -> None:
 
 
 def coming(ask: Ask) -> None:
-    """What a row that leaves or enters costs the others: the time between their steps that is neither pass nor usual."""
+    """What a row that leaves or enters costs the others: the time between their steps that
+    is neither pass nor usual.
+    """
     engine = ask.model.engine
     took = list[tuple[float, float]]()
     step = engine.steps.step
@@ -244,26 +270,54 @@ def coming(ask: Ask) -> None:
         extra.close()
         took.append((entering - usual, measure() - usual))
     enters, leaves = (1e3 * max(each) for each in zip(*took, strict=True))
-    print(f"a row that enters costs the others {enters:.2f} ms beside its tokens, one that leaves {leaves:.2f} ms (the most of {len(took)})")
+    print(
+        f"a row that enters costs the others {enters:.2f} ms beside its tokens, one that leaves "
+        f"{leaves:.2f} ms (the most of {len(took)})"
+    )
     for stream in streams:
         stream.close()
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--only", nargs="+", choices=("threads", "arrivals", "prompt", "own", "coming"), help="these alone")
-    parser.add_argument("--tokens", type=int, default=128, metavar="N", help="of each stream (default: 128)")
-    parser.add_argument("--length", type=int, default=64, metavar="N", help="tokens of their prompts (default: 64)")
-    parser.add_argument("--prompt", type=int, default=2000, metavar="N", help="tokens of the prompt that enters (default: 2000)")
-    parser.add_argument("--over", type=float, default=20.0, metavar="S", help="seconds over which streams arrive (default: 20)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=("threads", "arrivals", "prompt", "own", "coming"),
+        help="these alone",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=128, metavar="N", help="of each stream (default: 128)"
+    )
+    parser.add_argument(
+        "--length", type=int, default=64, metavar="N", help="tokens of their prompts (default: 64)"
+    )
+    parser.add_argument(
+        "--prompt",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="tokens of the prompt that enters (default: 2000)",
+    )
+    parser.add_argument(
+        "--over",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="seconds over which streams arrive (default: 20)",
+    )
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="turns (default: 3)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     try:
-        model = sc2onnx.load(options.bundle, threads=options.threads, device=options.device, prefix_memory=0)
+        model = sc2onnx.load(
+            options.bundle, threads=options.threads, device=options.device, prefix_memory=0
+        )
         ask = Ask(model, prompts(model, options.length), options.tokens)
     except (Sc2onnxError, OSError) as error:
         sys.exit(f"engine.py: {error}")

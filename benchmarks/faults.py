@@ -1,12 +1,14 @@
-"""Tries to break sc2onnx: kills, full disks, damaged and hostile files, races. Says what was tried, what held, and how to repeat the rest.
+"""Tries to break sc2onnx: kills, full disks, damaged and hostile files, races.
+Says what was tried, what held, and how to repeat the rest.
 
     python benchmarks/faults.py [--seed S] [--count N] [--kinds KIND...] [--only NUMBER]
         [--keep DIR] [--save FILE]
 
-What must hold: no wrong tokens without an error, no exception that is not ours, no hang beyond 10 s, nothing lost or half
-written. A trial depends on its kind, the seed and its number alone, so that ``--kinds KIND --only NUMBER`` repeats it; races
-and kills at a moment also depend on the machine. Exit status 1 if anything failed. Needs the ``cpu`` and ``export`` extras,
-and ``verify`` for ``kill-record``; small file systems (``full-disk``) need root.
+What must hold: no wrong tokens without an error, no exception that is not ours, no hang beyond 10
+s, nothing lost or half written. A trial depends on its kind, the seed and its number alone, so that
+``--kinds KIND --only NUMBER`` repeats it; races and kills at a moment also depend on the machine.
+Exit status 1 if anything failed. Needs the ``cpu`` and ``export`` extras, and ``verify`` for
+``kill-record``; small file systems (``full-disk``) need root.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="sc2onnx-faults-") as directory:
         material = prepare(options.checkpoint, Path(directory) / "material")
         outcomes = list(run(material, plan(options), options.seed, options.jobs, options.keep))
-    print(f"\n{table(outcomes)}\n{len(outcomes)} trials in {time.monotonic() - began:.0f} s, seed {options.seed}")
+    print(
+        f"\n{table(outcomes)}\n{len(outcomes)} trials in {time.monotonic() - began:.0f} "
+        f"s, seed {options.seed}"
+    )
     if options.save is not None:
         told = json.dumps([vars(outcome) for outcome in outcomes], indent=2)
         options.save.write_text(f"{told}\n")
@@ -50,7 +55,12 @@ def plan(options: argparse.Namespace) -> list[tuple[str, int]]:
     """Kind and number of every trial: kinds in turn, each as often as its share says."""
     if options.only is not None:
         return [(kind, options.only) for kind in options.kinds]
-    shares = [kind for turn in range(max(KINDS[kind].share for kind in options.kinds)) for kind in options.kinds if KINDS[kind].share > turn]
+    shares = [
+        kind
+        for turn in range(max(KINDS[kind].share for kind in options.kinds))
+        for kind in options.kinds
+        if KINDS[kind].share > turn
+    ]
     numbers = dict.fromkeys(options.kinds, 0)
     planned = []
     for kind in islice(cycle(shares), options.count):
@@ -59,7 +69,13 @@ def plan(options: argparse.Namespace) -> list[tuple[str, int]]:
     return planned
 
 
-def run(material: Material, planned: Sequence[tuple[str, int]], seed: int, jobs: int, keep: Path | None = None) -> Iterator[Outcome]:
+def run(
+    material: Material,
+    planned: Sequence[tuple[str, int]],
+    seed: int,
+    jobs: int,
+    keep: Path | None = None,
+) -> Iterator[Outcome]:
     """Do the trials, and tell of every failure as it comes."""
     own, started = local(), SimpleQueue[Worker]()
 
@@ -77,7 +93,11 @@ def run(material: Material, planned: Sequence[tuple[str, int]], seed: int, jobs:
         with ThreadPoolExecutor(jobs) as pool:
             for outcome in pool.map(one, planned):
                 if not outcome.held:
-                    print(f"FAILED {outcome.kind} {outcome.number}: {outcome.note}\n  {repeat(outcome, seed)}", flush=True)
+                    print(
+                        f"FAILED {outcome.kind} {outcome.number}: {outcome.note}\n  "
+                        f"{repeat(outcome, seed)}",
+                        flush=True,
+                    )
                 yield outcome
     finally:
         while not started.empty():
@@ -86,7 +106,18 @@ def run(material: Material, planned: Sequence[tuple[str, int]], seed: int, jobs:
 
 def repeat(outcome: Outcome, seed: int) -> str:
     """The command that does one trial again."""
-    return shlex.join(["python", "benchmarks/faults.py", "--seed", str(seed), "--kinds", outcome.kind, "--only", str(outcome.number)])
+    return shlex.join(
+        [
+            "python",
+            "benchmarks/faults.py",
+            "--seed",
+            str(seed),
+            "--kinds",
+            outcome.kind,
+            "--only",
+            str(outcome.number),
+        ]
+    )
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -101,14 +132,40 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "examples" / "starcoder2-mini", help="a small one (default: the mini)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=ROOT / "examples" / "starcoder2-mini",
+        help="a small one (default: the mini)",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="trials in all (default: 100)")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="the trial of this number alone, of each kind")
-    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help="trials at once (default: processors, at most 4)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files of failed trials there")
+    parser.add_argument(
+        "--count", type=int, default=100, metavar="N", help="trials in all (default: 100)"
+    )
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=list(KINDS),
+        default=list(KINDS),
+        metavar="KIND",
+        help=", ".join(KINDS),
+    )
+    parser.add_argument(
+        "--only", type=int, metavar="NUMBER", help="the trial of this number alone, of each kind"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="trials at once (default: processors, at most 4)",
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the files of failed trials there"
+    )
     parser.add_argument("--save", type=Path, metavar="FILE", help="write every outcome to a file")
     return parser.parse_args(arguments)
 

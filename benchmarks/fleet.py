@@ -1,12 +1,12 @@
-"""A fleet as editors see it: whether keys meet their caches, what the way there costs, and what they
-see of an engine that dies or of engines that come and go.
+"""A fleet as editors see it: whether keys meet their caches, what the way there costs, and what
+they see of an engine that dies or of engines that come and go.
 
     python benchmarks/fleet.py BUNDLE --workers 4 --editors 50
     python benchmarks/fleet.py BUNDLE --ray 4 --editors 50 --kill --scale
     python benchmarks/fleet.py BUNDLE --url http://127.0.0.1:8012 --editors 50
 
-``--ray`` needs the environment of ``make ray``. ``--url`` asks a fleet that runs. Beside each of them
-one engine alone is asked the same, in turns.
+``--ray`` needs the environment of ``make ray``. ``--url`` asks a fleet that runs. Beside each of
+them one engine alone is asked the same, in turns.
 """
 
 from __future__ import annotations
@@ -35,19 +35,25 @@ SOURCES = Path(__file__).parent.parent / "sc2onnx"
 
 
 def files(bundle: Path, count: int, tokens: int) -> list[File]:
-    """Files of so many tokens, of this project's own code, of which no two have a line in common."""
+    """Files of so many tokens, of this project's own code, of which no
+    two have a line in common.
+    """
     codec = sc2onnx.load(bundle).codec
     code = "\n".join(path.read_text(encoding="utf-8") for path in sorted(SOURCES.rglob("*.py")))
     lines = [line for line in code.splitlines() if len(line) > 10]
     found = list[File]()
     for number in range(count):
         own = "\n".join(f"{line}  # {number}" for line in lines[7 * number : 7 * number + tokens])
-        text = b"".join(map(codec.token_bytes, codec.encode(own, special=False)[:tokens])).decode(errors="ignore")
+        text = b"".join(map(codec.token_bytes, codec.encode(own, special=False)[:tokens])).decode(
+            errors="ignore"
+        )
         found.append(File.opened(f"{number}.py", text, 0.5))
     return found
 
 
-def trace(fleet: Fleet, typists: Sequence[Typist], args: argparse.Namespace, *, kill: bool = False) -> None:
+def trace(
+    fleet: Fleet, typists: Sequence[Typist], args: argparse.Namespace, *, kill: bool = False
+) -> None:
     """Editors type; with ``kill`` an engine dies when half of the time is over."""
     opening = [Typist(each.number, each.file, 0.1) for each in typists]
     asyncio.run(together(fleet.url, opening, 1, args.tokens))
@@ -74,8 +80,16 @@ def _told(what: str, keys: Sequence[Key]) -> None:
     right = [key for key in keys if key.wrong is None]
     print(f"{what}: {len(keys)} keys, {dict(Counter(key.wrong or 'answered' for key in keys))}")
     print(f"  met their cache: {_share(right)}", end="")
-    print("".join(f", {kind} {_share([key for key in right if key.kind == kind])}" for kind in ("type", "delete", "move")))
-    print(f"  first token: {milliseconds([key.first for key in right if key.first is not None])} ms", flush=True)
+    print(
+        "".join(
+            f", {kind} {_share([key for key in right if key.kind == kind])}"
+            for kind in ("type", "delete", "move")
+        )
+    )
+    print(
+        f"  first token: {milliseconds([key.first for key in right if key.first is not None])} ms",
+        flush=True,
+    )
 
 
 def _share(keys: Sequence[Key]) -> str:
@@ -110,11 +124,18 @@ async def _in_turns(urls: Sequence[str], file: File) -> list[str]:
                     took[which].append(key.first)
     more = 1e3 * median(a - b for a, b in zip(*took, strict=True))
     there, alone = map(milliseconds, took)
-    return [f"first token: {there} ms through the fleet, {alone} ms of one engine: {more:.2f} ms more in the median"]
+    return [
+        (
+            f"first token: {there} ms through the fleet, {alone} ms of one engine: "
+            f"{more:.2f} ms more in the median"
+        )
+    ]
 
 
 def scaled(fleet: Fleet, typists: Sequence[Typist], args: argparse.Namespace) -> None:
-    """Keys of all files after 2 -> 4 -> 2 engines: who did not meet its cache had to move, or was moved."""
+    """Keys of all files after 2 -> 4 -> 2 engines: who did not meet its cache
+    had to move, or was moved.
+    """
     assert fleet.scale is not None
     for count in (2, 4, 2):
         fleet.scale(count)
@@ -124,7 +145,11 @@ def scaled(fleet: Fleet, typists: Sequence[Typist], args: argparse.Namespace) ->
             asyncio.run(together(fleet.url, again, 1, args.tokens))
             asked = asked or [key for each in again for key in each.keys]
         moved = sum(not key.met for key in asked)
-        print(f"{count} engines: {moved} of {len(asked)} files did not meet their cache with their next key", flush=True)
+        print(
+            f"{count} engines: {moved} of {len(asked)} files did not meet their "
+            "cache with their next key",
+            flush=True,
+        )
 
 
 @contextmanager
@@ -139,7 +164,9 @@ def started(args: argparse.Namespace) -> Iterator[Fleet]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--workers", type=int, help="processes of sc2onnx serve")
@@ -148,10 +175,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--editors", type=int, default=50, help="default: 50")
     parser.add_argument("--keystrokes", type=int, default=40, help="of each (default: 40)")
     parser.add_argument("--tokens", type=int, default=8, help="of a completion (default: 8)")
-    parser.add_argument("--length", type=int, default=600, help="tokens of each file (default: 600)")
-    parser.add_argument("--slower", type=float, default=10, help="pauses, times as long as people's (default: 10)")
+    parser.add_argument(
+        "--length", type=int, default=600, help="tokens of each file (default: 600)"
+    )
+    parser.add_argument(
+        "--slower", type=float, default=10, help="pauses, times as long as people's (default: 10)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of an engine (default: 1)")
-    parser.add_argument("--kill", action="store_true", help="an engine dies in the middle of a second trace")
+    parser.add_argument(
+        "--kill", action="store_true", help="an engine dies in the middle of a second trace"
+    )
     parser.add_argument("--scale", action="store_true", help="2 -> 4 -> 2 engines (--ray)")
     return parser
 

@@ -1,9 +1,12 @@
-"""Bundles in other runtimes beside ours: the same greedy tokens? how fast? Writes the table into docs/runtimes.md.
+"""Bundles in other runtimes beside ours: the same greedy tokens? how fast?
+Writes the table into docs/runtimes.md.
 
     make interop
-    python benchmarks/interop.py --checkpoint CHECKPOINT --precisions int4 --lengths 64 --only C++ genai OpenVINO
+    python benchmarks/interop.py --checkpoint CHECKPOINT --precisions int4 --lengths 64 \
+        --only C++ genai OpenVINO
 
-On the mini checkpoint the times are what a runtime takes around its kernels, not what a large model's weights take; the second command is for these.
+On the mini checkpoint the times are what a runtime takes around its kernels, not what a large
+model's weights take; the second command is for these.
 """
 
 from __future__ import annotations
@@ -30,7 +33,15 @@ LENGTHS = (40, 700)
 
 PAGE = ROOT / "docs" / "runtimes.md"
 BEGIN, END = "<!-- make interop -->", "<!-- end of make interop -->"
-HEAD = ("runtime", "version", "precision", "same 64 greedy tokens", "and past the window", "ms per token", "times as fast as ours")
+HEAD = (
+    "runtime",
+    "version",
+    "precision",
+    "same 64 greedy tokens",
+    "and past the window",
+    "ms per token",
+    "times as fast as ours",
+)
 ELSEWHERE = {
     "onnxruntime-genai on CUDA, fp16 and bf16": "no GPU; the graph is verified on the CPU",
     "onnxruntime-web on WebGPU": "no GPU",
@@ -44,8 +55,12 @@ class Ours:
     ``kernels``: on ours; else on ONNX Runtime's, which others have as well and round as they do.
     """
 
-    def __init__(self, bundle: Path, lengths: Sequence[int], threads: int, *, kernels: bool = False) -> None:
-        self.model = sc2onnx.load(bundle, threads=threads, speculate=False, kernels="on" if kernels else "off")
+    def __init__(
+        self, bundle: Path, lengths: Sequence[int], threads: int, *, kernels: bool = False
+    ) -> None:
+        self.model = sc2onnx.load(
+            bundle, threads=threads, speculate=False, kernels="on" if kernels else "off"
+        )
         text = Path(argparse.__file__).read_text(encoding="utf-8")
         self.ids = self.model.codec.encode(text, special=False)
         self.prompts = [self.ids[:length] for length in lengths]
@@ -61,12 +76,18 @@ class Ours:
         return found, statistics.median(after - before for before, after in pairwise(times))
 
 
-def bundle_for(checkpoint: Path, target: str, precision: str, directory: Path = BUILD / "bundles") -> Path:
-    """The checkpoint for this target in this precision, exported anew; integers are not calibrated."""
+def bundle_for(
+    checkpoint: Path, target: str, precision: str, directory: Path = BUILD / "bundles"
+) -> Path:
+    """The checkpoint for this target in this precision, exported anew;
+    integers are not calibrated.
+    """
     out = directory / f"{target}-{precision}"
     out.parent.mkdir(parents=True, exist_ok=True)
     calibration = Calibration(wanted=False) if precision.startswith("int4") else None
-    export(checkpoint, out, target=target, precision=precision, calibration=calibration, overwrite=True)
+    export(
+        checkpoint, out, target=target, precision=precision, calibration=calibration, overwrite=True
+    )
     return out
 
 
@@ -79,7 +100,14 @@ def loaded_by(runtime: Runtime, checkpoint: Path, precision: str) -> Path:
 
 def same(found: Sequence[int], expected: Sequence[int]) -> str:
     """``yes``, or how many are the same before they part."""
-    alike = next((index for index, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]), None)
+    alike = next(
+        (
+            index
+            for index, pair in enumerate(zip(found, expected, strict=True))
+            if pair[0] != pair[1]
+        ),
+        None,
+    )
     return "yes" if alike is None else f"the first {alike}"
 
 
@@ -94,17 +122,25 @@ def ours_for(args: Namespace) -> dict[tuple[str, bool], Ours]:
     return found
 
 
-def rows_of(runtime: Runtime, ours: dict[tuple[str, bool], Ours], args: Namespace) -> list[list[str]]:
+def rows_of(
+    runtime: Runtime, ours: dict[tuple[str, bool], Ours], args: Namespace
+) -> list[list[str]]:
     """A row for each precision; a single one that says why, where it cannot be had."""
     try:
         command = runtime.prepare()
-        beside = {name: ours[name, runtime.kernels] for name in runtime.precisions if (name, runtime.kernels) in ours}
+        beside = {
+            name: ours[name, runtime.kernels]
+            for name in runtime.precisions
+            if (name, runtime.kernels) in ours
+        }
         return [_row(runtime, command, name, one, args) for name, one in beside.items()]
     except MissingError as reason:
         return [[runtime.name, "", "", f"not run: {reason}", "", "", ""]]
 
 
-def _row(runtime: Runtime, command: list[str], precision: str, ours: Ours, args: Namespace) -> list[str]:
+def _row(
+    runtime: Runtime, command: list[str], precision: str, ours: Ours, args: Namespace
+) -> list[str]:
     bundle = loaded_by(runtime, args.checkpoint, precision)
     first, *others = ours.prompts
     outcomes: list[Outcome] = []
@@ -113,10 +149,21 @@ def _row(runtime: Runtime, command: list[str], precision: str, ours: Ours, args:
         seconds = ours.tokens(first)[1]
         outcomes.append(play(command, bundle, first, COUNT, args.threads))
         ratios.append(seconds / outcomes[-1].seconds_per_token)
-    found = [outcomes[-1].tokens, *(play(command, bundle, prompt, COUNT, args.threads).tokens for prompt in others)]
+    found = [
+        outcomes[-1].tokens,
+        *(play(command, bundle, prompt, COUNT, args.threads).tokens for prompt in others),
+    ]
     alike = [same(tokens, expected) for tokens, expected in zip(found, ours.greedy, strict=True)]
     each = statistics.median(outcome.seconds_per_token for outcome in outcomes)
-    return [runtime.name, outcomes[-1].version, precision, *alike, *[""] * (2 - len(alike)), f"{each * 1e3:.2f}", f"{statistics.median(ratios):.2f}"]
+    return [
+        runtime.name,
+        outcomes[-1].version,
+        precision,
+        *alike,
+        *[""] * (2 - len(alike)),
+        f"{each * 1e3:.2f}",
+        f"{statistics.median(ratios):.2f}",
+    ]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -137,11 +184,30 @@ def parsed() -> Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is timed, in turns with ours (default: 5)")
-    parser.add_argument("--only", nargs="*", default=[], help="runtimes whose name has one of these words")
-    parser.add_argument("--checkpoint", type=Path, default=MINI, help="another than the mini checkpoint; the table is then printed only")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="times that each is timed, in turns with ours (default: 5)",
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="runtimes whose name has one of these words"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=MINI,
+        help="another than the mini checkpoint; the table is then printed only",
+    )
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8", "int4"])
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="N", help="tokens of one prompt or two; the first is timed")
+    parser.add_argument(
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=LENGTHS,
+        metavar="N",
+        help="tokens of one prompt or two; the first is timed",
+    )
     return parser.parse_args()
 
 

@@ -6,14 +6,28 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("sc2onnx", "onnxruntime", "torch", "transformers", "llama-cpp-python", "gguf", "openvino", "nncf", "bitsandbytes", "numpy")
+PACKAGES = (
+    "sc2onnx",
+    "onnxruntime",
+    "torch",
+    "transformers",
+    "llama-cpp-python",
+    "gguf",
+    "openvino",
+    "nncf",
+    "bitsandbytes",
+    "numpy",
+)
 
 
 def cpu() -> str:
     """Its name, where the system tells."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def system() -> str:

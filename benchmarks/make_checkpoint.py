@@ -1,8 +1,10 @@
-"""Makes a StarCoder2 checkpoint of a full-size shape with random weights, in the layout of the hub: for measuring, not for talking.
+"""Makes a StarCoder2 checkpoint of a full-size shape with random weights, in the layout of the hub:
+for measuring, not for talking.
 
     python benchmarks/make_checkpoint.py 3b OUT [--dtype bf16] [--shard-gb 2] [--seed 0]
 
-Peak memory is one shard. Norms are 1 and 0, everything else is normal with the trained models' initializer range.
+Peak memory is one shard. Norms are 1 and 0, everything else is normal with the trained
+models' initializer range.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ TOKENIZER = Path(__file__).parent.parent / "examples" / "starcoder2-mini" / "tok
 
 
 def shards(shapes: dict[str, tuple[int, ...]], itemsize: int, limit: int) -> Iterator[list[str]]:
-    """Tensor names in order, cut so that no shard exceeds ``limit`` bytes (unless one tensor does)."""
+    """Tensor names in order, cut so that no shard exceeds ``limit`` bytes
+    (unless one tensor does).
+    """
     names: list[str] = []
     size = 0
     for name, shape in shapes.items():
@@ -42,7 +46,9 @@ def shards(shapes: dict[str, tuple[int, ...]], itemsize: int, limit: int) -> Ite
     yield names
 
 
-def tensor(name: str, shape: tuple[int, ...], dtype: Any, random: np.random.Generator, spread: float) -> npt.NDArray[Any]:
+def tensor(
+    name: str, shape: tuple[int, ...], dtype: Any, random: np.random.Generator, spread: float
+) -> npt.NDArray[Any]:
     """Random weights."""
     if "norm" in name:
         return np.full(shape, 1.0 if name.endswith(".weight") else 0.0, dtype=dtype)
@@ -63,18 +69,25 @@ def make(shape: str, out: Path, dtype: str = "bf16", shard_gb: float = 2.0, seed
     weight_map = {}
     for number, names in enumerate(parts, start=1):
         file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        tensors = {name: tensor(name, shapes[name], stored, random, raw["initializer_range"]) for name in names}
+        tensors = {
+            name: tensor(name, shapes[name], stored, random, raw["initializer_range"])
+            for name in names
+        }
         save_file(tensors, out / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
         print(f"{file}: {len(names)} tensors", flush=True)
     total = sum(map(prod, shapes.values())) * stored.itemsize
-    (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
+    (out / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
+    )
     (out / "config.json").write_text(json.dumps(raw, indent=2))
     shutil.copyfile(TOKENIZER, out / "tokenizer.json")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("shape", choices=sorted(SHAPES))
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")

@@ -1,20 +1,25 @@
-"""What each way to store the weights costs in quality: our bundles and the peers, against torch in float32, in one table.
+"""What each way to store the weights costs in quality: our bundles and the peers, against torch
+in float32, in one table.
 
     python benchmarks/quality.py CHECKPOINT FILES... [--precisions fp32 int8 int4]
         [--bundles DIR...] [--save FILE]
 
-Every model sees the same windows of the same files, and every position counts: mean KL divergence from torch fp32 in nats, the part of
-positions where the likeliest token is the same, mean negative log likelihood in nats, and bytes and bits of the weights as stored. A
-model that cannot be had becomes a row that says why. The llama.cpp rows stand only if its float32 agrees with torch.
+Every model sees the same windows of the same files, and every position counts: mean KL divergence
+from torch fp32 in nats, the part of positions where the likeliest token is the same, mean negative
+log likelihood in nats, and bytes and bits of the weights as stored. A model that cannot be had
+becomes a row that says why. The llama.cpp rows stand only if its float32 agrees with torch.
 
-The peers are compiled or large, so give them an environment of their own (cmake and a C++ compiler are needed, 10 to 20 minutes):
+The peers are compiled or large, so give them an environment of their own (cmake and a C++ compiler
+are needed, 10 to 20 minutes):
 
     python -m venv .venv-peers
     .venv-peers/bin/pip install torch
-    CMAKE_ARGS="-DGGML_NATIVE=ON" .venv-peers/bin/pip install -e ".[cpu,export,verify]" -r benchmarks/requirements.txt
+    export CMAKE_ARGS="-DGGML_NATIVE=ON"
+    .venv-peers/bin/pip install -e ".[cpu,export,verify]" -r benchmarks/requirements.txt
     .venv-peers/bin/python benchmarks/quality.py examples/starcoder2-mini FILES...
 
-Large files (the model in float32, and reference logits) go to the temporary directory; TMPDIR moves it.
+Large files (the model in float32, and reference logits) go to the temporary
+directory; TMPDIR moves it.
 """
 
 from __future__ import annotations
@@ -32,7 +37,16 @@ import numpy as np
 import torch
 
 from machine import cpu, system, versions
-from peers import Floats, Setting, Tokens, Variant, bundles, llama_cpp, openvino_int4, torch_variants
+from peers import (
+    Floats,
+    Setting,
+    Tokens,
+    Variant,
+    bundles,
+    llama_cpp,
+    openvino_int4,
+    torch_variants,
+)
 from peers.table import Row, records, render
 from peers.windows import windows
 from sc2onnx.bench.report import Missing, one_line
@@ -46,9 +60,15 @@ from sc2onnx.runtime.text.codec import open_codec
 from sc2onnx.verify.reference import Reference
 
 F32_TOLERANCE = 1e-5
-"""KL divergence that llama.cpp in float32 may have from torch (its GELU is a table of fp16 values)."""
+"""KL divergence that llama.cpp in float32 may have from torch (its GELU
+is a table of fp16 values).
+"""
 
-ENGINES = {"llama.cpp": llama_cpp.variants, "openvino": openvino_int4.variants, "torch": torch_variants.variants}
+ENGINES = {
+    "llama.cpp": llama_cpp.variants,
+    "openvino": openvino_int4.variants,
+    "torch": torch_variants.variants,
+}
 
 
 def main() -> None:
@@ -61,7 +81,8 @@ def main() -> None:
         sys.exit(f"quality.py: {error}")
     torch.set_num_threads(options.threads)
     parameters = total_parameters(checkpoint_shapes(config))
-    with tempfile.TemporaryDirectory(prefix="quality-") as scratch, redirect_stdout(sys.stderr):  # the peers' own messages
+    # the peers' own messages
+    with tempfile.TemporaryDirectory(prefix="quality-") as scratch, redirect_stdout(sys.stderr):
         setting = Setting(options.checkpoint, Path(scratch), options.length, options.threads)
         expected, description = _reference(setting, cut, config.vocab_size)
         rows = _measure(setting, options, expected, cut, parameters)
@@ -72,14 +93,42 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path, help="checkpoint directory")
-    parser.add_argument("files", type=Path, nargs="+", help="code that the model was not trained on")
-    parser.add_argument("--bundles", type=Path, nargs="+", default=[], metavar="DIR", help="bundles of this checkpoint")
-    parser.add_argument("--precisions", nargs="*", default=["fp32", "int8", "int4", "int4-fast"], help="bundles to export for the occasion")
-    parser.add_argument("--peers", nargs="*", choices=ENGINES, default=list(ENGINES), help="default: all")
-    parser.add_argument("--length", type=int, default=256, help="tokens of a window, at most the sliding window (default: 256)")
-    parser.add_argument("--max-tokens", type=int, default=24000, help="over all files in the order given (default: 24000)")
+    parser.add_argument(
+        "files", type=Path, nargs="+", help="code that the model was not trained on"
+    )
+    parser.add_argument(
+        "--bundles",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="bundles of this checkpoint",
+    )
+    parser.add_argument(
+        "--precisions",
+        nargs="*",
+        default=["fp32", "int8", "int4", "int4-fast"],
+        help="bundles to export for the occasion",
+    )
+    parser.add_argument(
+        "--peers", nargs="*", choices=ENGINES, default=list(ENGINES), help="default: all"
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        default=256,
+        help="tokens of a window, at most the sliding window (default: 256)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=24000,
+        help="over all files in the order given (default: 24000)",
+    )
     parser.add_argument("--threads", type=int, default=2)
     saved = "write every figure, versions and machine"
     parser.add_argument("--save", type=Path, metavar="FILE", help=saved)
@@ -87,23 +136,42 @@ def _parse() -> argparse.Namespace:
 
 
 def _windows(options: argparse.Namespace, config: Starcoder2Config) -> list[Tokens]:
-    """The windows to score. Raises :class:`RequestError` beyond the sliding window, which llama.cpp does not have."""
-    longest = min(config.sliding_window or config.max_position_embeddings, config.max_position_embeddings)
+    """The windows to score. Raises :class:`RequestError` beyond the sliding window,
+    which llama.cpp does not have.
+    """
+    longest = min(
+        config.sliding_window or config.max_position_embeddings, config.max_position_embeddings
+    )
     if not 2 <= options.length <= longest:
-        raise RequestError(f"--length is {options.length}, expected 2 to {longest}: llama.cpp has no sliding window, so no window may exceed it")
+        raise RequestError(
+            f"--length is {options.length}, expected 2 to {longest}: llama.cpp has no sliding "
+            "window, so no window may exceed it"
+        )
     codec = open_codec(options.checkpoint / TOKENIZER_FILE)
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in options.files)
-    if not (cut := windows((codec.encode(text, special=False) for text in texts), options.length, options.max_tokens)):
+    if not (
+        cut := windows(
+            (codec.encode(text, special=False) for text in texts),
+            options.length,
+            options.max_tokens,
+        )
+    ):
         raise RequestError("the files hold no window of 32 tokens: give more code")
     return cut
 
 
 def _reference(setting: Setting, cut: Sequence[Tokens], vocab: int) -> tuple[list[Floats], str]:
-    """Torch's logits of every window, on disk, because at the full vocabulary they are gigabytes; and what computed them."""
+    """Torch's logits of every window, on disk, because at the full vocabulary they are
+    gigabytes; and what computed them.
+    """
     positions = sum(map(len, cut))
-    stored = np.memmap(setting.scratch / "reference", dtype=np.float32, mode="w+", shape=(positions, vocab))
+    stored = np.memmap(
+        setting.scratch / "reference", dtype=np.float32, mode="w+", shape=(positions, vocab)
+    )
     starts = np.cumsum([0, *map(len, cut)])
-    parts: list[Floats] = [stored[start : start + len(tokens)] for start, tokens in zip(starts, cut, strict=False)]
+    parts: list[Floats] = [
+        stored[start : start + len(tokens)] for start, tokens in zip(starts, cut, strict=False)
+    ]
     with Reference(setting.checkpoint) as reference:
         for part, tokens in zip(parts, cut, strict=True):
             part[:] = reference.logits(tokens[None])[0]
@@ -111,14 +179,24 @@ def _reference(setting: Setting, cut: Sequence[Tokens], vocab: int) -> tuple[lis
 
 
 def _measure(
-    setting: Setting, options: argparse.Namespace, expected: Sequence[Floats], cut: Sequence[Tokens], parameters: int
+    setting: Setting,
+    options: argparse.Namespace,
+    expected: Sequence[Floats],
+    cut: Sequence[Tokens],
+    parameters: int,
 ) -> list[Row | Missing]:
     """All rows, each also told to standard error as soon as it is there."""
-    same = pool([_difference(part, part, tokens) for part, tokens in zip(expected, cut, strict=True)])
-    rows: list[Row | Missing] = [_row("torch fp32 (the reference)", same, 4 * parameters, parameters)]
+    same = pool(
+        [_difference(part, part, tokens) for part, tokens in zip(expected, cut, strict=True)]
+    )
+    rows: list[Row | Missing] = [
+        _row("torch fp32 (the reference)", same, 4 * parameters, parameters)
+    ]
     for variant in _variants(setting, options):
         if variant.name in llama_cpp.QUANTISED and not _f32_agrees(rows):
-            rows.append(Missing(variant.name, f"{llama_cpp.F32} is absent or does not agree with torch"))
+            rows.append(
+                Missing(variant.name, f"{llama_cpp.F32} is absent or does not agree with torch")
+            )
         else:
             rows.append(_measured(variant, expected, cut, parameters))
         print(render(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
@@ -130,16 +208,27 @@ def _variants(setting: Setting, options: argparse.Namespace) -> list[Variant]:
     return bundles.variants(setting, options.precisions, options.bundles) + peers
 
 
-def _measured(variant: Variant, expected: Sequence[Floats], cut: Sequence[Tokens], parameters: int) -> Row | Missing:
+def _measured(
+    variant: Variant, expected: Sequence[Floats], cut: Sequence[Tokens], parameters: int
+) -> Row | Missing:
     """One row. Whatever goes wrong with one model is no reason to lose the others."""
     try:
         with variant.open() as model:
-            difference = pool([_difference(model.logits(tokens), part, tokens) for part, tokens in zip(expected, cut, strict=True)])
+            difference = pool(
+                [
+                    _difference(model.logits(tokens), part, tokens)
+                    for part, tokens in zip(expected, cut, strict=True)
+                ]
+            )
             row = _row(variant.name, difference, model.bytes, parameters)
     except Exception as error:  # each engine has its own
         return Missing(variant.name, one_line(error))
     if variant.name == llama_cpp.F32 and not row.kl < F32_TOLERANCE:
-        return Missing(variant.name, f"KL {row.kl:.2e} from torch fp32, expected below {F32_TOLERANCE:.0e}: not the same model")
+        return Missing(
+            variant.name,
+            f"KL {row.kl:.2e} from torch fp32, expected below "
+            f"{F32_TOLERANCE:.0e}: not the same model",
+        )
     return row
 
 
@@ -154,14 +243,22 @@ def _difference(ours: Floats, expected: Floats, tokens: Tokens) -> Difference:
 
 
 def _row(name: str, difference: Difference, size: int, parameters: int) -> Row:
-    return Row(name, difference.kl_divergence, difference.top1_agreement, difference.nll, size, 8 * size / parameters)
+    return Row(
+        name,
+        difference.kl_divergence,
+        difference.top1_agreement,
+        difference.nll,
+        size,
+        8 * size / parameters,
+    )
 
 
 def _caption(options: argparse.Namespace, cut: Sequence[Tokens]) -> str:
     positions = sum(map(len, cut))
     return (
-        f"{options.checkpoint.resolve().name}, {positions} positions in {len(cut)} windows of up to {options.length} tokens. "
-        "Sizes are everything stored: scales, biases and norms too, and rotary tables in the bundles."
+        f"{options.checkpoint.resolve().name}, {positions} positions in {len(cut)} windows of up "
+        f"to {options.length} tokens. Sizes are everything stored: scales, biases and norms too, "
+        "and rotary tables in the bundles."
     )
 
 

@@ -1,7 +1,7 @@
 """Runtimes other than ours that run bundles: how each is installed, and the example that drives it.
 
-Every example takes ``BUNDLE --ids 1,2,3 --max-new-tokens N --threads N --ignore-eos --json`` and prints an object of ``tokens``,
-``seconds_per_token``, ``runtime`` and ``version``.
+Every example takes ``BUNDLE --ids 1,2,3 --max-new-tokens N --threads N --ignore-eos --json`` and
+prints an object of ``tokens``, ``seconds_per_token``, ``runtime`` and ``version``.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Runtime:
-    """``prepare``: installs what it needs, once, and gives the command of its example. Raises :class:`MissingError`.
+    """``prepare``: installs what it needs, once, and gives the command of its example.
+    Raises :class:`MissingError`.
 
-    ``exact``: precisions in which it must give our greedy tokens; in others its kernels round in another order, and near ties may go either way.
-    ``convert``: makes what it loads of a bundle or a checkpoint, where that is not the bundle.
-    ``kernels``: it runs on those of sc2onnx-kernels, and gives what ours does on them.
+    ``exact``: precisions in which it must give our greedy tokens; in others its kernels round in
+    another order, and near ties may go either way. ``convert``: makes what it loads of a bundle or
+    a checkpoint, where that is not the bundle. ``kernels``: it runs on those of sc2onnx-kernels,
+    and gives what ours does on them.
     """
 
     name: str
@@ -68,20 +70,35 @@ class Outcome:
     version: str
 
 
-def play(command: Sequence[str], bundle: Path, ids: Sequence[int], count: int, threads: int) -> Outcome:
+def play(
+    command: Sequence[str], bundle: Path, ids: Sequence[int], count: int, threads: int
+) -> Outcome:
     """``count`` greedy tokens after ``ids``, whatever they are."""
-    asked = ["--ids", ",".join(map(str, ids)), "--max-new-tokens", str(count), "--threads", str(threads), "--ignore-eos", "--json"]
+    asked = [
+        "--ids",
+        ",".join(map(str, ids)),
+        "--max-new-tokens",
+        str(count),
+        "--threads",
+        str(threads),
+        "--ignore-eos",
+        "--json",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != LIBRARY}
     whole = [*command, str(bundle), *asked]
     done = subprocess.run(whole, capture_output=True, text=True, timeout=600, env=environment)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}"
+        )
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return Outcome(found["tokens"], found["seconds_per_token"], found["runtime"], found["version"])
 
 
 def _run(what: str, *command: str | Path, cwd: Path | None = None, compiles: bool = False) -> None:
-    """``compiles``: an example, which is wrong where that fails, unless a part of the compiler is not there."""
+    """``compiles``: an example, which is wrong where that fails, unless a part of
+    the compiler is not there.
+    """
     try:
         subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=900)
     except FileNotFoundError as error:
@@ -108,12 +125,23 @@ def _once(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def python(name: str, *installs: Sequence[str]) -> Path:
-    """The interpreter of a virtual environment with these packages, each group installed by itself."""
+    """The interpreter of a virtual environment with these packages, each
+    group installed by itself.
+    """
 
     def make(directory: Path) -> None:
         _run("python -m venv", sys.executable, "-m", "venv", directory)
         for group in installs:
-            _run(f"pip install {' '.join(group)}", directory / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *group)
+            _run(
+                f"pip install {' '.join(group)}",
+                directory / "bin" / "python",
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--disable-pip-version-check",
+                *group,
+            )
 
     return _once(name, make) / "bin" / "python"
 
@@ -146,7 +174,11 @@ def headers() -> Path:
 def library() -> str:
     """ONNX Runtime's shared library, of the Python package."""
     package = find_spec("onnxruntime")  # found, not imported
-    found = glob.glob(os.path.join(os.path.dirname(package.origin), "capi", "libonnxruntime.so.*")) if package and package.origin else []
+    found = (
+        glob.glob(os.path.join(os.path.dirname(package.origin), "capi", "libonnxruntime.so.*"))
+        if package and package.origin
+        else []
+    )
     if not found:
         raise MissingError("the onnxruntime package has no shared library of its own here")
     return found[0]
@@ -210,16 +242,27 @@ def on_kernels(prepare: Callable[[], list[str]]) -> Callable[[], list[str]]:
 
 
 def _genai() -> list[str]:
-    return [str(python("genai", ["onnxruntime-genai>=0.18"])), str(EXAMPLES / "genai" / "complete.py")]
+    return [
+        str(python("genai", ["onnxruntime-genai>=0.18"])),
+        str(EXAMPLES / "genai" / "complete.py"),
+    ]
 
 
 def _openvino() -> list[str]:
-    return [str(python("openvino", ["openvino>=2026", "tokenizers"])), str(EXAMPLES / "openvino" / "complete.py")]
+    return [
+        str(python("openvino", ["openvino>=2026", "tokenizers"])),
+        str(EXAMPLES / "openvino" / "complete.py"),
+    ]
 
 
 def optimum() -> Path:
-    """The interpreter of an environment with optimum-onnx, what it needs of transformers, and our plug-in."""
-    rest = (["optimum-onnx[onnxruntime]>=0.1,<0.2"], ["--no-deps", str(ROOT / "plugins" / "optimum")])
+    """The interpreter of an environment with optimum-onnx, what it needs of
+    transformers, and our plug-in.
+    """
+    rest = (
+        ["optimum-onnx[onnxruntime]>=0.1,<0.2"],
+        ["--no-deps", str(ROOT / "plugins" / "optimum")],
+    )
     try:
         return python("optimum", os.environ.get("TORCH", "torch").split(), *rest)
     except MissingError:  # that build of torch is not for everywhere
@@ -233,7 +276,17 @@ def _optimum() -> list[str]:
 def optimum_cli(checkpoint: Path, out: Path) -> Path:
     """What ``optimum-cli export onnx`` makes of a checkpoint."""
     cli = optimum().parent / "optimum-cli"
-    _run("optimum-cli export onnx", cli, "export", "onnx", "--model", checkpoint, "--task", "text-generation-with-past", out)
+    _run(
+        "optimum-cli export onnx",
+        cli,
+        "export",
+        "onnx",
+        "--model",
+        checkpoint,
+        "--task",
+        "text-generation-with-past",
+        out,
+    )
     return out
 
 
@@ -244,14 +297,23 @@ def _reference() -> list[str]:
 INTEGERS = ("int8", "int4")
 RUNTIMES = (
     Runtime("onnxruntime in C++", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _cpp),
-    Runtime("onnxruntime in Rust", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _rust),
+    Runtime(
+        "onnxruntime in Rust", "cpu", ("fp32", "int8", "int4"), ("fp32", "int8", "int4"), _rust
+    ),
     Runtime("C++, with the kernels", "cpu", INTEGERS, INTEGERS, on_kernels(_cpp), kernels=True),
     Runtime("Rust, with the kernels", "cpu", INTEGERS, INTEGERS, on_kernels(_rust), kernels=True),
     Runtime("onnxruntime-node", "cpu", ("fp32", "int8", "int4"), ("fp32",), node),
     Runtime("onnxruntime-web in Chromium", "cpu", ("fp32", "int4"), ("fp32",), web),
     Runtime("onnxruntime-genai", "genai", ("fp32", "int8", "int4"), ("fp32",), _genai),
     Runtime("optimum-onnx", "optimum", ("fp32", "int8", "int4"), ("fp32",), _optimum),
-    Runtime("optimum-onnx, exported by optimum-cli", "optimum", ("fp32",), ("fp32",), _optimum, optimum_cli),
+    Runtime(
+        "optimum-onnx, exported by optimum-cli",
+        "optimum",
+        ("fp32",),
+        ("fp32",),
+        _optimum,
+        optimum_cli,
+    ),
     Runtime("OpenVINO", "portable", ("fp32", "int8", "int4"), ("fp32",), _openvino),
     Runtime("ONNX reference evaluator", "portable", ("fp32", "int8"), ("fp32",), _reference),
 )

@@ -1,14 +1,15 @@
-"""The server as editors see it: beside the process itself, beside llama-server, under load, and for an hour.
+"""The server as editors see it: beside the process itself, beside llama-server,
+under load, and for an hour.
 
     python benchmarks/serving.py overhead BUNDLE --threads 2
     python benchmarks/serving.py trace BUNDLE --gguf Q4_0.gguf --llama-server PATH --threads 2
     python benchmarks/serving.py load BUNDLE --editors 32 --minutes 10 --threads 2
     python benchmarks/serving.py soak BUNDLE --minutes 60
 
-``trace`` types 200 keystrokes into two files of 2,000 tokens, pauses between them as people do, and waits
-for each completion to its end.
-Completions have a fixed number of tokens, all of them the same word, so that they are lines whatever
-weights there are. Nothing is drafted, which that would make too easy.
+``trace`` types 200 keystrokes into two files of 2,000 tokens, pauses between them as people do, and
+waits for each completion to its end.
+Completions have a fixed number of tokens, all of them the same word, so that they are lines
+whatever weights there are. Nothing is drafted, which that would make too easy.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ from sc2onnx.errors import Sc2onnxError
 from sc2onnx.runtime.text.codec import Codec
 
 SOURCES = Path(__file__).parent.parent / "sc2onnx"
-TYPED = "        for place, row in enumerate(self.active):\n            found.append((place, row.length))\n"
+TYPED = (
+    "        for place, row in enumerate(self.active):\n            "
+    "found.append((place, row.length))\n"
+)
 LINE = 12
 """Tokens of a line."""
 
@@ -40,7 +44,9 @@ def files(codec: Codec, tokens: int, part: float = 0.5) -> list[File]:
     """Two files of so many tokens, of this project's own code."""
     made = list[File]()
     for folder in ("runtime", "export"):
-        code = "\n".join(path.read_text(encoding="utf-8") for path in sorted((SOURCES / folder).rglob("*.py")))
+        code = "\n".join(
+            path.read_text(encoding="utf-8") for path in sorted((SOURCES / folder).rglob("*.py"))
+        )
         ids = codec.encode(code, special=False)[:tokens]
         text = b"".join(map(codec.token_bytes, ids)).decode("utf-8", errors="ignore")
         made.append(File.opened(f"{folder}.py", text, part))
@@ -60,7 +66,11 @@ def overhead(bundle: Path, threads: int) -> None:
 def _local(model: sc2onnx.Model, file: File, tokens: int) -> Took:
     began, times = time.perf_counter(), list[float]()
     options = {"order": "spm", "heal": True, "stop_tokens": (), "max_new_tokens": tokens}
-    with model.stream_infill(file.before, file.after, **options) as stream:  # type: ignore[arg-type]
+    with model.stream_infill(
+        file.before,
+        file.after,
+        **options,
+    ) as stream:  # type: ignore[arg-type]
         times += [time.perf_counter() - began for _ in stream]
         used = stream.usage
     return Took(times[0], times[-1], used.generated, used.reused, used.prompt - used.reused)
@@ -79,19 +89,31 @@ def _turns(count: int, asks: Sequence[Callable[[int], Took]]) -> list[list[Took]
 def _first_tokens(model: sc2onnx.Model, server: Server, file: File) -> None:
     typed = [file.typed(TYPED[: number + 1]) for number in range(60)]
     server.complete(file, 1), _local(model, file, 1)
-    here, there = _turns(60, [lambda i: _local(model, typed[i], 1), lambda i: server.complete(typed[i], 1)])
+    here, there = _turns(
+        60, [lambda i: _local(model, typed[i], 1), lambda i: server.complete(typed[i], 1)]
+    )
     process, http = [each.first for each in here], [each.first for each in there]
     more = 1e3 * median(b - a for a, b in zip(process, http, strict=True))
-    print(f"first token after a typed character: {milliseconds(process)} ms in process, {milliseconds(http)} over HTTP")
+    print(
+        f"first token after a typed character: {milliseconds(process)} ms in process, "
+        f"{milliseconds(http)} over HTTP"
+    )
     print(f"  ratio {ratio(http, process)}, {more:.2f} ms a request more")
 
 
 def _each_token(model: sc2onnx.Model, server: Server, file: File) -> None:
     near = File(file.path, file.before[-400:], file.after[:200])
-    here, there = _turns(10, [lambda _: _local(model, near, 64), lambda _: server.complete(near, 64)])
-    process, http = [[(each.last - each.first) / (each.tokens - 1) for each in run] for run in (here, there)]
+    here, there = _turns(
+        10, [lambda _: _local(model, near, 64), lambda _: server.complete(near, 64)]
+    )
+    process, http = [
+        [(each.last - each.first) / (each.tokens - 1) for each in run] for run in (here, there)
+    ]
     more = 1e3 * median(b - a for a, b in zip(process, http, strict=True))
-    print(f"a token of a stream: {milliseconds(process)} ms in process, {milliseconds(http)} over HTTP, {more:.2f} ms more")
+    print(
+        f"a token of a stream: {milliseconds(process)} ms in process, {milliseconds(http)} over "
+        f"HTTP, {more:.2f} ms more"
+    )
 
 
 def _gone(server: Server, file: File) -> None:
@@ -111,8 +133,8 @@ def _gone(server: Server, file: File) -> None:
 
 @dataclass(frozen=True)
 class Peer:
-    """llama-server: the program, its file, and how many of the keystrokes it gets: the first ones, as
-    each may take it seconds.
+    """llama-server: the program, its file, and how many of the keystrokes it gets: the first ones,
+    as each may take it seconds.
     """
 
     program: Path
@@ -145,13 +167,19 @@ def _typed(server: Server, typed: Sequence[Keystroke], always: int, name: str) -
         time.sleep(stroke.pause)
         found.append(server.complete(stroke.file, LINE, always))
     first, last = [each.first for each in found], [each.last for each in found]
-    print(f"{name}: {len(found)} keystrokes: first token {milliseconds(first)} ms, line of {LINE} tokens {milliseconds(last)} ms")
+    print(
+        f"{name}: {len(found)} keystrokes: first token {milliseconds(first)} ms, line of {LINE} "
+        f"tokens {milliseconds(last)} ms"
+    )
     for kind in ("type", "delete", "move", "switch"):
         those = [each for each, stroke in zip(found, typed, strict=True) if stroke.kind == kind]
         if those:
             computed = sorted(each.computed for each in those)
             told = f"median {median(computed):.0f}, at most {computed[-1]}"
-            print(f"  {kind}: first token {milliseconds([each.first for each in those])} ms, tokens of the prompt computed: {told}")
+            print(
+                f"  {kind}: first token {milliseconds([each.first for each in those])} ms, tokens "
+                f"of the prompt computed: {told}"
+            )
     sys.stdout.flush()
     return found
 
@@ -163,17 +191,25 @@ def _beside(mine: Sequence[Took], found: Sequence[Took]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("overhead", "trace", "load", "soak"))
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", type=Path, help="trace: beside llama-server with this file")
     parser.add_argument("--llama-server", type=Path, help="trace: the program")
     parser.add_argument("--keystrokes", type=int, default=200, help="trace (default: 200)")
-    parser.add_argument("--theirs", type=int, default=200, help="trace: of these, at llama-server (default: 200)")
+    parser.add_argument(
+        "--theirs", type=int, default=200, help="trace: of these, at llama-server (default: 200)"
+    )
     parser.add_argument("--editors", type=int, default=32, help="load (default: 32)")
-    parser.add_argument("--tokens", type=int, default=600, help="load: of each editor's file (default: 600)")
-    parser.add_argument("--think", type=float, default=30, help="load: seconds between bursts (default: 30)")
+    parser.add_argument(
+        "--tokens", type=int, default=600, help="load: of each editor's file (default: 600)"
+    )
+    parser.add_argument(
+        "--think", type=float, default=30, help="load: seconds between bursts (default: 30)"
+    )
     parser.add_argument("--minutes", type=float, default=10, help="load and soak (default: 10)")
     return parser
 

@@ -1,4 +1,5 @@
-"""Run StarCoder2 outside PyTorch: ``sc2onnx.load`` for a bundle, ``sc2onnx.export.export`` to make one.
+"""Run StarCoder2 outside PyTorch: ``sc2onnx.load`` for a bundle,
+``sc2onnx.export.export`` to make one.
 
 Names are imported when first used, so that ``import sc2onnx`` costs next to nothing.
 """

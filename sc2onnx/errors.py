@@ -31,7 +31,7 @@
     |-- BusyError (TimeoutError)              a request that waited in vain for its first step
     |-- SequenceStateError (RuntimeError)     a closed sequence, or one in use by another thread
     |   |-- CancelledError                    closed while it was computing, or the program ended
-    |   `-- ForkedError                       a model, or what belongs to it, in a child forked after it was loaded
+    |   `-- ForkedError                       a model in a child that was forked after it was loaded
     `-- MissingDependencyError (ImportError)  an optional package is not installed
 
 Each says what was found, what was expected and what to do.
@@ -158,7 +158,9 @@ class CancelledError(SequenceStateError):
 
 
 class ForkedError(SequenceStateError):
-    """A model, or a stream or sequence of it, was used in a child process that was forked after it was loaded."""
+    """A model, or a stream or sequence of it, was used in a child process that was
+    forked after it was loaded.
+    """
 
 
 class MissingDependencyError(Sc2onnxError, ImportError):

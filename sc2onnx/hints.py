@@ -1,4 +1,6 @@
-"""What to install, as a command that works from a clone as from a wheel: packages by name, never this project's own extras."""
+"""What to install, as a command that works from a clone as from a wheel: packages by name, never
+this project's own extras.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "verify": ("torch>=2.6", "transformers>=4.57,<5.24", "ml_dtypes>=0.5", "onnx-ir>=0.1.12"),
     "evaluate": ("rapidfuzz>=3", "matplotlib>=3.8"),
-    "serve": ("starlette>=0.47", "httpcore[asyncio]>=1", "uvicorn>=0.34", "msgspec>=0.19", "prometheus-client>=0.21"),
+    "serve": (
+        "starlette>=0.47",
+        "httpcore[asyncio]>=1",
+        "uvicorn>=0.34",
+        "msgspec>=0.19",
+        "prometheus-client>=0.21",
+    ),
     "otel": ("opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"),
     "batch": ("pyarrow>=17",),
     "lsp": ("pygls>=2,<3", "httpx>=0.27"),
@@ -35,6 +43,14 @@ KERNELS: Final = "in a clone of this project: pip install ./native, which takes 
 
 
 def install(*extras: str, upgrade: bool = False) -> str:
-    """The command that installs what these extras list: ``pip install "onnxruntime>=1.32"`` for ``cpu``."""
+    """The command that installs what these extras list:
+    ``pip install "onnxruntime>=1.32"`` for ``cpu``.
+    """
     requirements = dict.fromkeys(requirement for extra in extras for requirement in EXTRAS[extra])
-    return " ".join(["pip install", *(["--upgrade"] if upgrade else []), *(f'"{requirement}"' for requirement in requirements)])
+    return " ".join(
+        [
+            "pip install",
+            *(["--upgrade"] if upgrade else []),
+            *(f'"{requirement}"' for requirement in requirements),
+        ]
+    )

@@ -1,4 +1,6 @@
-"""What our pictures have in common: paper, ink, file formats. Needs matplotlib, and says so where it is missing."""
+"""What our pictures have in common: paper, ink, file formats.
+Needs matplotlib, and says so where it is missing.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,23 @@ if TYPE_CHECKING:
 FORMATS: Final = (".png", ".svg", ".pdf")
 INK: Final = "#22272e"
 MUTED: Final = "#6b7580"
-COLOURS: Final = ("#1f6fb4", "#d1495b", "#2a9d6f", "#e09f1f", "#7a5cc0", "#3aa6c9", "#8c6d46", "#6b7580")
+COLOURS: Final = (
+    "#1f6fb4",
+    "#d1495b",
+    "#2a9d6f",
+    "#e09f1f",
+    "#7a5cc0",
+    "#3aa6c9",
+    "#8c6d46",
+    "#6b7580",
+)
 """Of lines, in turn; they differ in lightness as well."""
 
 
 def check_plot(path: Path) -> None:
-    """Raise :class:`RequestError` for a name that is no picture's, :class:`MissingDependencyError` without matplotlib."""
+    """Raise :class:`RequestError` for a name that is no picture's,
+    :class:`MissingDependencyError` without matplotlib.
+    """
     if path.suffix.lower() not in FORMATS:
         raise RequestError(f"--plot is {path}, expected a name that ends in {', '.join(FORMATS)}")
     new_figure()
@@ -33,7 +46,9 @@ def new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"plotting needs the package {error.name}: {install('evaluate')}") from error
+        raise MissingDependencyError(
+            f"plotting needs the package {error.name}: {install('evaluate')}"
+        ) from error
     return Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
 
 
@@ -50,7 +65,8 @@ def dress(axes: Axes, title: str, subtitle: str, across: str, up: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it, whole or not at all, in the format of the name, a PNG without the name and version of who drew it.
+    """Write it, whole or not at all, in the format of the name, a PNG without the name
+    and version of who drew it.
 
     Raises :class:`OSError`.
     """

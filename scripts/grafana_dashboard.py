@@ -1,4 +1,5 @@
-"""Writes deploy/grafana/sc2onnx.json, a dashboard of the server's figures, for Grafana 10 and later.
+"""Writes deploy/grafana/sc2onnx.json, a dashboard of the server's figures,
+for Grafana 10 and later.
 
     python scripts/grafana_dashboard.py > deploy/grafana/sc2onnx.json
 
@@ -90,9 +91,15 @@ PANELS: Final = (
         "Reuse",
         "percentunit",
         {
-            "tokens of prompts": _per("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"),
-            "requests, half or more": _per("sc2onnx:requests_reusing_total", "vllm:time_to_first_token_seconds_count"),
-            "guesses that were right": _per("sc2onnx:tokens_accepted_total", "sc2onnx:tokens_drafted_total"),
+            "tokens of prompts": _per(
+                "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"
+            ),
+            "requests, half or more": _per(
+                "sc2onnx:requests_reusing_total", "vllm:time_to_first_token_seconds_count"
+            ),
+            "guesses that were right": _per(
+                "sc2onnx:tokens_accepted_total", "sc2onnx:tokens_drafted_total"
+            ),
         },
         "It falls when engines come, go or restart, and where they keep too few files.",
     ),
@@ -125,9 +132,15 @@ PANELS: Final = (
     Panel(
         "Bundles",
         "short",
-        {"{{model}}: {{precision}}, {{revision}}": f"count by (model, precision, revision) (sc2onnx:bundle_info{_SELECT})"},
+        {
+            ("{{model}}: {{precision}}, {{revision}}"): (
+                f"count by (model, precision, revision) (sc2onnx:bundle_info{_SELECT})"
+            )
+        },
     ),
-    Panel("Versions", "short", {"{{version}}": f"count by (version) (sc2onnx:build_info{_SELECT})"}),
+    Panel(
+        "Versions", "short", {"{{version}}": f"count by (version) (sc2onnx:build_info{_SELECT})"}
+    ),
 )
 
 

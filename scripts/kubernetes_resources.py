@@ -1,4 +1,5 @@
-"""Prints what a bundle's engine needs in Kubernetes, as a patch of its StatefulSet (docs/deploy.md).
+"""Prints what a bundle's engine needs in Kubernetes, as a patch of its
+StatefulSet (docs/deploy.md).
 
     python scripts/kubernetes_resources.py BUNDLE --processors 4 > resources.yaml
     python scripts/kubernetes_resources.py --shape 3b --precision int4 --processors 4
@@ -32,8 +33,8 @@ SLOTS: Final[SlotType] = "int8"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """``need``: of one sequence of full length. ``packed``: bytes of weights that are kept packed on
-    disk. ``batch``: requests of a step; ``files``: whose caches are kept.
+    """``need``: of one sequence of full length. ``packed``: bytes of weights that are kept packed
+    on disk. ``batch``: requests of a step; ``files``: whose caches are kept.
     """
 
     need: MemoryNeed
@@ -59,7 +60,9 @@ class Figures:
 
 
 def of_bundle(bundle: Path, batch: int, files: int) -> Figures:
-    """The figures of a bundle as this machine would run it: on the kernels, if they are installed."""
+    """The figures of a bundle as this machine would run it: on the
+    kernels, if they are installed.
+    """
     from sc2onnx.runtime.description import on_kernels
     from sc2onnx.runtime.opening.bundle import Bundle
 
@@ -74,9 +77,13 @@ def of_shape(shape: str, precision: str, batch: int, files: int) -> Figures:
     from sc2onnx.export.estimate import estimates, facts
 
     found = estimates(None, shape)
-    chosen = [each for each in found.of_variants if (each.precision, each.target) == (precision, "cpu")]
+    chosen = [
+        each for each in found.of_variants if (each.precision, each.target) == (precision, "cpu")
+    ]
     if not chosen:
-        expected = ", ".join(sorted({each.precision for each in found.of_variants if each.target == "cpu"}))
+        expected = ", ".join(
+            sorted({each.precision for each in found.of_variants if each.target == "cpu"})
+        )
         raise RequestError(f"precision is {precision!r}, expected one of {expected}")
     (ahead,) = chosen
     model, kept = facts(found.config), SLOTS if ahead.packed else None
@@ -127,12 +134,16 @@ def main() -> None:
         ("--max-batch", 8, "requests of a step"),
         ("--files", 16, "whose caches are kept"),
     ):
-        parser.add_argument(name, type=int, default=usual, metavar="N", help=f"{told} (default: {usual})")
+        parser.add_argument(
+            name, type=int, default=usual, metavar="N", help=f"{told} (default: {usual})"
+        )
     args = parser.parse_args()
     if (args.bundle is None) == (args.shape is None):
         parser.error("give a BUNDLE or --shape")
     how = args.max_batch, args.files
-    made = of_bundle(args.bundle, *how) if args.bundle else of_shape(args.shape, args.precision, *how)
+    made = (
+        of_bundle(args.bundle, *how) if args.bundle else of_shape(args.shape, args.precision, *how)
+    )
     print(patch(made, args.processors), end="")
 
 

@@ -1,10 +1,12 @@
-"""Makes what the runtime's tests need where torch and the exporter are not installed: a bundle, and torch's answers.
+"""Makes what the runtime's tests need where torch and the exporter are not installed: a
+bundle, and torch's answers.
 
     python scripts/make_fixture.py OUT [--gpu]
 
-OUT gets ``bundle`` (the mini checkpoint in fp32), ``int8`` and ``int4`` (it in integers, int4 not calibrated, which takes a minute less),
-``tokens`` (fp32 without a tokenizer) and ``reference.npz``: token ids
-of real code, torch's logits for them, and torch's greedy continuation. With ``--gpu`` also ``gpu``: bundles for tests/cuda, by precision.
+OUT gets ``bundle`` (the mini checkpoint in fp32), ``int8`` and ``int4`` (it in integers, int4 not
+calibrated, which takes a minute less), ``tokens`` (fp32 without a tokenizer) and ``reference.npz``:
+token ids of real code, torch's logits for them, and torch's greedy continuation. With ``--gpu``
+also ``gpu``: bundles for tests/cuda, by precision.
 """
 
 from __future__ import annotations
@@ -43,14 +45,22 @@ def make(out: Path) -> None:
     with Reference(CHECKPOINT) as reference:
         logits = reference.logits(tokens[None])[0]
         greedy, _ = reference.greedy(tokens[:40], GREEDY)
-    np.savez_compressed(out / "reference.npz", tokens=tokens, logits=logits, greedy=np.array(greedy))
+    np.savez_compressed(
+        out / "reference.npz", tokens=tokens, logits=logits, greedy=np.array(greedy)
+    )
 
 
 def for_gpu(out: Path) -> Path:
     """Bundles of the mini checkpoint for a GPU: fp16, bf16, int8, int4, and fp16 in two stages."""
     out.mkdir(parents=True)
     for precision in ("fp16", "bf16", "int8", "int4"):
-        export(CHECKPOINT, out / precision, precision=precision, target="cuda", calibration=Calibration(False) if "int" in precision else None)
+        export(
+            CHECKPOINT,
+            out / precision,
+            precision=precision,
+            target="cuda",
+            calibration=Calibration(False) if "int" in precision else None,
+        )
     export(CHECKPOINT, out / "staged", precision="fp16", target="cuda", stages=2)
     return out
 

@@ -1,4 +1,6 @@
-"""Fixtures that need neither torch nor the exporter where ``SC2ONNX_FIXTURE`` names a directory that make_fixture.py made."""
+"""Fixtures that need neither torch nor the exporter where ``SC2ONNX_FIXTURE`` names a directory
+that make_fixture.py made.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU or the kernels are skipped where there are none, with what is missing as the reason."""
+    """Tests that need a GPU or the kernels are skipped where there are none, with what
+    is missing as the reason.
+    """
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked and (trouble := cuda_trouble(Device("cuda"))):
         for item in marked:
@@ -48,7 +52,9 @@ def fixture_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fixture_maker() -> Any:
     """The module ``scripts/make_fixture.py``."""
-    spec = importlib.util.spec_from_file_location("make_fixture", ROOT / "scripts" / "make_fixture.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_fixture", ROOT / "scripts" / "make_fixture.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -82,7 +88,9 @@ def token_bundle(fixture_directory: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def reference(fixture_directory: Path) -> Mapping[str, npt.NDArray[Any]]:
-    """What torch computed: tokens (n,), logits (n, vocab), and greedy, which follows the first 40 tokens."""
+    """What torch computed: tokens (n,), logits (n, vocab), and greedy, which
+    follows the first 40 tokens.
+    """
     return dict(np.load(fixture_directory / "reference.npz"))
 
 
@@ -107,6 +115,8 @@ def _no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache; and digests are remembered also where temporary files lie in memory."""
+    """No test reads or writes the user's cache; and digests are remembered also where
+    temporary files lie in memory.
+    """
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "sc2onnx-cache"))
     monkeypatch.setattr("sc2onnx.runtime.opening.stamps.MOUNTS", tmp_path / "no-table-of-mounts")

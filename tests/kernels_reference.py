@@ -114,8 +114,9 @@ def ring_attention(
 ) -> tuple[Array, Array, Array]:
     """Mixed values float32 (tokens, heads * head_dim), and the caches with the step in them.
 
-    ``runs``: (tokens of the step, tokens before it, row of the caches); ``tables``: cosine and sine of every position; ``caches``: keys and
-    values, uint8 (rows, kv_heads, capacity, slot_bytes). ``window`` 0: none.
+    ``runs``: (tokens of the step, tokens before it, row of the caches); ``tables``: cosine and
+    sine of every position; ``caches``: keys and values, uint8 (rows, kv_heads, capacity,
+    slot_bytes). ``window`` 0: none.
     """
     capacity = caches[0].shape[2]
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
@@ -196,7 +197,10 @@ class RingAttention(OpRun):
         past, cos, sin, keys, values, lengths, rows = others
         steps = lengths if len(lengths) else np.full(len(past), ids.shape[1])
         held = rows if len(rows) else np.arange(len(past))
-        runs = [(int(count), int(before), int(row)) for count, before, row in zip(steps, past, held, strict=True)]
+        runs = [
+            (int(count), int(before), int(row))
+            for count, before, row in zip(steps, past, held, strict=True)
+        ]
         heads = {"heads": self.num_heads, "kv_heads": self.num_kv_heads, "window": self.window}
         return ring_attention(qkv, runs, (cos, sin), (keys, values), **heads)
 

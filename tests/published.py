@@ -1,4 +1,6 @@
-"""``config.json`` of every published StarCoder2, key for key, and reduced to what a test computes."""
+"""``config.json`` of every published StarCoder2, key for key, and
+reduced to what a test computes.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ PARAMETERS: Final = {
 
 
 def reduced(name: str) -> dict[str, Any]:
-    """The configuration with 2 layers, heads of 8 channels and 512 tokens, all else as published."""
+    """The configuration with 2 layers, heads of 8 channels and 512
+    tokens, all else as published.
+    """
     hidden = 8 * PUBLISHED[name]["num_attention_heads"]
     small = {"intermediate_size": 4 * hidden, "num_hidden_layers": 2, "vocab_size": 512}
     return {**PUBLISHED[name], "hidden_size": hidden, **small}

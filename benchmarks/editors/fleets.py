@@ -18,8 +18,8 @@ from editors.servers import ours
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A fleet that is ready. ``engines``: its processes that compute; ``scale``: has so many of them,
-    None where it cannot.
+    """A fleet that is ready. ``engines``: its processes that compute; ``scale``: has so many of
+    them, None where it cannot.
     """
 
     url: str
@@ -51,13 +51,20 @@ def ray_application(bundle: Path, count: int, threads: int) -> Iterator[Fleet]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    args = {"models": {"model": str(bundle.resolve())}, "threads": threads, "cores": 0.5, "speculate": False}
+    args = {
+        "models": {"model": str(bundle.resolve())},
+        "threads": threads,
+        "cores": 0.5,
+        "speculate": False,
+    }
     url = f"http://127.0.0.1:{port}"
 
     def scale(engines: int) -> None:
         named = {"name": "Engine", "num_replicas": engines}
         application = {"import_path": "sc2onnx_ray.app:build", "args": args, "deployments": [named]}
-        _get_global_client().deploy_apps(ServeDeploySchema(applications=[application]), _blocking=True)
+        _get_global_client().deploy_apps(
+            ServeDeploySchema(applications=[application]), _blocking=True
+        )
         _until_ready(url, engines)
 
     ray.init(num_cpus=max(4, count), include_dashboard=False, log_to_driver=False)

@@ -51,8 +51,8 @@ class Keystroke:
 
 
 def keystrokes(files: Sequence[File], words: str, count: int, seed: int) -> Iterator[Keystroke]:
-    """So many changes: mostly characters of ``words``, now and then a deletion of one to three, or a
-    move by some lines; two switches to the next file.
+    """So many changes: mostly characters of ``words``, now and then a deletion of one to three, or
+    a move by some lines; two switches to the next file.
     """
     chance, opened, at, place, deleting = random.Random(seed), list(files), 0, 0, 0
     for number in range(count):

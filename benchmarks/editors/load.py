@@ -1,4 +1,5 @@
-"""Many editors at one server: whether all are answered, how soon, and what the server holds meanwhile.
+"""Many editors at one server: whether all are answered, how soon, and what
+the server holds meanwhile.
 
 Somebody types some characters, thinks, and types again. Each key ends the request before it.
 """
@@ -65,8 +66,13 @@ def load(bundle: Path, threads: int, count: int, tokens: int, minutes: float, th
     """Print what editors saw. ``tokens``: of each one's file."""
     codec = sc2onnx.load(bundle, threads=threads).codec
     code = Path(__file__).with_name("keystrokes.py").read_text(encoding="utf-8") * 20
-    text = b"".join(map(codec.token_bytes, codec.encode(code, special=False)[:tokens])).decode(errors="ignore")
-    editors = [Editor(each, File.opened(f"{each}.py", f"# file {each}\n{text}", 0.5), think) for each in range(count)]
+    text = b"".join(map(codec.token_bytes, codec.encode(code, special=False)[:tokens])).decode(
+        errors="ignore"
+    )
+    editors = [
+        Editor(each, File.opened(f"{each}.py", f"# file {each}\n{text}", 0.5), think)
+        for each in range(count)
+    ]
     with ours(bundle, threads) as server:
         held = asyncio.run(_worked(server, editors, minutes))
     _told(editors, held, minutes)
@@ -88,12 +94,24 @@ def _told(editors: list[Editor], held: list[Holds], minutes: float) -> None:
     statuses = sum((editor.statuses for editor in editors), Counter[int]())
     first = [seconds for editor in editors for seconds in editor.first]
     keys, whole = statuses.total(), sum(editor.whole for editor in editors)
-    print(f"{len(editors)} editors, {minutes:g} minutes: {keys} requests, {len(first)} with a first token, {whole} to the end")
+    print(
+        f"{len(editors)} editors, {minutes:g} minutes: {keys} requests, {len(first)} with a first "
+        f"token, {whole} to the end"
+    )
     print(f"  statuses: {dict(statuses)}")
     print(f"  first token: {milliseconds(first)} ms")
     tails = sorted(1e3 * float(np.percentile(editor.first, 95)) for editor in editors)
-    print(f"  p95 of each editor: {tails[0]:.0f} the least, {median(tails):.0f} the median, {tails[-1]:.0f} ms the most")
+    print(
+        f"  p95 of each editor: {tails[0]:.0f} the least, {median(tails):.0f} the median, "
+        f"{tails[-1]:.0f} ms the most"
+    )
     third = len(held) // 3
-    middle, end = (max(each.memory for each in part) / 1e9 for part in (held[third : 2 * third], held[2 * third :]))
+    middle, end = (
+        max(each.memory for each in part) / 1e9
+        for part in (held[third : 2 * third], held[2 * third :])
+    )
     print(f"  private memory at most: {middle:.2f} GB in the second third, {end:.2f} in the last")
-    print(f"  threads {held[third].threads} -> {held[-1].threads}, open files at most {max(each.files for each in held)}")
+    print(
+        f"  threads {held[third].threads} -> {held[-1].threads}, open files at most "
+        f"{max(each.files for each in held)}"
+    )

@@ -89,7 +89,19 @@ def theirs(program: Path, gguf: Path, threads: int, *options: str) -> Iterator[S
     """``llama-server``, with one slot."""
     port = 8000 + os.getpid() % 1000
     number = str(threads)
-    command = [str(program), "-m", str(gguf), "-c", "16384", "-t", number, "-tb", number, "-np", "1"]
+    command = [
+        str(program),
+        "-m",
+        str(gguf),
+        "-c",
+        "16384",
+        "-t",
+        number,
+        "-tb",
+        number,
+        "-np",
+        "1",
+    ]
     with _started([*command, "--host", "127.0.0.1", "--port", str(port), *options], port) as server:
         yield server
 
@@ -100,10 +112,13 @@ def _started(command: Sequence[str], port: int | None) -> Iterator[Server]:
     libraries = {**os.environ, "LD_LIBRARY_PATH": str(Path(command[0]).parent)}
     with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
         with Path(log.name).open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env=libraries if port else None)
+            process = subprocess.Popen(
+                command, stdout=out, stderr=out, env=libraries if port else None
+            )
         try:
             url = f"http://127.0.0.1:{port}" if port else _address(Path(log.name), process)
-            alone = {"connection": "close"}  # as editors ask; llama-server ends a connection after 100 requests
+            # as editors ask; llama-server ends a connection after 100 requests
+            alone = {"connection": "close"}
             with httpx.Client(base_url=url, timeout=600, headers=alone) as client:
                 _ready(client, process)
                 yield Server(url, process, client)

@@ -69,8 +69,13 @@ def soak(bundle: Path, threads: int, minutes: float) -> int:
     print(dict(seen.counts))
     quarter = len(held) // 4
     early, late = held[quarter], held[-1]
-    most = [max(each.memory for each in part) / 1e6 for part in (held[quarter : 2 * quarter], held[3 * quarter :])]
-    print(f"private memory at most: {most[0]:.0f} MB in the second quarter, {most[1]:.0f} in the last")
+    most = [
+        max(each.memory for each in part) / 1e6
+        for part in (held[quarter : 2 * quarter], held[3 * quarter :])
+    ]
+    print(
+        f"private memory at most: {most[0]:.0f} MB in the second quarter, {most[1]:.0f} in the last"
+    )
     print(f"threads {early.threads} -> {late.threads}, open files {early.files} -> {late.files}")
     if most[1] > 1.1 * most[0] + 10:
         seen.faults.append("memory grows")
@@ -87,25 +92,55 @@ def _questions(model: sc2onnx.Model) -> list[Question]:
     code = Path(__file__).read_text(encoding="utf-8")
     found = list[Question]()
     for number in range(24):
-        prompt, after = code[number * 90 : number * 90 + 400], code[number * 90 + 450 : number * 90 + 700]
+        prompt, after = (
+            code[number * 90 : number * 90 + 400],
+            code[number * 90 + 450 : number * 90 + 700],
+        )
         count = 4 + 3 * number
-        drawn: dict[str, Any] = {"temperature": 0.8, "seed": number} if number % 2 else {"temperature": 0}
+        drawn: dict[str, Any] = (
+            {"temperature": 0.8, "seed": number} if number % 2 else {"temperature": 0}
+        )
         alone = model.generate(prompt, max_new_tokens=count, **drawn).text
         body = {"prompt": prompt, "max_tokens": count, **drawn}
-        found.append(Question("/v1/completions", body, lambda answer: str(answer["choices"][0]["text"]), alone))
-        ollama = {"prompt": prompt, "stream": False, "options": {"num_predict": count, "top_k": 0, "top_p": 1, **drawn}}
-        found.append(Question("/api/generate", ollama, lambda answer: str(answer["response"]), alone))
+        found.append(
+            Question(
+                "/v1/completions", body, lambda answer: str(answer["choices"][0]["text"]), alone
+            )
+        )
+        ollama = {
+            "prompt": prompt,
+            "stream": False,
+            "options": {"num_predict": count, "top_k": 0, "top_p": 1, **drawn},
+        }
+        found.append(
+            Question("/api/generate", ollama, lambda answer: str(answer["response"]), alone)
+        )
         between = model.infill(prompt, after, order="spm", heal=True, max_new_tokens=count).text
-        cursor = {"input_prefix": prompt, "input_suffix": after, "n_predict": count, "temperature": 0}
+        cursor = {
+            "input_prefix": prompt,
+            "input_suffix": after,
+            "n_predict": count,
+            "temperature": 0,
+        }
         found.append(Question("/infill", cursor, lambda answer: str(answer["content"]), between))
     return found
 
 
-async def _soaked(lasting: Server, bundle: Path, threads: int, questions: Sequence[Question], seen: Seen, until: float) -> list[Holds]:
+async def _soaked(
+    lasting: Server,
+    bundle: Path,
+    threads: int,
+    questions: Sequence[Question],
+    seen: Seen,
+    until: float,
+) -> list[Holds]:
     """Clients at both servers; gives what the lasting one holds every ten seconds."""
     held = list[Holds]()
     again = asyncio.create_task(_restarted(bundle, threads, questions, seen, until))
-    clients = [asyncio.create_task(_client(lambda: lasting.url, n, questions, seen, until)) for n in range(5)]
+    clients = [
+        asyncio.create_task(_client(lambda: lasting.url, n, questions, seen, until))
+        for n in range(5)
+    ]
     while time.monotonic() < until:
         await asyncio.sleep(10)
         held.append(Holds.of(lasting.process.pid))
@@ -116,10 +151,15 @@ async def _soaked(lasting: Server, bundle: Path, threads: int, questions: Sequen
     return held
 
 
-async def _restarted(bundle: Path, threads: int, questions: Sequence[Question], seen: Seen, until: float) -> None:
+async def _restarted(
+    bundle: Path, threads: int, questions: Sequence[Question], seen: Seen, until: float
+) -> None:
     """A server that is ended by a signal in the middle of requests, and started again."""
     place, chance = {"url": ""}, random.Random(0)
-    clients = [asyncio.create_task(_client(lambda: place["url"], 100 + n, questions, seen, until)) for n in range(2)]
+    clients = [
+        asyncio.create_task(_client(lambda: place["url"], 100 + n, questions, seen, until))
+        for n in range(2)
+    ]
     while time.monotonic() < until:
         started: AbstractContextManager[Server] = ours(bundle, threads)
         server = await asyncio.to_thread(started.__enter__)
@@ -134,7 +174,9 @@ async def _restarted(bundle: Path, threads: int, questions: Sequence[Question], 
     await asyncio.gather(*clients)
 
 
-async def _client(url: Callable[[], str], number: int, questions: Sequence[Question], seen: Seen, until: float) -> None:
+async def _client(
+    url: Callable[[], str], number: int, questions: Sequence[Question], seen: Seen, until: float
+) -> None:
     """One that asks, goes, or sends nonsense, at random."""
     chance, restarts = random.Random(number), number >= 100
     async with httpx.AsyncClient(timeout=150) as client:
@@ -151,16 +193,25 @@ async def _client(url: Callable[[], str], number: int, questions: Sequence[Quest
                     seen.faults.append(f"{type(gone).__name__}: {gone}")
 
 
-async def _once(client: httpx.AsyncClient, url: str, chance: random.Random, question: Question, seen: Seen) -> None:
+async def _once(
+    client: httpx.AsyncClient, url: str, chance: random.Random, question: Question, seen: Seen
+) -> None:
     drawn = chance.random()
     if drawn < 0.15:
         headers = {"content-type": "application/json"}
-        reply = await client.post(url + chance.choice(PATHS), content=chance.choice(NONSENSE), headers=headers)
+        reply = await client.post(
+            url + chance.choice(PATHS), content=chance.choice(NONSENSE), headers=headers
+        )
         seen.counts[f"nonsense: {reply.status_code}"] += 1
         if reply.status_code not in (200, 400, 413, 503):
             seen.faults.append(f"nonsense is answered with {reply.status_code}")
     elif drawn < 0.4:
-        longer = {**question.body, "max_tokens": 500, "n_predict": 500, "options": {"num_predict": 500}}
+        longer = {
+            **question.body,
+            "max_tokens": 500,
+            "n_predict": 500,
+            "options": {"num_predict": 500},
+        }
         asking = asyncio.create_task(client.post(url + question.path, json=longer))
         await asyncio.sleep(chance.expovariate(10))
         asking.cancel()
@@ -172,9 +223,13 @@ async def _once(client: httpx.AsyncClient, url: str, chance: random.Random, ques
         if reply.status_code == 200:
             found = question.text(json.loads(reply.content))
             if found != question.expected:
-                seen.faults.append(f"{question.path} gave {found!r}, alone it is {question.expected!r}")
+                seen.faults.append(
+                    f"{question.path} gave {found!r}, alone it is {question.expected!r}"
+                )
         elif reply.status_code not in (429, 503):
-            seen.faults.append(f"{question.path} is answered with {reply.status_code}: {reply.text[:200]}")
+            seen.faults.append(
+                f"{question.path} is answered with {reply.status_code}: {reply.text[:200]}"
+            )
 
 
 def _rested(server: Server, seen: Seen) -> None:
@@ -191,7 +246,10 @@ def asked_and_gone(url: str, body: dict[str, Any], after: float) -> float:
     """Ask, and hang up so many seconds later; gives when, of :func:`time.perf_counter`."""
     host, port = urlsplit(url).hostname, urlsplit(url).port
     content = json.dumps(body).encode()
-    head = f"POST /infill HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    head = (
+        f"POST /infill HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(content)}\r\n\r\n"
+    )
     with socket.create_connection((host, port)) as connection:
         connection.sendall(head.encode() + content)
         time.sleep(after)

@@ -1,4 +1,6 @@
-"""Editors whose every key is answered to its end: whether it met its cache, and how soon it began."""
+"""Editors whose every key is answered to its end: whether it met its
+cache, and how soon it began.
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from fault_kinds import damage, disks, hostile, kills, races
 class Kind:
     """One kind: a trial, and how often it is tried among others.
 
-    ``forks``: it runs in a process that never loads ONNX Runtime, because it forks children, and takes the time limit
-    for each of them. ``exports``, ``loads``: how many of these a trial takes.
+    ``forks``: it runs in a process that never loads ONNX Runtime, because it forks children, and
+    takes the time limit for each of them. ``exports``, ``loads``: how many of these a trial takes.
     """
 
     trial: Callable[..., str]
@@ -44,8 +44,14 @@ KINDS: Mapping[str, Kind] = {
 
 
 def trial(name: str, seed: int, number: int, limit: float, material: Any, scratch: Any) -> str:
-    """Do one trial, which is the same whenever it is repeated; what happened. Raises :class:`fault_kinds.material.Fault`."""
+    """Do one trial, which is the same whenever it is repeated; what happened.
+    Raises :class:`fault_kinds.material.Fault`.
+    """
     from random import Random
 
     kind, rng = KINDS[name], Random(f"{seed} {name} {number}")
-    return kind.trial(rng, material, scratch, limit) if kind.forks else kind.trial(rng, material, scratch)
+    return (
+        kind.trial(rng, material, scratch, limit)
+        if kind.forks
+        else kind.trial(rng, material, scratch)
+    )

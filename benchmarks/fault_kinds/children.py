@@ -1,4 +1,6 @@
-"""Processes that a trial forks: to be killed, to fill a disk, to race. What they print and raise comes back."""
+"""Processes that a trial forks: to be killed, to fill a disk, to race.
+What they print and raise comes back.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ REFUSED = 2
 RAW = 3
 
 _EVENTS = frozenset(
-    {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.utime", "shutil.rmtree"}
+    {
+        "os.rename",
+        "os.remove",
+        "os.mkdir",
+        "os.rmdir",
+        "os.link",
+        "os.symlink",
+        "os.truncate",
+        "os.chmod",
+        "os.utime",
+        "shutil.rmtree",
+    }
 )
 
 
@@ -34,7 +47,9 @@ class Child:
             _run(action, log)
 
     def wait(self, limit: float) -> int:
-        """Its exit status, negative for a signal. Raises :class:`Fault` if it takes longer, or raised what is not ours."""
+        """Its exit status, negative for a signal.
+        Raises :class:`Fault` if it takes longer, or raised what is not ours.
+        """
         status = self.poll(limit)
         if status is None:
             self.kill()
@@ -66,7 +81,9 @@ class Child:
 
 
 def run(action: Callable[[], object], log: Path, limit: float) -> int:
-    """Do it in a child; the exit status as :meth:`Child.wait` gives it: 0, or 2 for an error of ours."""
+    """Do it in a child; the exit status as :meth:`Child.wait` gives it: 0,
+    or 2 for an error of ours.
+    """
     return Child(action, log).wait(limit)
 
 
@@ -97,7 +114,9 @@ def _run(action: Callable[[], object], log: Path) -> NoReturn:
 
 
 def die_at(event: int, number: int) -> None:
-    """From now on, send this process a signal before its file-system event of that number; -1 never does."""
+    """From now on, send this process a signal before its file-system event of
+    that number; -1 never does.
+    """
     seen = 0
 
     def hook(name: str, arguments: Sequence[Any]) -> None:

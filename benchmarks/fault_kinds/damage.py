@@ -1,4 +1,6 @@
-"""Flipped bits and truncations, in every file: an error of ours, or exactly what the whole bundle answers."""
+"""Flipped bits and truncations, in every file: an error of ours, or exactly what
+the whole bundle answers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from pathlib import Path
 from random import Random
 
 from fault_kinds.children import environment
-from fault_kinds.material import FORMS, NOTHING_PACKED, Fault, Material, ask, packable, packed_weights, pick, runnable
+from fault_kinds.material import (
+    FORMS,
+    NOTHING_PACKED,
+    Fault,
+    Material,
+    ask,
+    packable,
+    packed_weights,
+    pick,
+    runnable,
+)
 from sc2onnx.errors import Sc2onnxError
 
 _SETTLED = 0.1
@@ -19,7 +31,9 @@ _SETTLED = 0.1
 
 
 def spoil(rng: Random, path: Path) -> str:
-    """Flip 1 to 8 bits, cut the file short or make it longer, half of the time with its old modification time; says what."""
+    """Flip 1 to 8 bits, cut the file short or make it longer, half of the time with its old
+    modification time; says what.
+    """
     before, size = path.stat(), path.stat().st_size
     how = rng.choice(["flip", "flip", "flip", "cut", "longer", "zeros"])
     with path.open("r+b") as file:
@@ -52,14 +66,20 @@ def bundle(rng: Random, material: Material, scratch: Path) -> str:
     return f"{what}: {expect_refused_or_same(material, form, copy, rng.choice(['full', 'auto']))}"
 
 
-def expect_refused_or_same(material: Material, form: str, copy: Path, check: str, packed: str = "off") -> str:
+def expect_refused_or_same(
+    material: Material, form: str, copy: Path, check: str, packed: str = "off"
+) -> str:
     """Raises :class:`Fault` for another answer."""
     from sc2onnx.runtime.opening.bundle import Bundle
 
     try:
         if FORMS[form][1] == "genai":
             Bundle.open(copy, check, others=True)  # type: ignore[arg-type]
-            if any(path.read_bytes() != (copy / path.name).read_bytes() for path in material.bundle(form).iterdir() if path.suffix == ".data"):
+            if any(
+                path.read_bytes() != (copy / path.name).read_bytes()
+                for path in material.bundle(form).iterdir()
+                if path.suffix == ".data"
+            ):
                 raise Fault("altered weights were taken for whole")
             return "opened"
         found = ask(copy, packed, check)
@@ -113,7 +133,9 @@ def remembered() -> Iterator[None]:
 
 
 def checkpoint(rng: Random, material: Material, scratch: Path) -> str:
-    """A file of a checkpoint: an error of ours, or an export that ends. What a weight should have been nobody knows."""
+    """A file of a checkpoint: an error of ours, or an export that ends.
+    What a weight should have been nobody knows.
+    """
     copy = Path(shutil.copytree(material.checkpoint, scratch / "checkpoint"))
     return f"{spoil(rng, pick(rng, copy))}: {expect_refused_or_done(rng, copy, scratch / 'bundle')}"
 
@@ -124,7 +146,12 @@ def expect_refused_or_done(rng: Random, source: Path, out: Path) -> str:
 
     precision = rng.choice(["fp32", "int8"])
     try:
-        export(source, out, precision=precision, calibration=Calibration(None if precision == "fp32" else False))
+        export(
+            source,
+            out,
+            precision=precision,
+            calibration=Calibration(None if precision == "fp32" else False),
+        )
     except Sc2onnxError as error:
         left = sorted(path.name for path in out.parent.iterdir() if out.name in path.name)
         if left:

@@ -1,4 +1,6 @@
-"""Disks that fill up in the middle: small file systems in memory, and limits on the size of a file."""
+"""Disks that fill up in the middle: small file systems in memory, and
+limits on the size of a file.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,28 @@ def full(rng: Random, material: Material, scratch: Path, limit: float) -> str:
 
 
 @contextmanager
-def _disk(rng: Random, scratch: Path, most: int, mounted: bool) -> Iterator[tuple[Path, str, Callable[[], None]]]:
-    """A place that takes less than ``most`` bytes, what it is, and what a child calls to be limited."""
+def _disk(
+    rng: Random, scratch: Path, most: int, mounted: bool
+) -> Iterator[tuple[Path, str, Callable[[], None]]]:
+    """A place that takes less than ``most`` bytes, what it is, and what a
+    child calls to be limited.
+    """
     place = scratch / "disk"
     place.mkdir()
     size = rng.randrange(most + most // 8) + 1
     if not mounted:
-        yield place, f"limit of {size:,} bytes a file", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        yield (
+            place,
+            f"limit of {size:,} bytes a file",
+            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        )
         return
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=True, capture_output=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place],
+            check=True,
+            capture_output=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         yield place, "file system that could not be mounted: skipped", lambda: None
         return
@@ -92,7 +106,9 @@ def _packing(rng: Random, material: Material, scratch: Path, limit: float, mount
         with environment(SC2ONNX_CACHE=str(place)):
             status = run(action, scratch / "log", limit)
             if run(same, scratch / "log-after", limit):
-                raise Fault(f"{what}: the bundle does not run: {(scratch / 'log-after').read_text()[-800:]}")
+                raise Fault(
+                    f"{what}: the bundle does not run: {(scratch / 'log-after').read_text()[-800:]}"
+                )
         left = [path.name for path in place.glob("packed/.*") if path.is_dir()]
         if left:
             raise Fault(f"{what}: {left} is left")
@@ -132,7 +148,10 @@ def _record(rng: Random, material: Material, scratch: Path, limit: float, mounte
         else:
             bundle = material.copy(form, place / "bundle")
             size = rng.randrange(1, 3000)
-            what, limited = f"limit of {size} bytes a file", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+            what, limited = (
+                f"limit of {size} bytes a file",
+                lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+            )
         record = record_action(bundle)
 
         def action() -> None:

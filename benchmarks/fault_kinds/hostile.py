@@ -1,4 +1,6 @@
-"""Files that somebody wrote to do harm: an error of ours or a result, never another exception, a hang, a crash or a flood of memory."""
+"""Files that somebody wrote to do harm: an error of ours or a result, never another exception, a
+hang, a crash or a flood of memory.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,28 @@ from fault_kinds.damage import expect_refused_or_done, expect_refused_or_same
 from fault_kinds.material import Material, ask, runnable
 from sc2onnx.errors import Sc2onnxError
 
-_RAW = ["1e400", "-1e400", "NaN", "9" * 5000, "[" * 5000, '{"a":' * 3000, '"\\ud800"', "-0", "1e308", '"' + "x" * 100_000 + '"']
+_RAW = [
+    "1e400",
+    "-1e400",
+    "NaN",
+    "9" * 5000,
+    "[" * 5000,
+    '{"a":' * 3000,
+    '"\\ud800"',
+    "-0",
+    "1e308",
+    '"' + "x" * 100_000 + '"',
+]
 """JSON that Python values do not give."""
 
 
 def _value(rng: Random) -> Any:
     return rng.choice(
         [
-            None, True, False, 0, -1, 1, 2, 2**31, 2**31 - 1, 2**63, -(2**63), 10**30, 0.5, -1.5, 1e308, "", "x", "é\x1b[31m", "../../etc/passwd",
-            "/dev/zero", [], {}, [[]], {"a": 1}, [1, 2, 3], "1", [0] * 1000, ["x"], [None], rng.randrange(2**16),
+            None, True, False, 0, -1, 1, 2, 2**31, 2**31 - 1, 2**63, -(2**63), 10**30, 0.5, -1.5,
+            1e308, "", "x", "é\x1b[31m", "../../etc/passwd",
+            "/dev/zero", [], {}, [[]], {"a": 1}, [1, 2, 3], "1", [0] * 1000, ["x"],
+            [None], rng.randrange(2**16),
         ]
     )  # fmt: skip
 
@@ -44,7 +59,9 @@ def mutate(rng: Random, value: Any) -> bytes:
             container[key] = f"hole-{len(holes) - 1}"
         elif how in ("name", "twice") and isinstance(container, dict):
             new = rng.choice(["", "x" * 5000, "../x", "\x1b[2J", "__class__", key.upper()])
-            holes[f"hole-{len(holes)}"] = json.dumps(container[key]) + (f", {json.dumps(key)}: 1" if how == "twice" else "")
+            holes[f"hole-{len(holes)}"] = json.dumps(container[key]) + (
+                f", {json.dumps(key)}: 1" if how == "twice" else ""
+            )
             container[key if how == "twice" else new] = f"hole-{len(holes) - 1}"
         elif how == "near" and isinstance(container[key], int):
             container[key] = container[key] + rng.choice([-1, 1, -container[key], container[key]])
@@ -60,7 +77,10 @@ def _place(rng: Random, value: Any) -> tuple[Any, Any]:
     """Some container and a key in it; every depth has its chance."""
     container, key = None, None
     while isinstance(value, (dict, list)) and value:
-        container, key = value, rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        container, key = (
+            value,
+            rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value)),
+        )
         value = container[key]
         if rng.random() < 0.35:
             break
@@ -93,7 +113,11 @@ def _seen(material: Material, form: str, copy: Path) -> str:
 def checkpoint(rng: Random, material: Material, scratch: Path) -> str:
     """Configurations, an index, a tokenizer or the header of the weights."""
     copy = Path(shutil.copytree(material.checkpoint, scratch / "checkpoint"))
-    kinds: dict[str, Callable[[Random, Path], None]] = {"header": _header, "index": _index, "link": _link}
+    kinds: dict[str, Callable[[Random, Path], None]] = {
+        "header": _header,
+        "index": _index,
+        "link": _link,
+    }
     files = [path.name for path in copy.glob("*.json")]
     what = rng.choice([*files, "config.json", *kinds])
     if what in kinds:
@@ -113,7 +137,18 @@ def _header(rng: Random, copy: Path) -> None:
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = mutate(rng, json.loads(data[8 : 8 + length]))
-    size = rng.choice([len(header), len(header), len(header), 0, 2**63, 2**64 - 1, len(data) * 2, rng.randrange(len(header) + 1)])
+    size = rng.choice(
+        [
+            len(header),
+            len(header),
+            len(header),
+            0,
+            2**63,
+            2**64 - 1,
+            len(data) * 2,
+            rng.randrange(len(header) + 1),
+        ]
+    )
     path.write_bytes(struct.pack("<Q", size) + header + data[8 + length :])
 
 
@@ -122,7 +157,10 @@ def _index(rng: Random, copy: Path) -> None:
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     names = [name for name in json.loads(data[8 : 8 + length]) if name != "__metadata__"]
-    index = {"metadata": {"total_size": len(data)}, "weight_map": dict.fromkeys(names, "shard.safetensors")}
+    index = {
+        "metadata": {"total_size": len(data)},
+        "weight_map": dict.fromkeys(names, "shard.safetensors"),
+    }
     path.rename(copy / "shard.safetensors")
     (copy / "model.safetensors.index.json").write_bytes(mutate(rng, index))
 
@@ -130,7 +168,19 @@ def _index(rng: Random, copy: Path) -> None:
 def _link(rng: Random, copy: Path) -> None:
     path = rng.choice(sorted(copy.iterdir()))
     path.unlink()
-    path.symlink_to(rng.choice(["/dev/zero", "/etc/hostname", path.name, "..", "/proc/self/mem", "absent", str(Path(os.devnull))]))
+    path.symlink_to(
+        rng.choice(
+            [
+                "/dev/zero",
+                "/etc/hostname",
+                path.name,
+                "..",
+                "/proc/self/mem",
+                "absent",
+                str(Path(os.devnull)),
+            ]
+        )
+    )
 
 
 def tokenizer(rng: Random, material: Material, scratch: Path) -> str:
@@ -184,7 +234,9 @@ def _graph(rng: Random, data: bytes) -> bytes:
 
 def _change(rng: Random, graph: Any) -> None:
     number = rng.choice([0, -1, 1, 3, 2**31 - 1, 2**40, 2**62, -(2**62)])
-    part = rng.choice(["place", "place", "dims", "attribute", "input", "operator", "output", "values", "remove"])
+    part = rng.choice(
+        ["place", "place", "dims", "attribute", "input", "operator", "output", "values", "remove"]
+    )
     node = rng.choice(graph.node)
     if part in ("place", "dims") and graph.initializer:
         tensor = rng.choice(graph.initializer)
@@ -192,12 +244,30 @@ def _change(rng: Random, graph: Any) -> None:
             tensor.dims[:] = [*list(tensor.dims)[:-1], number]
         else:
             entry = rng.choice(tensor.external_data)
-            entry.value = rng.choice([str(number), "", "x", "1e9", "../../../etc/passwd", "/dev/zero", "model.onnx", "9" * 40])
+            entry.value = rng.choice(
+                [
+                    str(number),
+                    "",
+                    "x",
+                    "1e9",
+                    "../../../etc/passwd",
+                    "/dev/zero",
+                    "model.onnx",
+                    "9" * 40,
+                ]
+            )
     elif part == "attribute" and node.attribute:
         attribute = rng.choice(node.attribute)
         attribute.i, attribute.f = number, float(number)
     elif part == "operator":
-        node.op_type, node.domain = rng.choice([("Identity", ""), ("Loop", ""), ("NoSuch", "x"), (rng.choice(graph.node).op_type, node.domain)])
+        node.op_type, node.domain = rng.choice(
+            [
+                ("Identity", ""),
+                ("Loop", ""),
+                ("NoSuch", "x"),
+                (rng.choice(graph.node).op_type, node.domain),
+            ]
+        )
     elif part == "values":
         shape = rng.choice([*graph.input, *graph.output]).type.tensor_type.shape
         if shape.dim:
@@ -207,4 +277,6 @@ def _change(rng: Random, graph: Any) -> None:
     elif part == "remove":
         graph.node.remove(node)
     elif node.input:
-        node.input[rng.randrange(len(node.input))] = rng.choice(["", "absent", rng.choice(graph.node).output[0]])
+        node.input[rng.randrange(len(node.input))] = rng.choice(
+            ["", "absent", rng.choice(graph.node).output[0]]
+        )

@@ -1,4 +1,6 @@
-"""Processes that die, or are told to stop, while they write: what is there afterwards is whole, and the next try succeeds."""
+"""Processes that die, or are told to stop, while they write: what is there afterwards is whole,
+and the next try succeeds.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +12,74 @@ from random import Random
 from typing import Any
 
 from fault_kinds.children import Child, count_events, die_at, environment, run
-from fault_kinds.material import NOTHING_PACKED, Fault, Material, ask, pack, packable, packed_weights, whole
+from fault_kinds.material import (
+    NOTHING_PACKED,
+    Fault,
+    Material,
+    ask,
+    pack,
+    packable,
+    packed_weights,
+    whole,
+)
 
 _EVENTS: dict[str, int] = {}
 """File-system events of each undisturbed action, counted once a process."""
 
 
-def export_action(material: Material, out: Path, precision: str, overwrite: bool) -> Callable[[], object]:
+def export_action(
+    material: Material, out: Path, precision: str, overwrite: bool
+) -> Callable[[], object]:
     """An export without calibration."""
 
     def action() -> None:
         from sc2onnx.export import Calibration, export
 
         calibration = Calibration(None if precision == "fp32" else False)
-        export(material.checkpoint, out, precision=precision, calibration=calibration, overwrite=overwrite)
+        export(
+            material.checkpoint,
+            out,
+            precision=precision,
+            calibration=calibration,
+            overwrite=overwrite,
+        )
 
     return action
 
 
-def export_command(material: Material, out: Path, precision: str, overwrite: bool) -> Callable[[], object]:
+def export_command(
+    material: Material, out: Path, precision: str, overwrite: bool
+) -> Callable[[], object]:
     """The same as a command, which signals end in order."""
     from sc2onnx.cli.main import main
 
     def action() -> int:
-        options = ["--precision", precision, *(["--no-calibration"] if precision != "fp32" else []), *(["--overwrite"] if overwrite else [])]
+        options = [
+            "--precision",
+            precision,
+            *(["--no-calibration"] if precision != "fp32" else []),
+            *(["--overwrite"] if overwrite else []),
+        ]
         return main(["export", str(material.checkpoint), str(out), *options])
 
     return action
 
 
 def _events(name: str, action: Callable[[], object], log: Path, limit: float) -> int:
-    """How many file-system events an action has, which it does undisturbed, where that does not matter."""
+    """How many file-system events an action has, which it does undisturbed,
+    where that does not matter.
+    """
     if name not in _EVENTS:
         _EVENTS[name] = count_events(action, log, limit)
     return _EVENTS[name]
 
 
-def _struck(rng: Random, events: int, action: Callable[[], object], number: int, scratch: Path, limit: float) -> tuple[int, str]:
-    """Do it, with a signal before one of its file-system events or at a moment; the exit status, and when."""
+def _struck(
+    rng: Random, events: int, action: Callable[[], object], number: int, scratch: Path, limit: float
+) -> tuple[int, str]:
+    """Do it, with a signal before one of its file-system events or at a moment;
+    the exit status, and when.
+    """
     if rng.random() < 0.75:
         event = rng.randrange(events)
 
@@ -69,7 +101,15 @@ def _struck(rng: Random, events: int, action: Callable[[], object], number: int,
 def export_kill(rng: Random, material: Material, scratch: Path, limit: float) -> str:
     """An export that is killed, or told to stop by a signal, over nothing or over an old bundle."""
     overwrite, precision = rng.random() < 0.6, rng.choice(["fp32", "int8"])
-    number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])])
+    number = rng.choice(
+        [
+            signal.SIGKILL,
+            signal.SIGKILL,
+            signal.SIGTERM,
+            signal.SIGINT,
+            *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []),
+        ]
+    )
     place, other = scratch / "place", scratch / "undisturbed"
     out = place / "bundle"
     for directory in (place, other):
@@ -78,9 +118,14 @@ def export_kill(rng: Random, material: Material, scratch: Path, limit: float) ->
             material.copy("int4" if "int4" in material.forms else "fp32", directory / "bundle")
             (directory / "bundle" / "README.md").write_text("old")
     kind = export_action if number == signal.SIGKILL else export_command
-    name, undisturbed = f"{kind.__name__} {precision} {overwrite}", kind(material, other / "bundle", precision, overwrite)
+    name, undisturbed = (
+        f"{kind.__name__} {precision} {overwrite}",
+        kind(material, other / "bundle", precision, overwrite),
+    )
     events = _events(name, undisturbed, scratch / "log-undisturbed", limit)
-    status, when = _struck(rng, events, kind(material, out, precision, overwrite), number, scratch, limit)
+    status, when = _struck(
+        rng, events, kind(material, out, precision, overwrite), number, scratch, limit
+    )
     what = f"{precision}{' over an old bundle' if overwrite else ''}, {number.name} at {when}"
     untouched = [path.name for path in place.iterdir()] == (["bundle"] if overwrite else [])
     struck_early = status == -number and untouched  # before the command was there to be told
@@ -91,8 +136,16 @@ def export_kill(rng: Random, material: Material, scratch: Path, limit: float) ->
     if run(export_action(material, out, precision, True), scratch / "log-again", limit):
         raise Fault(f"{what}: the next export failed: {(scratch / 'log-again').read_text()[-500:]}")
     names = sorted(path.name for path in place.iterdir())
-    if names != ["bundle"] or not whole(out) or (out / "README.md").read_text() == "old" or (out / ".lock").exists():
-        raise Fault(f"{what}: after the next export there is {names}, {sorted(path.name for path in out.iterdir())}")
+    if (
+        names != ["bundle"]
+        or not whole(out)
+        or (out / "README.md").read_text() == "old"
+        or (out / ".lock").exists()
+    ):
+        raise Fault(
+            f"{what}: after the next export there is {names}, "
+            f"{sorted(path.name for path in out.iterdir())}"
+        )
     return f"{what}: whole, and the next one succeeded"
 
 
@@ -113,7 +166,9 @@ def check_place(place: Path, out: Path, overwrite: bool, number: int, status: in
 
 
 def packing_kill(rng: Random, material: Material, scratch: Path, limit: float) -> str:
-    """A process that packs weights dies: the bundle runs, packing again succeeds, and nothing of the dead one is left."""
+    """A process that packs weights dies: the bundle runs, packing again succeeds, and
+    nothing of the dead one is left.
+    """
     if not packed_weights(material):
         return NOTHING_PACKED
     form = rng.choice(packable(material))
@@ -130,10 +185,18 @@ def packing_kill(rng: Random, material: Material, scratch: Path, limit: float) -
         events = _events(f"pack {form}", packing, scratch / "log-undisturbed", limit)
     with environment(SC2ONNX_CACHE=str(cache)):
         _, when = _struck(rng, events, packing, signal.SIGKILL, scratch, limit)
-        for action, name in ((same, "the bundle does not run"), (packing, "packing again failed"), (same, "the bundle does not run")):
+        for action, name in (
+            (same, "the bundle does not run"),
+            (packing, "packing again failed"),
+            (same, "the bundle does not run"),
+        ):
             if run(action, scratch / "log-after", limit):
                 raise Fault(f"{name}: {(scratch / 'log-after').read_text()[-800:]}")
-        left = [path.name for path in (cache / "packed").iterdir() if path.is_dir() and path.name.startswith(".")]
+        left = [
+            path.name
+            for path in (cache / "packed").iterdir()
+            if path.is_dir() and path.name.startswith(".")
+        ]
         if left:
             raise Fault(f"{when}: {left} is left")
     return f"{form}, SIGKILL at {when}: the same answer"
@@ -168,8 +231,13 @@ def record_action(bundle: Path) -> Callable[[], object]:
     from sc2onnx.bundle.provenance import Verification
     from sc2onnx.verify.run import Report, record
 
-    figures = dict.fromkeys(("max_abs_diff", "max_rel_diff", "kl_divergence", "top1_agreement", "nll", "nll_reference"), 0.0)
-    summary = Verification(True, "torch", "text", 1e-5, 8, 8, greedy_tokens=0, greedy_match=0, **figures)
+    figures = dict.fromkeys(
+        ("max_abs_diff", "max_rel_diff", "kl_divergence", "top1_agreement", "nll", "nll_reference"),
+        0.0,
+    )
+    summary = Verification(
+        True, "torch", "text", 1e-5, 8, 8, greedy_tokens=0, greedy_match=0, **figures
+    )
     compared = replace(Manifest.read(bundle), verification=None)
 
     def action() -> Any:

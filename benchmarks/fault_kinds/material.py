@@ -23,7 +23,9 @@ FORMS = {
     "portable": ("int8", "portable"),
     "genai": ("fp32", "genai"),
 }
-"""Precision and target of each bundle. Others than our runtime run the last one: it is opened, not run."""
+"""Precision and target of each bundle.
+Others than our runtime run the last one: it is opened, not run.
+"""
 
 TOKENS = 12
 """Greedy tokens that are compared, beside the logits of the prompt."""
@@ -49,7 +51,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Material:
-    """A directory with ``checkpoint``, a bundle for each of :data:`FORMS`, ``packed`` (a cache of packed weights) and answers."""
+    """A directory with ``checkpoint``, a bundle for each of :data:`FORMS`, ``packed`` (a cache of
+    packed weights) and answers.
+    """
 
     directory: Path
 
@@ -92,7 +96,9 @@ def ask(directory: Path, packed: str = "off", check: str = "full") -> Answer:
     prompt = [1 + (7 * number) % (vocabulary - 1) for number in range(16)]
     with model.sequence() as sequence:
         logits = sequence.append(prompt)
-    tokens = tuple(token.id for token in model.generate_tokens(prompt, max_new_tokens=TOKENS, stop_tokens=()))
+    tokens = tuple(
+        token.id for token in model.generate_tokens(prompt, max_new_tokens=TOKENS, stop_tokens=())
+    )
     if model.manifest.files.get("tokenizer.json"):
         tokens += tuple(model.generate("def f(x):\n", max_new_tokens=4).tokens)
     return Answer(tokens, logits)
@@ -113,7 +119,13 @@ def prepare(checkpoint: Path, directory: Path, forms: Sequence[str] = tuple(FORM
         began = time.perf_counter()
         calibration = Calibration(None if precision == "fp32" else False)
         try:
-            export(material.checkpoint, material.bundle(form), precision=precision, target=target, calibration=calibration)
+            export(
+                material.checkpoint,
+                material.bundle(form),
+                precision=precision,
+                target=target,
+                calibration=calibration,
+            )
         except Sc2onnxError as error:
             if form == "fp32":
                 raise
@@ -138,11 +150,15 @@ def runnable(material: Material) -> list[str]:
 
 def packable(material: Material) -> list[str]:
     """Bundles whose weights are kept packed, where the kernels are installed that read them so."""
-    return [form for form in runnable(material) if FORMS[form][0] != "fp32" and FORMS[form][1] == "cpu"]
+    return [
+        form for form in runnable(material) if FORMS[form][0] != "fp32" and FORMS[form][1] == "cpu"
+    ]
 
 
 def pack(bundle: Path, *, wait: bool = True) -> bool:
-    """Keep a bundle's weights packed. False: nothing packs them, as it is of floats or the kernels are not installed."""
+    """Keep a bundle's weights packed. False: nothing packs them, as it is of floats or the
+    kernels are not installed.
+    """
     from sc2onnx.runtime.opening.bundle import Bundle
     from sc2onnx.runtime.ort.kernels import usable
     from sc2onnx.runtime.ort.packing import make
@@ -167,7 +183,10 @@ def whole(bundle: Path) -> bool:
     """Whether a bundle is there with every file that its manifest lists, unaltered."""
     try:
         listed = json.loads((bundle / "sc2onnx.json").read_bytes())["files"]
-        return all(hashlib.sha256((bundle / name).read_bytes()).hexdigest() == entry["sha256"] for name, entry in listed.items())
+        return all(
+            hashlib.sha256((bundle / name).read_bytes()).hexdigest() == entry["sha256"]
+            for name, entry in listed.items()
+        )
     except (OSError, ValueError):
         return False
 

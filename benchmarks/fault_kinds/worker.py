@@ -1,4 +1,6 @@
-"""Processes that do trials one after the other, and are replaced when one of them crashes or hangs."""
+"""Processes that do trials one after the other, and are replaced when one
+of them crashes or hangs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from fault_kinds import KINDS, trial
 from fault_kinds.material import Fault, Material
 
 _MEMORY = 24 << 30
-"""Address space of a worker: a flood of memory is an exception there, not the end of the machine."""
+"""Address space of a worker: a flood of memory is an exception there,
+not the end of the machine.
+"""
 
 _START = 60.0
 """Seconds that a new process may take to import what it needs, on top of its first trial."""
@@ -45,7 +49,9 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._material.directory, self._keep), daemon=False)
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._material.directory, self._keep), daemon=False
+        )
         self._process.start()
         theirs.close()
         self._fresh = set(KINDS)
@@ -82,7 +88,8 @@ def _serve(pipe: Connection, material: Path, keep: Path | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics of Rust libraries and complaints of C++ ones
+    # panics of Rust libraries and complaints of C++ ones
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     while True:
         try:
             name, seed, number, limit = pipe.recv()
@@ -91,7 +98,9 @@ def _serve(pipe: Connection, material: Path, keep: Path | None) -> None:
         pipe.send(_done(name, seed, number, limit, Material(material), keep))
 
 
-def _done(name: str, seed: int, number: int, limit: float, material: Material, keep: Path | None) -> tuple[bool, str]:
+def _done(
+    name: str, seed: int, number: int, limit: float, material: Material, keep: Path | None
+) -> tuple[bool, str]:
     scratch = Path(tempfile.mkdtemp(prefix="fault-", dir=material.directory))
     process = os.getpid()
     held = False
@@ -105,9 +114,21 @@ def _done(name: str, seed: int, number: int, limit: float, material: Material, k
         if isinstance(error, KeyboardInterrupt):
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return False, f"raw exception: {type(error).__name__}: {str(error)[:300]} ({Path(last.filename).name}:{last.lineno})"
+        return (
+            False,
+            (
+                f"raw exception: {type(error).__name__}: {str(error)[:300]} "
+                f"({Path(last.filename).name}:{last.lineno})"
+            ),
+        )
     finally:
         if os.getpid() == process:
             if keep is not None and not held:
-                shutil.copytree(scratch, keep / f"{name}-{seed}-{number}", symlinks=True, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+                shutil.copytree(
+                    scratch,
+                    keep / f"{name}-{seed}-{number}",
+                    symlinks=True,
+                    dirs_exist_ok=True,
+                    ignore_dangling_symlinks=True,
+                )
             shutil.rmtree(scratch, ignore_errors=True)

@@ -1,6 +1,8 @@
-"""What is measured against each other by ``benchmarks/quality.py`` and ``speed.py``: one module per engine, all with the same face.
+"""What is measured against each other by ``benchmarks/quality.py`` and ``speed.py``: one module per
+engine, all with the same face.
 
-An engine's package is imported when one of its variants is opened, so that a missing one costs its own rows only.
+An engine's package is imported when one of its variants is opened, so that a missing
+one costs its own rows only.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class Peer(Protocol):
 
     @property
     def bytes(self) -> int:
-        """Weights as stored: matrices, scales, biases and norms, a tied matrix once where it is stored once."""
+        """Weights as stored: matrices, scales, biases and norms, a tied matrix
+        once where it is stored once.
+        """
 
     def logits(self, tokens: Tokens) -> Floats:
         """tokens (n,) from an empty context -> logits (n, vocab)."""
@@ -33,7 +37,9 @@ class Peer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A row of the table that is yet to be measured. ``open`` loads it, for as long as the context lasts, and may raise anything."""
+    """A row of the table that is yet to be measured.
+    ``open`` loads it, for as long as the context lasts, and may raise anything.
+    """
 
     name: str
     open: Callable[[], AbstractContextManager[Peer]]
@@ -41,7 +47,9 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """An engine whose speed is yet to be measured. ``prepare`` makes its files, once; both run in processes of their own, too."""
+    """An engine whose speed is yet to be measured.
+    ``prepare`` makes its files, once; both run in processes of their own, too.
+    """
 
     name: str
     prepare: Callable[[], None]
@@ -50,7 +58,9 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What every engine is given: a checkpoint directory, a directory for large files, the longest window or context, threads."""
+    """What every engine is given: a checkpoint directory, a directory for large files, the longest
+    window or context, threads.
+    """
 
     checkpoint: Path
     scratch: Path

@@ -20,8 +20,14 @@ from sc2onnx.export.config import Starcoder2Config
 
 def variants(setting: Setting, precisions: list[str], directories: list[Path]) -> list[Variant]:
     """One for each precision to export, one for each bundle that exists."""
-    exported = [Variant(f"sc2onnx {precision}", partial(_export, setting, precision)) for precision in precisions]
-    given = [Variant(f"sc2onnx bundle {path.resolve().name}", partial(_open, setting, path)) for path in directories]
+    exported = [
+        Variant(f"sc2onnx {precision}", partial(_export, setting, precision))
+        for precision in precisions
+    ]
+    given = [
+        Variant(f"sc2onnx bundle {path.resolve().name}", partial(_open, setting, path))
+        for path in directories
+    ]
     return exported + given
 
 
@@ -45,7 +51,10 @@ def check_same_model(manifest: Manifest, checkpoint: Path) -> None:
     config = Starcoder2Config.from_dict(Checkpoint.open(checkpoint).config)
     expected = config.facts(manifest.model.parameters, ())
     if replace(manifest.model, eos_token_ids=()) != expected:
-        raise ValueError("the bundle was not made from a checkpoint like this one: give the checkpoint that it was exported from")
+        raise ValueError(
+            "the bundle was not made from a checkpoint like this one: give the checkpoint "
+            "that it was exported from"
+        )
 
 
 class _Model:

@@ -1,9 +1,10 @@
 """Checkpoint -> GGUF in float32, as llama.cpp reads it.
 
-Names of tensors and metadata: the package ``gguf`` and the loader of the architecture ``starcoder2`` in llama.cpp. The weights go
-from disk to disk one tensor at a time. StarCoder2's rotary embedding pairs channels i and i + head_dim / 2, which llama.cpp calls
-NEOX and does for this architecture: nothing is permuted. A tied head is left out; llama.cpp then takes the embedding, and its
-quantiser treats that as it would the head.
+Names of tensors and metadata: the package ``gguf`` and the loader of the architecture
+``starcoder2`` in llama.cpp. The weights go from disk to disk one tensor at a time. StarCoder2's
+rotary embedding pairs channels i and i + head_dim / 2, which llama.cpp calls NEOX and does for this
+architecture: nothing is permuted. A tied head is left out; llama.cpp then takes the embedding, and
+its quantiser treats that as it would the head.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def gguf_name(name: str) -> str:
 
 
 def write(checkpoint: Path, out: Path) -> None:
-    """Write ``out``. Raises :class:`~sc2onnx.errors.CheckpointError`, or ValueError for what llama.cpp's StarCoder2 cannot hold."""
+    """Write ``out``. Raises :class:`~sc2onnx.errors.CheckpointError`, or ValueError for what
+    llama.cpp's StarCoder2 cannot hold.
+    """
     from gguf import GGUFWriter
 
     opened = Checkpoint.open(checkpoint)
@@ -55,14 +58,26 @@ def write(checkpoint: Path, out: Path) -> None:
     opened, config = settle(opened, config)
     check_complete(opened, config)
     if config.query_size != config.hidden_size:
-        raise ValueError(f"{config.num_attention_heads} heads of {config.head_dim} are not hidden_size {config.hidden_size}, as llama.cpp expects")
+        raise ValueError(
+            f"{config.num_attention_heads} heads of {config.head_dim} are not hidden_size "
+            f"{config.hidden_size}, as llama.cpp expects"
+        )
     with closing(GGUFWriter(out, "starcoder2")) as writer:
         _add_model(writer, config)
-        _add_vocabulary(writer, json.loads((checkpoint / TOKENIZER_FILE).read_text(encoding="utf-8")), config.vocab_size)
+        _add_vocabulary(
+            writer,
+            json.loads((checkpoint / TOKENIZER_FILE).read_text(encoding="utf-8")),
+            config.vocab_size,
+        )
         tensors = [opened.tensors[name] for name in checkpoint_shapes(config)]
         for tensor in tensors:
             dtype = np.dtype(np.float32)
-            writer.add_tensor_info(gguf_name(tensor.name), tensor.shape, dtype, int(np.prod(tensor.shape)) * dtype.itemsize)
+            writer.add_tensor_info(
+                gguf_name(tensor.name),
+                tensor.shape,
+                dtype,
+                int(np.prod(tensor.shape)) * dtype.itemsize,
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -98,7 +113,12 @@ def _add_vocabulary(writer: Any, tokenizer: dict[str, Any], size: int) -> None:
     writer.add_tokenizer_pre("starcoder")
     writer.add_token_list([names.get(number, f"[PAD{number}]") for number in range(size)])
     writer.add_token_types(list(_token_types(special, names, size)))
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]])
+    writer.add_token_merges(
+        [
+            merge if isinstance(merge, str) else " ".join(merge)
+            for merge in tokenizer["model"]["merges"]
+        ]
+    )
     for add in (writer.add_bos_token_id, writer.add_eos_token_id):
         add(0)
 
@@ -107,5 +127,11 @@ def _token_types(special: dict[int, str], names: dict[int, str], size: int) -> I
     from gguf import TokenType
 
     for number in range(size):
-        kind = TokenType.CONTROL if number in special else TokenType.NORMAL if number in names else TokenType.UNUSED
+        kind = (
+            TokenType.CONTROL
+            if number in special
+            else TokenType.NORMAL
+            if number in names
+            else TokenType.UNUSED
+        )
         yield int(kind)

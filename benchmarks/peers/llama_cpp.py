@@ -1,7 +1,9 @@
-"""llama.cpp through llama-cpp-python: its own quantiser, without an importance matrix, and its own kernels.
+"""llama.cpp through llama-cpp-python: its own quantiser, without an importance
+matrix, and its own kernels.
 
-What users get from ``llama-quantize model.gguf Q4_K_M``. The cache is float32 and flash attention off, so that only weights (and, in
-its kernels, activations) lose precision. llama.cpp runs StarCoder2 without its sliding window: only windows within it compare.
+What users get from ``llama-quantize model.gguf Q4_K_M``. The cache is float32 and flash attention
+off, so that only weights (and, in its kernels, activations) lose precision. llama.cpp runs
+StarCoder2 without its sliding window: only windows within it compare.
 """
 
 from __future__ import annotations
@@ -23,10 +25,15 @@ SOURCE: Final = "f32.gguf"
 
 
 def variants(setting: Setting) -> list[Variant]:
-    """F32 first: the rest is quantised from its file, and worth comparing only if it agrees with torch."""
+    """F32 first: the rest is quantised from its file, and worth comparing
+    only if it agrees with torch.
+    """
     return [
         Variant(F32, partial(_open_source, setting)),
-        *(Variant(name, partial(_open_quantised, setting, kind)) for name, kind in zip(QUANTISED, TYPES, strict=True)),
+        *(
+            Variant(name, partial(_open_quantised, setting, kind))
+            for name, kind in zip(QUANTISED, TYPES, strict=True)
+        ),
     ]
 
 
@@ -55,7 +62,9 @@ def quantise(source: Path, out: Path, kind: str, threads: int) -> None:
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.nthread = threads
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    if status := llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), parameters):
+    if status := llama_cpp.llama_model_quantize(
+        str(source).encode(), str(out).encode(), parameters
+    ):
         raise RuntimeError(f"llama_model_quantize returned {status}")
 
 

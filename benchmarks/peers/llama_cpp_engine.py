@@ -1,7 +1,8 @@
-"""llama.cpp for its speed: its own defaults (flash attention where it thinks best, cache in fp16, batches of 2,048 by 512).
+"""llama.cpp for its speed: its own defaults (flash attention where it thinks best, cache in fp16,
+batches of 2,048 by 512).
 
-It has no way to place a sequence, so a depth is computed once, to the deepest, and kept in a file from which every variant goes on:
-what a token costs does not depend on what is in the cache.
+It has no way to place a sequence, so a depth is computed once, to the deepest, and kept in a file
+from which every variant goes on: what a token costs does not depend on what is in the cache.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ _WORTH_KEEPING: Final = 512
 
 def contenders(setting: Setting) -> list[Contender]:
     """The plain 4- and 8-bit formats, which are llama.cpp's fastest on a CPU."""
-    return [Contender(f"llama.cpp {kind}", partial(_prepare, setting, kind), partial(_open, setting, kind)) for kind in _BITS]
+    return [
+        Contender(
+            f"llama.cpp {kind}", partial(_prepare, setting, kind), partial(_open, setting, kind)
+        )
+        for kind in _BITS
+    ]
 
 
 def _prepare(setting: Setting, kind: str) -> None:
@@ -63,15 +69,22 @@ class _Engine:
 
         self._api: Any = llama_cpp
         self._kept = setting.scratch / "llama.cpp-sequence"
-        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)  # must live as long as llama.cpp may call it
+        # must live as long as llama.cpp may call it
+        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._quiet, None)
         llama_cpp.llama_backend_init()
         path = setting.scratch / f"{kind}.gguf"
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        self._model = llama_cpp.llama_model_load_from_file(
+            str(path).encode(), llama_cpp.llama_model_default_params()
+        )
         if not self._model:
             raise RuntimeError(f"llama.cpp could not load {path.name}")
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_threads, options.n_threads_batch = setting.length, setting.threads, setting.threads
+        options.n_ctx, options.n_threads, options.n_threads_batch = (
+            setting.length,
+            setting.threads,
+            setting.threads,
+        )
         self._batch = int(options.n_batch)
         self._context = llama_cpp.llama_init_from_model(self._model, options)
         if not self._context:
@@ -83,7 +96,11 @@ class _Engine:
     @property
     def weights_read(self) -> int:
         """All tensors, without the embedding unless it is the head as well."""
-        unread = 0 if self._config.tie_word_embeddings else self._config.vocab_size * self._config.hidden_size * _BITS[self._kind] / 8
+        unread = (
+            0
+            if self._config.tie_word_embeddings
+            else self._config.vocab_size * self._config.hidden_size * _BITS[self._kind] / 8
+        )
         return int(self._api.llama_model_size(self._model)) - int(unread)
 
     def place(self, depth: int) -> None:
@@ -104,8 +121,12 @@ class _Engine:
         for start in range(0, len(ids), self._batch):
             part = np.ascontiguousarray(ids[start : start + self._batch])
             pointer = part.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            if status := self._api.llama_decode(self._context, self._api.llama_batch_get_one(pointer, len(part))):
-                raise RuntimeError(f"llama_decode returned {status} for {len(part)} tokens after {self._length}")
+            if status := self._api.llama_decode(
+                self._context, self._api.llama_batch_get_one(pointer, len(part))
+            ):
+                raise RuntimeError(
+                    f"llama_decode returned {status} for {len(part)} tokens after {self._length}"
+                )
             self._length += len(part)
         if not self._api.llama_get_logits_ith(self._context, -1):
             raise RuntimeError("llama.cpp gives no logits")
@@ -122,10 +143,14 @@ class _Engine:
         self._api.llama_model_free(self._model)
 
     def _save(self) -> None:
-        """Keep the sequence for other variants and processes; the tokens that a file wants with it only count here."""
+        """Keep the sequence for other variants and processes; the tokens that a file
+        wants with it only count here.
+        """
         tokens = (ctypes.c_int32 * self._length)()
         path = self._kept.with_suffix(".part")
-        if not self._api.llama_state_seq_save_file(self._context, str(path).encode(), 0, tokens, self._length):
+        if not self._api.llama_state_seq_save_file(
+            self._context, str(path).encode(), 0, tokens, self._length
+        ):
             raise RuntimeError("llama.cpp could not write its sequence to a file")
         path.rename(self._kept)
 
@@ -136,5 +161,7 @@ class _Engine:
         tokens, count = (ctypes.c_int32 * capacity)(), ctypes.c_size_t(0)
         self._api.llama_memory_clear(self._memory, True)
         self._length = 0
-        if self._api.llama_state_seq_load_file(self._context, str(self._kept).encode(), 0, tokens, capacity, ctypes.byref(count)):
+        if self._api.llama_state_seq_load_file(
+            self._context, str(self._kept).encode(), 0, tokens, capacity, ctypes.byref(count)
+        ):
             self._length = count.value

@@ -1,6 +1,8 @@
-"""OpenVINO for its speed: converted from torch with its cache as state, in the manner of optimum-intel; weights compressed by NNCF without data.
+"""OpenVINO for its speed: converted from torch with its cache as state, in the manner of
+optimum-intel; weights compressed by NNCF without data.
 
-The cache grows as OpenVINO's does, in the precision that it chooses; the sliding window is in the mask, and what has left it is kept.
+The cache grows as OpenVINO's does, in the precision that it chooses; the sliding window is in the
+mask, and what has left it is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ _FILE: Final = "openvino-int4.xml"
 
 def contenders(setting: Setting) -> list[Contender]:
     """int4 in symmetric groups of 128; embedding and head are int8, NNCF's default."""
-    return [Contender(f"OpenVINO int4, group {_GROUP}", partial(_prepare, setting), partial(_open, setting))]
+    return [
+        Contender(
+            f"OpenVINO int4, group {_GROUP}", partial(_prepare, setting), partial(_open, setting)
+        )
+    ]
 
 
 def _prepare(setting: Setting) -> None:
@@ -34,7 +40,9 @@ def _prepare(setting: Setting) -> None:
     path = setting.scratch / _FILE
     if path.exists():
         return
-    model = nncf.compress_weights(_convert(setting), mode=nncf.CompressWeightsMode.INT4_SYM, group_size=_GROUP, ratio=1.0)
+    model = nncf.compress_weights(
+        _convert(setting), mode=nncf.CompressWeightsMode.INT4_SYM, group_size=_GROUP, ratio=1.0
+    )
     part = setting.scratch / "part.xml"
     openvino.save_model(model, part, compress_to_fp16=False)
     part.with_suffix(".bin").rename(path.with_suffix(".bin"))
@@ -62,11 +70,24 @@ def _convert(setting: Setting) -> Any:
         def forward(self, tokens: torch.Tensor, *past: torch.Tensor) -> Any:
             cache = _cache(past)
             before, count = past[0].shape[2], tokens.shape[1]
-            keys, queries = torch.arange(before + count)[None], before + torch.arange(count)[:, None]
+            keys, queries = (
+                torch.arange(before + count)[None],
+                before + torch.arange(count)[:, None],
+            )
             seen = (keys <= queries) & (keys > queries - window)
             mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
-            found = self.model(tokens, attention_mask=mask, position_ids=queries.T, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            return found.logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))  # as updated
+            found = self.model(
+                tokens,
+                attention_mask=mask,
+                position_ids=queries.T,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            # as updated
+            return found.logits, *(
+                tensor for layer in cache.layers for tensor in (layer.keys, layer.values)
+            )
 
     shape = (1, config.num_key_value_heads, 8, config.head_dim)
     layers = config.num_hidden_layers
@@ -74,11 +95,17 @@ def _convert(setting: Setting) -> Any:
     example = (torch.ones(1, 4, dtype=torch.int64), *(torch.zeros(shape) for _ in names))
     with torch.inference_mode():
         converted = openvino.convert_model(Forward().eval(), example_input=example)
-    for port, name in zip(converted.inputs, ["tokens", *(f"past.{name}" for name in names)], strict=True):
+    for port, name in zip(
+        converted.inputs, ["tokens", *(f"past.{name}" for name in names)], strict=True
+    ):
         port.get_tensor().set_names({name})
-        length = [1, -1] if name == "tokens" else [1, config.num_key_value_heads, -1, config.head_dim]
+        length = (
+            [1, -1] if name == "tokens" else [1, config.num_key_value_heads, -1, config.head_dim]
+        )
         port.get_node().set_partial_shape(openvino.PartialShape(length))
-    for port, name in zip(converted.outputs, ["logits", *(f"present.{name}" for name in names)], strict=True):
+    for port, name in zip(
+        converted.outputs, ["logits", *(f"present.{name}" for name in names)], strict=True
+    ):
         port.get_tensor().set_names({name})
     converted.validate_nodes_and_infer_types()
     _keep_state(converted, names)
@@ -86,19 +113,29 @@ def _convert(setting: Setting) -> Any:
 
 
 def _cache(past: Sequence[Any]) -> Any:
-    """Keys and values by layer as transformers' cache, without the empty tensor that it would begin with, which does not convert."""
+    """Keys and values by layer as transformers' cache, without the empty tensor that it would begin
+    with, which does not convert.
+    """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     cache = DynamicCache()
     for keys, values in zip(past[::2], past[1::2], strict=True):
         layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
-        layer.dtype, layer.device, layer.keys, layer.values, layer.is_initialized = keys.dtype, keys.device, keys, values, True
+        layer.dtype, layer.device, layer.keys, layer.values, layer.is_initialized = (
+            keys.dtype,
+            keys.device,
+            keys,
+            values,
+            True,
+        )
         cache.layers.append(layer)
     return cache
 
 
 def _keep_state(model: Any, names: list[str]) -> None:
-    """Pasts and presents become variables. The CPU plugin fuses them with attention where the past is gathered by ``beam_idx``."""
+    """Pasts and presents become variables.
+    The CPU plugin fuses them with attention where the past is gathered by ``beam_idx``.
+    """
     from openvino import PartialShape, Type, opset13
     from openvino._offline_transformations import apply_make_stateful_transformation
 
@@ -112,11 +149,15 @@ def _keep_state(model: Any, names: list[str]) -> None:
         for reader in readers:
             reader.replace_source_output(gathered.output(0))
     model.validate_nodes_and_infer_types()
-    shape = [dim.min_length for dim in model.input(f"past.{names[0]}").get_partial_shape()]  # no tokens
+    # no tokens
+    shape = [dim.min_length for dim in model.input(f"past.{names[0]}").get_partial_shape()]
     apply_make_stateful_transformation(model, {f"past.{name}": f"present.{name}" for name in names})
-    empty = opset13.broadcast(opset13.constant(np.float32(0)), opset13.constant(np.array(shape, dtype=np.int64)))
+    empty = opset13.broadcast(
+        opset13.constant(np.float32(0)), opset13.constant(np.array(shape, dtype=np.int64))
+    )
     for node in model.get_ops():
-        if node.get_type_name() == "ReadValue":  # the CPU plugin wants to be told what a state is at first
+        # the CPU plugin wants to be told what a state is at first
+        if node.get_type_name() == "ReadValue":
             node.set_arguments([empty])
     model.validate_nodes_and_infer_types()
 
@@ -134,14 +175,22 @@ class _Engine:
 
         path = setting.scratch / _FILE
         self._config = Starcoder2Config.from_dict(Checkpoint.open(setting.checkpoint).config)
-        self._request = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": setting.threads}).create_infer_request()
+        self._request = (
+            openvino.Core()
+            .compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": setting.threads})
+            .create_infer_request()
+        )
         self._size = _weight_bytes(path)
         self._depth = 0
 
     @property
     def weights_read(self) -> int:
         """The weights file, without an embedding in int8 that is not the head as well."""
-        unread = 0 if self._config.tie_word_embeddings else self._config.vocab_size * self._config.hidden_size
+        unread = (
+            0
+            if self._config.tie_word_embeddings
+            else self._config.vocab_size * self._config.hidden_size
+        )
         return self._size - unread
 
     def place(self, depth: int) -> None:

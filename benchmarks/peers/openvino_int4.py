@@ -1,7 +1,8 @@
 """OpenVINO with weights compressed by NNCF, without data: int4 in groups of 128, and int8.
 
-The model is converted from torch. NNCF's defaults: embedding and head of an int4 model are int8. Inference precision is float32, what
-OpenVINO chooses on CPUs without faster half precision; its kernels' dynamic quantisation of activations is left as it is.
+The model is converted from torch. NNCF's defaults: embedding and head of an int4 model are int8.
+Inference precision is float32, what OpenVINO chooses on CPUs without faster half precision; its
+kernels' dynamic quantisation of activations is left as it is.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ def variants(setting: Setting) -> list[Variant]:
     return [
         Variant("OpenVINO fp32", partial(_open, setting, None, {})),
         Variant("OpenVINO int8", partial(_open, setting, "INT8_ASYM", {})),
-        Variant("OpenVINO int4, symmetric, group 128", partial(_open, setting, "INT4_SYM", grouped)),
-        Variant("OpenVINO int4, asymmetric, group 128", partial(_open, setting, "INT4_ASYM", grouped)),
+        Variant(
+            "OpenVINO int4, symmetric, group 128", partial(_open, setting, "INT4_SYM", grouped)
+        ),
+        Variant(
+            "OpenVINO int4, asymmetric, group 128", partial(_open, setting, "INT4_ASYM", grouped)
+        ),
     ]
 
 
@@ -37,7 +42,9 @@ def _open(setting: Setting, mode: str | None, options: dict[str, Any]) -> Iterat
 
     model = _convert(setting)
     if mode is not None:
-        model = nncf.compress_weights(model, mode=getattr(nncf.CompressWeightsMode, mode), **options)
+        model = nncf.compress_weights(
+            model, mode=getattr(nncf.CompressWeightsMode, mode), **options
+        )
     path = setting.scratch / "openvino.xml"
     openvino.save_model(model, path, compress_to_fp16=False)
     del model
@@ -58,7 +65,9 @@ def _convert(setting: Setting) -> Any:
     model = torch_variants.load(setting, torch.float32)
 
     class Forward(torch.nn.Module):
-        """One forward pass with the causal mask given, because the one that transformers makes does not trace."""
+        """One forward pass with the causal mask given, because the one that
+        transformers makes does not trace.
+        """
 
         def __init__(self) -> None:
             super().__init__()
@@ -71,7 +80,9 @@ def _convert(setting: Setting) -> Any:
 
     example = torch.arange(setting.length)[None] % int(model.config.vocab_size)
     with torch.inference_mode():
-        return openvino.convert_model(Forward().eval(), example_input=(example,), input=[("tokens", [1, -1], np.int64)])
+        return openvino.convert_model(
+            Forward().eval(), example_input=(example,), input=[("tokens", [1, -1], np.int64)]
+        )
 
 
 class _Model:

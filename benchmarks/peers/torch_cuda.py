@@ -1,4 +1,6 @@
-"""transformers' StarCoder2 on a GPU in fp16: eager with its usual cache, and compiled with a static one."""
+"""transformers' StarCoder2 on a GPU in fp16: eager with its usual cache, and
+compiled with a static one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ NAMES = ("eager", "compiled")
 
 def contenders(setting: Setting) -> dict[str, Contender]:
     """Both, by how they run, with scaled dot product attention, which is flash attention there."""
-    return {name: Contender(f"transformers {name} fp16", _nothing, partial(_open, setting, compiled=name == "compiled")) for name in NAMES}
+    return {
+        name: Contender(
+            f"transformers {name} fp16",
+            _nothing,
+            partial(_open, setting, compiled=name == "compiled"),
+        )
+        for name in NAMES
+    }
 
 
 def _nothing() -> None:
@@ -39,12 +48,15 @@ def _open(setting: Setting, compiled: bool) -> Iterator[Engine]:
 
 
 class _Compiled(Eager):
-    """Steps of one token through ``torch.compile`` with CUDA graphs, over a cache of fixed size; prompts as they are."""
+    """Steps of one token through ``torch.compile`` with CUDA graphs, over a cache of fixed
+    size; prompts as they are.
+    """
 
     def __init__(self, model: Any, length: int) -> None:
         self._length, self._position = length, 0
         super().__init__(model)
-        torch._inductor.config.triton.cudagraph_support_input_mutation = True  # the cache counts in place
+        # the cache counts in place
+        torch._inductor.config.triton.cudagraph_support_input_mutation = True
         self._decode = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
 
     def place(self, depth: int) -> None:
@@ -58,7 +70,9 @@ class _Compiled(Eager):
         positions = torch.arange(self._position, self._position + len(tokens), device=self._device)
         forward = self._decode if len(tokens) == 1 else self._model
         where = {"cache_position": positions, "position_ids": positions[None]}
-        result = forward(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **where)
+        result = forward(
+            ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **where
+        )
         self._position += len(tokens)
         if not bool(torch.isfinite(result.logits).all()):
             raise RuntimeError("torch's logits are not finite")

@@ -1,4 +1,6 @@
-"""torch for its speed: transformers' StarCoder2 in bf16, eager, with the cache that it makes for the model (it stops at the window)."""
+"""torch for its speed: transformers' StarCoder2 in bf16, eager, with the cache that it makes for
+the model (it stops at the window).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def _open(setting: Setting) -> Iterator[Engine]:
 
 
 class Eager:
-    """A model, on whatever device, and the cache of one sequence, placed like ours: keys and values are noise."""
+    """A model, on whatever device, and the cache of one sequence, placed like ours:
+    keys and values are noise.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model, self._device = model, model.device
@@ -43,19 +47,34 @@ class Eager:
 
     @property
     def weights_read(self) -> int:
-        """Bytes of the parameters, a tied one once, without an embedding that is not the head as well."""
-        parameters: dict[int, int] = {parameter.data_ptr(): parameter.nbytes for parameter in self._model.parameters()}
-        embedding, head = self._model.get_input_embeddings().weight, self._model.get_output_embeddings().weight
-        return sum(parameters.values()) - (0 if embedding.data_ptr() == head.data_ptr() else int(embedding.nbytes))
+        """Bytes of the parameters, a tied one once, without an embedding
+        that is not the head as well.
+        """
+        parameters: dict[int, int] = {
+            parameter.data_ptr(): parameter.nbytes for parameter in self._model.parameters()
+        }
+        embedding, head = (
+            self._model.get_input_embeddings().weight,
+            self._model.get_output_embeddings().weight,
+        )
+        return sum(parameters.values()) - (
+            0 if embedding.data_ptr() == head.data_ptr() else int(embedding.nbytes)
+        )
 
     def place(self, depth: int) -> None:
         """A cache that holds ``depth`` tokens of noise."""
         config, self._placed = self._model.config, self._fresh()
         if depth:
-            head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+            head = (
+                getattr(config, "head_dim", None)
+                or config.hidden_size // config.num_attention_heads
+            )
             shape = (1, config.num_key_value_heads, depth, head)
             for layer in range(config.num_hidden_layers):
-                keys, values = (0.1 * torch.randn(shape, dtype=self._model.dtype, device=self._device) for _ in range(2))
+                keys, values = (
+                    0.1 * torch.randn(shape, dtype=self._model.dtype, device=self._device)
+                    for _ in range(2)
+                )
                 self._placed.update(keys, values, layer)
         self._cache = self._copy()
 
@@ -68,7 +87,9 @@ class Eager:
             raise RuntimeError("torch's logits are not finite")
 
     def rewind(self, count: int) -> None:
-        """To where it was placed, which is all that is ever asked for: a step makes new tensors, the old ones are still there."""
+        """To where it was placed, which is all that is ever asked for: a step makes new tensors,
+        the old ones are still there.
+        """
         self._cache = self._copy()
 
     def _fresh(self) -> Any:

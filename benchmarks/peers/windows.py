@@ -13,7 +13,8 @@ SHORTEST = 32
 
 
 def cut(tokens: Tokens, length: int) -> Iterator[Tokens]:
-    """Consecutive windows of ``length`` tokens from the start; the last may be shorter, and is dropped below ``SHORTEST``.
+    """Consecutive windows of ``length`` tokens from the start; the last may be shorter, and is
+    dropped below ``SHORTEST``.
 
     600 tokens by 256: 256, 256, 88. 530 tokens by 256: 256, 256 (the other 18 are dropped).
     """

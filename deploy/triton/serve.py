@@ -3,8 +3,9 @@
     pip install ".[cpu]" nvidia-pytriton
     python deploy/triton/serve.py BUNDLE --name starcoder-3b
 
-Requests are computed together by one engine, as many as there are instances. It needs a Python of which there is a
-shared library (libpython), such as Debian's. There are no keys: it listens on this machine only, unless told otherwise.
+Requests are computed together by one engine, as many as there are instances. It needs a Python of
+which there is a shared library (libpython), such as Debian's. There are no keys: it listens on this
+machine only, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -35,11 +36,24 @@ def inference(model: sc2onnx.Model) -> Inference:
     """What an instance computes: a completion, or the middle where there is a suffix."""
 
     def completed(request: Any) -> dict[str, np.ndarray]:
-        given = {name: request[name].item() for name in ("text_input", "suffix", "max_tokens", "temperature") if name in request}
-        options = {"max_new_tokens": given.get("max_tokens", 20), "temperature": given.get("temperature", 0.0)}
-        prompt, suffix = (given.get(name, b"").decode("utf-8", "replace") for name in ("text_input", "suffix"))
+        given = {
+            name: request[name].item()
+            for name in ("text_input", "suffix", "max_tokens", "temperature")
+            if name in request
+        }
+        options = {
+            "max_new_tokens": given.get("max_tokens", 20),
+            "temperature": given.get("temperature", 0.0),
+        }
+        prompt, suffix = (
+            given.get(name, b"").decode("utf-8", "replace") for name in ("text_input", "suffix")
+        )
         try:
-            done = model.infill(prompt, suffix, order="spm", heal=True, **options) if suffix else model.generate(prompt, **options)
+            done = (
+                model.infill(prompt, suffix, order="spm", heal=True, **options)
+                if suffix
+                else model.generate(prompt, **options)
+            )
         except sc2onnx.Sc2onnxError as error:
             raise PyTritonInvalidOperationError(str(error)) from error
         return {"text_output": np.array([done.text.encode()], dtype=object)}
@@ -51,14 +65,28 @@ def main() -> None:
     """Serve until a signal ends it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", help="directory or hub id")
-    parser.add_argument("--name", default="starcoder", help="what the model is called (default: starcoder)")
+    parser.add_argument(
+        "--name", default="starcoder", help="what the model is called (default: starcoder)"
+    )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="of HTTP; the next one is that of gRPC (default: 8000)")
-    parser.add_argument("--instances", type=int, default=8, metavar="N", help="requests at a time (default: 8)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        help="of HTTP; the next one is that of gRPC (default: 8000)",
+    )
+    parser.add_argument(
+        "--instances", type=int, default=8, metavar="N", help="requests at a time (default: 8)"
+    )
     args = parser.parse_args()
     model = sc2onnx.load(args.bundle, max_batch=args.instances)
     model.start()
-    listens = {"http_address": args.host, "http_port": args.port, "grpc_address": args.host, "grpc_port": args.port + 1}
+    listens = {
+        "http_address": args.host,
+        "http_port": args.port,
+        "grpc_address": args.host,
+        "grpc_port": args.port + 1,
+    }
     try:
         with Triton(config=TritonConfig(**listens, allow_metrics=False)) as triton:
             triton.bind(

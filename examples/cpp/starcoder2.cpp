@@ -1,10 +1,11 @@
 // Greedy decoding of a StarCoder2 bundle with ONNX Runtime's C++ API: token ids in, token ids out.
 //
-// The cache is a ring of key and value slots (docs/bundle.md): position p lies in slot p mod capacity. Outputs are bound to the memory of
-// the inputs, so that ONNX Runtime updates it in place, and dropping the latest tokens copies nothing.
+// The cache is a ring of key and value slots (docs/bundle.md): position p lies in slot p mod
+// capacity. Outputs are bound to the memory of the inputs, so that ONNX Runtime updates it in
+// place, and dropping the latest tokens copies nothing.
 //
-// With the library of sc2onnx-kernels it runs the bundle's other graph, model.kernels.onnx, in whose
-// cache slots are opaque bytes.
+// With the library of sc2onnx-kernels it runs the bundle's other graph, model.kernels.onnx, in
+// whose cache slots are opaque bytes.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -35,15 +36,27 @@ struct Facts {
 
 Facts read_facts(const std::string& bundle) {
   std::ifstream file(bundle + "/sc2onnx.json");
-  if (!file) throw std::runtime_error(bundle + " is not a bundle (it has no sc2onnx.json): make one with `sc2onnx export CHECKPOINT OUT`");
+  if (!file)
+    throw std::runtime_error(
+        bundle +
+        " is not a bundle (it has no sc2onnx.json): make one with `sc2onnx export CHECKPOINT OUT`");
   const auto manifest = nlohmann::json::parse(file);
   const auto &model = manifest.at("model"), &cache = manifest.at("cache");
   if (cache.at("kind") != "ring-transposed-values" || cache.at("dtype") != "float32")
-    throw std::runtime_error("the bundle has a cache of kind " + cache.at("kind").get<std::string>() + ", expected a ring in float32: export it with --target cpu");
+    throw std::runtime_error("the bundle has a cache of kind " +
+                             cache.at("kind").get<std::string>() +
+                             ", expected a ring in float32: export it with --target cpu");
   const int64_t context = model.at("context_length");
-  const int64_t window = model.at("sliding_window").is_null() ? context : model.at("sliding_window").get<int64_t>();
-  return {model.at("num_layers"), model.at("num_kv_heads"), model.at("head_dim"), model.at("vocab_size"), context, std::min(window, context),
-          model.at("eos_token_ids"), manifest.at("target") == "portable",
+  const int64_t window =
+      model.at("sliding_window").is_null() ? context : model.at("sliding_window").get<int64_t>();
+  return {model.at("num_layers"),
+          model.at("num_kv_heads"),
+          model.at("head_dim"),
+          model.at("vocab_size"),
+          context,
+          std::min(window, context),
+          model.at("eos_token_ids"),
+          manifest.at("target") == "portable",
           manifest.value("kernels", 0) == 2};
 }
 
@@ -99,7 +112,9 @@ class Sequence {
 
   // Drops the last tokens.
   void rewind(int64_t count) {
-    if (count > length_ || !exact(length_ - count, 1)) throw std::runtime_error("cannot rewind " + std::to_string(count) + " tokens: their slots were written over");
+    if (count > length_ || !exact(length_ - count, 1))
+      throw std::runtime_error("cannot rewind " + std::to_string(count) +
+                               " tokens: their slots were written over");
     length_ -= count;
   }
 
@@ -130,9 +145,12 @@ class Sequence {
   void check(const std::vector<int64_t>& tokens) const {
     if (tokens.empty()) throw std::runtime_error("no tokens are given, expected one at least");
     if (length_ + static_cast<int64_t>(tokens.size()) > facts_.context)
-      throw std::runtime_error(std::to_string(length_ + tokens.size()) + " tokens, the context has " + std::to_string(facts_.context));
+      throw std::runtime_error(std::to_string(length_ + tokens.size()) +
+                               " tokens, the context has " + std::to_string(facts_.context));
     for (int64_t id : tokens)
-      if (id < 0 || id >= facts_.vocab) throw std::runtime_error("token id " + std::to_string(id) + ", expected 0 to " + std::to_string(facts_.vocab - 1));
+      if (id < 0 || id >= facts_.vocab)
+        throw std::runtime_error("token id " + std::to_string(id) + ", expected 0 to " +
+                                 std::to_string(facts_.vocab - 1));
   }
 
   // Keys are rows of channels and values are columns, in float32. With the kernels both are rows of
@@ -172,16 +190,21 @@ class Sequence {
 
   // Whether a step of so many tokens after `length` shows every one of them exactly its window.
   bool exact(int64_t length, int64_t step) const {
-    return std::max<int64_t>(0, length - facts_.window + 1) + capacity_ >= std::max(written_, length + step);
+    return std::max<int64_t>(0, length - facts_.window + 1) + capacity_ >=
+           std::max(written_, length + step);
   }
 
   void run(std::vector<int64_t> tokens) {
     int64_t past = length_;
-    const std::vector<int64_t> shape{1, static_cast<int64_t>(tokens.size())}, one{1}, result{1, 1, facts_.vocab};
+    const std::vector<int64_t> shape{1, static_cast<int64_t>(tokens.size())}, one{1},
+        result{1, 1, facts_.vocab};
     Ort::IoBinding binding(session_);
-    binding.BindInput("input_ids", Ort::Value::CreateTensor<int64_t>(memory_, tokens.data(), tokens.size(), shape.data(), 2));
-    binding.BindInput("past_lengths", Ort::Value::CreateTensor<int64_t>(memory_, &past, 1, one.data(), 1));
-    binding.BindOutput("logits", Ort::Value::CreateTensor<float>(memory_, logits_.data(), logits_.size(), result.data(), 3));
+    binding.BindInput("input_ids", Ort::Value::CreateTensor<int64_t>(
+                                       memory_, tokens.data(), tokens.size(), shape.data(), 2));
+    binding.BindInput("past_lengths",
+                      Ort::Value::CreateTensor<int64_t>(memory_, &past, 1, one.data(), 1));
+    binding.BindOutput("logits", Ort::Value::CreateTensor<float>(memory_, logits_.data(),
+                                                                 logits_.size(), result.data(), 3));
     const auto type = kernels_ ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
                                : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     for (auto& buffer : buffers_) {
@@ -197,7 +220,8 @@ class Sequence {
   }
 
   int64_t greedy() const {
-    if (!std::all_of(logits_.begin(), logits_.end(), [](float value) { return std::isfinite(value); }))
+    if (!std::all_of(logits_.begin(), logits_.end(),
+                     [](float value) { return std::isfinite(value); }))
       throw std::runtime_error("logits are not numbers: the weights are damaged");
     return std::max_element(logits_.begin(), logits_.end()) - logits_.begin();
   }
@@ -210,7 +234,8 @@ class Sequence {
   Ort::MemoryInfo memory_;
   std::vector<float> logits_;
   std::vector<Buffer> buffers_;
-  int64_t capacity_ = 0, length_ = 0, written_ = 0;  // written: one past the highest position that was ever written
+  // written: one past the highest position that was ever written
+  int64_t capacity_ = 0, length_ = 0, written_ = 0;
 };
 
 std::string from_environment(const char* name) {
@@ -234,7 +259,9 @@ Arguments parse(int count, char** words) {
   Arguments found;
   for (int i = 1; i < count; ++i) {
     const std::string word = words[i];
-    const auto next = [&]() -> std::string { return i + 1 < count ? words[++i] : throw std::runtime_error(kUsage); };
+    const auto next = [&]() -> std::string {
+      return i + 1 < count ? words[++i] : throw std::runtime_error(kUsage);
+    };
     if (word == "--ids") {
       std::istringstream list(next());
       for (std::string id; std::getline(list, id, ',');) found.ids.push_back(std::stoll(id));
@@ -256,10 +283,13 @@ void complete(const Arguments& arguments) {
   const auto& eos = sequence.facts().eos;
   std::vector<int64_t> tokens, next = arguments.ids;
   std::vector<double> seconds;
-  while (static_cast<int64_t>(tokens.size()) < arguments.most && sequence.length() + static_cast<int64_t>(next.size()) <= sequence.facts().context) {
+  while (static_cast<int64_t>(tokens.size()) < arguments.most &&
+         sequence.length() + static_cast<int64_t>(next.size()) <= sequence.facts().context) {
     const auto began = std::chrono::steady_clock::now();
     const int64_t token = sequence.append(next);
-    if (!tokens.empty()) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+    if (!tokens.empty())
+      seconds.push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     if (!arguments.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) break;
     tokens.push_back(token);
     next = {token};
@@ -270,7 +300,8 @@ void complete(const Arguments& arguments) {
     return;
   }
   std::sort(seconds.begin(), seconds.end());
-  const std::string runtime = sequence.kernels() ? "onnxruntime and kernels, C++" : "onnxruntime, C++";
+  const std::string runtime =
+      sequence.kernels() ? "onnxruntime and kernels, C++" : "onnxruntime, C++";
   const double median = seconds.empty() ? 0.0 : seconds[seconds.size() / 2];
   const nlohmann::json said{{"tokens", tokens}, {"seconds_per_token", median},
                             {"runtime", runtime}, {"version", Ort::GetVersionString()}};
@@ -279,7 +310,8 @@ void complete(const Arguments& arguments) {
 
 }  // namespace
 
-// ONNX Runtime reads this when its environment is made, and reports home without it; 0, set by the user, allows that.
+// ONNX Runtime reads this when its environment is made, and reports home without it; 0, set
+// by the user, allows that.
 void turn_telemetry_off() {
 #ifdef _WIN32
   if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv_s("ORT_DISABLE_TELEMETRY", "1");

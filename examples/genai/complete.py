@@ -29,16 +29,29 @@ def main() -> None:
     parser.add_argument("prompt", nargs="?", default="def fib(n):")
     parser.add_argument("--ids", help="the prompt as token ids, 1,2,3")
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=0, help="0: one for each core, which genai itself does not do")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="0: one for each core, which genai itself does not do",
+    )
     parser.add_argument("--ignore-eos", action="store_true")
     parser.add_argument("--json", action="store_true", help="token ids and times, at the end")
     args = parser.parse_args()
 
     config = og.Config(args.bundle)
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": args.threads}}}}))
+    config.overlay(
+        json.dumps(
+            {"model": {"decoder": {"session_options": {"intra_op_num_threads": args.threads}}}}
+        )
+    )
     model = og.Model(config)
     tokenizer = None if args.ids else og.Tokenizer(model)
-    prompt = tokenizer.encode(args.prompt) if tokenizer else np.array([int(id) for id in args.ids.split(",")], dtype=np.int32)
+    prompt = (
+        tokenizer.encode(args.prompt)
+        if tokenizer
+        else np.array([int(id) for id in args.ids.split(",")], dtype=np.int32)
+    )
 
     length = len(prompt) + args.max_new_tokens
     params = og.GeneratorParams(model)

@@ -11,7 +11,8 @@ import ort from 'onnxruntime-node';
 
 import { BundleError, Sequence, Text, factsOf, generate, sessionOptions } from './starcoder2.mjs';
 
-const USAGE = `usage: node complete.mjs BUNDLE [PROMPT] [--suffix CODE] [--ids 1,2,3] [--max-new-tokens N] [--threads N] [--ignore-eos] [--json]
+const USAGE = `usage: node complete.mjs BUNDLE [PROMPT] [--suffix CODE] [--ids 1,2,3]
+       [--max-new-tokens N] [--threads N] [--ignore-eos] [--json]
 
 PROMPT may be - for standard input. With --suffix, what stands between the two is written.`;
 
@@ -28,7 +29,10 @@ async function json(bundle, name) {
   try {
     return JSON.parse(await readFile(path.join(bundle, name), 'utf8'));
   } catch (error) {
-    throw new BundleError(`${bundle} is not a bundle (${name}: ${error.message}): make one with \`sc2onnx export CHECKPOINT OUT\``);
+    throw new BundleError(
+      `${bundle} is not a bundle (${name}: ${error.message}): ` +
+        'make one with `sc2onnx export CHECKPOINT OUT`',
+    );
   }
 }
 
@@ -36,12 +40,22 @@ async function open(bundle, threads) {
   const facts = factsOf(await json(bundle, 'sc2onnx.json'));
   await access(path.join(bundle, 'model.onnx'));
   const how = { ...sessionOptions, intraOpNumThreads: threads, interOpNumThreads: 1 };
-  return new Sequence(ort, await ort.InferenceSession.create(path.join(bundle, 'model.onnx'), how), facts, { inPlace: true });
+  return new Sequence(
+    ort,
+    await ort.InferenceSession.create(path.join(bundle, 'model.onnx'), how),
+    facts,
+    { inPlace: true },
+  );
 }
 
 async function prompted(bundle, prompt, values) {
   if (values.ids !== undefined) return [values.ids.split(',').map(Number), null];
-  const text = new Text(new Tokenizer(await json(bundle, 'tokenizer.json'), await json(bundle, 'tokenizer_config.json').catch(() => ({}))));
+  const text = new Text(
+    new Tokenizer(
+      await json(bundle, 'tokenizer.json'),
+      await json(bundle, 'tokenizer_config.json').catch(() => ({})),
+    ),
+  );
   const code = prompt === '-' ? await readFile('/dev/stdin', 'utf8') : prompt;
   return [values.suffix === undefined ? text.encode(code) : text.infill(code, values.suffix), text];
 }
@@ -64,7 +78,13 @@ async function main() {
   const [ids, text] = await prompted(bundle, prompt, values);
   const times = [];
   const all = [];
-  const tokens = timed(generate(sequence, ids, { maxNewTokens: Number(values['max-new-tokens']), ignoreEos: values['ignore-eos'] }), times);
+  const tokens = timed(
+    generate(sequence, ids, {
+      maxNewTokens: Number(values['max-new-tokens']),
+      ignoreEos: values['ignore-eos'],
+    }),
+    times,
+  );
   const kept = (async function* () {
     for await (const token of tokens) {
       all.push(token);
@@ -78,8 +98,18 @@ async function main() {
   }
   if (!values.json) return process.stdout.write('\n');
   const steps = times.slice(1).map((time, index) => (time - times[index]) / 1000);
-  const { version } = JSON.parse(await readFile(new URL('node_modules/onnxruntime-node/package.json', import.meta.url), 'utf8'));
-  console.log(JSON.stringify({ tokens: all, text: written, seconds_per_token: median(steps), runtime: 'onnxruntime-node', version }));
+  const { version } = JSON.parse(
+    await readFile(new URL('node_modules/onnxruntime-node/package.json', import.meta.url), 'utf8'),
+  );
+  console.log(
+    JSON.stringify({
+      tokens: all,
+      text: written,
+      seconds_per_token: median(steps),
+      runtime: 'onnxruntime-node',
+      version,
+    }),
+  );
 }
 
 main().catch((error) => {

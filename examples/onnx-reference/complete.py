@@ -1,4 +1,5 @@
-"""Greedy completion with the reference evaluator of the ``onnx`` package: numpy only, slow, and no kernel in common with ONNX Runtime.
+"""Greedy completion with the reference evaluator of the ``onnx`` package: numpy only, slow, and no
+kernel in common with ONNX Runtime.
 
 sc2onnx export CHECKPOINT mini-portable --target portable
 pip install onnx
@@ -29,15 +30,25 @@ class Completer:
     def __init__(self, bundle: Path) -> None:
         manifest = json.loads((bundle / "sc2onnx.json").read_text(encoding="utf-8"))
         if manifest["target"] != "portable":
-            sys.exit(f"{bundle} is for target {manifest['target']!r}, expected 'portable': export it with --target portable")
+            sys.exit(
+                f"{bundle} is for target {manifest['target']!r}, expected 'portable': export it "
+                "with --target portable"
+            )
         facts = manifest["model"]
         self.eos, self.past = set(facts["eos_token_ids"]), 0
         self.evaluator = ReferenceEvaluator(onnx.load(bundle / "model.onnx"))
         window = min(facts["sliding_window"] or facts["context_length"], facts["context_length"])
         capacity = min(window + CHUNK - 1, facts["context_length"])
-        shapes = {"key": (1, facts["num_kv_heads"], capacity, facts["head_dim"]), "value": (1, facts["num_kv_heads"], facts["head_dim"], capacity)}
+        shapes = {
+            "key": (1, facts["num_kv_heads"], capacity, facts["head_dim"]),
+            "value": (1, facts["num_kv_heads"], facts["head_dim"], capacity),
+        }
         layers = range(facts["num_layers"])
-        self.cache = {f"past_key_values.{layer}.{kind}": np.zeros(shape, np.float32) for layer in layers for kind, shape in shapes.items()}
+        self.cache = {
+            f"past_key_values.{layer}.{kind}": np.zeros(shape, np.float32)
+            for layer in layers
+            for kind, shape in shapes.items()
+        }
 
     def append(self, tokens: Sequence[int]) -> int:
         """Compute these tokens; the most likely next one."""
@@ -45,13 +56,17 @@ class Completer:
             part = np.array([tokens[first : first + CHUNK]], dtype=np.int64)
             inputs = {"input_ids": part, "past_lengths": np.array([self.past]), **self.cache}
             results = dict(zip(self.evaluator.output_names, self.evaluator.run(None, inputs)))
-            self.cache = {name: results[name.replace("past_key_values", "present")] for name in self.cache}
+            self.cache = {
+                name: results[name.replace("past_key_values", "present")] for name in self.cache
+            }
             self.past += part.shape[1]
         return int(results["logits"][0, -1].argmax())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Greedy completion with the ONNX reference evaluator.")
+    parser = argparse.ArgumentParser(
+        description="Greedy completion with the ONNX reference evaluator."
+    )
     parser.add_argument("bundle", type=Path, help="exported with --target portable")
     parser.add_argument("--ids", required=True, help="the prompt as token ids, 1,2,3")
     parser.add_argument("--max-new-tokens", type=int, default=64)
@@ -62,7 +77,9 @@ def main() -> None:
 
     completer = Completer(args.bundle)
     tokens, seconds = [completer.append([int(id) for id in args.ids.split(",")])], []
-    while len(tokens) < args.max_new_tokens and (args.ignore_eos or tokens[-1] not in completer.eos):
+    while len(tokens) < args.max_new_tokens and (
+        args.ignore_eos or tokens[-1] not in completer.eos
+    ):
         began = time.perf_counter()
         tokens.append(completer.append(tokens[-1:]))
         seconds.append(time.perf_counter() - began)

@@ -1,4 +1,5 @@
-"""Greedy completion with optimum's ``ORTModelForCausalLM`` and transformers' ``generate`` and ``pipeline``.
+"""Greedy completion with optimum's ``ORTModelForCausalLM`` and transformers'
+``generate`` and ``pipeline``.
 
     sc2onnx export CHECKPOINT mini-optimum --target optimum --precision int8
     pip install "optimum-onnx[onnxruntime]" torch
@@ -59,9 +60,9 @@ def main() -> None:
     if not args.ids:
         tokenizer = AutoTokenizer.from_pretrained(args.bundle)
         print(
-            pipeline("text-generation", model=model, tokenizer=tokenizer)(args.prompt, max_new_tokens=args.max_new_tokens, do_sample=False)[0][
-                "generated_text"
-            ]
+            pipeline("text-generation", model=model, tokenizer=tokenizer)(
+                args.prompt, max_new_tokens=args.max_new_tokens, do_sample=False
+            )[0]["generated_text"]
         )
         return
     prompt = torch.tensor([[int(id) for id in args.ids.split(",")]])
@@ -81,7 +82,14 @@ def main() -> None:
         return
     steps = [after - before for before, after in zip(clock.times, clock.times[1:])]
     print(
-        json.dumps({"tokens": tokens, "seconds_per_token": statistics.median(steps), "runtime": "optimum-onnx", "version": version("optimum-onnx")})
+        json.dumps(
+            {
+                "tokens": tokens,
+                "seconds_per_token": statistics.median(steps),
+                "runtime": "optimum-onnx",
+                "version": version("optimum-onnx"),
+            }
+        )
     )
 
 

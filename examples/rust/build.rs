@@ -1,4 +1,5 @@
-//! Makes the bindings: `ONNXRUNTIME_INCLUDE` has onnxruntime_c_api.h, `ONNXRUNTIME_LIB` is the shared library (a file).
+//! Makes the bindings: `ONNXRUNTIME_INCLUDE` has onnxruntime_c_api.h, `ONNXRUNTIME_LIB` is
+//! the shared library (a file).
 use std::{env, fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 /// Where the C compiler keeps stdbool.h and the like: libclang comes without.
@@ -12,7 +13,9 @@ fn compiler_headers() -> String {
 
 fn main() {
     let out = PathBuf::from(env::var("OUT_DIR").unwrap());
-    let wanted = |name: &str| PathBuf::from(env::var(name).unwrap_or_else(|_| panic!("set {name}, see README.md")));
+    let wanted = |name: &str| {
+        PathBuf::from(env::var(name).unwrap_or_else(|_| panic!("set {name}, see README.md")))
+    };
     for name in ["ONNXRUNTIME_INCLUDE", "ONNXRUNTIME_LIB"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
@@ -38,10 +41,17 @@ fn main() {
         .args(["--", "-isystem", &compiler_headers()])
         .status()
         .expect("the bindgen command could not be run (Debian: apt-get install bindgen)");
-    assert!(made.success(), "bindgen could not read {}", header.display());
+    assert!(
+        made.success(),
+        "bindgen could not read {}",
+        header.display()
+    );
 
-    // The Python package has the library, but not under the names that a program is linked to and started with.
-    let library = wanted("ONNXRUNTIME_LIB").canonicalize().expect("ONNXRUNTIME_LIB is not there");
+    // The Python package has the library, but not under the names that a program is
+    // linked to and started with.
+    let library = wanted("ONNXRUNTIME_LIB")
+        .canonicalize()
+        .expect("ONNXRUNTIME_LIB is not there");
     for name in ["libonnxruntime.so", "libonnxruntime.so.1"] {
         let _ = fs::remove_file(out.join(name));
         symlink(&library, out.join(name)).expect("no link to the library");

@@ -17,9 +17,15 @@ function show(suggestion = '') {
   $('after').textContent = code.value.slice(cursor);
 }
 
-/** Tokens to go on from: what is before the cursor, or what is around it where code follows. The end of them, if they are too many. */
+/**
+ * Tokens to go on from: what is before the cursor, or what is around it where code follows. The end
+ * of them, if they are too many.
+ */
 function prompt(most) {
-  const [before, after] = [code.value.slice(0, code.selectionEnd), code.value.slice(code.selectionEnd)];
+  const [before, after] = [
+    code.value.slice(0, code.selectionEnd),
+    code.value.slice(code.selectionEnd),
+  ];
   const room = model.facts.context - most;
   if (!after.trim()) return model.text.encode(before).slice(-room);
   for (let near = Infinity; ; near = Math.floor(Math.min(near, before.length + after.length) / 2)) {
@@ -42,7 +48,9 @@ async function suggest(signal) {
   const ids = prompt(most);
   if (!ids.length) return state('idle');
   const began = performance.now();
-  let first, count = 0, suggestion = '';
+  let first,
+    count = 0,
+    suggestion = '';
   const counted = async function* () {
     for await (const token of generate(model.sequence, ids, { maxNewTokens: most, signal })) {
       first ??= performance.now();
@@ -54,7 +62,9 @@ async function suggest(signal) {
     if (signal.aborted) return;
     show((suggestion += piece));
     const seconds = (performance.now() - first) / 1000;
-    $('speed').textContent = `first token ${Math.round(first - began)} ms` + (count > 1 ? `, ${Math.round((count - 1) / seconds)} tokens/s` : '');
+    $('speed').textContent =
+      `first token ${Math.round(first - began)} ms` +
+      (count > 1 ? `, ${Math.round((count - 1) / seconds)} tokens/s` : '');
     await breathe();
   }
   state('idle');
@@ -67,7 +77,9 @@ function later() {
   state('waiting');
   timer = setTimeout(() => {
     const { signal } = (running = new AbortController());
-    working = working.then(() => (signal.aborted ? null : suggest(signal))).catch((error) => signal.aborted || fail(error));
+    working = working
+      .then(() => (signal.aborted ? null : suggest(signal)))
+      .catch((error) => signal.aborted || fail(error));
   }, PAUSE);
 }
 
@@ -99,10 +111,15 @@ function fail(error) {
 }
 
 try {
-  model = await load(new URL('bundle', import.meta.url).href, (share) => ($('progress').value = share));
+  model = await load(
+    new URL('bundle', import.meta.url).href,
+    (share) => ($('progress').value = share),
+  );
   const { backend, manifest, version } = model;
   const name = manifest.provenance.source.split('/').pop();
-  $('status').textContent = `${name}, ${manifest.precision}, on ${backend === 'wasm' ? 'WebAssembly' : 'WebGPU'}, onnxruntime-web ${version}`;
+  $('status').textContent =
+    `${name}, ${manifest.precision}, on ${backend === 'wasm' ? 'WebAssembly' : 'WebGPU'}, ` +
+    `onnxruntime-web ${version}`;
   $('progress').hidden = true;
   code.disabled = false;
   code.focus();

@@ -7,7 +7,11 @@ const DATA = 'model.onnx.data';
 
 async function get(url) {
   const response = await fetch(url);
-  if (!response.ok) throw new BundleError(`${url}: ${response.status} ${response.statusText}, expected a bundle's file: start serve.mjs with a bundle`);
+  if (!response.ok)
+    throw new BundleError(
+      `${url}: ${response.status} ${response.statusText}, expected a bundle's file: ` +
+        'start serve.mjs with a bundle',
+    );
   return response;
 }
 
@@ -24,26 +28,38 @@ async function download(url, size, tell) {
 }
 
 async function* chunks(reader) {
-  for (let part; !(part = await reader.read()).done; ) yield part.value;
+  for (let part; !(part = await reader.read()).done;) yield part.value;
 }
 
 /** Execution providers to try, each with the build of onnxruntime-web that has it. */
 async function* backends() {
-  if (await navigator.gpu?.requestAdapter().catch(() => null)) yield ['webgpu', await import('onnxruntime-web/webgpu')];
+  if (await navigator.gpu?.requestAdapter().catch(() => null))
+    yield ['webgpu', await import('onnxruntime-web/webgpu')];
   yield ['wasm', await import('onnxruntime-web/wasm')];
 }
 
 export async function load(url, tell) {
   const manifest = await (await get(`${url}/sc2onnx.json`)).json();
   const facts = factsOf(manifest);
-  const text = await (await get(`${url}/tokenizer.json`)).json().then((json) => new Text(new Tokenizer(json, {})));
+  const text = await (
+    await get(`${url}/tokenizer.json`)
+  )
+    .json()
+    .then((json) => new Text(new Tokenizer(json, {})));
   const graph = new Uint8Array(await (await get(`${url}/model.onnx`)).arrayBuffer());
   const data = await download(`${url}/${DATA}`, manifest.files[DATA].size, tell);
   let reason;
   for await (const [backend, ort] of backends()) {
     try {
-      ort.env.wasm.wasmPaths = new URL('./node_modules/onnxruntime-web/dist/', import.meta.url).href;
-      const how = { ...sessionOptions, executionProviders: [backend], externalData: [{ path: DATA, data }] };
+      ort.env.wasm.wasmPaths = new URL(
+        './node_modules/onnxruntime-web/dist/',
+        import.meta.url,
+      ).href;
+      const how = {
+        ...sessionOptions,
+        executionProviders: [backend],
+        externalData: [{ path: DATA, data }],
+      };
       const sequence = new Sequence(ort, await ort.InferenceSession.create(graph, how), facts);
       await sequence.append([0]); // a provider that lacks a kernel says so only now
       sequence.clear();

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// Serves the page and a bundle from one origin: node serve.mjs BUNDLE [PORT]. Any web server does that sends these two headers,
-// without which browsers give WebAssembly no threads.
+// Serves the page and a bundle from one origin: node serve.mjs BUNDLE [PORT]. Any web server does
+// that sends these two headers, without which browsers give WebAssembly no threads.
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -8,13 +8,27 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
-const TYPES = { '.html': 'text/html', '.mjs': 'text/javascript', '.js': 'text/javascript', '.json': 'application/json', '.wasm': 'application/wasm' };
-const HEADERS = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cache-Control': 'no-cache' };
+const TYPES = {
+  '.html': 'text/html',
+  '.mjs': 'text/javascript',
+  '.js': 'text/javascript',
+  '.json': 'application/json',
+  '.wasm': 'application/wasm',
+};
+const HEADERS = {
+  'Cross-Origin-Opener-Policy': 'same-origin',
+  'Cross-Origin-Embedder-Policy': 'require-corp',
+  'Cache-Control': 'no-cache',
+};
 
 /** The file of a URL, or null: only what is in the page's folder or the bundle. */
 function fileOf(url, bundle) {
-  const name = decodeURIComponent(new URL(url, 'http://localhost').pathname).replace(/^\/+/, '') || 'index.html';
-  const [root, rest] = name.startsWith('bundle/') ? [bundle, name.slice('bundle/'.length)] : [HERE, name];
+  const name =
+    decodeURIComponent(new URL(url, 'http://localhost').pathname).replace(/^\/+/, '') ||
+    'index.html';
+  const [root, rest] = name.startsWith('bundle/')
+    ? [bundle, name.slice('bundle/'.length)]
+    : [HERE, name];
   const file = path.resolve(root, rest);
   return file.startsWith(path.resolve(root) + path.sep) ? file : null;
 }
@@ -42,7 +56,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const [bundle, port] = process.argv.slice(2);
   const found = bundle && (await stat(path.join(bundle, 'sc2onnx.json')).catch(() => null));
   if (!found) {
-    console.error(`usage: node serve.mjs BUNDLE [PORT]${bundle ? ` (${bundle} is not a bundle: it has no sc2onnx.json)` : ''}`);
+    console.error(
+      'usage: node serve.mjs BUNDLE [PORT]' +
+        (bundle ? ` (${bundle} is not a bundle: it has no sc2onnx.json)` : ''),
+    );
     process.exit(2);
   }
   const server = await serve(bundle, Number(port ?? 8000));

@@ -111,8 +111,8 @@ class RingAttention : public Kernel {
       run.first = first;
       run.ring = rows.size() > 0 ? rows.as<int64_t>()[i] : (int64_t)i;
       if (run.count < 0 || run.count > tokens - first)
-        refuse("step_lengths[" + shown((int64_t)i) + "] = " + shown(run.count) + ", expected 0 to " +
-               shown(tokens - first) + " tokens, which are left of the step");
+        refuse("step_lengths[" + shown((int64_t)i) + "] = " + shown(run.count) +
+               ", expected 0 to " + shown(tokens - first) + " tokens, which are left of the step");
       if (run.ring < 0 || run.ring >= rings)
         refuse("cache_rows[" + shown((int64_t)i) + "] = " + shown(run.ring) + ", expected 0 to " +
                shown(rings - 1));

@@ -15,8 +15,8 @@ namespace sc2onnx {
 // capacity, slot_bytes); step_lengths and cache_rows int64 (runs,) or empty.
 //
 // A run is so many tokens of step_lengths after past_lengths others in row cache_rows of the cache,
-// one run after the other. Empty step_lengths: each row of the batch is a run; empty cache_rows: run
-// i is in row i. Runs of the same row follow each other in the sequence too.
+// one run after the other. Empty step_lengths: each row of the batch is a run; empty cache_rows:
+// run i is in row i. Runs of the same row follow each other in the sequence too.
 //
 // Outputs: mixed float (tokens, heads * head_dim), present_key and present_value, which may be the
 // past's memory. Attributes: num_heads, num_kv_heads, window (0: none). slot_bytes of head_dim + 4

@@ -14,7 +14,8 @@ struct Instructions {
   AttentionKernels attention;
 };
 
-// The best that the processor has; SC2ONNX_KERNELS in the environment names another one that it has.
+// The best that the processor has; SC2ONNX_KERNELS in the environment
+// names another one that it has.
 const Instructions &instructions();
 
 // All that this library was built with and this processor has, the best first.

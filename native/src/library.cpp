@@ -1,4 +1,5 @@
-// What the library exports: the registration of its operators, and functions for whoever packs weights.
+// What the library exports: the registration of its operators, and functions
+// for whoever packs weights.
 
 #include <mutex>
 #include <string>
@@ -19,8 +20,9 @@ namespace sc2onnx {
 
 namespace {
 
-// The operators over the weights of one session. ONNX Runtime keeps no hold of them, and says nobody
-// when a session ends, so they stay: some hundred bytes, and the packed file as it is mapped.
+// The operators over the weights of one session. ONNX Runtime keeps no hold of them,
+// and says nobody when a session ends, so they stay: some hundred bytes, and the
+// packed file as it is mapped.
 struct Domain {
   std::string packed;
   std::vector<std::unique_ptr<Operator>> operators;
@@ -50,7 +52,8 @@ int threads_of(const OrtSessionOptions *options) {
   const std::string text = entry(options, "sc2onnx.threads");
   int threads = 0;
   for (char digit : text)
-    threads = digit >= '0' && digit <= '9' && threads < 1000 ? threads * 10 + (digit - '0') : threads;
+    threads =
+        digit >= '0' && digit <= '9' && threads < 1000 ? threads * 10 + (digit - '0') : threads;
   return threads < 1 ? 1 : threads;
 }
 
@@ -67,8 +70,9 @@ void register_operators(OrtSessionOptions *options) {
 
 }  // namespace sc2onnx
 
-// Called by ONNX Runtime for register_custom_ops_library. The session configuration may say
-// `sc2onnx.packed`, a file of packed weights, and `sc2onnx.threads`, how many threads pack where there is none.
+// Called by ONNX Runtime for register_custom_ops_library. The session configuration may
+// say `sc2onnx.packed`, a file of packed weights, and `sc2onnx.threads`, how many threads
+// pack where there is none.
 SC2ONNX_EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
   const OrtApi *api = base->GetApi(ORT_API_VERSION);
   if (api == nullptr) {
@@ -82,20 +86,24 @@ SC2ONNX_EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const Or
   return sc2onnx::guarded([&] { sc2onnx::register_operators(options); });
 }
 
-SC2ONNX_EXPORT const char *sc2onnx_kernels_instructions(void) { return sc2onnx::instructions().name; }
+SC2ONNX_EXPORT const char *sc2onnx_kernels_instructions(void) {
+  return sc2onnx::instructions().name;
+}
 
 SC2ONNX_EXPORT int32_t sc2onnx_kernels_layout(void) { return sc2onnx::kLayout; }
 
 // Bytes of a packed matrix; -1 for one that the kernels do not compute with.
-SC2ONNX_EXPORT int64_t sc2onnx_kernels_packed_bytes(int64_t n, int64_t k, int32_t bits, int32_t block_size) {
+SC2ONNX_EXPORT int64_t sc2onnx_kernels_packed_bytes(int64_t n, int64_t k, int32_t bits,
+                                                    int32_t block_size) {
   const sc2onnx::MatrixShape matrix{n, k, bits, block_size};
   return matrix.fits() ? matrix.bytes() : -1;
 }
 
 // Packs codes (n, k / block_size, block_size * bits / 8) and scales (n, k / block_size) into out,
 // with so many threads. 0 when it is done.
-SC2ONNX_EXPORT int32_t sc2onnx_kernels_pack(const void *codes, const void *scales, int64_t n, int64_t k,
-                                            int32_t bits, int32_t block_size, int32_t threads, void *out) {
+SC2ONNX_EXPORT int32_t sc2onnx_kernels_pack(const void *codes, const void *scales, int64_t n,
+                                            int64_t k, int32_t bits, int32_t block_size,
+                                            int32_t threads, void *out) {
   const sc2onnx::MatrixShape matrix{n, k, bits, block_size};
   if (!matrix.fits()) return 1;
   try {

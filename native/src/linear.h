@@ -14,8 +14,10 @@ struct MatrixShape {
 
   SC2ONNX_INLINE int64_t tiles() const { return (outputs + 15) / 16; }
   SC2ONNX_INLINE int64_t blocks() const { return inputs / block; }
-  SC2ONNX_INLINE int64_t vectors() const { return (int64_t)block * bits / 32; }  // of 64 bytes, in a block of a tile
-  SC2ONNX_INLINE int64_t block_bytes() const { return 64 * vectors() + 64; }     // codes, then 16 scales
+  // of 64 bytes, in a block of a tile
+  SC2ONNX_INLINE int64_t vectors() const { return (int64_t)block * bits / 32; }
+  // codes, then 16 scales
+  SC2ONNX_INLINE int64_t block_bytes() const { return 64 * vectors() + 64; }
   SC2ONNX_INLINE int64_t tile_bytes() const { return blocks() * block_bytes(); }
   SC2ONNX_INLINE int64_t bytes() const { return tiles() * tile_bytes(); }
   bool fits() const;  // whether it is a matrix that the kernels compute with
@@ -26,7 +28,8 @@ struct Rounding {
   const float *x = nullptr;  // (rows, inputs)
   int64_t rows = 0;
   MatrixShape matrix;
-  const float *norm_weight = nullptr, *norm_bias = nullptr;  // (inputs,); null: no layer norm before
+  // (inputs,); null: no layer norm before
+  const float *norm_weight = nullptr, *norm_bias = nullptr;
   float epsilon = 0;
   int8_t *codes = nullptr;    // rows x inputs, in the order of LinearKernels::code_at
   float *scales = nullptr;    // rows x blocks, in the order of LinearKernels::scale_at

@@ -38,10 +38,11 @@ class BlockwiseLinear : public Kernel {
     const int64_t bits = node.integer("bits"), block = node.integer("block_size");
     matrix_ = {node.integer("N"), node.integer("K"), (int32_t)bits, (int32_t)block};
     if (matrix_.bits != bits || matrix_.block != block || !matrix_.fits())
-      throw Refused("BlockwiseLinear: N = " + std::to_string(matrix_.outputs) + ", K = " +
-                    std::to_string(matrix_.inputs) + ", bits = " + std::to_string(bits) +
-                    ", block_size = " + std::to_string(block) +
-                    ", expected 4 or 8 bits, blocks of 16, 32, 64, 128 or 256 and K a multiple of them");
+      throw Refused(
+          "BlockwiseLinear: N = " + std::to_string(matrix_.outputs) +
+          ", K = " + std::to_string(matrix_.inputs) + ", bits = " + std::to_string(bits) +
+          ", block_size = " + std::to_string(block) +
+          ", expected 4 or 8 bits, blocks of 16, 32, 64, 128 or 256 and K a multiple of them");
     gelu_ = node.integer("gelu", 0) != 0;
     if (node.has_input(kNormWeight) != node.has_input(kNormBias))
       throw Refused("BlockwiseLinear: one of norm_weight and norm_bias, expected both or none");
@@ -50,15 +51,18 @@ class BlockwiseLinear : public Kernel {
       throw Refused("BlockwiseLinear: epsilon = " + std::to_string(epsilon_) +
                     ", expected a number of 0 or more");
     const Tensor codes = node.constant(kCodes), scales = node.constant(kScales);
-    expect(codes, {matrix_.outputs, matrix_.blocks(), (int64_t)matrix_.block * matrix_.bits / 8}, "codes");
+    expect(codes, {matrix_.outputs, matrix_.blocks(), (int64_t)matrix_.block * matrix_.bits / 8},
+           "codes");
     if (scales.size() != matrix_.outputs * matrix_.blocks())
       expect(scales, {matrix_.outputs, matrix_.blocks()}, "scales");
-    weights_ = weights.matrix(node.input_name(kCodes), matrix_, codes.as<uint8_t>(), scales.as<float>());
+    weights_ =
+        weights.matrix(node.input_name(kCodes), matrix_, codes.as<uint8_t>(), scales.as<float>());
   }
 
   void compute(const Call &call) const override {
-    const Tensor x = call.input(kX), bias = call.input(kBias), norm_weight = call.input(kNormWeight),
-                 norm_bias = call.input(kNormBias), residual = call.input(kResidual);
+    const Tensor x = call.input(kX), bias = call.input(kBias),
+                 norm_weight = call.input(kNormWeight), norm_bias = call.input(kNormBias),
+                 residual = call.input(kResidual);
     if (x.shape.size() != 2 || x.shape[1] != matrix_.inputs)
       throw Refused("BlockwiseLinear: x is " + x.shown() + ", expected (tokens, " +
                     std::to_string(matrix_.inputs) + ")");
@@ -126,9 +130,10 @@ std::unique_ptr<Operator> blockwise_linear(std::shared_ptr<const Weights> weight
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   std::vector<ONNXTensorElementDataType> inputs(kInputs, kFloat);
   inputs[kCodes] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
-  return std::make_unique<Operator>(
-      "BlockwiseLinear", Ports{inputs, {kFloat}, kBias},
-      [weights](const NodeInfo &node) { return std::make_unique<BlockwiseLinear>(node, *weights); });
+  return std::make_unique<Operator>("BlockwiseLinear", Ports{inputs, {kFloat}, kBias},
+                                    [weights](const NodeInfo &node) {
+                                      return std::make_unique<BlockwiseLinear>(node, *weights);
+                                    });
 }
 
 }  // namespace sc2onnx

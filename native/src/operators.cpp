@@ -17,9 +17,11 @@ Operator::Operator(const char *name, Ports ports, MakeKernel make)
   GetOutputCharacteristic = [](const OrtCustomOp *, size_t) { return INPUT_OUTPUT_REQUIRED; };
   GetInputMemoryType = [](const OrtCustomOp *, size_t) { return OrtMemTypeDefault; };
   GetVariadicInputMinArity = GetVariadicOutputMinArity = [](const OrtCustomOp *) { return 1; };
-  GetVariadicInputHomogeneity = GetVariadicOutputHomogeneity = [](const OrtCustomOp *) { return 1; };
+  GetVariadicInputHomogeneity =
+      GetVariadicOutputHomogeneity = [](const OrtCustomOp *) { return 1; };
   GetStartVersion = GetEndVersion = [](const OrtCustomOp *) { return 1; };
-  CreateKernelV2 = [](const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *info, void **kernel) {
+  CreateKernelV2 = [](const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *info,
+                      void **kernel) {
     return guarded([&] { *kernel = of(op).make_(NodeInfo(info)).release(); });
   };
   KernelComputeV2 = [](void *kernel, OrtKernelContext *context) {

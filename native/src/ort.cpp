@@ -20,7 +20,8 @@ Tensor tensor(const OrtValue *value) {
   ort().ReleaseTensorTypeAndShapeInfo(info);
   check(status);
   check(ort().GetTensorMutableData(const_cast<OrtValue *>(value), &result.data));
-  static char nothing[64];  // a tensor of no elements may have no address, and is there all the same
+  // a tensor of no elements may have no address, and is there all the same
+  static char nothing[64];
   if (result.data == nullptr) result.data = nothing;
   return result;
 }

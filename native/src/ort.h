@@ -66,7 +66,8 @@ class NodeInfo {
   float real(const char *name) const;
   std::string input_name(size_t index) const;
   bool has_input(size_t index) const;
-  Tensor constant(size_t index) const;  // throws Refused if it is none; valid as long as the session
+  // throws Refused if it is none; valid as long as the session
+  Tensor constant(size_t index) const;
 
  private:
   bool has(const char *attribute) const;

@@ -66,7 +66,8 @@ void pack(const MatrixShape &matrix, const uint8_t *codes, const float *scales, 
   }
 }
 
-void pack(const MatrixShape &matrix, const uint8_t *codes, const float *scales, int threads, uint8_t *out) {
+void pack(const MatrixShape &matrix, const uint8_t *codes, const float *scales, int threads,
+          uint8_t *out) {
   constexpr int64_t kTogether = 16;  // tiles
   std::atomic<int64_t> next{0};
   auto work = [&] {

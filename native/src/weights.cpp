@@ -54,8 +54,8 @@ const uint8_t *mapped(const std::string &path, size_t &size) {
   const int length = MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, nullptr, 0);
   std::wstring wide((size_t)length, L'\0');
   MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, wide.data(), length);
-  HANDLE file = CreateFileW(wide.c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr,
-                            OPEN_EXISTING, 0, nullptr);
+  HANDLE file = CreateFileW(wide.c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE,
+                            nullptr, OPEN_EXISTING, 0, nullptr);
   if (file == INVALID_HANDLE_VALUE) throw Refused("it cannot be opened");
   LARGE_INTEGER bytes{};
   GetFileSizeEx(file, &bytes);
@@ -117,8 +117,10 @@ void PackedFile::read_table() {
     throw Refused("it is no file of packed weights");
   const uint32_t layout = reader.value<uint32_t>(), count = reader.value<uint32_t>();
   if (layout != (uint32_t)kLayout)
-    throw Refused("its layout is " + std::to_string(layout) + ", expected " + std::to_string(kLayout));
-  if (count > kMostMatrices) throw Refused("it says that it has " + std::to_string(count) + " matrices");
+    throw Refused("its layout is " + std::to_string(layout) + ", expected " +
+                  std::to_string(kLayout));
+  if (count > kMostMatrices)
+    throw Refused("it says that it has " + std::to_string(count) + " matrices");
   for (uint32_t i = 0; i < count; i++) {
     const uint32_t length = reader.value<uint32_t>();
     std::string name(reinterpret_cast<const char *>(reader.bytes(length)), length);
@@ -141,12 +143,14 @@ const uint8_t *PackedFile::find(const std::string &name, const MatrixShape &shap
   if (found == entries_.end())
     throw Refused("the packed weights " + path_ + " have no " + name + ": pack the bundle again");
   if (!same(found->second.shape, shape))
-    throw Refused("the packed weights " + path_ + " have " + name + " as " + shown(found->second.shape) +
-                  ", expected " + shown(shape) + ": pack the bundle again");
+    throw Refused("the packed weights " + path_ + " have " + name + " as " +
+                  shown(found->second.shape) + ", expected " + shown(shape) +
+                  ": pack the bundle again");
   return data_ + found->second.offset;
 }
 
-Weights::Weights(const std::string &path, int threads) : path_(path), threads_(threads < 1 ? 1 : threads) {
+Weights::Weights(const std::string &path, int threads)
+    : path_(path), threads_(threads < 1 ? 1 : threads) {
   if (!path_.empty()) PackedFile whole(path_);  // told of now, before any kernel is made
 }
 
@@ -160,8 +164,8 @@ std::shared_ptr<const PackedFile> Weights::file() const {
   return file;
 }
 
-PackedMatrix Weights::matrix(const std::string &name, const MatrixShape &shape, const uint8_t *codes,
-                             const float *scales) const {
+PackedMatrix Weights::matrix(const std::string &name, const MatrixShape &shape,
+                             const uint8_t *codes, const float *scales) const {
   if (!path_.empty()) {
     const std::shared_ptr<const PackedFile> file = this->file();
     return {file, file->find(name, shape)};

@@ -38,11 +38,12 @@ class PackedFile {
   std::map<std::string, Entry> entries_;
 };
 
-// The weights of one session. The matrices that its kernels hold keep the file mapped, and nobody else:
-// these weights outlive the session, of whose end nobody is told.
+// The weights of one session. The matrices that its kernels hold keep the file mapped, and nobody
+// else: these weights outlive the session, of whose end nobody is told.
 class Weights {
  public:
-  Weights(const std::string &path, int threads);  // path: "" packs into private memory; throws Refused
+  // path: "" packs into private memory; throws Refused
+  Weights(const std::string &path, int threads);
 
   // The matrix `name`: as the file has it, or packed from codes and scales as MatMulNBits has them.
   PackedMatrix matrix(const std::string &name, const MatrixShape &shape, const uint8_t *codes,

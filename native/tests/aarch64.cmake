@@ -1,4 +1,5 @@
-# Builds for 64-bit ARM on another machine, and runs the tests in an emulator that has every instruction.
+# Builds for 64-bit ARM on another machine, and runs the tests in an emulator
+# that has every instruction.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)

@@ -1,5 +1,5 @@
-// linear_bench [layers] [bits] [block] [rows...]: ms of the products of a StarCoder2-3B for some numbers of
-// rows, on two threads, in turns.
+// linear_bench [layers] [bits] [block] [rows...]: ms of the products of a StarCoder2-3B for some
+// numbers of rows, on two threads, in turns.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,11 +27,13 @@ int main(int argc, char **argv) {
   std::vector<Matrix> matrices;
   double gigabytes = 0, weights = 0;
   for (int layer = 0; layer < layers; layer++)
-    for (auto size : {std::pair<int64_t, int64_t>{3584, 3072}, {3072, 3072}, {12288, 3072}, {3072, 12288}}) {
+    for (auto size :
+         {std::pair<int64_t, int64_t>{3584, 3072}, {3072, 3072}, {12288, 3072}, {3072, 12288}}) {
       const MatrixShape shape{size.first, size.second, bits, block};
       auto *data = (uint8_t *)aligned_alloc(4096, (size_t)(shape.bytes() + 4095) / 4096 * 4096);
       uint32_t x = 1;
-      for (int64_t i = 0; i < shape.bytes(); i += 4) x = x * 1664525 + 1013904223, memcpy(data + i, &x, 4);
+      for (int64_t i = 0; i < shape.bytes(); i += 4)
+        x = x * 1664525 + 1013904223, memcpy(data + i, &x, 4);
       for (int64_t i = 0; i < shape.bytes(); i += shape.block_bytes())
         for (int j = 0; j < 16; j++) {
           const float scale = 0.01f;
@@ -41,7 +43,8 @@ int main(int argc, char **argv) {
       gigabytes += (double)shape.bytes() / 1e9;
       weights += (double)shape.outputs * (double)shape.inputs / 1e9;
     }
-  std::vector<float> x((size_t)(most * 12288)), y((size_t)(most * 12288)), scales((size_t)(most * 12288 / block));
+  std::vector<float> x((size_t)(most * 12288)), y((size_t)(most * 12288)),
+      scales((size_t)(most * 12288 / block));
   std::vector<int8_t> codes((size_t)(most * 12288));
   std::vector<int32_t> starts((size_t)(most * 12288 / block));
   std::mt19937 random(1);
@@ -60,7 +63,8 @@ int main(int argc, char **argv) {
       if (turn > 2 && rows > 64) continue;
       const auto began = std::chrono::steady_clock::now();
       for (const auto &m : matrices) {
-        Rounding rounding{x.data(), rows, m.shape, nullptr, nullptr, 0, codes.data(), scales.data(), starts.data()};
+        Rounding rounding{x.data(), rows,         m.shape,       nullptr,      nullptr,
+                          0,        codes.data(), scales.data(), starts.data()};
         if (rows <= 8)
           kernels.round_rows(rounding, 0, rows);
         else
@@ -74,12 +78,14 @@ int main(int argc, char **argv) {
           kernels.product(product, first, std::min(m.shape.tiles(), first + together));
         });
       }
-      times[c].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3);
+      times[c].push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3);
     }
   for (size_t c = 0; c < counts.size(); c++) {
     std::sort(times[c].begin(), times[c].end());
     const double ms = times[c][times[c].size() / 2], rows = (double)counts[c];
     printf("%4.0f rows %8.1f ms  %5.2f x  %6.1f GB/s  %6.0f G/s  %7.0f rows/s\n", rows, ms,
-           ms / times[0][times[0].size() / 2], gigabytes / ms * 1e3, weights * rows / ms * 1e3, rows / ms * 1e3);
+           ms / times[0][times[0].size() / 2], gigabytes / ms * 1e3, weights * rows / ms * 1e3,
+           rows / ms * 1e3);
   }
 }

@@ -1,4 +1,5 @@
-// Products with few bits: against arithmetic in double, and to the bit between processors, companies and cuts.
+// Products with few bits: against arithmetic in double, and to the bit between
+// processors, companies and cuts.
 
 #include <stdio.h>
 #include <string.h>
@@ -17,8 +18,8 @@ constexpr int64_t kMost = 23;  // rows: beyond what any processor takes at once
 
 static void fail(const char *what, const MatrixShape &m, const char *name, int64_t rows) {
   g_failures++;
-  printf("FAILED %s: %lld x %lld, %d bits, blocks of %d, %s, %lld rows\n", what, (long long)m.outputs,
-         (long long)m.inputs, m.bits, m.block, name, (long long)rows);
+  printf("FAILED %s: %lld x %lld, %d bits, blocks of %d, %s, %lld rows\n", what,
+         (long long)m.outputs, (long long)m.inputs, m.bits, m.block, name, (long long)rows);
 }
 
 struct Case {
@@ -70,8 +71,9 @@ struct Rows {
   std::vector<int32_t> starts;
 };
 
-static std::vector<float> compute(const LinearKernels &kernels, const Case &c, int64_t first, int64_t rows,
-                                  Options options, Rows *keep = nullptr, int64_t tiles_at_a_time = 3) {
+static std::vector<float> compute(const LinearKernels &kernels, const Case &c, int64_t first,
+                                  int64_t rows, Options options, Rows *keep = nullptr,
+                                  int64_t tiles_at_a_time = 3) {
   Rows r;
   r.codes.resize((size_t)(rows * c.matrix.inputs));
   r.scales.resize((size_t)(rows * c.matrix.blocks()));
@@ -81,7 +83,8 @@ static std::vector<float> compute(const LinearKernels &kernels, const Case &c, i
   rounding.x = c.x.data() + first * c.matrix.inputs;
   rounding.rows = rows;
   rounding.matrix = c.matrix;
-  if (options.norm) rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
+  if (options.norm)
+    rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
   rounding.epsilon = 1e-5f;
   rounding.codes = r.codes.data();
   rounding.scales = r.scales.data();
@@ -116,7 +119,8 @@ static void against_double(const Instructions &with, const Case &c, int64_t rows
       for (double v : x) mean += v / (double)m.inputs;
       for (double v : x) square += (v - mean) * (v - mean) / (double)m.inputs;
       for (int64_t i = 0; i < m.inputs; i++)
-        x[(size_t)i] = (x[(size_t)i] - mean) / std::sqrt(square + 1e-5) * c.norm_weight[(size_t)i] + c.norm_bias[(size_t)i];
+        x[(size_t)i] = (x[(size_t)i] - mean) / std::sqrt(square + 1e-5) * c.norm_weight[(size_t)i] +
+                       c.norm_bias[(size_t)i];
     }
     for (int64_t i = 0; i < m.inputs; i++) {  // half a step at most, and what float32 loses
       const double scale = r.scales[(size_t)with.linear.scale_at(m, rows, row, i / m.block)];
@@ -137,8 +141,10 @@ static void against_double(const Instructions &with, const Case &c, int64_t rows
       size = std::max(size, std::abs(sum));
     }
   }
-  if (!(worst <= 2e-6 * size)) fail("against double", m, with.name, rows), printf("  %.2e of %.2e\n", worst, size);
-  if (!(rounding <= 1.001)) fail("rounding", m, with.name, rows), printf("  %.4f of half a step\n", rounding);
+  if (!(worst <= 2e-6 * size))
+    fail("against double", m, with.name, rows), printf("  %.2e of %.2e\n", worst, size);
+  if (!(rounding <= 1.001))
+    fail("rounding", m, with.name, rows), printf("  %.4f of half a step\n", rounding);
 }
 
 int main() {
@@ -166,7 +172,8 @@ int main() {
           for (const auto *each : all)
             for (int64_t rows = 1; rows <= kMost; rows++)
               for (int64_t first : {(int64_t)0, kMost - rows}) {
-                const auto y = compute(each->linear, c, first, rows, options, nullptr, 1 + rows % 4);
+                const auto y =
+                    compute(each->linear, c, first, rows, options, nullptr, 1 + rows % 4);
                 if (memcmp(y.data(), &expected[(size_t)(first * n)], y.size() * 4) != 0)
                   fail("to the bit", c.matrix, each->name, rows);
               }
@@ -186,11 +193,13 @@ int main() {
     const auto y = compute(each->linear, c, 0, 3, {});
     for (int64_t o = 0; o < 32; o++) {
       if (y[(size_t)o] != c.bias[(size_t)o]) fail("zeros", c.matrix, each->name, 1);
-      if (std::isfinite(y[(size_t)(32 + o)]) || std::isfinite(y[(size_t)(64 + o)])) fail("not finite", c.matrix, each->name, 3);
+      if (std::isfinite(y[(size_t)(32 + o)]) || std::isfinite(y[(size_t)(64 + o)]))
+        fail("not finite", c.matrix, each->name, 3);
     }
     if (!compute(each->linear, c, 0, 0, {}).empty()) fail("no rows", c.matrix, each->name, 0);
   }
-  const MatrixShape odd[] = {{16, 100, 4, 32}, {16, 64, 3, 32}, {16, 64, 4, 48}, {0, 64, 4, 32}, {16, 0, 8, 32}};
+  const MatrixShape odd[] = {
+      {16, 100, 4, 32}, {16, 64, 3, 32}, {16, 64, 4, 48}, {0, 64, 4, 32}, {16, 0, 8, 32}};
   for (const auto &shape : odd)
     if (shape.fits()) fail("refusing", shape, "", 0);
   printf(g_failures ? "%d failures\n" : "all well\n", g_failures);

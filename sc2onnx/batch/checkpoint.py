@@ -38,16 +38,22 @@ class Checkpoint:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError) as error:
-            raise OutputError(f"{path} says no more how far the job is ({error}): begin it anew (--restart)") from error
+            raise OutputError(
+                f"{path} says no more how far the job is ({error}): begin it anew (--restart)"
+            ) from error
         if found.state not in _STATES or min(found.rows, found.nbytes, found.errors) < 0:
-            raise OutputError(f"{path} says {found}, which no job has written: begin it anew (--restart)")
+            raise OutputError(
+                f"{path} says {found}, which no job has written: begin it anew (--restart)"
+            )
         return found
 
     def write(self, path: Path) -> None:
         """Keep it. Raises :class:`OSError`, and leaves the one before."""
         replace_text(path, json.dumps(asdict(self)) + "\n")
 
-    def with_row(self, nbytes: int, tokens: int, sums: Mapping[str, float], *, failed: bool) -> Checkpoint:
+    def with_row(
+        self, nbytes: int, tokens: int, sums: Mapping[str, float], *, failed: bool
+    ) -> Checkpoint:
         """With one row more."""
         total = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
         return replace(
@@ -68,4 +74,8 @@ class Checkpoint:
 def _plain(raw: dict[str, Any]) -> dict[str, Any]:
     """Sums as floats, of which JSON may have made integers."""
     sums = raw.get("sums")
-    return {**raw, "sums": {name: float(value) for name, value in sums.items()}} if isinstance(sums, dict) else raw
+    return (
+        {**raw, "sums": {name: float(value) for name, value in sums.items()}}
+        if isinstance(sums, dict)
+        else raw
+    )

@@ -35,7 +35,8 @@ class Measures:
     """What is measured of each file, as :class:`sc2onnx.evaluate.Settings` explains it. ``length``
     None: :data:`~sc2onnx.evaluate.run.DEFAULT_LENGTH`, or the context where that is less.
 
-    Raises :class:`RequestError` and :class:`~sc2onnx.errors.MissingDependencyError` on construction.
+    Raises :class:`RequestError` and
+    :class:`~sc2onnx.errors.MissingDependencyError` on construction.
     """
 
     length: int | None = None
@@ -56,8 +57,8 @@ class Measures:
 
 
 class Evaluating(Task):
-    """How likely the ``text`` of each row is, in windows, however long it is; and how well spans of it
-    are filled in, where that is asked for: of a text too short for so many ``spans`` is 0.
+    """How likely the ``text`` of each row is, in windows, however long it is; and how well spans of
+    it are filled in, where that is asked for: of a text too short for so many ``spans`` is 0.
     """
 
     fields = ("text",)
@@ -94,7 +95,9 @@ class Evaluating(Task):
         document = Document(record.file, record.text("text"))
         if self._workers is None:  # as many as the engine computes together
             self._workers = ThreadPoolExecutor(model.engine.bounds.rows, "sc2onnx-evaluate")
-        return _Working(self._workers.submit(self._row, model, document, record.seed(self._measures.seed)))
+        return _Working(
+            self._workers.submit(self._row, model, document, record.seed(self._measures.seed))
+        )
 
     def _row(self, model: Model, document: Document, seed: int) -> dict[str, Any]:
         """What there is to say of a file; computed in the threads of the models that wait."""
@@ -102,11 +105,15 @@ class Evaluating(Task):
         length = wanted.length or min(DEFAULT_LENGTH, context)
         scored = passage([document], model.codec, length, wanted.max_tokens)
         source = _Source(model, self._stopped)
-        nll = mean_nll(source, scored.windows, Progress(_quiet, document.name, scored.positions, "positions"))
+        nll = mean_nll(
+            source, scored.windows, Progress(_quiet, document.name, scored.positions, "positions")
+        )
         row = likelihood(nll, scored.positions, scored.nbytes)
         return {**row, **self._infilled(source, document, seed, length)} if wanted.infill else row
 
-    def _infilled(self, source: _Source, document: Document, seed: int, length: int) -> dict[str, Any]:
+    def _infilled(
+        self, source: _Source, document: Document, seed: int, length: int
+    ) -> dict[str, Any]:
         model, wanted = source.model, self._measures
         try:
             spans = choose([document], wanted.infill, seed)
@@ -115,7 +122,9 @@ class Evaluating(Task):
         facts, codec = model.manifest.model, model.codec
         asked = infill.questions(spans, codec, length, facts.context_length, wanted.order)
         stops = codec.stop_ids() | set(facts.eos_token_ids)
-        found = infill.score(source, asked, codec, stops, Progress(_quiet, document.name, len(asked), "spans"))
+        found = infill.score(
+            source, asked, codec, stops, Progress(_quiet, document.name, len(asked), "spans")
+        )
         return {
             "spans": found.spans,
             "exact_match": found.exact_match,

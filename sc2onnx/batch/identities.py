@@ -17,8 +17,8 @@ _FRESH: Final = 1 << 16
 
 
 class Identities:
-    """The ids of a job so far, as 64 bits of their hash: among ten million, two that differ are taken
-    for one with a probability of 3e-6.
+    """The ids of a job so far, as 64 bits of their hash: among ten million, two that differ are
+    taken for one with a probability of 3e-6.
     """
 
     def __init__(self) -> None:
@@ -55,5 +55,10 @@ def told_apart(records: Iterable[Record]) -> Iterator[Record]:
         if record.id is None or seen.add(record.identity):
             yield record
         else:
-            found = f"id is {str(record.id)[:80]!r}, as an earlier row's is, expected another for each row"
-            yield replace(record, fields={}, error=f"{found}: --field id= tells rows apart by their place")
+            found = (
+                f"id is {str(record.id)[:80]!r}, as an earlier row's is, "
+                "expected another for each row"
+            )
+            yield replace(
+                record, fields={}, error=f"{found}: --field id= tells rows apart by their place"
+            )

@@ -35,8 +35,8 @@ _LOOK: Final = 0.2
 @dataclass(frozen=True, slots=True)
 class Job:
     """``inputs``: files of rows and directories of such; ``output``: the file to make; ``renamed``:
-    the input's names of fields, by the task's; ``restart``: begin anew what was begun; ``fail_fast``:
-    stop at the first row that cannot be computed.
+    the input's names of fields, by the task's; ``restart``: begin anew what was begun;
+    ``fail_fast``: stop at the first row that cannot be computed.
     """
 
     inputs: Sequence[str | Path]
@@ -54,8 +54,8 @@ def run(
     progress: Progress | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Do a job, or go on with it, and say how far it is: its state is ``"done"`` unless ``stopping``
-    came true. ``load``: gives the model, once everything else was checked.
+    """Do a job, or go on with it, and say how far it is: its state is ``"done"`` unless
+    ``stopping`` came true. ``load``: gives the model, once everything else was checked.
 
     Raises :class:`~sc2onnx.errors.RequestError` and :class:`~sc2onnx.errors.OutputError`, with all
     rows kept that came before, and what ends every request of the model.
@@ -77,7 +77,9 @@ def run(
 class _Work:
     """What is left of a job."""
 
-    def __init__(self, model: Model, job: Job, output: Output, reader: Reader, progress: Progress) -> None:
+    def __init__(
+        self, model: Model, job: Job, output: Output, reader: Reader, progress: Progress
+    ) -> None:
         self._model, self._job, self._output, self._reader = model, job, output, reader
         self._progress = progress
         self._committed = time.monotonic()
@@ -138,7 +140,10 @@ class _Work:
         if answer.error is not None:
             if self._job.fail_fast:
                 place = f"{answer.record.file}, row {answer.record.number}"
-                raise RequestError(f"{place}: {answer.error} (--fail-fast ends the job there; the rows before it are kept)")
+                raise RequestError(
+                    f"{place}: {answer.error} (--fail-fast ends the job there; the "
+                    "rows before it are kept)"
+                )
             self._output.write({**head, "error": str(answer.error)}, 0, {})
             return
         row: dict[str, Any] = answer.row or {}
@@ -162,7 +167,9 @@ def answered(model: Model, task: Task, records: Iterator[Record]) -> Iterator[di
     try:
         while not window.over:
             for answer in window.next(1.0):
-                found = {"error": str(answer.error)} if answer.error is not None else answer.row or {}
+                found = (
+                    {"error": str(answer.error)} if answer.error is not None else answer.row or {}
+                )
                 yield {**answer.record.head(), **found}
     finally:
         window.close()

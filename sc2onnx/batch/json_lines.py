@@ -39,14 +39,23 @@ class JsonLines:
         number = 0
         with self._path.open("rb") as self._raw:
             packed = self._path.name.lower().endswith(".gz")
-            file: IO[bytes] = gzip.GzipFile(fileobj=self._raw) if packed else self._raw  # type: ignore[assignment]
+            file: IO[bytes] = (
+                gzip.GzipFile(
+                    fileobj=self._raw,
+                )
+                if packed
+                else self._raw
+            )  # type: ignore[assignment]
             try:
                 while line := _line(file):
                     number += 1
                     if len(line) > MOST_BYTES:
                         yield (
                             number,
-                            f"the line has more than {MOST_BYTES:,} bytes, expected at most so many",
+                            (
+                                f"the line has more than {MOST_BYTES:,} bytes, "
+                                "expected at most so many"
+                            ),
                         )
                     elif content := line.removeprefix(_BOM if number == 1 else b"").strip():
                         yield number, _object(content)
@@ -70,9 +79,16 @@ def _object(line: bytes) -> dict[str, Any] | str:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return f"the line is not UTF-8 ({error.reason} at byte {error.start}), expected an object of JSON"
+        return (
+            f"the line is not UTF-8 ({error.reason} at byte {error.start}), "
+            "expected an object of JSON"
+        )
     except RecursionError:
         return "the line is nested too deep, expected an object of JSON"
     except ValueError as error:  # a JSONDecodeError, or an integer of thousands of digits
         return f"the line is not JSON ({str(error)[:200]}), expected an object"
-    return value if isinstance(value, dict) else f"the line is a {type(value).__name__}, expected an object of JSON"
+    return (
+        value
+        if isinstance(value, dict)
+        else f"the line is a {type(value).__name__}, expected an object of JSON"
+    )

@@ -74,7 +74,9 @@ class Output:
 
     def _open_working(self) -> None:
         """Open the working file at the end of what counts."""
-        self._file = os.open(self._working, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        self._file = os.open(
+            self._working, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644
+        )
         there, counted = os.fstat(self._file).st_size, self.checkpoint.nbytes
         if there < counted:
             found = f"{self._working} has {there:,} bytes, {counted:,} were written for good"
@@ -103,7 +105,9 @@ class Output:
         self._held = 0
 
     def commit(self) -> None:
-        """Make the rows so far last. Raises :class:`OutputError`: then those of the last commit do."""
+        """Make the rows so far last. Raises :class:`OutputError`: then
+        those of the last commit do.
+        """
         if self._file is None or self.checkpoint == self._kept:
             return
         with self._told():
@@ -128,7 +132,9 @@ class Output:
                 self._name(columns)
                 self._keep(self.checkpoint.now("done"))
             elif not self.path.exists():
-                raise OutputError(f"{self.path} was written whole and is gone: begin the job anew (--restart)")
+                raise OutputError(
+                    f"{self.path} was written whole and is gone: begin the job anew (--restart)"
+                )
             self._working.unlink(missing_ok=True)
 
     def _name(self, columns: Columns) -> None:
@@ -162,8 +168,13 @@ class Output:
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                found = f"the disk at {self.folder} took no more after {self._kept.rows:,} rows ({error.strerror})"
-                raise DiskSpaceError(f"{found}: make room, and run the same command again to go on") from error
+                found = (
+                    f"the disk at {self.folder} took no more after {self._kept.rows:,} "
+                    f"rows ({error.strerror})"
+                )
+                raise DiskSpaceError(
+                    f"{found}: make room, and run the same command again to go on"
+                ) from error
             found = f"{self.folder} cannot be written to ({error.strerror or error})"
             raise OutputError(f"{found}: choose another place or disk") from error
 
@@ -185,7 +196,9 @@ def check_output(path: Path) -> None:
         found = f"{path.absolute().parent} is not a directory"
         raise OutputError(f"{found}, expected the place for {path.name}: create it first")
     if path.is_dir() or (path.exists() and not (folder_of(path) / "settings.json").exists()):
-        raise OutputExistsError(f"{path} exists and is not this job's output: choose another --output, or move it away")
+        raise OutputExistsError(
+            f"{path} exists and is not this job's output: choose another --output, or move it away"
+        )
 
 
 @contextmanager
@@ -205,7 +218,9 @@ def locked(path: Path) -> Iterator[Output]:
         try:
             lock(handle, False)
         except OSError as error:
-            raise OutputError(f"another job is writing {path}: wait for it, or choose another --output") from error
+            raise OutputError(
+                f"another job is writing {path}: wait for it, or choose another --output"
+            ) from error
         output = Output(path)
         try:
             yield output

@@ -26,7 +26,9 @@ def needs_pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"Parquet needs the package pyarrow: {install('batch')}") from error
+        raise MissingDependencyError(
+            f"Parquet needs the package pyarrow: {install('batch')}"
+        ) from error
 
 
 class ParquetRows:
@@ -60,7 +62,10 @@ class ParquetRows:
                     raise
                 yield (
                     self._done + 1,
-                    f"the file cannot be read from here on as Parquet ({_short(error)}): what follows is lost",
+                    (
+                        "the file cannot be read from here on as Parquet "
+                        f"({_short(error)}): what follows is lost"
+                    ),
                 )
 
     def _batches(self, raw: IO[bytes]) -> Iterator[Any]:
@@ -90,7 +95,9 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_map(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(pair, tuple) for pair in value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(pair, tuple) for pair in value)
+    )
 
 
 def _short(error: Exception) -> str:

@@ -51,7 +51,10 @@ class Progress:
 def line(first: Place, now: Place, seconds: float) -> str:
     """What is told of a job that was at ``first`` so many seconds ago."""
     done, before = now.done, first.done
-    rows, tokens = ((getattr(done, name) - getattr(before, name)) / max(seconds, _SMOOTH) for name in ("rows", "tokens"))
+    rows, tokens = (
+        (getattr(done, name) - getattr(before, name)) / max(seconds, _SMOOTH)
+        for name in ("rows", "tokens")
+    )
     parts = [
         f"{done.rows:,} rows{_errors(done)}",
         f"{now.position:.0%} read",

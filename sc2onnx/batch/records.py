@@ -41,7 +41,10 @@ class Record:
     def text(self, name: str) -> str:
         """A field that must be a text. Raises :class:`RequestError`."""
         if name not in self.fields:
-            raise RequestError(f"the row has no {name}, expected a text: name the field that has it with --field {name}=FIELD")
+            raise RequestError(
+                f"the row has no {name}, expected a text: name the field that has it "
+                f"with --field {name}=FIELD"
+            )
         return text(name, self.fields[name])
 
     def seed(self, seed: int) -> int:
@@ -63,12 +66,18 @@ class Fields:
         """
         names = (ID, *known)
         if unknown := sorted(set(renamed) - set(names)):
-            raise RequestError(f"--field names {shown(unknown[0])}, expected one of {', '.join(names)}")
+            raise RequestError(
+                f"--field names {shown(unknown[0])}, expected one of {', '.join(names)}"
+            )
         return cls({name: column for name in names if (column := renamed.get(name, name))})
 
     def record(self, file: str, number: int, row: Mapping[str, Any]) -> Record:
         """A row as a record; its other fields, and those that are null, are left out."""
-        found = {name: value for name, column in self.columns.items() if (value := row.get(column)) is not None}
+        found = {
+            name: value
+            for name, column in self.columns.items()
+            if (value := row.get(column)) is not None
+        }
         try:
             return Record(file, number, _id(found.pop(ID, None)), found)
         except RequestError as error:
@@ -79,6 +88,9 @@ def _id(value: object) -> str | int | None:
     """An id. Raises :class:`RequestError`."""
     good = value is None or (isinstance(value, (str, int)) and not isinstance(value, bool))
     if not good or len(str(value)) > _LONGEST_ID:
-        raise RequestError(f"id is {shown(value)}, expected a text of at most {_LONGEST_ID} characters or a whole number")
+        raise RequestError(
+            f"id is {shown(value)}, expected a text of at most {_LONGEST_ID} "
+            "characters or a whole number"
+        )
     assert isinstance(value, (str, int)) or value is None
     return text(ID, value) if isinstance(value, str) else value

@@ -59,7 +59,9 @@ def kept(path: Path) -> Settings | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"{path} says no more what the job is ({error}): begin it anew (--restart)") from error
+        raise OutputError(
+            f"{path} says no more what the job is ({error}): begin it anew (--restart)"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -72,8 +74,8 @@ def check_same(before: Settings, now: Settings) -> None:
     told = [f"{name} was {_shown(old, name)} and is {_shown(new, name)}" for name in names[:_TOLD]]
     more = f", and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
     raise RequestError(
-        f"the job was begun with other settings: {'; '.join(told)}{more}. Give those again to go on, "
-        "another --output for another job, or --restart to begin this one anew"
+        f"the job was begun with other settings: {'; '.join(told)}{more}. Give those again to go "
+        "on, another --output for another job, or --restart to begin this one anew"
     )
 
 

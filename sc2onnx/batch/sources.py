@@ -1,4 +1,6 @@
-"""Files of rows: which there are, and their rows one after the other, as far as they have been read."""
+"""Files of rows: which there are, and their rows one after the other, as
+far as they have been read.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,8 @@ class InputFile:
 
 
 def input_files(given: Sequence[str | Path], output: Path) -> tuple[InputFile, ...]:
-    """The files given, and those in directories given, at any depth and in order of their names; not
-    those whose names, or whose directories', begin with a dot or underscore.
+    """The files given, and those in directories given, at any depth and in order of their names;
+    not those whose names, or whose directories', begin with a dot or underscore.
 
     Raises :class:`RequestError`, and :class:`~sc2onnx.errors.MissingDependencyError` for Parquet
     without pyarrow.
@@ -61,20 +63,36 @@ def input_files(given: Sequence[str | Path], output: Path) -> tuple[InputFile, .
         raise RequestError(f"{twice[0]} is given twice, expected each file once")
     if any(name.lower().endswith(PARQUET) for name in names):
         needs_pyarrow()
-    return tuple(InputFile(name, path.stat().st_size) for name, path in zip(names, found, strict=True))
+    return tuple(
+        InputFile(name, path.stat().st_size) for name, path in zip(names, found, strict=True)
+    )
 
 
 def _expanded(path: Path, output: Path) -> list[Path]:
     if not path.is_dir():
         if not path.is_file():
-            raise RequestError(f"{path} is no file and no directory, expected rows: correct the path")
+            raise RequestError(
+                f"{path} is no file and no directory, expected rows: correct the path"
+            )
         if not path.name.lower().endswith(JSON_LINES + PARQUET):
-            raise RequestError(f"{path} is of no kind that is known, expected a name that ends in {_KINDS}")
+            raise RequestError(
+                f"{path} is of no kind that is known, expected a name that ends in {_KINDS}"
+            )
         return [path]
     if output.resolve().is_relative_to(path.resolve()):
-        raise RequestError(f"{output} is in {path}, whose files are the input: choose another place for the output")
-    files = sorted(each for each in path.rglob("*") if each.name.lower().endswith(JSON_LINES + PARQUET) and each.is_file())
-    shown = [each for each in files if not any(part.startswith((".", "_")) for part in each.relative_to(path).parts)]
+        raise RequestError(
+            f"{output} is in {path}, whose files are the input: choose another place for the output"
+        )
+    files = sorted(
+        each
+        for each in path.rglob("*")
+        if each.name.lower().endswith(JSON_LINES + PARQUET) and each.is_file()
+    )
+    shown = [
+        each
+        for each in files
+        if not any(part.startswith((".", "_")) for part in each.relative_to(path).parts)
+    ]
     if not shown:
         raise RequestError(f"{path} has no file of rows, expected names that end in {_KINDS}")
     return shown

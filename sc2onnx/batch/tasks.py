@@ -43,8 +43,8 @@ class Pending(Protocol):
 
 
 class Task(ABC):
-    """What is done with each row. ``fields``: of the input, that it reads; ``counted``: the field of
-    its output that says how many tokens a row took.
+    """What is done with each row. ``fields``: of the input, that it reads; ``counted``: the field
+    of its output that says how many tokens a row took.
     """
 
     fields: ClassVar[tuple[str, ...]]
@@ -151,8 +151,9 @@ _CONTEXT: Final = ("path", "repo", "files")
 
 
 class Infilling(Task):
-    """Fills in between ``prefix`` and ``suffix`` of each row, as :meth:`Model.infill` does; ``path``,
-    ``repo`` and ``files`` may be there as well. ``cut``: the prompt does not have all of them.
+    """Fills in between ``prefix`` and ``suffix`` of each row, as :meth:`Model.infill`
+    does; ``path``, ``repo`` and ``files`` may be there as well. ``cut``: the prompt
+    does not have all of them.
     """
 
     fields = ("prefix", "suffix", *_CONTEXT)
@@ -236,7 +237,9 @@ class Scoring(Task):
         assert done.prompt is not None
         scored = [(token.id, token.logprob) for token in done.prompt if token.logprob is not None]
         if not scored:
-            raise RequestError("the text has one token only, expected two at least: the first one is never scored")
+            raise RequestError(
+                "the text has one token only, expected two at least: the first one is never scored"
+            )
         tokens, logprobs = (tuple(column) for column in zip(*scored, strict=True))
         nbytes = sum(len(model.codec.token_bytes(token)) for token in tokens)
         row = likelihood(-sum(logprobs) / len(logprobs), len(tokens), nbytes)

@@ -1,4 +1,6 @@
-"""The rows that are under way: enough of them to keep the engine full, and their answers in order."""
+"""The rows that are under way: enough of them to keep the engine full,
+and their answers in order.
+"""
 
 from __future__ import annotations
 

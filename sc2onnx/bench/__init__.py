@@ -1,4 +1,6 @@
-"""How fast bundles are, measured side by side: load, first token, prefill, decode over context, steps, memory. Needs the runtime only."""
+"""How fast bundles are, measured side by side: load, first token, prefill, decode over context,
+steps, memory. Needs the runtime only.
+"""
 
 from __future__ import annotations
 
@@ -9,4 +11,17 @@ from sc2onnx.bench.report import Missing, Report, Row
 from sc2onnx.bench.run import Settings, bench, bench_engines
 from sc2onnx.bench.task import Task
 
-__all__ = ["Engine", "Missing", "Opener", "ProcessCost", "Quartiles", "Report", "Row", "Settings", "Task", "bench", "bench_engines", "bundle_opener"]
+__all__ = [
+    "Engine",
+    "Missing",
+    "Opener",
+    "ProcessCost",
+    "Quartiles",
+    "Report",
+    "Row",
+    "Settings",
+    "Task",
+    "bench",
+    "bench_engines",
+    "bundle_opener",
+]

@@ -19,8 +19,9 @@ _PASSES: Final = 7
 def read_rate(threads: int, nbytes: int = _BYTES, passes: int = _PASSES) -> float:
     """Bytes per second that ``threads`` read together, the best of some passes.
 
-    Each takes the maximum of its slice of one float32 array: numpy does that in vectors, without Python's lock and with less arithmetic than
-    loads. The array is written first, because a page that never was is the same few bytes for everybody.
+    Each takes the maximum of its slice of one float32 array: numpy does that in vectors, without
+    Python's lock and with less arithmetic than loads. The array is written first, because a page
+    that never was is the same few bytes for everybody.
     """
     slices = np.array_split(np.ones(nbytes // 4, dtype=np.float32), threads)
     with ThreadPoolExecutor(threads) as pool:

@@ -1,9 +1,10 @@
-"""A sequence that is as long as it says without having been computed: what a token costs there, without minutes of prefill.
+"""A sequence that is as long as it says without having been computed: what a token costs there,
+without minutes of prefill.
 
-What attention costs depends on how many slots it reads, not on what is in them. So the cache is taken through the very steps of a
-prefill (it grows, wraps and counts as it would) and the computing is left out.
-The slots are written, with noise: memory that nobody has written is one page of zeros for all, and would be read from the
-processor's cache. The logits mean nothing.
+What attention costs depends on how many slots it reads, not on what is in them. So the cache is
+taken through the very steps of a prefill (it grows, wraps and counts as it would) and the computing
+is left out. The slots are written, with noise: memory that nobody has written is one page of zeros
+for all, and would be read from the processor's cache. The logits mean nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.runtime.model import Model
 
 _SIZE: Final = 0.1
-"""Of the noise: no subnormal numbers, which some processors are slow with, and no softmax that overflows."""
+"""Of the noise: no subnormal numbers, which some processors are slow with, and
+no softmax that overflows.
+"""
 
 
 def placed(model: Model, depth: int) -> TokenSequence:
@@ -32,8 +35,8 @@ def placed(model: Model, depth: int) -> TokenSequence:
 def noise(shape: CacheShape, slots: int) -> npt.NDArray[Any]:
     """Contents (kv_heads, slots, width) that are harmless to compute with.
 
-    Opaque slots are filled with bytes of 0x3a to 0x3d: as codes they are about 60, and wherever four of them are taken for
-    a float32, it is one from 0.0004 to 0.13.
+    Opaque slots are filled with bytes of 0x3a to 0x3d: as codes they are about 60, and wherever
+    four of them are taken for a float32, it is one from 0.0004 to 0.13.
     """
     random, size = np.random.default_rng(0), (shape.kv_heads, slots, shape.width)
     if shape.dtype == "uint8":

@@ -45,11 +45,15 @@ class Engine(Protocol):
 
 
 Opener = Callable[[], AbstractContextManager[Engine]]
-"""Loads an engine, for as long as the context lasts. It is sent to a process of its own as well, so it must be picklable."""
+"""Loads an engine, for as long as the context lasts.
+It is sent to a process of its own as well, so it must be picklable.
+"""
 
 
 class BundleEngine:
-    """A bundle in our own runtime. ``real``: a depth is reached by prefill, instead of :func:`~sc2onnx.bench.depth.placed`."""
+    """A bundle in our own runtime. ``real``: a depth is reached by prefill, instead of
+    :func:`~sc2onnx.bench.depth.placed`.
+    """
 
     def __init__(self, model: Model, *, real: bool = False) -> None:
         self._model, self._real = model, real
@@ -65,7 +69,9 @@ class BundleEngine:
         self.close()
         self.sequence = placed(self._model, 0 if self._real else depth)
         if self._real and depth:
-            noise = np.random.default_rng(0).integers(0, self._model.manifest.model.vocab_size, depth)
+            noise = np.random.default_rng(0).integers(
+                0, self._model.manifest.model.vocab_size, depth
+            )
             self.sequence.append(noise, None)
 
     def append(self, tokens: Tokens) -> None:
@@ -113,13 +119,19 @@ def bundle_opener(
     kernels: Use = "auto",
     cache_type: CacheType = "auto",
 ) -> Opener:
-    """Of a bundle; see :class:`BundleEngine`. It is loaded as every start after the first has it, with packed weights."""
-    choices = _Choices(threads, device, kernels, cache_type, _packed(path, kernels, Device.named(device)))
+    """Of a bundle; see :class:`BundleEngine`.
+    It is loaded as every start after the first has it, with packed weights.
+    """
+    choices = _Choices(
+        threads, device, kernels, cache_type, _packed(path, kernels, Device.named(device))
+    )
     return partial(_open, Path(path), real, choices)
 
 
 def _packed(path: str | Path, kernels: Use, device: Device) -> Packed:
-    """Packs the weights now, so that no engine's own memory and time are those of packing, and once, where they can be kept."""
+    """Packs the weights now, so that no engine's own memory and time are those of packing, and
+    once, where they can be kept.
+    """
     bundle = Bundle.open(path, "size")
     try:
         if library := usable(kernels, bundle.manifest, (device,)):

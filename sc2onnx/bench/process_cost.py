@@ -1,4 +1,6 @@
-"""What an engine takes when nothing else is there: load time and memory, in a process of its own."""
+"""What an engine takes when nothing else is there: load time and
+memory, in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ from sc2onnx.runtime.memory import process_status
 
 @dataclass(frozen=True, slots=True)
 class ProcessCost:
-    """Seconds and bytes. ``load``: the second time in the process, so with its files read before and its packages imported.
+    """Seconds and bytes. ``load``: the second time in the process, so with its files read before
+    and its packages imported.
 
-    Memory after tokens were decoded at the depth asked for, Python included, where the operating system tells (Linux), else None:
-    ``peak``, the most that was resident, mapped weights included; ``private``, what no other process shares, at the end.
+    Memory after tokens were decoded at the depth asked for, Python included, where the operating
+    system tells (Linux), else None: ``peak``, the most that was resident, mapped weights included;
+    ``private``, what no other process shares, at the end.
     """
 
     load: float
@@ -28,7 +32,9 @@ class ProcessCost:
 
 
 def process_cost(opener: Opener, depth: int) -> ProcessCost:
-    """Measure in a fresh process. Raises whatever opening raises, and ``BrokenProcessPool`` if the system killed it."""
+    """Measure in a fresh process. Raises whatever opening raises, and
+    ``BrokenProcessPool`` if the system killed it.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure, opener, depth).result()
 

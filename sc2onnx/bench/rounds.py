@@ -1,4 +1,6 @@
-"""Engines taking turns: every round each does the same, so that what the machine does meanwhile hits all alike."""
+"""Engines taking turns: every round each does the same, so that what the machine does
+meanwhile hits all alike.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,18 @@ from sc2onnx.bench.engine import Engine
 from sc2onnx.bench.task import Task
 
 PAUSE: Final = 0.05
-"""Seconds before a turn: the threads of the engine before spin for a moment before they sleep, and would take its processors."""
+"""Seconds before a turn: the threads of the engine before spin for a moment before they sleep, and
+would take its processors.
+"""
 
 
-def interleaved(engines: Mapping[str, Engine], task: Task, repeat: int, vocab: int, failed: dict[str, Exception]) -> dict[str, tuple[float, ...]]:
+def interleaved(
+    engines: Mapping[str, Engine], task: Task, repeat: int, vocab: int, failed: dict[str, Exception]
+) -> dict[str, tuple[float, ...]]:
     """Seconds of one task, by engine a value for each of ``repeat`` rounds.
 
-    Every other round goes backwards: nobody always follows the same one. What an engine raises goes into ``failed``, and it drops out.
+    Every other round goes backwards: nobody always follows the same one. What an engine raises goes
+    into ``failed``, and it drops out.
     """
     random = np.random.default_rng(0)
     found: dict[str, list[float]] = {name: [] for name in engines}

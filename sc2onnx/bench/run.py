@@ -1,4 +1,6 @@
-"""Composes a benchmark: the machine's read rate, each engine alone, then all of them in memory, taking turns."""
+"""Composes a benchmark: the machine's read rate, each engine alone, then all of
+them in memory, taking turns.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,20 @@ STEPS: Final = (1, 2, 4, 8, 16)
 PREFILL: Final = (512,)
 
 _STEP_CONTEXT: Final = 1024
-"""Steps are measured at the largest context up to here, or else at the smallest: a short prompt with a file around it."""
+"""Steps are measured at the largest context up to here, or else at the smallest: a short
+prompt with a file around it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to measure. ``contexts``: decode when the sequence has so many tokens; ``steps``: of so many tokens, at one of the contexts;
-    ``prefill``: of so many. None: :data:`CONTEXTS` and :data:`PREFILL`, as far as the models' context goes. ``repeat``: rounds;
-    ``threads``: of every engine, by default one per processor; ``real_prefill``: compute what comes before instead of placing the
-    sequence (:mod:`sc2onnx.bench.depth`); ``device``: ``cpu``, ``cuda`` or ``cuda:1``; ``kernels`` and ``cache_type``: what
-    bundles run on, as :func:`sc2onnx.load` explains it. Raises :class:`RequestError` on construction.
+    """What to measure. ``contexts``: decode when the sequence has so many tokens; ``steps``: of so
+    many tokens, at one of the contexts; ``prefill``: of so many. None: :data:`CONTEXTS` and
+    :data:`PREFILL`, as far as the models' context goes. ``repeat``: rounds; ``threads``: of every
+    engine, by default one per processor; ``real_prefill``: compute what comes before instead of
+    placing the sequence (:mod:`sc2onnx.bench.depth`); ``device``: ``cpu``, ``cuda`` or ``cuda:1``;
+    ``kernels`` and ``cache_type``: what bundles run on, as :func:`sc2onnx.load` explains it. Raises
+    :class:`RequestError` on construction.
     """
 
     contexts: tuple[int, ...] | None = None
@@ -58,41 +64,71 @@ class Settings:
     cache_type: CacheType = "auto"
 
     def __post_init__(self) -> None:
-        for name, values, least in (("contexts", self.contexts, 2), ("steps", self.steps, 1), ("prefill", self.prefill, 1)):
+        for name, values, least in (
+            ("contexts", self.contexts, 2),
+            ("steps", self.steps, 1),
+            ("prefill", self.prefill, 1),
+        ):
             for value in values or ():
                 whole_number(name, value, least)
             if values is not None and len(set(values)) < len(values):
-                raise RequestError(f"{name} has a number twice in {', '.join(map(str, values))}: give each once")
+                raise RequestError(
+                    f"{name} has a number twice in {', '.join(map(str, values))}: give each once"
+                )
         if self.contexts == ():
-            raise RequestError("contexts is empty, expected one number of tokens at least: decoding is what is compared")
+            raise RequestError(
+                "contexts is empty, expected one number of tokens at least: "
+                "decoding is what is compared"
+            )
         whole_number("repeat", self.repeat, 1)
         if self.threads is not None:
             whole_number("threads", self.threads, 1)
 
     def tasks(self, longest: int) -> tuple[Task, ...]:
-        """Deepest first, because some engines can only go back quickly; prompts last, because they empty the sequence.
+        """Deepest first, because some engines can only go back quickly; prompts last,
+        because they empty the sequence.
 
-        Raises :class:`RequestError` for what does not fit a context of ``longest`` tokens, unless it was not asked for.
+        Raises :class:`RequestError` for what does not fit a context of ``longest`` tokens,
+        unless it was not asked for.
         """
-        contexts = sorted(self.contexts or [size for size in CONTEXTS if size <= longest] or [longest], reverse=True)
-        prompts = self.prefill if self.prefill is not None else [size for size in PREFILL if size <= longest]
+        contexts = sorted(
+            self.contexts or [size for size in CONTEXTS if size <= longest] or [longest],
+            reverse=True,
+        )
+        prompts = (
+            self.prefill
+            if self.prefill is not None
+            else [size for size in PREFILL if size <= longest]
+        )
         if (most := max([*contexts, *prompts])) > longest:
-            raise ContextLengthError(f"{most} tokens of context are asked for, the model's context holds {longest}: leave them out")
+            raise ContextLengthError(
+                f"{most} tokens of context are asked for, the model's context holds "
+                f"{longest}: leave them out"
+            )
         middle = max((size for size in contexts if size <= _STEP_CONTEXT), default=contexts[-1])
         found = []
         for context in contexts:
             found.append(Task("decode", context, 1))
-            found += [Task("step", context, step) for step in sorted(self.steps) if context == middle]
+            found += [
+                Task("step", context, step) for step in sorted(self.steps) if context == middle
+            ]
         found += [Task("prefill", size, size) for size in sorted(prompts)]
         return (*found, *([Task("first token", PROMPT, PROMPT)] if longest >= PROMPT else []))
 
 
-def bench(bundle: str | Path, *, also: Sequence[str | Path] = (), settings: Settings | None = None, tell: Tell = lambda line: None) -> Report:
-    """Measure a bundle, and ``also`` others in turns with it. ``tell`` is told of progress in lines.
+def bench(
+    bundle: str | Path,
+    *,
+    also: Sequence[str | Path] = (),
+    settings: Settings | None = None,
+    tell: Tell = lambda line: None,
+) -> Report:
+    """Measure a bundle, and ``also`` others in turns with it.
+    ``tell`` is told of progress in lines.
 
-    Needs the memory of all of them together. Starts processes, so a script that calls it keeps what it does under
-    ``if __name__ == "__main__"``. Raises :class:`~sc2onnx.errors.RequestError`, :class:`~sc2onnx.errors.BundleError` and
-    :class:`~sc2onnx.errors.DeviceError` before any work.
+    Needs the memory of all of them together. Starts processes, so a script that calls it keeps what
+    it does under ``if __name__ == "__main__"``. Raises :class:`~sc2onnx.errors.RequestError`,
+    :class:`~sc2onnx.errors.BundleError` and :class:`~sc2onnx.errors.DeviceError` before any work.
     """
     wanted = settings or Settings()
     device = Device.named(wanted.device)
@@ -105,8 +141,15 @@ def bench(bundle: str | Path, *, also: Sequence[str | Path] = (), settings: Sett
     for fact in facts:
         _check_steps(wanted.steps, fact)
     threads = wanted.threads or default_threads()
-    how = {"real": wanted.real_prefill, "device": wanted.device, "kernels": wanted.kernels, "cache_type": wanted.cache_type}
-    openers = {name: bundle_opener(opened.directory, threads, **how) for name, opened in bundles.items()}  # type: ignore[arg-type]
+    how = {
+        "real": wanted.real_prefill,
+        "device": wanted.device,
+        "kernels": wanted.kernels,
+        "cache_type": wanted.cache_type,
+    }
+    openers = {
+        name: bundle_opener(opened.directory, threads, **how) for name, opened in bundles.items()
+    }  # type: ignore[arg-type]
     tasks = wanted.tasks(min(fact.context_length for fact in facts))
     failed: dict[str, Exception] = {}
     report = _measure(openers, wanted, tasks, min(fact.vocab_size for fact in facts), tell, failed)
@@ -115,24 +158,50 @@ def bench(bundle: str | Path, *, also: Sequence[str | Path] = (), settings: Sett
     return report
 
 
-def bench_engines(openers: Mapping[str, Opener], settings: Settings, longest: int, vocab: int, tell: Tell = lambda line: None) -> Report:
-    """Measure engines of any kind in turns; one that fails is missing in the report, with the reason.
+def bench_engines(
+    openers: Mapping[str, Opener],
+    settings: Settings,
+    longest: int,
+    vocab: int,
+    tell: Tell = lambda line: None,
+) -> Report:
+    """Measure engines of any kind in turns; one that fails is missing in
+    the report, with the reason.
 
-    ``longest``: the context that all of them hold; ``vocab``: the ids that all of them know. The first is what the others are compared with.
+    ``longest``: the context that all of them hold; ``vocab``: the ids that all of them know. The
+    first is what the others are compared with.
     """
     return _measure(openers, settings, settings.tasks(longest), vocab, tell, {})
 
 
 def _measure(
-    openers: Mapping[str, Opener], settings: Settings, tasks: Sequence[Task], vocab: int, tell: Tell, failed: dict[str, Exception]
+    openers: Mapping[str, Opener],
+    settings: Settings,
+    tasks: Sequence[Task],
+    vocab: int,
+    tell: Tell,
+    failed: dict[str, Exception],
 ) -> Report:
     threads, deepest = settings.threads or default_threads(), max(task.context for task in tasks)
     device = Device.named(settings.device)
     rate = copy_rate(device) if device.on_gpu else read_rate(threads)
-    tell(f"{device} reads and writes {rate / 1e9:.0f} GB/s" if device.on_gpu else f"{threads} threads read {rate / 1e9:.1f} GB/s")
-    memory = {name: found for name, opener in openers.items() if (found := _cost(name, opener, deepest, tell, failed))}
+    tell(
+        f"{device} reads and writes {rate / 1e9:.0f} GB/s"
+        if device.on_gpu
+        else f"{threads} threads read {rate / 1e9:.1f} GB/s"
+    )
+    memory = {
+        name: found
+        for name, opener in openers.items()
+        if (found := _cost(name, opener, deepest, tell, failed))
+    }
     with ExitStack() as stack:
-        engines = _enter(stack, {name: opener for name, opener in openers.items() if name not in failed}, tell, failed)
+        engines = _enter(
+            stack,
+            {name: opener for name, opener in openers.items() if name not in failed},
+            tell,
+            failed,
+        )
         seconds: dict[str, dict[Task, tuple[float, ...]]] = {name: {} for name in engines}
         began = time.monotonic()
         for number, task in enumerate(tasks):
@@ -140,12 +209,28 @@ def _measure(
             tell(f"{task} ({number + 1} of {len(tasks)}{rest})")
             for name, values in interleaved(engines, task, settings.repeat, vocab, failed).items():
                 seconds[name][task] = values
-        rows = tuple(Row(name, engine.weights_read, memory[name], seconds[name]) for name, engine in engines.items() if name not in failed)
+        rows = tuple(
+            Row(name, engine.weights_read, memory[name], seconds[name])
+            for name, engine in engines.items()
+            if name not in failed
+        )
     missing = tuple(Missing(name, one_line(failed[name])) for name in openers if name in failed)
-    return Report(rows, missing, tuple(tasks), threads, settings.repeat, rate, deepest, settings.real_prefill, str(device))
+    return Report(
+        rows,
+        missing,
+        tuple(tasks),
+        threads,
+        settings.repeat,
+        rate,
+        deepest,
+        settings.real_prefill,
+        str(device),
+    )
 
 
-def _cost(name: str, opener: Opener, deepest: int, tell: Tell, failed: dict[str, Exception]) -> ProcessCost | None:
+def _cost(
+    name: str, opener: Opener, deepest: int, tell: Tell, failed: dict[str, Exception]
+) -> ProcessCost | None:
     tell(f"{name}: alone")
     try:
         return process_cost(opener, deepest - 1)
@@ -154,7 +239,9 @@ def _cost(name: str, opener: Opener, deepest: int, tell: Tell, failed: dict[str,
         return None
 
 
-def _enter(stack: ExitStack, openers: Mapping[str, Opener], tell: Tell, failed: dict[str, Exception]) -> dict[str, Engine]:
+def _enter(
+    stack: ExitStack, openers: Mapping[str, Opener], tell: Tell, failed: dict[str, Exception]
+) -> dict[str, Engine]:
     engines = {}
     for name, opener in openers.items():
         tell(f"{name}: loading")
@@ -169,4 +256,7 @@ def _check_steps(steps: Sequence[int], facts: ModelFacts) -> None:
     """Raise :class:`RequestError` for a step that the cache could not take at once at any depth."""
     room = default_capacity(facts.window, facts.context_length, CHUNK) - facts.window + 1
     if facts.window < facts.context_length and (most := max(steps, default=1)) > room:
-        raise RequestError(f"a step of {most} tokens is asked for, expected at most {room}: longer ones are cut, measure them as --prefill")
+        raise RequestError(
+            f"a step of {most} tokens is asked for, expected at most {room}: longer ones are cut, "
+            "measure them as --prefill"
+        )

@@ -16,22 +16,42 @@ _NONE: Final = "-"
 
 def lines(report: Report) -> list[str]:
     """Tables in plain text, for a terminal."""
-    return _told(report, [measures(report), ratios(report, report.rows[0]) if report.rows else []], tables.aligned)
+    return _told(
+        report,
+        [measures(report), ratios(report, report.rows[0]) if report.rows else []],
+        tables.aligned,
+    )
 
 
 def markdown(report: Report, ours: int = 1) -> list[str]:
     """The same in Markdown; each of the first ``ours`` engines is compared with the others."""
-    return _told(report, [measures(report), *(ratios(report, row) for row in report.rows[:ours])], tables.markdown)
+    return _told(
+        report,
+        [measures(report), *(ratios(report, row) for row in report.rows[:ours])],
+        tables.markdown,
+    )
 
 
 def _told(report: Report, parts: Sequence[Cells], shape: Callable[[Cells], list[str]]) -> list[str]:
-    missing = [part for missing in report.missing for part in ("", f"{missing.name}: not measured, {missing.reason}")]
-    return [about(report), *(part for cells in parts if cells for part in ("", *shape(cells))), *missing]
+    missing = [
+        part
+        for missing in report.missing
+        for part in ("", f"{missing.name}: not measured, {missing.reason}")
+    ]
+    return [
+        about(report),
+        *(part for cells in parts if cells for part in ("", *shape(cells))),
+        *missing,
+    ]
 
 
 def about(report: Report) -> str:
     """How it was measured."""
-    placed = "the tokens before were computed" if report.real_prefill else "our own engines were placed at their context, not computed up to it"
+    placed = (
+        "the tokens before were computed"
+        if report.real_prefill
+        else "our own engines were placed at their context, not computed up to it"
+    )
     return f"{report.machine}; {report.repeat} rounds in turns: median (quartiles); {placed}"
 
 
@@ -40,19 +60,32 @@ def measures(report: Report) -> Cells:
     described: list[tuple[str, Callable[[Row], str]]] = [
         ("weights read per token (GB)", lambda row: f"{row.weights_read / 1e9:.3f}"),
         ("load, warm (s)", lambda row: f"{row.cost.load:.2f}" if row.cost else _NONE),
-        (f"peak memory at {report.deepest:,} (GB)", lambda row: _gigabytes(row.cost.peak if row.cost else None)),
+        (
+            f"peak memory at {report.deepest:,} (GB)",
+            lambda row: _gigabytes(row.cost.peak if row.cost else None),
+        ),
         ("of it private (GB)", lambda row: _gigabytes(row.cost.private if row.cost else None)),
     ]
-    cells = [["", *(row.name for row in report.rows)], *([name, *map(cell, report.rows)] for name, cell in described)]
+    cells = [
+        ["", *(row.name for row in report.rows)],
+        *([name, *map(cell, report.rows)] for name, cell in described),
+    ]
     for task in sorted(report.tasks, key=_order):
         cells.append([_label(task), *(_timing(task, row.seconds[task]) for row in report.rows)])
         if task.kind == "decode":
-            cells.append(["  share of the read rate", *(f"{report.share(row, task):.0%}" for row in report.rows)])
+            cells.append(
+                [
+                    "  share of the read rate",
+                    *(f"{report.share(row, task):.0%}" for row in report.rows),
+                ]
+            )
     return cells
 
 
 def ratios(report: Report, of: Row) -> Cells:
-    """Heading and rows: seconds of one engine over those of each other; below 1 it is faster. Empty where there is no other."""
+    """Heading and rows: seconds of one engine over those of each other; below 1 it is faster.
+    Empty where there is no other.
+    """
     others = [row for row in report.rows if row is not of]
     if not others:
         return []

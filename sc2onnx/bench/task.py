@@ -17,7 +17,8 @@ _TIMES: Final = {"decode": 8, "step": 3, "prefill": 1, "first token": 1}
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Appending ``tokens`` tokens at once, logits for the last, so that the sequence then has ``context`` of them.
+    """Appending ``tokens`` tokens at once, logits for the last, so that the sequence
+    then has ``context`` of them.
 
     A prefill and the prompt of a first token begin at nothing; a decode is a step of one token.
     """
@@ -28,7 +29,10 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.context <= self.tokens and self.kind in ("decode", "step"):
-            raise RequestError(f"the context is {self.context} for a step of {self.tokens} tokens, expected more tokens than that")
+            raise RequestError(
+                f"the context is {self.context} for a step of {self.tokens} tokens, "
+                "expected more tokens than that"
+            )
 
     @property
     def depth(self) -> int:
@@ -42,7 +46,9 @@ class Task:
 
     @property
     def warm(self) -> bool:
-        """Whether a round begins with an untimed one: another engine has had the processor's caches."""
+        """Whether a round begins with an untimed one: another engine has
+        had the processor's caches.
+        """
         return self.kind in ("decode", "step")
 
     def __str__(self) -> str:

@@ -10,7 +10,9 @@ from sc2onnx.errors import OutputError
 
 
 def cache_directory() -> Path:
-    """``SC2ONNX_CACHE``, or a place in the user's cache directory. Raises :class:`OutputError` where there is no home."""
+    """``SC2ONNX_CACHE``, or a place in the user's cache directory.
+    Raises :class:`OutputError` where there is no home.
+    """
     if chosen := os.environ.get("SC2ONNX_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":
@@ -35,4 +37,7 @@ def _home() -> Path:
     try:
         return Path.home()
     except RuntimeError as error:
-        raise OutputError("there is no home directory to keep a cache in: set SC2ONNX_CACHE to a directory that can be written") from error
+        raise OutputError(
+            "there is no home directory to keep a cache in: set SC2ONNX_CACHE to a "
+            "directory that can be written"
+        ) from error

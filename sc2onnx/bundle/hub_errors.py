@@ -1,4 +1,6 @@
-"""What huggingface_hub raises becomes an error of ours, with the remedy: the one ladder for that."""
+"""What huggingface_hub raises becomes an error of ours, with the
+remedy: the one ladder for that.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def explained(repo: str, revision: str | None, wording: Wording) -> Iterator[Non
     except Sc2onnxError:
         raise
     except errors.LocalTokenNotFoundError as error:
-        raise refused(f"there is no login for the hub, which {repo} needs: {_REMEDIES[401]}") from error
+        raise refused(
+            f"there is no login for the hub, which {repo} needs: {_REMEDIES[401]}"
+        ) from error
     except errors.GatedRepoError as error:
         login = "log in with `hf auth login`"
         raise refused(f"{repo} is gated: accept its licence on the hub, then {login}") from error

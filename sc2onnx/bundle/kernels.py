@@ -31,8 +31,9 @@ STEP_LENGTHS: Final = "step_lengths"
 that; then ``input_ids`` has one row. Empty by default: as many of each row."""
 
 CACHE_ROWS: Final = "cache_rows"
-"""Input of these graphs, int64 (runs,): the row of the cache that belongs to each sequence of a step.
-Empty by default: in order."""
+"""Input of these graphs, int64 (runs,): the row of the cache that belongs to each sequence of a
+step. Empty by default: in order.
+"""
 
 TILE: Final = 16
 """Channels that the operators take at once, which the size of a head is a multiple of."""

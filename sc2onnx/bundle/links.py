@@ -29,7 +29,8 @@ def inside(directory: Path, path: Path) -> bool:
 
 
 def check_links(directory: Path, names: Iterable[str]) -> None:
-    """Raise :class:`BundleIntegrityError` for a file of the bundle at ``directory`` that is a link out of it.
+    """Raise :class:`BundleIntegrityError` for a file of the bundle at ``directory``
+    that is a link out of it.
 
     Names of files that are not there are ignored.
     """
@@ -37,5 +38,6 @@ def check_links(directory: Path, names: Iterable[str]) -> None:
         path = directory / name
         if os.path.exists(path) and not inside(directory, path):
             raise BundleIntegrityError(
-                f"{path} is a link that leads out of the bundle, expected a file in it: copy the bundle with its files (cp -L)"
+                f"{path} is a link that leads out of the bundle, expected a file in it: copy the "
+                "bundle with its files (cp -L)"
             )

@@ -29,7 +29,12 @@ from sc2onnx.bundle.records import parse, record
 from sc2onnx.bundle.steps import NONE
 from sc2onnx.bundle.targets import TARGETS, Target
 from sc2onnx.bundle.texts import make_plain, plain_text
-from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError
+from sc2onnx.errors import (
+    BundleError,
+    BundleIntegrityError,
+    BundleNotFoundError,
+    BundleVersionError,
+)
 
 _AGAIN: Final = "export the bundle again"
 _DISTRUST: Final = "do not trust this bundle"
@@ -90,7 +95,9 @@ class Manifest:
             raise BundleError(f"target is {found!r}, expected one of {expected}: {remedy}")
         if self.stages and (min(self.stages) < 1 or sum(self.stages) != self.model.num_layers):
             found, layers = str(list(self.stages))[:80], self.model.num_layers
-            raise BundleError(f"stages are {found}, expected layers that add up to {layers}: {_AGAIN}")
+            raise BundleError(
+                f"stages are {found}, expected layers that add up to {layers}: {_AGAIN}"
+            )
         if not 0 <= self.opset <= 1000:
             raise BundleError(f"opset is {self.opset}, expected at most 1000: {_AGAIN}")
         if not 0 <= self.weight_bytes <= MOST_BYTES:
@@ -167,15 +174,26 @@ class Manifest:
             with path.open("rb") as file:
                 text = file.read(MOST_MANIFEST_BYTES + 1)
             if len(text) > MOST_MANIFEST_BYTES:
-                raise BundleError(f"{path} has more than {MOST_MANIFEST_BYTES:,} bytes, expected a manifest: {_AGAIN}")
+                raise BundleError(
+                    f"{path} has more than {MOST_MANIFEST_BYTES:,} bytes, "
+                    f"expected a manifest: {_AGAIN}"
+                )
             return cls.from_json(text)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not directory.exists():
-                raise BundleNotFoundError(f"no bundle at {directory}: make one with `sc2onnx export CHECKPOINT {directory}`") from error
+                raise BundleNotFoundError(
+                    f"no bundle at {directory}: make one with `sc2onnx export "
+                    f"CHECKPOINT {directory}`"
+                ) from error
             found = f"{directory} is not a bundle (it has no {MANIFEST_FILE})"
-            raise BundleNotFoundError(f"{found}: make one with `sc2onnx export CHECKPOINT OUT`") from error
+            raise BundleNotFoundError(
+                f"{found}: make one with `sc2onnx export CHECKPOINT OUT`"
+            ) from error
         except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
+            raise BundleError(
+                f"{path} cannot be read ({error.strerror}): correct its permissions, "
+                "or copy the bundle again"
+            ) from error
 
     def verified(self, result: Verification) -> Manifest:
         """Return the same manifest with the outcome of a verification."""
@@ -188,18 +206,22 @@ def _parsed(text: str | bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise BundleError(f"{MANIFEST_FILE} is not UTF-8 text ({error}): {_AGAIN}") from error
     except ValueError as error:
-        raise BundleError(f"{MANIFEST_FILE} is not JSON that sc2onnx writes ({error}): {_AGAIN}") from error
+        raise BundleError(
+            f"{MANIFEST_FILE} is not JSON that sc2onnx writes ({error}): {_AGAIN}"
+        ) from error
 
 
 def _check_version(raw: Mapping[str, Any]) -> None:
     """Refuse formats that this version cannot read, and fields that the stated format lacks."""
     version = raw.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(f"{MANIFEST_FILE} has no format_version: it was not written by sc2onnx export")
+        raise BundleError(
+            f"{MANIFEST_FILE} has no format_version: it was not written by sc2onnx export"
+        )
     if not 1 <= version <= FORMAT_VERSION:
         raise BundleVersionError(
-            f"{MANIFEST_FILE} has format_version {version}, this sc2onnx reads 1 to {FORMAT_VERSION}: "
-            "upgrade sc2onnx, or export the bundle with this version"
+            f"{MANIFEST_FILE} has format_version {version}, this sc2onnx reads 1 to "
+            f"{FORMAT_VERSION}: upgrade sc2onnx, or export the bundle with this version"
         )
     if version < _WITH_KERNELS and "kernels" in raw:
         found = f"{MANIFEST_FILE} has kernels and format_version {version}"
@@ -228,16 +250,29 @@ def _files(raw: Any) -> dict[str, FileEntry]:
     """Check the entries of ``files``: names inside the bundle, possible sizes and digests."""
     files = {name: record(FileEntry, entry) for name, entry in raw.items()}
     if len(files) > MOST_FILES:
-        raise BundleIntegrityError(f"{MANIFEST_FILE} lists {len(files):,} files, expected at most {MOST_FILES:,}: {_DISTRUST}")
+        raise BundleIntegrityError(
+            f"{MANIFEST_FILE} lists {len(files):,} files, expected at most "
+            f"{MOST_FILES:,}: {_DISTRUST}"
+        )
     for name, entry in files.items():
         if not plain_file_name(name):
             expected = "a plain file name inside the bundle"
-            raise BundleIntegrityError(f"{MANIFEST_FILE} lists {name[:300]!r}, expected {expected}: {_DISTRUST}")
+            raise BundleIntegrityError(
+                f"{MANIFEST_FILE} lists {name[:300]!r}, expected {expected}: {_DISTRUST}"
+            )
         if name in (MANIFEST_FILE, CARD_FILE):
-            raise BundleIntegrityError(f"{MANIFEST_FILE} lists {name}, which is not of the files that it vouches for: {_AGAIN}")
+            raise BundleIntegrityError(
+                f"{MANIFEST_FILE} lists {name}, which is not of the files that it "
+                f"vouches for: {_AGAIN}"
+            )
         if not 0 <= entry.size <= MOST_BYTES or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
-            found = f"{MANIFEST_FILE} lists {name} with {entry.size} bytes and SHA-256 {entry.sha256[:80]!r}"
-            raise BundleIntegrityError(f"{found}, expected a size and 64 hexadecimal digits: {_AGAIN}")
+            found = (
+                f"{MANIFEST_FILE} lists {name} with {entry.size} bytes and SHA-256 "
+                f"{entry.sha256[:80]!r}"
+            )
+            raise BundleIntegrityError(
+                f"{found}, expected a size and 64 hexadecimal digits: {_AGAIN}"
+            )
     return files
 
 

@@ -1,4 +1,6 @@
-"""The bundle's model card (``README.md``), rendered from the manifest alone; exporter and verifier both write it."""
+"""The bundle's model card (``README.md``), rendered from the manifest alone; exporter
+and verifier both write it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ PLACE: Final = "PATH/OF/THIS/DIRECTORY"
 
 _TEXT_USE: Final = r"""print(model.generate("def fib(n):\n", max_new_tokens=64).text)
 print(model.infill(prefix="def add(a, b):\n    ", suffix="\n\nprint(add(1, 2))\n").text)"""
-_IDS_USE: Final = "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this bundle has no tokenizer"
+_IDS_USE: Final = (
+    "print([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=64)])  # this "
+    "bundle has no tokenizer"
+)
 
 _QUIET: Final = """import os
 
@@ -41,11 +46,14 @@ from transformers import AutoTokenizer, pipeline
 
 model = ORTModelForCausalLM.from_pretrained("{PLACE}")
 tokenizer = AutoTokenizer.from_pretrained("{PLACE}")
-print(pipeline("text-generation", model=model, tokenizer=tokenizer)("def fib(n):\\n", max_new_tokens=64, do_sample=False)[0]["generated_text"])"""
+print(pipeline("text-generation", model=model, tokenizer=tokenizer)("def fib(n):\\n", \
+max_new_tokens=64, do_sample=False)[0]["generated_text"])"""
 
 
 def render(manifest: Manifest) -> str:
-    """Markdown with the hub's front matter: source, licence, precision, how to run, and what verification measured."""
+    """Markdown with the hub's front matter: source, licence, precision, how to run, and
+    what verification measured.
+    """
     facts, origin = manifest.model, manifest.provenance
     window = f"{facts.sliding_window:,} tokens" if facts.sliding_window else "none (full attention)"
     return f"""---
@@ -59,17 +67,20 @@ tags:
 
 # {_prose(origin.source.split("/")[-1])}, {_prose(manifest.precision)}, for ONNX Runtime
 
-StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from {_source(origin)} by {_prose(origin.exporter)}.
+StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from {_source(origin)} \
+by {_prose(origin.exporter)}.
 
 | | |
 |---|---|
 | parameters | {facts.parameters:,} |
 | precision | {_prose(manifest.precision)}, for {_prose(manifest.target)} |
 {_quantization(manifest)}| weights | {manifest.weight_bytes / 1e9:.3f} GB |
-| layers, heads, key-value heads, head size | {facts.num_layers}, {facts.num_heads}, {facts.num_kv_heads}, {facts.head_dim} |
+| layers, heads, key-value heads, head size | {facts.num_layers}, {facts.num_heads}, \
+{facts.num_kv_heads}, {facts.head_dim} |
 | context | {facts.context_length:,} tokens |
 | sliding window | {window} |
-| cache | {_prose(manifest.cache.kind)}, {manifest.cache.dtype}, {manifest.cache.bytes_per_token(facts):,} bytes per token |
+| cache | {_prose(manifest.cache.kind)}, {manifest.cache.dtype}, \
+{manifest.cache.bytes_per_token(facts):,} bytes per token |
 | ONNX opset | {manifest.opset} |
 {_allowed(origin)}
 ## Use
@@ -115,7 +126,11 @@ def _front_matter(origin: Provenance) -> str:
 
 
 def _quantization(manifest: Manifest) -> str:
-    return "" if manifest.quantization is None else f"| quantised | {_prose(str(manifest.quantization))} |\n"
+    return (
+        ""
+        if manifest.quantization is None
+        else f"| quantised | {_prose(str(manifest.quantization))} |\n"
+    )
 
 
 def _allowed(origin: Provenance) -> str:
@@ -127,14 +142,19 @@ def _allowed(origin: Provenance) -> str:
 
 
 def _source(origin: Provenance) -> str:
-    return _code(origin.source) + (f" at revision {_code(origin.revision)}" if origin.revision else " (a local directory)")
+    return _code(origin.source) + (
+        f" at revision {_code(origin.revision)}" if origin.revision else " (a local directory)"
+    )
 
 
 def _license(origin: Provenance) -> str:
     terms = _code(origin.license) if origin.license else "not stated by the source checkpoint"
     duty = (
-        "The BigCode OpenRAIL-M licence asks whoever passes the model on to pass on its use restrictions and its attribution with it: "
-        "keep this card, and name BigCode as the source of the weights. "
+        (
+            "The BigCode OpenRAIL-M licence asks whoever passes the model on to pass on its use "
+            "restrictions and its attribution with it: keep this card, and name BigCode as the "
+            "source of the weights. "
+        )
         if origin.license == "bigcode-openrail-m"
         else ""
     )
@@ -144,31 +164,46 @@ def _license(origin: Provenance) -> str:
 
 def _verification(result: Verification | None) -> str:
     if result is None:
-        return "Not verified yet: `sc2onnx verify BUNDLE CHECKPOINT` compares it with torch and writes its figures here.\n"
+        return (
+            "Not verified yet: `sc2onnx verify BUNDLE CHECKPOINT` compares it with torch and "
+            "writes its figures here.\n"
+        )
     outcome = "passed" if result.passed else "**failed**"
-    greedy = f"{result.greedy_match} of {result.greedy_tokens}" if result.greedy_tokens else "not compared"
+    greedy = (
+        f"{result.greedy_match} of {result.greedy_tokens}"
+        if result.greedy_tokens
+        else "not compared"
+    )
     return f"""Against {_prose(result.reference)} on {_prose(result.text)}: {outcome}.
 
 | | |
 |---|---|
 | longest sequence | {result.longest:,} tokens |
 | positions compared | {result.positions:,} |
-| largest logit difference, of the largest logit | {result.shown("max_rel_diff", ".2e")} (tolerance {result.tolerance:.2g}) |
+| largest logit difference, of the largest logit | {result.shown("max_rel_diff", ".2e")} \
+(tolerance {result.tolerance:.2g}) |
 | largest logit difference, absolute | {result.shown("max_abs_diff", ".2e")} |
 | KL divergence to the reference, mean | {result.shown("kl_divergence", ".2e")} nats |
 | same most likely token | {result.shown("top1_agreement", ".2%")} |
-| NLL per token, here and reference | {result.shown("nll", ".4f")}, {result.shown("nll_reference", ".4f")} nats |
+| NLL per token, here and reference | {result.shown("nll", ".4f")}, \
+{result.shown("nll_reference", ".4f")} nats |
 | greedy tokens equal | {greedy} |
 """
 
 
 def _prose(text: str) -> str:
-    """Text that says what it says, and formats nothing: what Markdown or HTML would act on is escaped."""
-    return re.sub(r"([\\`*\[\]<>|&!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", plain_text(text))
+    """Text that says what it says, and formats nothing: what Markdown or
+    HTML would act on is escaped.
+    """
+    return re.sub(
+        r"([\\`*\[\]<>|&!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", plain_text(text)
+    )
 
 
 def _code(text: str) -> str:
-    """Text as a code span, which ends where the text does: behind more backticks than it has in a row."""
+    """Text as a code span, which ends where the text does: behind more
+    backticks than it has in a row.
+    """
     text = plain_text(text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     ticks, space = "`" * (longest + 1), " " if longest else ""
@@ -176,8 +211,14 @@ def _code(text: str) -> str:
 
 
 def _scalar(text: str) -> str:
-    """Text as a value of YAML: as it is where it can mean nothing else, or between quotes, as JSON writes it."""
-    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", text) and re.search("[A-Za-z]", text) and text.lower() not in _WORDS
+    """Text as a value of YAML: as it is where it can mean nothing else, or between
+    quotes, as JSON writes it.
+    """
+    plain = (
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", text)
+        and re.search("[A-Za-z]", text)
+        and text.lower() not in _WORDS
+    )
     return text if plain and not _NUMBER.match(text) else json.dumps(plain_text(text))
 
 

@@ -60,7 +60,9 @@ def read(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def contents(path: Path, most: int) -> bytes:
-    """Read a file of at most ``most`` bytes. Raises :class:`OSError`, :class:`ValueError` for more."""
+    """Read a file of at most ``most`` bytes.
+    Raises :class:`OSError`, :class:`ValueError` for more.
+    """
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -75,12 +77,17 @@ def record(cls: type[_Record], raw: Mapping[str, Any]) -> _Record:
         raise TypeError(f"{cls.__name__} has unknown fields {str(unknown)[:200]}")
     for name, hint in get_type_hints(cls).items():
         if name in raw and not _fits(raw[name], hint):
-            raise TypeError(f"{cls.__name__}.{name} is {repr(raw[name])[:80]}, expected {getattr(hint, '__name__', hint)}")
+            raise TypeError(
+                f"{cls.__name__}.{name} is {repr(raw[name])[:80]}, expected "
+                f"{getattr(hint, '__name__', hint)}"
+            )
     return cls(**raw)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of a field's type. A float may be written as an integer; true is no number."""
+    """Whether a value read from JSON is of a field's type.
+    A float may be written as an integer; true is no number.
+    """
     options = get_args(hint)
     if get_origin(hint) is UnionType:
         return any(_fits(value, option) for option in options)
@@ -105,7 +112,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
-        raise ValueError(f"it has an integer of {len(text)} digits, expected at most {_MOST_DIGITS}")
+        raise ValueError(
+            f"it has an integer of {len(text)} digits, expected at most {_MOST_DIGITS}"
+        )
     return int(text)
 
 

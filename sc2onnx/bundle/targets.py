@@ -143,7 +143,9 @@ OPTIMUM: Final = Target(
 )
 """optimum, and whatever else calls a model as transformers does."""
 
-TARGETS: Final[Mapping[str, Target]] = {target.name: target for target in (CPU, PORTABLE, CUDA, GENAI, OPTIMUM)}
+TARGETS: Final[Mapping[str, Target]] = {
+    target.name: target for target in (CPU, PORTABLE, CUDA, GENAI, OPTIMUM)
+}
 """Every target by the name that the command line and the manifest give it."""
 
 OWN_TARGETS: Final = tuple(target for target in TARGETS.values() if target.own)

@@ -25,7 +25,10 @@ def bounded(file: BinaryIO, name: str) -> bytes:
     """
     data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise RequestError(f"{name} has more than {MOST_BYTES:,} bytes, expected text of at most that: give a part of it")
+        raise RequestError(
+            f"{name} has more than {MOST_BYTES:,} bytes, expected text of at most "
+            "that: give a part of it"
+        )
     return data
 
 
@@ -46,8 +49,12 @@ def make_plain(record: Any, *names: str) -> None:
 
 
 def _acts(character: str) -> bool:
-    return not " " <= character <= "~" and (unicodedata.category(character) in _ACTING or character in _TURNING)
+    return not " " <= character <= "~" and (
+        unicodedata.category(character) in _ACTING or character in _TURNING
+    )
 
 
 _ACTING: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_TURNING: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_TURNING: Final = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)

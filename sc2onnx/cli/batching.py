@@ -23,7 +23,9 @@ def batch(args: argparse.Namespace) -> int:
     from sc2onnx.batch import Job, run
     from sc2onnx.batch.progress import EVERY, Progress, summary
 
-    job = Job(args.inputs, args.output, _task(args), _renamed(args.field), args.restart, args.fail_fast)
+    job = Job(
+        args.inputs, args.output, _task(args), _renamed(args.field), args.restart, args.fail_fast
+    )
     with asked_to_stop() as asked, progress(args.quiet, EVERY) as shown:
         told = Progress(None if args.quiet else shown, shown.every)
         done = run(lambda: _load(args), job, progress=told, stopping=lambda: bool(asked.number))

@@ -1,4 +1,6 @@
-"""The one boundary of the command line: whatever a command raises becomes a line and an exit status."""
+"""The one boundary of the command line: whatever a command raises becomes
+a line and an exit status.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,11 @@ _SHOW: Final = "SC2ONNX_TRACEBACK"
 
 
 def guarded(command: str, run: Callable[[], int]) -> int:
-    """Run a command and return its exit status, see :data:`STATUSES`; a failure is told of in one line.
+    """Run a command and return its exit status, see :data:`STATUSES`; a
+    failure is told of in one line.
 
-    Passes on :class:`SystemExit`, which signals raise. A reader of our output that has left is no failure.
+    Passes on :class:`SystemExit`, which signals raise. A reader of our output
+    that has left is no failure.
     """
     name = f"sc2onnx {command}".strip()
     try:
@@ -57,15 +61,28 @@ def _outcome(error: BaseException) -> tuple[int, str]:
     """Exit status and message."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
-    if isinstance(error, (Sc2onnxError, Warning)):  # warnings are raised where Python was told to treat them as errors
+    # warnings are raised where Python was told to treat them as errors
+    if isinstance(error, (Sc2onnxError, Warning)):
         return MISTAKE, str(error)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("sc2onnx."):
-        return MISTAKE, ("this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel")
+        return MISTAKE, (
+            "this is the runtime alone, which cannot do that: install sc2onnx, "
+            "from its clone or wheel"
+        )
     if isinstance(error, OSError):
         return MISTAKE, f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if isinstance(error, MemoryError):
-        return BUG, f"out of memory ({_first_line(error)}): close other programs, or use a smaller precision; {_SHOW}=1 shows where"
-    return BUG, (f"this is a bug in sc2onnx ({_first_line(error)}): please report it with the traceback that {_SHOW}=1 in the environment shows")
+        return (
+            BUG,
+            (
+                f"out of memory ({_first_line(error)}): close other programs, or use a smaller "
+                f"precision; {_SHOW}=1 shows where"
+            ),
+        )
+    return BUG, (
+        f"this is a bug in sc2onnx ({_first_line(error)}): please report it with the traceback "
+        f"that {_SHOW}=1 in the environment shows"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,6 @@
-"""What works on this machine, what does not, and what to install. Imports everything lazily: it must run where little is."""
+"""What works on this machine, what does not, and what to install.
+Imports everything lazily: it must run where little is.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ _PARTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. ``ok`` None: absent, and not needed for running bundles. ``advice`` is empty where all is well."""
+    """One thing looked at. ``ok`` None: absent, and not needed for running bundles.
+    ``advice`` is empty where all is well.
+    """
 
     subject: str
     ok: bool | None
@@ -43,13 +47,27 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Everything that decides whether sc2onnx works here; running bundles comes first."""
-    system = Finding("system", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    system = Finding(
+        "system",
+        True,
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+    )
     parts = [extra for extra, package in _PARTS.items() if _is_there(package)]
-    return [system, _ours(whole=bool(parts)), *_packages(), *_providers(), _kernels(), _packed(), *map(_part, parts)]
+    return [
+        system,
+        _ours(whole=bool(parts)),
+        *_packages(),
+        *_providers(),
+        _kernels(),
+        _packed(),
+        *map(_part, parts),
+    ]
 
 
 def _ours(*, whole: bool) -> Finding:
-    """What is running, however it came here: installed, whole or as the runtime alone, or from a clone."""
+    """What is running, however it came here: installed, whole or as the
+    runtime alone, or from a clone.
+    """
     return Finding("sc2onnx", True, sc2onnx.__version__ + ("" if whole else ", the runtime alone"))
 
 
@@ -57,18 +75,36 @@ def _packages() -> list[Finding]:
     found = [_required(name) for name in ("numpy", "tokenizers")]
     cpu, gpu = version("onnxruntime"), version("onnxruntime-gpu")
     if cpu and gpu:
-        advice = f"pip uninstall onnxruntime onnxruntime-gpu, then {install('cpu')}, or for CUDA {install('gpu')}"
-        found.append(Finding("onnxruntime", False, f"both onnxruntime {cpu} and onnxruntime-gpu {gpu}: each overwrites the other's files", advice))
+        advice = (
+            f"pip uninstall onnxruntime onnxruntime-gpu, then {install('cpu')}, or for "
+            f"CUDA {install('gpu')}"
+        )
+        found.append(
+            Finding(
+                "onnxruntime",
+                False,
+                f"both onnxruntime {cpu} and onnxruntime-gpu {gpu}: each "
+                "overwrites the other's files",
+                advice,
+            )
+        )
     elif not cpu and not gpu:
         found.append(Finding("onnxruntime", False, "not installed", install("cpu")))
     else:
-        found.append(Finding("onnxruntime", True, f"onnxruntime {cpu}" if cpu else f"onnxruntime-gpu {gpu}"))
+        found.append(
+            Finding("onnxruntime", True, f"onnxruntime {cpu}" if cpu else f"onnxruntime-gpu {gpu}")
+        )
     return found
 
 
 def _required(package: str) -> Finding:
     installed = version(package)
-    return Finding(package, installed is not None, installed or "not installed", "" if installed else f"pip install {package}")
+    return Finding(
+        package,
+        installed is not None,
+        installed or "not installed",
+        "" if installed else f"pip install {package}",
+    )
 
 
 def _providers() -> list[Finding]:
@@ -87,8 +123,14 @@ def _providers() -> list[Finding]:
 
 _TELEMETRY: Final[Mapping[str, tuple[str, str]]] = {
     "off": ("off: onnxruntime reports nothing home", ""),
-    "allowed": ("allowed: onnxruntime may report home", "unset ORT_DISABLE_TELEMETRY, which is 0, to turn it off"),
-    "imported before": ("may be on: onnxruntime was imported before sc2onnx", "set ORT_DISABLE_TELEMETRY=1 in the environment to turn it off"),
+    "allowed": (
+        "allowed: onnxruntime may report home",
+        "unset ORT_DISABLE_TELEMETRY, which is 0, to turn it off",
+    ),
+    "imported before": (
+        "may be on: onnxruntime was imported before sc2onnx",
+        "set ORT_DISABLE_TELEMETRY=1 in the environment to turn it off",
+    ),
 }
 
 
@@ -106,11 +148,17 @@ def _cuda(status: ProviderStatus) -> Finding:
     if not status.works or isinstance(found, str):
         return Finding("cuda", None, f"does not work: {status.detail}")
     shown = f"{found.devices} GPU" + ("s" if found.devices > 1 else "")
-    return Finding("cuda", True, f"works, {status.detail}: {shown}, the driver runs CUDA {'.'.join(map(str, found.cuda))}")
+    return Finding(
+        "cuda",
+        True,
+        f"works, {status.detail}: {shown}, the driver runs CUDA {'.'.join(map(str, found.cuda))}",
+    )
 
 
 def _kernels() -> Finding:
-    """Whether bundles of integers run on our own kernels, and on which instructions. All run without."""
+    """Whether bundles of integers run on our own kernels, and on which instructions.
+    All run without.
+    """
     try:
         from sc2onnx.runtime.ort.kernels import Missing, look
     except (Sc2onnxError, ImportError):
@@ -133,7 +181,10 @@ def _packed() -> Finding:
         sizes = [form.nbytes for form in cache.forms()]
     except (Sc2onnxError, OSError) as error:
         return Finding("packed weights", None, "none can be kept", str(error))
-    detail = f"{len(sizes)} kept, {sum(sizes) / 1e9:.2f} GB of at most {cache.limit / 1e9:.2f} GB, in {cache.directory}"
+    detail = (
+        f"{len(sizes)} kept, {sum(sizes) / 1e9:.2f} GB of at most {cache.limit / 1e9:.2f} "
+        f"GB, in {cache.directory}"
+    )
     return Finding("packed weights", True, detail)
 
 
@@ -149,7 +200,9 @@ def _part(name: str) -> Finding:
     missing = [package for package in needed if version(package) is None]
     if missing:
         return Finding(f"sc2onnx {name}", None, f"needs {', '.join(missing)}", install(name))
-    return Finding(f"sc2onnx {name}", True, ", ".join(f"{package} {version(package)}" for package in needed))
+    return Finding(
+        f"sc2onnx {name}", True, ", ".join(f"{package} {version(package)}" for package in needed)
+    )
 
 
 def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:

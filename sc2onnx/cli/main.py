@@ -41,7 +41,9 @@ imported when it is asked for: the runtime alone has not all of them.
 """
 
 RUN_BUNDLES: Final = ("evaluate", "bench", "batch", "generate", "infill", "warm")
-"""Commands whose bundles may be on the hub, and are found before they run; ``serve`` answers meanwhile."""
+"""Commands whose bundles may be on the hub, and are found before they run;
+``serve`` answers meanwhile.
+"""
 
 
 def entry() -> NoReturn:

@@ -83,7 +83,10 @@ class _Cases:
 
 def _cases(report: Report) -> list[dict[str, object]]:
     """Every case for JSON."""
-    return [{"length": found.case.length, "split": found.case.split, **found.difference.figures()} for found in report.cases]
+    return [
+        {"length": found.case.length, "split": found.case.split, **found.difference.figures()}
+        for found in report.cases
+    ]
 
 
 def _verdict(summary: Verification) -> list[str]:

@@ -86,7 +86,9 @@ def read_keys(files: Sequence[Path]) -> tuple[str, ...]:
                 continue
             if not key.isascii() or not key.isprintable() or len(key) < _LEAST_KEY:
                 expected = f"at least {_LEAST_KEY} printable characters of ASCII"
-                raise RequestError(f"{path}, line {number}: the key is not what can be sent, expected {expected}")
+                raise RequestError(
+                    f"{path}, line {number}: the key is not what can be sent, expected {expected}"
+                )
             keys.append(key)
     if files and not keys:
         raise RequestError("--key-file has no key, expected one a line")

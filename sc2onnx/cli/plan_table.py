@@ -36,7 +36,9 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """The memory that is free on this machine now, and the space on the disk of the current directory."""
+        """The memory that is free on this machine now, and the space on the disk
+        of the current directory.
+        """
         try:
             disk = shutil.disk_usage(Path.cwd()).free
         except OSError:
@@ -65,7 +67,8 @@ class Row:
 
     @property
     def packed_fits(self) -> bool | None:
-        """Whether the disk has room for weights packed for the kernels, beside what the export takes.
+        """Whether the disk has room for weights packed for the kernels,
+        beside what the export takes.
 
         A bundle runs without it, from private memory.
         """
@@ -83,7 +86,9 @@ class Row:
 
     @property
     def disk_fits(self) -> bool | None:
-        """Whether the current directory's disk has the space that the export takes; None: not known."""
+        """Whether the current directory's disk has the space that the
+        export takes; None: not known.
+        """
         return _fits(self.disk, self.machine.disk)
 
     def running_fits(self, need: MemoryNeed) -> bool | None:

@@ -112,7 +112,9 @@ def asked_to_stop() -> Iterator[Asked]:
     if threading.current_thread() is not threading.main_thread():  # only that one handles signals
         yield asked
         return
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]
     found = {number: signal.getsignal(number) for number in numbers}
     handled = {number: before for number, before in found.items() if before is not signal.SIG_IGN}
 

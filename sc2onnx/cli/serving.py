@@ -103,7 +103,9 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     lines = list[str]()
     for name, bundle in configuration.models.items():
         if is_id(bundle) and not Path(bundle).exists():
-            lines.append(f"{name}: {bundle}, of the hub, which was not asked: there is no such directory")
+            lines.append(
+                f"{name}: {bundle}, of the hub, which was not asked: there is no such directory"
+            )
             continue
         manifest = Bundle.open(bundle, check="size").manifest
         lines.append(f"{name}: {bundle}, for {manifest.target}")

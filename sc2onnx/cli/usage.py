@@ -42,7 +42,8 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "plan": Command(
         "what exporting a checkpoint takes, and running what it makes",
-        """Tell before any work, for each precision and target, how large the weights are and what the
+        """Tell before any work, for each precision and target, how large the weights are and what \
+the
         export takes in memory, disk and time. Tell what running takes in memory, and whether that
         is free on this machine.""",
         (

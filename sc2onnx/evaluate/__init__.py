@@ -1,4 +1,6 @@
-"""How good a bundle is: likelihood of code, distance to a reference, infilling. Needs the runtime only; never torch."""
+"""How good a bundle is: likelihood of code, distance to a reference, infilling.
+Needs the runtime only; never torch.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-FIGURES: Final = ("max_abs_diff", "max_rel_diff", "kl_divergence", "top1_agreement", "nll", "nll_reference")
+FIGURES: Final = (
+    "max_abs_diff",
+    "max_rel_diff",
+    "kl_divergence",
+    "top1_agreement",
+    "nll",
+    "nll_reference",
+)
 """What a verified bundle keeps in its manifest."""
 
 _TOP: Final = 5
@@ -22,12 +29,14 @@ _TOP: Final = 5
 class Difference:
     """Logits against reference logits over some positions.
 
-    ``largest`` is the largest absolute reference logit of all positions, whatever steps they came in. ``kl_divergence``
-    (reference to ours), ``nll`` and ``nll_reference`` are means in nats; the latter two over the ``known`` positions, those
-    whose next token is known, 0 if there is none. ``top1_agreement`` is a fraction. ``top5_overlap`` is the mean share of
-    the reference's five likeliest tokens that are among our five, in any order: unlike "the reference's first choice is
-    among our five", which every usable bundle passes at nearly every position, it tells good bundles apart. Logits that are
-    not numbers make the figures that they touch not numbers, never good ones.
+    ``largest`` is the largest absolute reference logit of all positions, whatever steps they
+    came in. ``kl_divergence`` (reference to ours), ``nll`` and ``nll_reference`` are means in
+    nats; the latter two over the ``known`` positions, those whose next token is known, 0 if
+    there is none. ``top1_agreement`` is a fraction. ``top5_overlap`` is the mean share of the
+    reference's five likeliest tokens that are among our five, in any order: unlike "the
+    reference's first choice is among our five", which every usable bundle passes at nearly every
+    position, it tells good bundles apart. Logits that are not numbers make the figures that they
+    touch not numbers, never good ones.
     """
 
     positions: int
@@ -53,7 +62,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """Where greedy decoding first differs: after how many tokens, and how far apart the reference's logits of both tokens are.
+    """Where greedy decoding first differs: after how many tokens, and how far apart the reference's
+    logits of both tokens are.
 
     ``gap`` is of the largest absolute reference logit there; infinite where ours are not numbers.
     """
@@ -63,7 +73,9 @@ class Parting:
 
 
 def part(ours: Iterable[int], reference: Sequence[int], logits: Floats) -> Parting | None:
-    """The first difference of ``ours`` from the reference's tokens (n,), chosen by its logits (n, vocab); None if there is none."""
+    """The first difference of ``ours`` from the reference's tokens (n,), chosen by its logits (n,
+    vocab); None if there is none.
+    """
     after, given = 0, iter(ours)
     for after, (expected, row) in enumerate(zip(reference, logits, strict=True)):
         token = next(given, None)
@@ -75,7 +87,9 @@ def part(ours: Iterable[int], reference: Sequence[int], logits: Floats) -> Parti
 
 
 def compare(ours: Floats, reference: Floats, following: npt.NDArray[np.int64]) -> Difference:
-    """ours, reference: (n, vocab); following: the tokens (up to n) that come after the first so many positions."""
+    """ours, reference: (n, vocab); following: the tokens (up to n) that come after
+    the first so many positions.
+    """
     p, q = _log_softmax(reference), _log_softmax(ours)
     known = np.arange(len(following))
     return Difference(
@@ -92,12 +106,16 @@ def compare(ours: Floats, reference: Floats, following: npt.NDArray[np.int64]) -
 
 
 def token_nll(logits: Floats, following: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """logits: (n, vocab); following: (n,), the tokens that come after them -> negative log-likelihood of each, (n,), nats."""
+    """logits: (n, vocab); following: (n,), the tokens that come after them -> negative
+    log-likelihood of each, (n,), nats.
+    """
     return np.asarray(-_log_softmax(logits)[np.arange(len(following)), following])
 
 
 def pool(parts: Sequence[Difference]) -> Difference:
-    """Worst of the differences, means weighted by positions. Numpy's maximum, because Python's would lose a NaN."""
+    """Worst of the differences, means weighted by positions.
+    Numpy's maximum, because Python's would lose a NaN.
+    """
 
     def column(name: str) -> npt.NDArray[np.float64]:
         return np.array([getattr(part, name) for part in parts], dtype=np.float64)
@@ -119,8 +137,12 @@ def pool(parts: Sequence[Difference]) -> Difference:
     )
 
 
-def _overlap(ours: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Share of the reference's likeliest tokens that are among ours, (n,); not a number where a row is not."""
+def _overlap(
+    ours: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Share of the reference's likeliest tokens that are among ours, (n,); not a
+    number where a row is not.
+    """
     count = min(_TOP, ours.shape[-1])
     best = [_best(values, count) for values in (ours, reference)]
     shared = (best[0][:, :, None] == best[1][:, None, :]).sum(axis=(1, 2)) / count
@@ -128,7 +150,9 @@ def _overlap(ours: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) 
 
 
 def _best(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Where the ``count`` largest of each row are, (n, count). Five maxima take a tenth of the time of a partition."""
+    """Where the ``count`` largest of each row are, (n, count).
+    Five maxima take a tenth of the time of a partition.
+    """
     left, rows, found = values.copy(), np.arange(len(values)), list[npt.NDArray[np.int64]]()
     for _ in range(count):
         found.append(left.argmax(axis=-1))

@@ -17,21 +17,37 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FLOOR: Final = 1e-8
-"""Nats: above the rounding of fp32 logits, far below any quantisation. What is below is drawn here, for the sake of the scale."""
+"""Nats: above the rounding of fp32 logits, far below any quantisation.
+What is below is drawn here, for the sake of the scale.
+"""
 
 _DECADE: Final = 10.0
-_PLACES: Final = ((8, 0, "left", "center"), (0, 8, "center", "bottom"), (0, -8, "center", "top"), (-8, 0, "right", "center"))
-_PLACES_FAR: Final = ((8, 12, "left", "bottom"), (8, -12, "left", "top"), (-8, 12, "right", "bottom"), (-8, -12, "right", "top"))
+_PLACES: Final = (
+    (8, 0, "left", "center"),
+    (0, 8, "center", "bottom"),
+    (0, -8, "center", "top"),
+    (-8, 0, "right", "center"),
+)
+_PLACES_FAR: Final = (
+    (8, 12, "left", "bottom"),
+    (8, -12, "left", "top"),
+    (-8, 12, "right", "bottom"),
+    (-8, -12, "right", "top"),
+)
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw KL divergence to the reference, or NLL where there is none, over the bundles' weights; write it to ``path``.
+    """Draw KL divergence to the reference, or NLL where there is none, over the bundles'
+    weights; write it to ``path``.
 
-    Bundles whose figure is not finite are left out. Raises :class:`RequestError` if that leaves none.
+    Bundles whose figure is not finite are left out. Raises
+    :class:`RequestError` if that leaves none.
     """
     scores = [score for score in report.scores if isfinite(_height(score))]
     if not scores:
-        raise RequestError(f"no bundle has a finite figure, there is nothing to draw in {path}: verify the bundles")
+        raise RequestError(
+            f"no bundle has a finite figure, there is nothing to draw in {path}: verify the bundles"
+        )
     figure = new_figure()
     axes = figure.add_subplot()
     unit, factor = _unit(scores)
@@ -59,7 +75,9 @@ def _unit(scores: Sequence[Score]) -> tuple[str, float]:
 def _text(score: Score) -> str:
     about = score.about
     named = about.name if about.precision in about.name else f"{about.name} ({about.precision})"
-    return named + (", below 1e-8" if score.difference and score.difference.kl_divergence < _FLOOR else "")
+    return named + (
+        ", below 1e-8" if score.difference and score.difference.kl_divergence < _FLOOR else ""
+    )
 
 
 def scale_axes(axes: Axes, points: Sequence[tuple[float, float]], *, logarithmic: bool) -> None:
@@ -83,8 +101,12 @@ def _decorate(axes: Axes, report: Report, unit: str) -> None:
     dress(axes, f"{measure} over size", subtitle, f"weights ({unit})", up)
 
 
-def label_points(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
-    """A name beside each point: the first place where it covers no other name and no point and stays on the paper."""
+def label_points(
+    figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]
+) -> None:
+    """A name beside each point: the first place where it covers no other name and no
+    point and stays on the paper.
+    """
     figure.draw_without_rendering()  # lays it out: only now are positions known
     taken = [_around(axes.transData.transform(point)) for point in points]
     for point, text in zip(points, texts, strict=True):
@@ -100,10 +122,14 @@ def label_points(figure: Figure, axes: Axes, points: Sequence[tuple[float, float
         taken.append(box)
 
 
-def _annotate(axes: Axes, point: tuple[float, float], text: str, place: tuple[float, float, str, str]) -> Any:
+def _annotate(
+    axes: Axes, point: tuple[float, float], text: str, place: tuple[float, float, str, str]
+) -> Any:
     right, up, horizontal, vertical = place
     style: dict[str, Any] = {"ha": horizontal, "va": vertical, "fontsize": 9, "color": INK}
-    return axes.annotate(text, point, xytext=(right, up), textcoords="offset points", annotation_clip=False, **style)
+    return axes.annotate(
+        text, point, xytext=(right, up), textcoords="offset points", annotation_clip=False, **style
+    )
 
 
 def _around(centre: Any) -> Any:
@@ -113,4 +139,6 @@ def _around(centre: Any) -> Any:
 
 
 def _inside(box: Any, paper: Any) -> bool:
-    return bool(box.x0 >= paper.x0 and box.x1 <= paper.x1 and box.y0 >= paper.y0 and box.y1 <= paper.y1)
+    return bool(
+        box.x0 >= paper.x0 and box.x1 <= paper.x1 and box.y0 >= paper.y0 and box.y1 <= paper.y1
+    )

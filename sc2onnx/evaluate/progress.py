@@ -1,4 +1,6 @@
-"""Lines that tell how far a long measurement is, not more often than a person wants to read them."""
+"""Lines that tell how far a long measurement is, not more often than a
+person wants to read them.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ from sc2onnx.runtime.text.fim import FimOrder
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One span: what stood there, what the model wrote (cut to as many lines), and how alike they are, blanks at line ends aside."""
+    """One span: what stood there, what the model wrote (cut to as many lines), and how alike they
+    are, blanks at line ends aside.
+    """
 
     file: str
     kind: str
@@ -25,7 +27,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class InfillScore:
-    """Over the spans: share of exact matches, and mean edit similarity (1 - Levenshtein distance / length of the longer)."""
+    """Over the spans: share of exact matches, and mean edit similarity (1 - Levenshtein
+    distance / length of the longer).
+    """
 
     spans: int
     exact_match: float
@@ -35,7 +39,9 @@ class InfillScore:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One bundle. ``nll``: mean of the scored tokens, nats; ``difference``: to the reference, where there is one."""
+    """One bundle. ``nll``: mean of the scored tokens, nats; ``difference``: to the
+    reference, where there is one.
+    """
 
     about: About
     nll: float
@@ -58,7 +64,8 @@ class ReferenceScore:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything. ``files``: those scored; ``positions``: tokens scored; ``nbytes``: of text they stand for; ``length``: of a window.
+    """Everything. ``files``: those scored; ``positions``: tokens scored; ``nbytes``: of text they
+    stand for; ``length``: of a window.
 
     ``seed`` and ``order`` are those of infilling.
     """

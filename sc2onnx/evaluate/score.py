@@ -15,12 +15,16 @@ from sc2onnx.evaluate.store import LogitStore
 from sc2onnx.evaluate.text import Window
 
 _ROWS: Final = 64
-"""Positions measured at once, in float64: 25 MB an array at a vocabulary of 49,152, and about six of them."""
+"""Positions measured at once, in float64: 25 MB an array at a vocabulary of
+49,152, and about six of them.
+"""
 
 _LARGEST_EXPONENT: Final = 700.0  # of e, in a double
 
 
-def record(source: LogitSource, windows: Sequence[Window], store: LogitStore, progress: Progress) -> None:
+def record(
+    source: LogitSource, windows: Sequence[Window], store: LogitStore, progress: Progress
+) -> None:
     """Write the source's logits of every position to the store."""
     for window in windows:
         for logits in source.logits(window.tokens):
@@ -30,18 +34,32 @@ def record(source: LogitSource, windows: Sequence[Window], store: LogitStore, pr
 
 def mean_nll(source: LogitSource, windows: Sequence[Window], progress: Progress) -> float:
     """Mean negative log-likelihood of the tokens that follow, nats."""
-    found = [token_nll(logits, window.following[rows]) for window, rows, logits in _pieces(source, windows, progress)]
+    found = [
+        token_nll(logits, window.following[rows])
+        for window, rows, logits in _pieces(source, windows, progress)
+    ]
     return float(np.concatenate(found).mean())
 
 
-def difference(source: LogitSource, windows: Sequence[Window], store: LogitStore, progress: Progress) -> Difference:
+def difference(
+    source: LogitSource, windows: Sequence[Window], store: LogitStore, progress: Progress
+) -> Difference:
     """The source's logits against those that :func:`record` stored for the same windows."""
     store.rewind()
-    return pool([compare(logits, store.read(len(logits)), window.following[rows]) for window, rows, logits in _pieces(source, windows, progress)])
+    return pool(
+        [
+            compare(logits, store.read(len(logits)), window.following[rows])
+            for window, rows, logits in _pieces(source, windows, progress)
+        ]
+    )
 
 
-def _pieces(source: LogitSource, windows: Sequence[Window], progress: Progress) -> Iterator[tuple[Window, slice, Floats]]:
-    """Each window in pieces of up to ``_ROWS`` positions: the window, which of its positions, and their logits (n, vocab)."""
+def _pieces(
+    source: LogitSource, windows: Sequence[Window], progress: Progress
+) -> Iterator[tuple[Window, slice, Floats]]:
+    """Each window in pieces of up to ``_ROWS`` positions: the window, which of its positions,
+    and their logits (n, vocab).
+    """
     for window in windows:
         done = 0
         for logits in source.logits(window.tokens):
@@ -59,5 +77,7 @@ def perplexity(nll: float) -> float:
 
 
 def bits_per_byte(nll: float, positions: int, nbytes: int) -> float:
-    """Bits that the tokens' ``nll`` (mean, nats) makes for each of the ``nbytes`` that they stand for."""
+    """Bits that the tokens' ``nll`` (mean, nats) makes for each of the
+    ``nbytes`` that they stand for.
+    """
     return nll * positions / log(2) / max(nbytes, 1)

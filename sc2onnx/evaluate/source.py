@@ -28,7 +28,9 @@ _CHUNK: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a source is. ``weight_bytes``: of its weights in memory; the last two are counts of tokens."""
+    """What a source is. ``weight_bytes``: of its weights in memory; the last
+    two are counts of tokens.
+    """
 
     name: str
     precision: str
@@ -39,7 +41,13 @@ class About:
     @classmethod
     def of(cls, name: str, manifest: Manifest) -> About:
         """That of a bundle."""
-        return cls(name, manifest.precision, manifest.weight_bytes, manifest.model.vocab_size, manifest.model.context_length)
+        return cls(
+            name,
+            manifest.precision,
+            manifest.weight_bytes,
+            manifest.model.vocab_size,
+            manifest.model.context_length,
+        )
 
 
 class LogitSource(Protocol):
@@ -54,14 +62,20 @@ class LogitSource(Protocol):
         """Its tokenizer; None where it has none."""
 
     def logits(self, tokens: npt.NDArray[np.int64]) -> Iterator[Floats]:
-        """tokens (n,), from an empty cache -> float32 logits (m, vocab) of one piece of them after the other, n rows in all."""
+        """tokens (n,), from an empty cache -> float32 logits (m, vocab) of one piece of them after
+        the other, n rows in all.
+        """
 
     def continuation(self, prompt: npt.NDArray[np.int64], limit: int) -> Generator[int, None, None]:
-        """Up to ``limit`` greedy tokens after prompt (n,), past any end-of-text, computed while it is iterated."""
+        """Up to ``limit`` greedy tokens after prompt (n,), past any end-of-text,
+        computed while it is iterated.
+        """
 
 
 Opener = Callable[[], AbstractContextManager[LogitSource]]
-"""Loads a source when it is its turn; leaving the context frees it, so that one model at a time is in memory."""
+"""Loads a source when it is its turn; leaving the context frees it, so that one
+model at a time is in memory.
+"""
 
 
 class BundleSource:
@@ -91,35 +105,64 @@ class BundleSource:
 
 
 @contextmanager
-def _open(path: Path, name: str, threads: int | None, kernels: Use, cache_type: CacheType) -> Iterator[LogitSource]:
-    model = load(path, threads=threads, kernels=kernels, cache_type=cache_type, prefix_memory=0, packed="off")
+def _open(
+    path: Path, name: str, threads: int | None, kernels: Use, cache_type: CacheType
+) -> Iterator[LogitSource]:
+    model = load(
+        path, threads=threads, kernels=kernels, cache_type=cache_type, prefix_memory=0, packed="off"
+    )
     yield BundleSource(model, name)
 
 
-def bundle_opener(path: str | Path, threads: int | None = None, kernels: Use = "auto", cache_type: CacheType = "auto", name: str = "") -> Opener:
+def bundle_opener(
+    path: str | Path,
+    threads: int | None = None,
+    kernels: Use = "auto",
+    cache_type: CacheType = "auto",
+    name: str = "",
+) -> Opener:
     """A bundle, by default under its directory's ``name``; the rest as in :func:`sc2onnx.load`."""
-    return partial(_open, Path(path), name or Path(path).resolve().name, threads, kernels, cache_type)
+    return partial(
+        _open, Path(path), name or Path(path).resolve().name, threads, kernels, cache_type
+    )
 
 
-def reference_opener(path: str | Path, threads: int | None = None, kernels: Use = "auto", cache_type: CacheType = "auto") -> Opener:
-    """A bundle as the reference of :func:`sc2onnx.evaluate.evaluate`; one without a graph for the kernels, floats say, has no such choice."""
+def reference_opener(
+    path: str | Path,
+    threads: int | None = None,
+    kernels: Use = "auto",
+    cache_type: CacheType = "auto",
+) -> Opener:
+    """A bundle as the reference of :func:`sc2onnx.evaluate.evaluate`; one without a graph for the
+    kernels, floats say, has no such choice.
+    """
     has = bool(Manifest.read(Path(path)).kernel_graphs)
     return bundle_opener(path, threads, kernels if has else "auto", cache_type if has else "auto")
 
 
 def check_alike(found: About, expected: About, length: int) -> None:
-    """Raise :class:`RequestError` unless both have one vocabulary, and ``length`` tokens fit ``found``'s context."""
+    """Raise :class:`RequestError` unless both have one vocabulary, and ``length``
+    tokens fit ``found``'s context.
+    """
     if found.vocab_size != expected.vocab_size:
         raise RequestError(
-            f"{found.name} has a vocabulary of {found.vocab_size}, {expected.name} one of {expected.vocab_size}: "
-            "logits can only be compared over the same tokens, give models with the same tokenizer"
+            f"{found.name} has a vocabulary of {found.vocab_size}, {expected.name} one of "
+            f"{expected.vocab_size}: logits can only be compared over the same tokens, give models "
+            "with the same tokenizer"
         )
     if length > found.context_length:
-        raise ContextLengthError(f"windows are {length} tokens, the context of {found.name} holds {found.context_length}: give a smaller --length")
+        raise ContextLengthError(
+            f"windows are {length} tokens, the context of {found.name} holds "
+            f"{found.context_length}: give a smaller --length"
+        )
 
 
-def check_same_tokens(name: str, found: Codec | None, expected: Codec, documents: Sequence[Document]) -> None:
-    """Raise :class:`RequestError` unless the tokenizer ``found`` in ``name`` cuts the documents as ``expected`` does; None passes."""
+def check_same_tokens(
+    name: str, found: Codec | None, expected: Codec, documents: Sequence[Document]
+) -> None:
+    """Raise :class:`RequestError` unless the tokenizer ``found`` in ``name`` cuts the documents as
+    ``expected`` does; None passes.
+    """
     if found is not None and tokenize(documents, found) != tokenize(documents, expected):
         raise RequestError(
             f"the tokenizer of {name} cuts the files into other tokens than that of the bundle: "

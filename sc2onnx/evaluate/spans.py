@@ -21,7 +21,9 @@ _VISIBLE: Final = 4  # characters that a line must show to be worth asking for
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """``prefix + truth + suffix`` is the file. The truth has ``lines`` lines, and not the newline that ends the last."""
+    """``prefix + truth + suffix`` is the file.
+    The truth has ``lines`` lines, and not the newline that ends the last.
+    """
 
     file: str
     kind: Kind
@@ -36,20 +38,32 @@ class Span:
 
 
 def choose(documents: Sequence[Document], count: int, seed: int) -> list[Span]:
-    """``count`` spans, the kinds in turn, each kind at other lines; the same for the same files and seed.
+    """``count`` spans, the kinds in turn, each kind at other lines; the same
+    for the same files and seed.
 
-    Lines are drawn evenly over all files, among those with some letter or digit and at least 4 visible characters; a line
-    that begins several has only such lines after it. A rest of a line begins at or after its second visible character and
-    has at least 3 visible ones. Spans are up to 320 characters long. Raises :class:`RequestError` if there are too few lines.
+    Lines are drawn evenly over all files, among those with some letter or digit and at least 4
+    visible characters; a line that begins several has only such lines after it. A rest of a line
+    begins at or after its second visible character and has at least 3 visible ones. Spans are up to
+    320 characters long. Raises :class:`RequestError` if there are too few lines.
     """
     random = np.random.default_rng(seed)
-    chosen = {kind: _of_kind(documents, kind, len(range(turn, count, len(KINDS))), random) for turn, kind in enumerate(KINDS)}
+    chosen = {
+        kind: _of_kind(documents, kind, len(range(turn, count, len(KINDS))), random)
+        for turn, kind in enumerate(KINDS)
+    }
     return [chosen[KINDS[i % len(KINDS)]][i // len(KINDS)] for i in range(count)]
 
 
-def _of_kind(documents: Sequence[Document], kind: Kind, count: int, random: np.random.Generator) -> list[Span]:
+def _of_kind(
+    documents: Sequence[Document], kind: Kind, count: int, random: np.random.Generator
+) -> list[Span]:
     texts = [document.text.split("\n") for document in documents]
-    places = [(file, line) for file, lines in enumerate(texts) for line in range(len(lines)) if _worth(lines[line])]
+    places = [
+        (file, line)
+        for file, lines in enumerate(texts)
+        for line in range(len(lines))
+        if _worth(lines[line])
+    ]
     spans: list[Span] = []
     for index in random.permutation(len(places)):
         if len(spans) == count:
@@ -57,14 +71,25 @@ def _of_kind(documents: Sequence[Document], kind: Kind, count: int, random: np.r
         file, line = places[index]
         height = int(random.integers(_FEWEST, _MOST + 1)) if kind == "lines" else 1
         column = _column(texts[file][line], random) if kind == "rest of line" else 0
-        if all(map(_worth, texts[file][line : line + height])) and line + height <= len(texts[file]) and column is not None:
+        if (
+            all(map(_worth, texts[file][line : line + height]))
+            and line + height <= len(texts[file])
+            and column is not None
+        ):
             start = sum(len(before) + 1 for before in texts[file][:line]) + column
             truth = "\n".join(texts[file][line : line + height])[column:]
             if len(truth) <= _LONGEST and len(truth) < len(documents[file].text):
                 text = documents[file].text
-                spans.append(Span(documents[file].name, kind, text[:start], truth, text[start + len(truth) :]))
+                spans.append(
+                    Span(
+                        documents[file].name, kind, text[:start], truth, text[start + len(truth) :]
+                    )
+                )
     if len(spans) < count:
-        raise RequestError(f"the files have {len(spans)} places for a span of the kind {kind!r}, --infill needs {count}: ask for fewer, or add files")
+        raise RequestError(
+            f"the files have {len(spans)} places for a span of the kind {kind!r}, --infill needs "
+            f"{count}: ask for fewer, or add files"
+        )
     return spans
 
 

@@ -1,4 +1,6 @@
-"""The reference's logits between its turn and the bundles': a temporary file, because they take 200 kB a position."""
+"""The reference's logits between its turn and the bundles': a temporary file, because
+they take 200 kB a position.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ _SPARE: Final = 100_000_000
 
 
 class LogitStore:
-    """Float32 rows (vocab,), written once in order and read again in order. Half precision would drown KL divergences of 1e-4.
+    """Float32 rows (vocab,), written once in order and read again in order.
+    Half precision would drown KL divergences of 1e-4.
 
-    Written and read as a file, not mapped: a disk that fills up is then an error, where a mapping would end the process.
+    Written and read as a file, not mapped: a disk that fills up is then an error, where a
+    mapping would end the process.
     """
 
     def __init__(self, file: IO[bytes], vocab: int) -> None:
@@ -32,7 +36,10 @@ class LogitStore:
             self._file.write(np.ascontiguousarray(logits, dtype=np.float32).data.cast("B"))
             self._file.flush()
         except OSError as error:
-            raise DiskSpaceError(f"the reference's logits could not be written to {_place()} ({error.strerror}): {_ADVICE}") from error
+            raise DiskSpaceError(
+                f"the reference's logits could not be written to {_place()} "
+                f"({error.strerror}): {_ADVICE}"
+            ) from error
 
     def rewind(self) -> None:
         """Read from the first row again."""
@@ -51,11 +58,14 @@ _ADVICE: Final = "give fewer --score-tokens, or set TMPDIR to a directory on a d
 
 @contextmanager
 def logit_store(rows: int, vocab: int) -> Iterator[LogitStore]:
-    """A store in the directory for temporary files, gone afterwards. Raises :class:`DiskSpaceError` unless ``rows`` fit there."""
+    """A store in the directory for temporary files, gone afterwards.
+    Raises :class:`DiskSpaceError` unless ``rows`` fit there.
+    """
     need, free = rows * vocab * 4, shutil.disk_usage(_place()).free
     if need + _SPARE > free:
         raise DiskSpaceError(
-            f"the reference's logits of {rows:,} positions take {need / 1e9:.2f} GB in {_place()}, which has {free / 1e9:.2f} GB free: {_ADVICE}"
+            f"the reference's logits of {rows:,} positions take {need / 1e9:.2f} GB in {_place()}, "
+            f"which has {free / 1e9:.2f} GB free: {_ADVICE}"
         )
     file = tempfile.TemporaryFile(prefix="sc2onnx-")  # noqa: SIM115 - closed below
     try:

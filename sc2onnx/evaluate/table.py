@@ -13,7 +13,9 @@ Row = Score | ReferenceScore
 
 
 def lines(report: Report) -> list[str]:
-    """What was measured on what, then a row for each bundle and the reference; columns that nothing fills are left out."""
+    """What was measured on what, then a row for each bundle and the reference; columns that
+    nothing fills are left out.
+    """
     rows: list[Row] = [*report.scores, *([report.reference] if report.reference else [])]
     columns = [[heading, *(cell(row) for row in rows)] for heading, cell in COLUMNS.items()]
     filled = [[text or "" for text in column] for column in columns if any(column[1:])]
@@ -28,7 +30,12 @@ def measured_on(report: Report) -> str:
 
 
 def _about(report: Report) -> list[str]:
-    told = [f"on {measured_on(report)} ({report.nbytes:,} bytes) in windows of up to {report.length:,} tokens"]
+    told = [
+        (
+            f"on {measured_on(report)} ({report.nbytes:,} bytes) in windows of up to "
+            f"{report.length:,} tokens"
+        )
+    ]
     infilled = report.scores[0].infill
     if infilled:
         told.append(f"infilling {infilled.spans} spans (seed {report.seed}, {report.order})")
@@ -40,7 +47,11 @@ def _name(row: Row) -> str:
 
 
 def _difference(name: str, style: str) -> Callable[[Row], str | None]:
-    return lambda row: _shown(getattr(row.difference, name), style) if isinstance(row, Score) and row.difference else None
+    return lambda row: (
+        _shown(getattr(row.difference, name), style)
+        if isinstance(row, Score) and row.difference
+        else None
+    )
 
 
 def _infill(name: str, style: str) -> Callable[[Row], str | None]:

@@ -12,6 +12,8 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sc2onnx"):
         raise
-    raise MissingDependencyError(f"exporting needs the package {error.name}: {install('export')}") from error
+    raise MissingDependencyError(
+        f"exporting needs the package {error.name}: {install('export')}"
+    ) from error
 
 __all__ = ["PRECISIONS", "TARGETS", "Calibration", "export"]

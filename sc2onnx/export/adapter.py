@@ -34,18 +34,31 @@ _FILES: Final = (
 )
 """What peft, MLX, torchtune and others write."""
 
-_PROMPTS: Final = frozenset({"ADAPTION_PROMPT", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"})
+_PROMPTS: Final = frozenset(
+    {
+        "ADAPTION_PROMPT",
+        "CPT",
+        "MULTITASK_PROMPT_TUNING",
+        "P_TUNING",
+        "PREFIX_TUNING",
+        "PROMPT_TUNING",
+    }
+)
 """Kinds of peft whose parameters go in front of the text: no weight of a model can hold them."""
 
 _SEGMENT: Final = re.compile(
-    r"lora_\w+|ia3_l|modules_to_save|original_module|base_layer|(?:hada|lokr|oft|boft|vera|hra|poly)_\w+"
-    r"|vblora_\w+|fourierft_\w+|ranknum|prompt_(?:encoder|embeddings|tuning)|prefix_encoder|adapter_\w+"
+    r"lora_\w+|ia3_l|modules_to_save|original_module|base_layer|(?:hada|lokr|oft|boft|vera"
+    r"|hra|poly)_\w+"
+    r"|vblora_\w+|fourierft_\w+|ranknum|prompt_(?:encoder|embeddings|tuning)"
+    r"|prefix_encoder|adapter_\w+"
 )
 """Parts of the names of tensors that adapters put into a model."""
 
 _MOST_FOLDERS: Final = 1000
 
-_PROGRAM: Final = "peft.AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
+_PROGRAM: Final = (
+    "peft.AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
+)
 
 
 def refuse_adapter(directory: Path) -> None:
@@ -54,15 +67,24 @@ def refuse_adapter(directory: Path) -> None:
     if not files:
         return
     what, base, mergeable = _described(directory)
-    if (directory / "model.safetensors").exists() or (directory / "model.safetensors.index.json").exists():
-        found = f"{directory} holds {what} beside its model ({name_of(files[0])}), which would be left out"
+    if (directory / "model.safetensors").exists() or (
+        directory / "model.safetensors.index.json"
+    ).exists():
+        found = (
+            f"{directory} holds {what} beside its model ({name_of(files[0])}), "
+            "which would be left out"
+        )
         rest = "or take the adapter's files away to export the model alone"
     else:
         found = f"{directory} is {what} ({name_of(files[0])}), not a model"
         rest = f"or export {base} alone"
     if mergeable:
-        raise UnsupportedModelError(f"{found}: merge it into {base}, {_PROGRAM}, and export OUT, {rest}")
-    raise UnsupportedModelError(f"{found}: no weights can hold what it adds, so it cannot be exported, {rest}")
+        raise UnsupportedModelError(
+            f"{found}: merge it into {base}, {_PROGRAM}, and export OUT, {rest}"
+        )
+    raise UnsupportedModelError(
+        f"{found}: no weights can hold what it adds, so it cannot be exported, {rest}"
+    )
 
 
 def adapters_below(directory: Path) -> Iterator[str]:
@@ -99,4 +121,10 @@ def _described(directory: Path) -> tuple[str, str, bool]:
 
 def _text(value: Any) -> str:
     """What a person can read of a setting; nothing if it is no text."""
-    return ("" if not value else name_of(value)) if isinstance(value, str) else brief(value) if value else ""
+    return (
+        ("" if not value else name_of(value))
+        if isinstance(value, str)
+        else brief(value)
+        if value
+        else ""
+    )

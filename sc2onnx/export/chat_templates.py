@@ -56,7 +56,9 @@ def templates_of(value: Any) -> dict[str, str]:
     if isinstance(value, str):
         return {DEFAULT: value}
     if isinstance(value, list):
-        pairs = [(item.get("name"), item.get("template")) for item in value if isinstance(item, dict)]
+        pairs = [
+            (item.get("name"), item.get("template")) for item in value if isinstance(item, dict)
+        ]
     else:
         pairs = list(value.items()) if isinstance(value, dict) else []
     return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
@@ -67,5 +69,6 @@ def _text(name: str, data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CorruptCheckpointError(
-            f"{name} is not text in UTF-8 ({error.reason} at byte {error.start}): download it again, or remove it"
+            f"{name} is not text in UTF-8 ({error.reason} at byte {error.start}): download "
+            "it again, or remove it"
         ) from error

@@ -10,7 +10,12 @@ from typing import Any, Final
 
 from sc2onnx.bundle.contract import plain_file_name
 from sc2onnx.bundle.links import inside
-from sc2onnx.errors import CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
+from sc2onnx.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    TensorError,
+    UnsupportedModelError,
+)
 from sc2onnx.export.adapter import refuse_adapter, refuse_adapter_tensors
 from sc2onnx.export.elsewhere import found_instead
 from sc2onnx.export.names import ROTARY_BUFFERS, own_names
@@ -33,8 +38,8 @@ _PICKLES: Final = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 class Checkpoint:
     """A checkpoint directory in the Hugging Face layout, its headers read, its tensors untouched.
 
-    ``tensors``: by StarCoder2's own names, whatever wrapper the model was saved in. ``stamps``: what
-    tells that a file of weights is the same one still.
+    ``tensors``: by StarCoder2's own names, whatever wrapper the model was saved in. ``stamps``:
+    what tells that a file of weights is the same one still.
     """
 
     directory: Path
@@ -47,8 +52,8 @@ class Checkpoint:
     def open(cls, directory: Path) -> Checkpoint:
         """Read configuration and headers.
 
-        Raises :class:`CheckpointNotFoundError`, :class:`UnsupportedModelError`, :class:`CorruptCheckpointError` or
-        :class:`TensorError`.
+        Raises :class:`CheckpointNotFoundError`, :class:`UnsupportedModelError`,
+        :class:`CorruptCheckpointError` or :class:`TensorError`.
         """
         config = read_config(directory)
         index = None if is_file(directory / SINGLE_FILE) else read_json(directory / INDEX_FILE)
@@ -59,8 +64,9 @@ class Checkpoint:
             for tensor in read_header(shard):
                 if tensor.name in tensors:
                     raise TensorError(
-                        f"tensor {name_of(tensor.name)} is in both {tensors[tensor.name].file.name} and "
-                        f"{shard.name}, expected once: download the checkpoint again"
+                        f"tensor {name_of(tensor.name)} is in both "
+                        f"{tensors[tensor.name].file.name} and {shard.name}, expected once: "
+                        "download the checkpoint again"
                     )
                 tensors[tensor.name] = tensor
         if index is not None:
@@ -71,7 +77,9 @@ class Checkpoint:
         return cls(directory, config, generation, own, stamps)
 
     def check_unchanged(self) -> None:
-        """Raise :class:`CorruptCheckpointError` if a file of weights is not the one that was opened."""
+        """Raise :class:`CorruptCheckpointError` if a file of weights is
+        not the one that was opened.
+        """
         for path, before in self.stamps.items():
             if stamp(path) != before:
                 raise CorruptCheckpointError(f"{path.name} changed while it was read: export again")
@@ -88,20 +96,35 @@ class Checkpoint:
             with card.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(_CARD_READ)
         except OSError as error:
-            raise CorruptCheckpointError(f"{card.name} cannot be read ({error.strerror}): correct its permissions, or remove it") from error
+            raise CorruptCheckpointError(
+                f"{card.name} cannot be read ({error.strerror}): correct its "
+                "permissions, or remove it"
+            ) from error
         front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
-        found = re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE) if front_matter else None
+        found = (
+            re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE)
+            if front_matter
+            else None
+        )
         return found[1] if found else None
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` of a checkpoint. Raises :class:`CheckpointNotFoundError` or :class:`CorruptCheckpointError`."""
+    """``config.json`` of a checkpoint. Raises :class:`CheckpointNotFoundError` or
+    :class:`CorruptCheckpointError`.
+    """
     if not directory.is_dir():
-        raise CheckpointNotFoundError(f"no directory {directory}: give a checkpoint directory or a hub id such as bigcode/starcoder2-3b")
+        raise CheckpointNotFoundError(
+            f"no directory {directory}: give a checkpoint directory or a hub id such "
+            "as bigcode/starcoder2-3b"
+        )
     refuse_adapter(directory)
     config = read_json(directory / CONFIG_FILE)
     if config is None:
-        raise CheckpointNotFoundError(f"{directory} has no {CONFIG_FILE}, expected a Hugging Face checkpoint directory{found_instead(directory)}")
+        raise CheckpointNotFoundError(
+            f"{directory} has no {CONFIG_FILE}, expected a Hugging Face checkpoint "
+            f"directory{found_instead(directory)}"
+        )
     return config
 
 
@@ -113,25 +136,37 @@ def _shards(directory: Path, index: Mapping[str, Any] | None) -> list[Path]:
         pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
         if pickles:
             raise UnsupportedModelError(
-                f"{directory} has only pickled weights ({', '.join(pickles[:3])}), expected safetensors: loading a pickle runs its code; "
-                "convert it with transformers' save_pretrained, or use a revision that has safetensors"
+                f"{directory} has only pickled weights ({', '.join(pickles[:3])}), expected "
+                "safetensors: loading a pickle runs its code; convert it with transformers' "
+                "save_pretrained, or use a revision that has safetensors"
             )
-        raise CheckpointNotFoundError(f"{directory} has no weights, expected {SINGLE_FILE} or {INDEX_FILE} and its shards{found_instead(directory)}")
+        raise CheckpointNotFoundError(
+            f"{directory} has no weights, expected {SINGLE_FILE} or {INDEX_FILE} and its "
+            f"shards{found_instead(directory)}"
+        )
     names = sorted(set(_weight_map(index).values()))
     for name in names:
         if not plain_file_name(name):
-            raise CorruptCheckpointError(f"{INDEX_FILE} names the shard {brief(name)}, expected a plain file name: do not trust this checkpoint")
+            raise CorruptCheckpointError(
+                f"{INDEX_FILE} names the shard {brief(name)}, expected a plain file name: do "
+                "not trust this checkpoint"
+            )
         if not is_file(directory / name):
             raise CheckpointNotFoundError(
-                f"shard {name_of(name)} is missing from {directory}, expected by {INDEX_FILE}: download the checkpoint again"
+                f"shard {name_of(name)} is missing from {directory}, expected by {INDEX_FILE}: "
+                "download the checkpoint again"
             )
     return [directory / name for name in names]
 
 
 def _weight_map(index: Mapping[str, Any]) -> Mapping[str, str]:
     weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CorruptCheckpointError(f"{INDEX_FILE} has no weight_map of tensor to file name: download the checkpoint again")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) for name in weight_map.values()
+    ):
+        raise CorruptCheckpointError(
+            f"{INDEX_FILE} has no weight_map of tensor to file name: download the checkpoint again"
+        )
     return weight_map
 
 
@@ -146,4 +181,7 @@ def _check_against_index(index: Mapping[str, Any], tensors: Mapping[str, StoredT
             continue
         if name not in tensors or tensors[name].file.name != file:
             found = f"it is in {tensors[name].file.name}" if name in tensors else "no shard has it"
-            raise TensorError(f"{INDEX_FILE} says that {file} holds {name_of(name)}, but {found}: download the checkpoint again")
+            raise TensorError(
+                f"{INDEX_FILE} says that {file} holds {name_of(name)}, but {found}: "
+                "download the checkpoint again"
+            )

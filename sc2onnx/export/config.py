@@ -14,7 +14,12 @@ from sc2onnx.export.shown import brief
 
 MODEL_TYPE: Final = "starcoder2"
 
-ACTIVATIONS: Final = {"gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu": "none"}
+ACTIVATIONS: Final = {
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_new": "tanh",
+    "gelu_fast": "tanh",
+    "gelu": "none",
+}
 """``hidden_act`` -> the ``approximate`` attribute of ONNX Gelu (opset 20)."""
 
 _MOST: Final[Mapping[str, int]] = {
@@ -36,8 +41,12 @@ _EPSILONS: Final = (1e-30, 1.0)
 _THETAS: Final = (1e-6, 1e18)
 """What stays a positive number in float32, with the powers and inverses that are made of it."""
 
-_ROPE_KEYS: Final = frozenset({"rope_type", "type", "rope_theta", "original_max_position_embeddings"})
-_UNSCALED: Final[Mapping[str, float]] = dict.fromkeys(("attention_factor", "factor", "mscale", "partial_rotary_factor"), 1)
+_ROPE_KEYS: Final = frozenset(
+    {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
+)
+_UNSCALED: Final[Mapping[str, float]] = dict.fromkeys(
+    ("attention_factor", "factor", "mscale", "partial_rotary_factor"), 1
+)
 """Entries of a rotary embedding that is not scaled: what is read, and what changes nothing at 1."""
 
 _MOST_END_TOKENS: Final = 256
@@ -47,7 +56,8 @@ _MOST_END_TOKENS: Final = 256
 class Starcoder2Config:
     """The settings of a StarCoder2 that shape its graph; field names are those of the checkpoint.
 
-    Source: ``Starcoder2Config`` of transformers, whose defaults hold where ``config.json`` is silent.
+    Source: ``Starcoder2Config`` of transformers, whose defaults hold where
+    ``config.json`` is silent.
     """
 
     vocab_size: int
@@ -182,21 +192,31 @@ def _field_problems(values: Mapping[str, Any]) -> Iterator[str]:
         value = values[name]
         if name == "head_dim" and value is None:
             if _is_size(hidden) and _is_size(heads):
-                yield f"num_attention_heads is {heads}, expected a divisor of hidden_size ({hidden})"
+                yield (
+                    f"num_attention_heads is {heads}, expected a divisor of hidden_size ({hidden})"
+                )
         elif not _is_size(value):
             yield f"{name} is {brief(value)}, expected a positive integer"
         elif value > most:
             yield f"{name} is {brief(value)}, expected a positive integer of at most {most:,}"
     if _is_size(heads) and _is_size(kv_heads) and heads % kv_heads:
-        yield f"num_key_value_heads is {brief(kv_heads)}, expected a divisor of num_attention_heads ({heads})"
+        yield (
+            f"num_key_value_heads is {brief(kv_heads)}, expected a divisor of "
+            f"num_attention_heads ({heads})"
+        )
     if _is_size(head_dim) and head_dim % 2:
-        yield f"head_dim is {brief(head_dim)}, expected an even number (rotary embedding turns pairs)"
+        yield (
+            f"head_dim is {brief(head_dim)}, expected an even number (rotary embedding turns pairs)"
+        )
     act = values["hidden_act"]
     if not isinstance(act, str) or act not in ACTIVATIONS:
         yield f"hidden_act is {brief(act)}, expected one of {sorted(ACTIVATIONS)}"
     for name, (least, largest) in (("norm_epsilon", _EPSILONS), ("rope_theta", _THETAS)):
         if not _is_number(values[name]) or not least <= values[name] <= largest:
-            yield f"{name} is {brief(values[name])}, expected a positive number ({least:g} to {largest:g})"
+            yield (
+                f"{name} is {brief(values[name])}, expected a positive number "
+                f"({least:g} to {largest:g})"
+            )
     window = values["sliding_window"]
     if window is not None and not _is_size(window, _WIDEST_WINDOW):
         yield f"sliding_window is {brief(window)}, expected a positive integer or null"
@@ -224,8 +244,15 @@ def _rope_problems(raw: Mapping[str, Any]) -> Iterator[str]:
             continue
         for key in ("rope_type", "type"):
             if value.get(key, "default") != "default":
-                yield (f"{name}.rope_type is {brief(value[key])}, expected 'default' (StarCoder2 was trained without RoPE scaling)")
-        unread = {key: setting for key, setting in value.items() if setting is not None and setting != _UNSCALED.get(key)}
+                yield (
+                    f"{name}.rope_type is {brief(value[key])}, expected 'default' (StarCoder2 was "
+                    "trained without RoPE scaling)"
+                )
+        unread = {
+            key: setting
+            for key, setting in value.items()
+            if setting is not None and setting != _UNSCALED.get(key)
+        }
         if extra := sorted(set(unread) - _ROPE_KEYS):
             yield f"{name} is {brief(extra)}, expected only rope_type and rope_theta"
     thetas = _thetas(raw)
@@ -235,7 +262,9 @@ def _rope_problems(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def _refuse(problems: Iterable[str]) -> None:
     if found := list(problems):
-        raise UnsupportedModelError(f"config.json: {'; '.join(found)}: correct it, or use another checkpoint")
+        raise UnsupportedModelError(
+            f"config.json: {'; '.join(found)}: correct it, or use another checkpoint"
+        )
 
 
 def _is_size(value: Any, most: int | None = None, least: int = 1) -> bool:

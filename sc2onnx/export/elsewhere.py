@@ -13,12 +13,18 @@ from sc2onnx.export.shown import name_of
 _MOST_ENTRIES: Final = 10_000
 
 _KINDS: Final[Mapping[str, str]] = {
-    "model-*-of-*.safetensors": "shards without their index: download model.safetensors.index.json too",
+    ("model-*-of-*.safetensors"): (
+        "shards without their index: download model.safetensors.index.json too"
+    ),
     "consolidated*.safetensors": "weights in another layout: use the ones that transformers loads",
     "*.safetensors": "rename it to model.safetensors if it holds the whole model",
     "*.gguf": "a model for llama.cpp: export the checkpoint that it was made from",
-    "zero_to_fp32.py": "parts of DeepSpeed's: python zero_to_fp32.py DIR OUT --safe_serialization, and export OUT",
-    "global_step*": "parts of DeepSpeed's: merge them with its zero_to_fp32.py --safe_serialization",
+    ("zero_to_fp32.py"): (
+        "parts of DeepSpeed's: python zero_to_fp32.py DIR OUT --safe_serialization, and export OUT"
+    ),
+    ("global_step*"): (
+        "parts of DeepSpeed's: merge them with its zero_to_fp32.py --safe_serialization"
+    ),
     "pytorch_model_fsdp*": "parts of FSDP's: merge them with `accelerate merge-weights`",
     "*.distcp": "parts of FSDP's: merge them with `accelerate merge-weights`",
     "flax_model*.msgpack": "weights of Flax: load them in transformers 4, and save_pretrained",

@@ -18,7 +18,10 @@ from sc2onnx.export.tokenizer import token_text
 
 def named_ends(files: SmallFiles) -> dict[str, str]:
     """File -> the ``eos_token`` that it names, for those that name one."""
-    named = {name: token_text(files.json(name).get("eos_token")) for name in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)}
+    named = {
+        name: token_text(files.json(name).get("eos_token"))
+        for name in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
+    }
     return {name: text for name, text in named.items() if text}
 
 
@@ -32,10 +35,15 @@ def absent_doubts(tokenizer: Tokenizer, named: Mapping[str, str]) -> Iterator[st
     """Which named tokens the tokenizer lacks, in a sentence each."""
     for name, text in named.items():
         if tokenizer.token_to_id(text) is None:
-            yield (f"{name}: eos_token is {brief(text)}, which {TOKENIZER_FILE} does not have, so nothing ends with it: correct one of them")
+            yield (
+                f"{name}: eos_token is {brief(text)}, which {TOKENIZER_FILE} does not have, so "
+                "nothing ends with it: correct one of them"
+            )
 
 
-def united(ends: Mapping[str, Sequence[int]], vocab_size: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def united(
+    ends: Mapping[str, Sequence[int]], vocab_size: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """All ids that some file names and the model can give, in the order of the files, and doubts.
 
     ``ends``: ids by the file that names them, those of a file that names none left out or empty.
@@ -47,8 +55,8 @@ def united(ends: Mapping[str, Sequence[int]], vocab_size: int) -> tuple[tuple[in
     for name, ids in ends.items():
         if outside := [number for number in ids if number >= vocab_size]:
             doubts.append(
-                f"{name}: the end-of-text {brief(outside)} (eos_token_id) is outside the vocabulary "
-                f"of {vocab_size} tokens, so it never comes and is left out: correct it"
+                f"{name}: the end-of-text {brief(outside)} (eos_token_id) is outside the "
+                f"vocabulary of {vocab_size} tokens, so it never comes and is left out: correct it"
             )
         if kept := tuple(number for number in ids if number < vocab_size):
             inside[name] = kept

@@ -1,7 +1,7 @@
 """``genai_config.json``: what onnxruntime-genai must know of a bundle.
 
-Source: onnxruntime-genai's configuration reference, version 0.18, whose generic ``decoder`` is a model that says everything of itself here;
-it has no ``starcoder2``.
+Source: onnxruntime-genai's configuration reference, version 0.18, whose generic ``decoder`` is a
+model that says everything of itself here; it has no ``starcoder2``.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from sc2onnx.bundle import contract
 from sc2onnx.bundle.facts import ModelFacts
 
 _CHUNK: Final = 256
-"""Tokens of a prompt computed at once: genai asks for the logits of all of them (50 MB for the 3B model, 805 MB for 4,096)."""
+"""Tokens of a prompt computed at once: genai asks for the logits of all of them (50 MB for the 3B
+model, 805 MB for 4,096).
+"""
 
 
 def genai_config(facts: ModelFacts, settings: Mapping[str, Any], *, on_a_gpu: bool) -> str:
-    """Text of the file. ``settings``: the checkpoint's config.json, for the token that begins a text. ``on_a_gpu``: run it on CUDA.
+    """Text of the file. ``settings``: the checkpoint's config.json, for the token that begins a
+    text. ``on_a_gpu``: run it on CUDA.
 
-    The window is the attention's own, so the cache and the inputs must not slide as well, which is what genai does unless told not to.
-    Threads are left to ONNX Runtime (0: a thread for each core); genai's own default is half of them.
+    The window is the attention's own, so the cache and the inputs must not slide as well, which is
+    what genai does unless told not to. Threads are left to ONNX Runtime (0: a thread for each
+    core); genai's own default is half of them.
     """
     eos = list(facts.eos_token_ids)
     model = {

@@ -1,4 +1,6 @@
-"""Names of tensors as StarCoder2 writes them, whatever the model was wrapped in when it was saved."""
+"""Names of tensors as StarCoder2 writes them, whatever the model was
+wrapped in when it was saved.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ _HOLDERS: Final[Mapping[str, str]] = {
 _BODY: Final = frozenset({"layers", "embed_tokens", "norm", "rotary_emb"})
 _HEAD: Final = "lm_head"
 
-ROTARY_BUFFERS: Final = tuple(f"rotary_emb.{buffer}" for buffer in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached"))
+ROTARY_BUFFERS: Final = tuple(
+    f"rotary_emb.{buffer}"
+    for buffer in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached")
+)
 """Ends of the names of tables that versions of transformers saved, and that are computed anew."""
 
 _LONGEST_COMPARED: Final = 200
@@ -57,10 +62,13 @@ def own_names(names: Iterable[str]) -> dict[str, str]:
             raise _mixed(prefix, before, f"{_HEAD}.weight")
     own: dict[str, str] = {}
     for name, (_, rest) in parts.items():
-        new = name if not rest else ".".join(rest) if rest[0] == _HEAD else ".".join(("model", *rest))
+        new = (
+            name if not rest else ".".join(rest) if rest[0] == _HEAD else ".".join(("model", *rest))
+        )
         if new in own:
             raise TensorError(
-                f"tensors {name_of(own[new])} and {name_of(name)} are both {name_of(new)}: save the model without its wrapper, and export again"
+                f"tensors {name_of(own[new])} and {name_of(name)} are both {name_of(new)}: save "
+                "the model without its wrapper, and export again"
             )
         own[new] = name
     return {name: new for new, name in own.items()}
@@ -69,13 +77,18 @@ def own_names(names: Iterable[str]) -> dict[str, str]:
 def instead(missing: list[str], found: Iterable[str], layers: int) -> str:
     """What a checkpoint that lacks tensors has in their place, in a clause."""
     names = list(found)
-    there = {int(match[1]) for name in names if (match := re.match(r"model\.layers\.(\d{1,9})\.", name))}
+    there = {
+        int(match[1]) for name in names if (match := re.match(r"model\.layers\.(\d{1,9})\.", name))
+    }
     numbers = [int(name.split(".")[2]) for name in missing if name.startswith("model.layers.")]
     if there and len(numbers) == len(missing) and min(numbers) > max(there):
         return f"it has layers 0 to {max(there)}, config.json num_hidden_layers {layers}"
     first = next(iter(names), "").split(".")[0]
     if first != "model" and names and all(name.startswith(f"{first}.") for name in names):
-        return f"all its {len(names):,} tensors begin with {brief(f'{first}.')}, which is to be removed"
+        return (
+            f"all its {len(names):,} tensors begin with {brief(f'{first}.')}, "
+            "which is to be removed"
+        )
     close = [name for name in names if len(name) <= _LONGEST_COMPARED][:2000]
     if nearest := get_close_matches(missing[0], close, n=1, cutoff=0.85):
         return f"it has {len(names):,} tensors, the nearest name is {name_of(nearest[0])}"
@@ -117,8 +130,8 @@ def _mixed(prefix: _Segments, other: _Segments, whose: str) -> TensorError:
     origins = {**_WRAPPERS, **_HOLDERS}
     whence = ", ".join(dict.fromkeys(origins[segment] for segment in wrapped)) or "nothing"
     return TensorError(
-        f"tensors begin with {_shown(prefix)}, {whose} with {_shown(other)} (from {whence}), expected "
-        "one beginning: save the model without its wrapper, and export again"
+        f"tensors begin with {_shown(prefix)}, {whose} with {_shown(other)} (from {whence}), "
+        "expected one beginning: save the model without its wrapper, and export again"
     )
 
 

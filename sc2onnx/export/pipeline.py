@@ -46,16 +46,18 @@ def export(
 ) -> Manifest:
     """Write the bundle ``out`` from a checkpoint directory or hub id, and return its manifest.
 
-    ``precision``: one of :data:`~sc2onnx.export.precision.PRECISIONS` or a recipe in a ``.json`` file; ``target``: one of
-    :data:`~sc2onnx.export.precision.TARGETS`. ``calibration``: on what text, if not as the recipe says. Without calibration, peak
-    memory is a few hundred megabytes, whatever the model's size; what
-    it takes otherwise: ``sc2onnx plan CHECKPOINT``.
-    ``stages``: cut the layers into so many graphs, balanced by bytes, for several devices (``device_map`` of :func:`sc2onnx.load`).
-    ``allow_settings``: settings of ``config.json`` that are unknown here, and of which the caller vouches that they change nothing.
-    Raises :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their subclasses, and
-    :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the target cannot run; ``out`` is then as it was before.
-    Warns (:class:`UserWarning`) of a tokenizer that is absent or does not fit the model, files that disagree on the end of a text or
-    are left behind, and weights to be quantised that are zeros in whole blocks.
+    ``precision``: one of :data:`~sc2onnx.export.precision.PRECISIONS` or a recipe in a ``.json``
+    file; ``target``: one of :data:`~sc2onnx.export.precision.TARGETS`. ``calibration``: on what
+    text, if not as the recipe says. Without calibration, peak memory is a few hundred megabytes,
+    whatever the model's size; what it takes otherwise: ``sc2onnx plan CHECKPOINT``.
+    ``stages``: cut the layers into so many graphs, balanced by bytes, for several devices
+    (``device_map`` of :func:`sc2onnx.load`). ``allow_settings``: settings of ``config.json`` that
+    are unknown here, and of which the caller vouches that they change nothing. Raises
+    :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their
+    subclasses, and :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the
+    target cannot run; ``out`` is then as it was before. Warns (:class:`UserWarning`) of a tokenizer
+    that is absent or does not fit the model, files that disagree on the end of a text or are left
+    behind, and weights to be quantised that are zeros in whole blocks.
     """
     wanted = Variant(precision, target), revision, allow_settings, calibration or Calibration()
     order = Order(checkpoint, Path(os.path.abspath(out)), *wanted, stages, overwrite)

@@ -27,7 +27,9 @@ FLOATS: Final = tuple(_DTYPES)
 PRECISIONS: Final = (*FLOATS, *PRESETS)
 
 _SLOW: Final[Mapping[str, str]] = {
-    "fp16": "ONNX Runtime's CPU provider computes fp16 through casts to fp32, slower than fp32 itself",
+    ("fp16"): (
+        "ONNX Runtime's CPU provider computes fp16 through casts to fp32, slower than fp32 itself"
+    ),
     "bf16": "ONNX Runtime's CPU provider has no bf16 kernels",
 }
 """The precisions that a CPU cannot run well, and why."""
@@ -35,10 +37,11 @@ _SLOW: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A precision (one of :data:`PRECISIONS`, or a recipe in a ``.json`` file) and the target that it is for.
+    """A precision (one of :data:`PRECISIONS`, or a recipe in a ``.json`` file) and
+    the target that it is for.
 
-    A recipe is read once, here: its file may change while an export is at work. Raises :class:`RequestError` if there is no such thing,
-    or if they do not go together.
+    A recipe is read once, here: its file may change while an export is at work. Raises
+    :class:`RequestError` if there is no such thing, or if they do not go together.
     """
 
     precision: str
@@ -47,21 +50,31 @@ class Variant:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS and not self.precision.endswith(".json"):
-            raise RequestError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}, or a recipe in a .json file")
+            raise RequestError(
+                f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}, or a "
+                "recipe in a .json file"
+            )
         made_for = self.made_for
         if self.precision in FLOATS and self.precision not in made_for.floats:
             found = f"precision is {self.precision!r} for target {self.target!r}"
             raise RequestError(f"{found}, {_unfit(self.precision)}")
         presets = PRESETS_BY_DEVICE[made_for.device]
         if self.precision in PRESETS and self.precision not in presets:
-            raise RequestError(f"precision is {self.precision!r} for target {self.target!r}, expected one of {', '.join((*_SLOW, *presets))}")
+            raise RequestError(
+                f"precision is {self.precision!r} for target {self.target!r}, expected one of "
+                f"{', '.join((*_SLOW, *presets))}"
+            )
         chosen = None if self.precision in FLOATS else recipe(self.precision, presets)
         object.__setattr__(self, "_recipe", chosen)
         if chosen is not None and chosen.name in PRECISIONS and chosen != presets.get(chosen.name):
-            raise RequestError(f"the recipe {self.precision} is called {chosen.name!r}, which means another precision: give it a name of its own")
+            raise RequestError(
+                f"the recipe {self.precision} is called {chosen.name!r}, which means another "
+                "precision: give it a name of its own"
+            )
         if made_for.transposed and chosen is not None and chosen.head.bits != 8:
             raise RequestError(
-                f"the head has {chosen.head.bits} bits for target {self.target!r}, expected 8: no standard operator gathers packed codes"
+                f"the head has {chosen.head.bits} bits for target {self.target!r}, expected 8: no "
+                "standard operator gathers packed codes"
             )
 
     @property
@@ -87,7 +100,9 @@ class Variant:
 
     @property
     def read_as(self) -> np.dtype[Any]:
-        """Type that the checkpoint is read in: what is rounded to integers is not rounded to half precision before."""
+        """Type that the checkpoint is read in: what is rounded to integers is not rounded
+        to half precision before.
+        """
         return self.dtype if self.recipe() is None else np.dtype(np.float32)
 
     @property
@@ -99,6 +114,9 @@ class Variant:
 def _unfit(precision: str) -> str:
     """Why a precision without integers is not for a target, and what to choose."""
     if reason := _SLOW.get(precision):
-        return f"where it would be slow ({reason}): choose fp32, int8 or int4, or a GPU (--target cuda)"
+        return (
+            f"where it would be slow ({reason}): choose fp32, int8 or int4, "
+            "or a GPU (--target cuda)"
+        )
     remedy = "choose --precision fp16, bf16, int8 or int4"
     return f"whose attention has kernels in half precision only: {remedy}"

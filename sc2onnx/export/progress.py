@@ -1,4 +1,6 @@
-"""What an export tells of itself: a bar on a terminal, one line per stage otherwise, nothing by default."""
+"""What an export tells of itself: a bar on a terminal, one line per stage
+otherwise, nothing by default.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class Bar:
     def stage(self, text: str, total: int = 0) -> None:
         self.close()
         if total:
-            self._bar = tqdm(total=total, desc=printable(text), unit="B", unit_scale=True, file=self._stream)
+            self._bar = tqdm(
+                total=total, desc=printable(text), unit="B", unit_scale=True, file=self._stream
+            )
         else:
             tell(text, self._stream)
 

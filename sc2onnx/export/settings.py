@@ -21,7 +21,9 @@ READ: Final = frozenset(
 )
 """Settings that the equations read."""
 
-_PACKED: Final = "null (its weights are packed: give the one in floats, and quantise it with --precision)"
+_PACKED: Final = (
+    "null (its weights are packed: give the one in floats, and quantise it with --precision)"
+)
 
 _SINGLE_VALUED: Final[Mapping[str, tuple[Any, ...]]] = {
     "add_cross_attention": (False,),
@@ -130,9 +132,10 @@ _HARMLESS: Final = frozenset(
     target_lookbehind temperature token_healing top_h top_k top_p typical_p use_mtp
     watermarking_config"""
     # tokenizers
-    """ add_bos_token add_eos_token bos_token bos_token_id chat_template clean_up_tokenization_spaces
-    cls_token_id eos_token eos_token_id mask_token_id model_max_length pad_to_multiple_of
-    pad_token pad_token_id padding_side sep_token_id unk_token unk_token_id"""
+    """ add_bos_token add_eos_token bos_token bos_token_id chat_template
+    clean_up_tokenization_spaces cls_token_id eos_token eos_token_id mask_token_id
+    model_max_length pad_to_multiple_of pad_token pad_token_id padding_side
+    sep_token_id unk_token unk_token_id"""
     # training
     """ attention_dropout attention_dropout_prob attention_probs_dropout_prob attn_pdrop bf16
     classifier_dropout ddp_timeout dropout dropout_rate emb_pdrop embd_pdrop embedding_dropout
@@ -193,7 +196,8 @@ def problems(raw: Mapping[str, Any], allowed: Collection[str] = ()) -> Iterator[
         shown = ", ".join(f"{name_of(name)}={brief(raw[name])}" for name in unknown[:20])
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         yield (
-            f"unknown setting {shown}{more}, expected StarCoder2's own (vouch for what changes nothing that the model computes: --allow-setting KEY)"
+            f"unknown setting {shown}{more}, expected StarCoder2's own (vouch for what changes "
+            "nothing that the model computes: --allow-setting KEY)"
         )
 
 
@@ -221,10 +225,13 @@ def check_allowed(raw: Mapping[str, Any], allowed: Collection[str]) -> tuple[str
     checked = READ | _PACKINGS | _WINDOWS | set(_SINGLE_VALUED) | set(_SYNONYMS)
     for name in allowed:
         if name not in raw:
-            raise RequestError(f"--allow-setting {name_of(name)} is not in config.json: leave it out")
+            raise RequestError(
+                f"--allow-setting {name_of(name)} is not in config.json: leave it out"
+            )
         if name in checked:
             raise RequestError(
-                f"--allow-setting {name_of(name)}: that setting is checked, it changes what is computed: correct config.json if it is wrong"
+                f"--allow-setting {name_of(name)}: that setting is checked, it changes what is "
+                "computed: correct config.json if it is wrong"
             )
     return tuple(sorted(set(allowed) & unknown_settings(raw)))
 

@@ -1,4 +1,6 @@
-"""The configurations of bigcode's StarCoder2 checkpoints, for what can be said before one is there."""
+"""The configurations of bigcode's StarCoder2 checkpoints, for what can be
+said before one is there.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ SHAPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "num_attention_heads": 48,
             "num_key_value_heads": 4,
             "rope_theta": 100000,
-            "tie_word_embeddings": False,  # it alone has a head of its own: 15,957,889,024 parameters
+            # it alone has a head of its own: 15,957,889,024 parameters
+            "tie_word_embeddings": False,
         },
     }
 )

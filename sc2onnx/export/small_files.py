@@ -51,7 +51,9 @@ TEMPLATES: Final = f"{CHAT_TEMPLATE_FOLDER}/*.jinja"
 PATTERNS: Final = (*COPIED, *SOURCES, LICENSES, TEMPLATES)
 """What to download of a checkpoint on the hub, beside the weights."""
 
-_MOST_BYTES: Final[Mapping[str, int]] = dict.fromkeys((TOKENIZER_FILE, VOCAB_FILE, MERGES_FILE), 32 << 20)
+_MOST_BYTES: Final[Mapping[str, int]] = dict.fromkeys(
+    (TOKENIZER_FILE, VOCAB_FILE, MERGES_FILE), 32 << 20
+)
 """Bytes of files that may be larger than settings. The tokenizer of StarCoder2 has 2 MB."""
 
 _MOST_BYTES_OF_TEXT: Final = 1 << 20
@@ -106,7 +108,9 @@ def parse(name: str, data: bytes) -> dict[str, Any]:
     try:
         return records.parse(data)
     except ValueError as error:
-        raise CorruptCheckpointError(f"{name} cannot be read as JSON ({_one_line(error)}): download it again") from error
+        raise CorruptCheckpointError(
+            f"{name} cannot be read as JSON ({_one_line(error)}): download it again"
+        ) from error
 
 
 def _names(directory: Path) -> Iterator[str]:
@@ -121,11 +125,16 @@ def _reason_to_leave(directory: Path, name: str) -> str | None:
     """Why a file is not taken; empty where nobody needs to know, None if it is taken."""
     path = directory / name
     if not inside(directory, path):
-        return "is a link that leads out of the checkpoint, or nowhere: put the file itself in its place"
+        return (
+            "is a link that leads out of the checkpoint, or nowhere: put the "
+            "file itself in its place"
+        )
     if not path.is_file():
         return "" if path.is_dir() and name.startswith(_LICENSE) else "is no regular file"
     if "/" not in name and not plain_file_name(name):
-        return "has a name that a bundle cannot hold: use letters, digits, dots, dashes, underscores"
+        return (
+            "has a name that a bundle cannot hold: use letters, digits, dots, dashes, underscores"
+        )
     size, most = path.stat().st_size, _most_bytes(name)
     return f"has {size:,} bytes, expected at most {most:,}" if size > most else None
 
@@ -141,7 +150,9 @@ def _read(path: Path, name: str) -> bytes:
         with path.open("rb") as file:
             data = file.read(_most_bytes(name))
     except OSError as error:
-        raise CorruptCheckpointError(f"{name} cannot be read ({error.strerror}): correct its permissions, or remove it") from error
+        raise CorruptCheckpointError(
+            f"{name} cannot be read ({error.strerror}): correct its permissions, or remove it"
+        ) from error
     refuse_pointer(name, data)
     return data
 

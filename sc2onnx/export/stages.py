@@ -12,17 +12,33 @@ from sc2onnx.export.weights import EMBEDDING, LazyWeight
 
 
 def check_stages(stages: object, config: Starcoder2Config, target: Target) -> None:
-    """Raise :class:`RequestError` unless each stage gets a layer at least, or where the target takes one graph only."""
+    """Raise :class:`RequestError` unless each stage gets a layer at least, or where the
+    target takes one graph only.
+    """
     if stages != 1 and not target.own:
-        raise RequestError(f"stages is {stages!r} for target {target.name!r}, which takes a model of one graph: leave --stages out")
-    if not isinstance(stages, int) or isinstance(stages, bool) or not 1 <= stages <= config.num_hidden_layers:
-        raise RequestError(f"stages is {stages!r}, expected a whole number from 1 to {config.num_hidden_layers}, the model's layers")
+        raise RequestError(
+            f"stages is {stages!r} for target {target.name!r}, which takes a model of one "
+            "graph: leave --stages out"
+        )
+    if (
+        not isinstance(stages, int)
+        or isinstance(stages, bool)
+        or not 1 <= stages <= config.num_hidden_layers
+    ):
+        raise RequestError(
+            f"stages is {stages!r}, expected a whole number from 1 to "
+            f"{config.num_hidden_layers}, the model's layers"
+        )
 
 
-def stages_of(weights: Mapping[str, LazyWeight], config: Starcoder2Config, stages: int) -> tuple[int, ...]:
-    """Layers of each stage, by the bytes of their weights; none for a single one, which is no stage.
+def stages_of(
+    weights: Mapping[str, LazyWeight], config: Starcoder2Config, stages: int
+) -> tuple[int, ...]:
+    """Layers of each stage, by the bytes of their weights; none for a
+    single one, which is no stage.
 
-    The first also holds the embedding and the last the head: on two devices, a tied one counts twice.
+    The first also holds the embedding and the last the head: on two
+    devices, a tied one counts twice.
     """
     if stages == 1:
         return ()
@@ -40,11 +56,13 @@ def stages_of(weights: Mapping[str, LazyWeight], config: Starcoder2Config, stage
 
 
 def balanced(sizes: Sequence[int], parts: int) -> tuple[int, ...]:
-    """How many neighbours to put into each of ``parts``, none empty, so that the heaviest is as light as can be; of equals the most even.
+    """How many neighbours to put into each of ``parts``, none empty, so that the heaviest is as
+    light as can be; of equals the most even.
 
     Six of weight 1 and a first of 4, in two parts: 2 and 5, of weights 5 and 5.
     """
-    best: dict[tuple[int, int], tuple[tuple[int, int], tuple[int, ...]]] = {}  # (first, parts) -> (heaviest, sum of squares), counts
+    # (first, parts) -> (heaviest, sum of squares), counts
+    best: dict[tuple[int, int], tuple[tuple[int, int], tuple[int, ...]]] = {}
     for left in range(1, parts + 1):
         for first in range(len(sizes) - left + 1):
             rest = sizes[first:]

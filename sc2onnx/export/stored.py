@@ -26,7 +26,11 @@ from sc2onnx.bundle import records
 from sc2onnx.errors import CorruptCheckpointError, TensorError
 from sc2onnx.export.shown import brief, name_of
 
-DTYPES: Final[Mapping[str, Any]] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
+DTYPES: Final[Mapping[str, Any]] = {
+    "BF16": ml_dtypes.bfloat16,
+    "F16": np.float16,
+    "F32": np.float32,
+}
 """Safetensors type name -> numpy type, for the types that StarCoder2 weights come in."""
 
 MOST_HEADER: Final = 4 << 20
@@ -43,7 +47,9 @@ Stamp = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies: bytes ``start`` .. ``start + nbytes`` of ``file``, row-major, ``dtype`` a key of ``DTYPES``."""
+    """Where a tensor lies: bytes ``start`` ..
+    ``start + nbytes`` of ``file``, row-major, ``dtype`` a key of ``DTYPES``.
+    """
 
     name: str
     dtype: str
@@ -64,10 +70,13 @@ class StoredTensor:
                 for first in range(0, self.shape[0], rows_at_once):
                     count = min(rows_at_once, self.shape[0] - first)
                     data = _read_exactly(file, self.start + first * width, count * width)
-                    yield np.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(count, *self.shape[1:])
+                    yield np.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(
+                        count, *self.shape[1:]
+                    )
         except OSError as error:
             raise CorruptCheckpointError(
-                f"{self.file.name} cannot be read any more ({error.strerror}): did it change meanwhile? Export again"
+                f"{self.file.name} cannot be read any more ({error.strerror}): did it change "
+                "meanwhile? Export again"
             ) from error
 
 
@@ -87,15 +96,20 @@ def is_file(path: Path) -> bool:
         found = path.stat().st_mode
     except OSError as error:
         raise CorruptCheckpointError(
-            f"{name_of(path.name)} is a link that leads to no file ({error.strerror}): download the checkpoint again"
+            f"{name_of(path.name)} is a link that leads to no file ({error.strerror}): "
+            "download the checkpoint again"
         ) from error
     if not stat.S_ISREG(found):
-        raise CorruptCheckpointError(f"{name_of(path.name)} is {_kind(found)}, expected a regular file: take it away")
+        raise CorruptCheckpointError(
+            f"{name_of(path.name)} is {_kind(found)}, expected a regular file: take it away"
+        )
     return True
 
 
 def stamp(path: Path) -> Stamp:
-    """What changes with a file. Raises :class:`CorruptCheckpointError` if it cannot be looked at."""
+    """What changes with a file. Raises :class:`CorruptCheckpointError`
+    if it cannot be looked at.
+    """
     try:
         found = path.stat()
     except OSError as error:
@@ -115,12 +129,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
-        raise CorruptCheckpointError(f"{path.name} is no file of settings ({error}): download it again") from error
+        raise CorruptCheckpointError(
+            f"{path.name} is no file of settings ({error}): download it again"
+        ) from error
     refuse_pointer(path.name, data)
     try:
         return records.parse(data)
     except ValueError as error:
-        raise CorruptCheckpointError(f"{path.name} is not a JSON file of settings ({error}): download it again") from error
+        raise CorruptCheckpointError(
+            f"{path.name} is not a JSON file of settings ({error}): download it again"
+        ) from error
 
 
 def read_header(path: Path) -> Iterator[StoredTensor]:
@@ -131,15 +149,21 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
     """
     try:
         entries, data = _entries(path)
-        with safe_open(path, framework="numpy"):  # the library's own validation: overlaps, holes, sizes against types
+        # the library's own validation: overlaps, holes, sizes against types
+        with safe_open(path, framework="numpy"):
             pass
     except OSError as error:
         raise _unreadable(path, error) from error
     except SafetensorError as error:
-        raise CorruptCheckpointError(f"{path.name} is not a valid safetensors file ({brief(str(error))}): download it again") from error
+        raise CorruptCheckpointError(
+            f"{path.name} is not a valid safetensors file ({brief(str(error))}): download it again"
+        ) from error
     for name, dtype, shape, start, _ in entries:
         if dtype not in DTYPES:
-            raise TensorError(f"tensor {name_of(name)} is stored as {name_of(dtype)}, expected one of {', '.join(DTYPES)}: {_remedy(dtype)}")
+            raise TensorError(
+                f"tensor {name_of(name)} is stored as {name_of(dtype)}, expected one of "
+                f"{', '.join(DTYPES)}: {_remedy(dtype)}"
+            )
         yield StoredTensor(name, dtype, shape, path, data + start)
 
 
@@ -150,7 +174,8 @@ def refuse_pointer(name: str, start: bytes) -> None:
     """
     if start.startswith(_POINTER):
         raise CorruptCheckpointError(
-            f"{name} is a pointer of Git LFS, expected the file that it stands for: run `git lfs pull` in the checkpoint and export again"
+            f"{name} is a pointer of Git LFS, expected the file that it stands for: run `git lfs "
+            "pull` in the checkpoint and export again"
         )
 
 
@@ -161,7 +186,9 @@ def _remedy(dtype: str) -> str:
             "a quantiser (GPTQ, AWQ, bitsandbytes, MLX, fp8 or another) has packed it, so give the "
             "checkpoint in floats that it was made from, and quantise that with --precision"
         )
-    return "convert the checkpoint to one of them first, and leave out what is no weight of StarCoder2"
+    return (
+        "convert the checkpoint to one of them first, and leave out what is no weight of StarCoder2"
+    )
 
 
 _Entry = tuple[str, Any, tuple[Any, ...], int, int]
@@ -172,26 +199,40 @@ def _entries(path: Path) -> tuple[list[_Entry], int]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
-        refuse_pointer(path.name, prefix + file.read(len(_POINTER) - 8) if prefix == _POINTER[:8] else b"")
+        refuse_pointer(
+            path.name, prefix + file.read(len(_POINTER) - 8) if prefix == _POINTER[:8] else b""
+        )
         file.seek(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= size - 8:
-            raise CorruptCheckpointError(f"{path.name} is {size} bytes and not a complete safetensors file: download it again")
+            raise CorruptCheckpointError(
+                f"{path.name} is {size} bytes and not a complete safetensors "
+                "file: download it again"
+            )
         if length > MOST_HEADER:
             raise CorruptCheckpointError(
-                f"{path.name} has a header of {length:,} bytes, expected at most {MOST_HEADER:,}: it is no checkpoint of StarCoder2"
+                f"{path.name} has a header of {length:,} bytes, expected at most {MOST_HEADER:,}: "
+                "it is no checkpoint of StarCoder2"
             )
         raw = file.read(length)
     try:
         header = records.parse(raw)
         header.pop("__metadata__", None)
-        entries: list[_Entry] = [(name, entry["dtype"], tuple(entry["shape"]), *map(int, entry["data_offsets"])) for name, entry in header.items()]
+        entries: list[_Entry] = [
+            (name, entry["dtype"], tuple(entry["shape"]), *map(int, entry["data_offsets"]))
+            for name, entry in header.items()
+        ]
         end = max((stop for _, _, _, _, stop in entries), default=0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptCheckpointError(f"{path.name} has a malformed safetensors header ({error}): download it again") from error
+        raise CorruptCheckpointError(
+            f"{path.name} has a malformed safetensors header ({error}): download it again"
+        ) from error
     expected = 8 + length + end
     if size != expected:
-        raise CorruptCheckpointError(f"{path.name} is {size} bytes, its header promises {expected}: it is truncated or padded, download it again")
+        raise CorruptCheckpointError(
+            f"{path.name} is {size} bytes, its header promises {expected}: it is truncated or "
+            "padded, download it again"
+        )
     return entries, 8 + length
 
 
@@ -202,14 +243,19 @@ def _read_exactly(file: FileIO, start: int, count: int) -> bytearray:
     while done < count:
         got = file.readinto(view[done:])
         if not got:
-            raise CorruptCheckpointError(f"{file.name} ended {count - done} bytes early: it changed while it was read, export again")
+            raise CorruptCheckpointError(
+                f"{file.name} ended {count - done} bytes early: it changed while it "
+                "was read, export again"
+            )
         done += got
     return buffer
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> CorruptCheckpointError:
     reason = error.strerror if isinstance(error, OSError) else error
-    return CorruptCheckpointError(f"{name_of(path.name)} cannot be read ({reason}): correct its name or its permissions")
+    return CorruptCheckpointError(
+        f"{name_of(path.name)} cannot be read ({reason}): correct its name or its permissions"
+    )
 
 
 def _kind(mode: int) -> str:

@@ -178,7 +178,9 @@ def _settings(
     return settings
 
 
-def _minimal(files: SmallFiles, tokenizer: Tokenizer, config: Starcoder2Config, eos: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+def _minimal(
+    files: SmallFiles, tokenizer: Tokenizer, config: Starcoder2Config, eos: tuple[int, ...]
+) -> Iterator[tuple[str, Any]]:
     """Entries of tokenizer_config.json for a checkpoint that has none."""
     yield "tokenizer_class", _CLASS
     yield "model_input_names", ["input_ids", "attention_mask"]
@@ -190,7 +192,9 @@ def _minimal(files: SmallFiles, tokenizer: Tokenizer, config: Starcoder2Config, 
     yield from ((role, text) for role, text in named.items() if text)
 
 
-def _place(copied: dict[str, bytes], settings: dict[str, Any], templates: Mapping[str, str], target: Target) -> Iterator[str]:
+def _place(
+    copied: dict[str, bytes], settings: dict[str, Any], templates: Mapping[str, str], target: Target
+) -> Iterator[str]:
     """Put the templates where the target's runtime reads them; yield what it cannot have."""
     written = settings.get(KEY)
     if not templates or (isinstance(written, str) and CHAT_TEMPLATE_FILE not in copied):
@@ -206,4 +210,7 @@ def _place(copied: dict[str, bytes], settings: dict[str, Any], templates: Mappin
     if DEFAULT in templates:
         copied[CHAT_TEMPLATE_FILE] = templates[DEFAULT].encode()
     if others:
-        yield f"onnxruntime-genai knows one chat template, so {', '.join(map(name_of, others))} is left out"
+        yield (
+            "onnxruntime-genai knows one chat template, so "
+            f"{', '.join(map(name_of, others))} is left out"
+        )

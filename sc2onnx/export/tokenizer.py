@@ -25,7 +25,9 @@ _SAMPLE: Final = "def f(a):\n    return 1  # \N{SNOWMAN}\n"
 """Some text, to see that text becomes tokens at all."""
 
 _MOST_GROWTH: Final = 1000
-"""Characters that one may become; a chain of replacements would fill any memory. Tokenizers in use make one or two."""
+"""Characters that one may become; a chain of replacements would fill any memory.
+Tokenizers in use make one or two.
+"""
 
 _SHOWN: Final = 5
 """Tokens that a message names."""
@@ -40,16 +42,20 @@ def open_tokenizer(data: bytes, origin: str = TOKENIZER_FILE) -> Tokenizer:
     raw = parse(origin, data)
     if not isinstance(raw.get("model"), dict):
         raise CorruptCheckpointError(
-            f"{origin} holds no tokenizer (no model in {brief(sorted(raw))}), expected what transformers' save_pretrained writes: download it again"
+            f"{origin} holds no tokenizer (no model in {brief(sorted(raw))}), expected what "
+            "transformers' save_pretrained writes: download it again"
         )
     if _growth(raw.get("normalizer")) + _growth(raw.get("decoder")) > log2(_MOST_GROWTH):
         raise CorruptCheckpointError(
-            f"{origin} has replacements that make more than {_MOST_GROWTH} characters of one, expected one or two: do not trust this checkpoint"
+            f"{origin} has replacements that make more than {_MOST_GROWTH} characters of one, "
+            "expected one or two: do not trust this checkpoint"
         )
     try:
         check_frame(raw.get("post_processor"))
     except ValueError as error:
-        raise CorruptCheckpointError(f"{origin} would fill the memory ({error}): do not trust this checkpoint") from error
+        raise CorruptCheckpointError(
+            f"{origin} would fill the memory ({error}): do not trust this checkpoint"
+        ) from error
     with tokenizers_errors(origin):
         tokenizer = Tokenizer.from_buffer(data)
         tokenizer.no_truncation()
@@ -81,7 +87,8 @@ def tokenizers_errors(origin: str) -> Iterator[None]:
     except BaseException as error:  # a panic of its Rust code is no Exception
         reason = " ".join(str(error).split())[:300]
         raise CorruptCheckpointError(
-            f"{origin} is not a tokenizer that tokenizers {tokenizers.__version__} can use ({reason}): download it again, or update tokenizers"
+            f"{origin} is not a tokenizer that tokenizers {tokenizers.__version__} can use "
+            f"({reason}): download it again, or update tokenizers"
         ) from error
 
 
@@ -116,7 +123,11 @@ def _refusal(data: bytes) -> str:
 
 def size_doubts(tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
     """Which tokens have no row in the embedding, in a sentence."""
-    beyond = {number: text for text, number in tokenizer.get_vocab(with_added_tokens=True).items() if number >= vocab_size}
+    beyond = {
+        number: text
+        for text, number in tokenizer.get_vocab(with_added_tokens=True).items()
+        if number >= vocab_size
+    }
     for number in tokenizer.encode(_SAMPLE).ids:  # a post-processor has ids of its own
         if number >= vocab_size:
             beyond.setdefault(number, "")
@@ -132,7 +143,9 @@ def size_doubts(tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
 def added_doubts(tokenizer: Tokenizer, files: SmallFiles) -> Iterator[str]:
     """Which tokens other files add that ``tokenizer.json`` does not have, in a sentence each."""
     for name, added in added_tokens(files).items():
-        missing = {number: text for number, text in added.items() if tokenizer.token_to_id(text) != number}
+        missing = {
+            number: text for number, text in added.items() if tokenizer.token_to_id(text) != number
+        }
         if missing:
             yield (
                 f"{name} adds {_tokens(missing)}, which {TOKENIZER_FILE} does not have: they are "
@@ -146,8 +159,14 @@ def added_tokens(files: SmallFiles) -> dict[str, dict[int, str]]:
     decoder = files.json(TOKENIZER_CONFIG_FILE).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
         raise _malformed(TOKENIZER_CONFIG_FILE, "added_tokens_decoder", decoder)
-    declared = {_number(TOKENIZER_CONFIG_FILE, key): _content(TOKENIZER_CONFIG_FILE, token) for key, token in decoder.items()}
-    added = {_number(ADDED_TOKENS_FILE, number): text for text, number in files.json(ADDED_TOKENS_FILE).items()}
+    declared = {
+        _number(TOKENIZER_CONFIG_FILE, key): _content(TOKENIZER_CONFIG_FILE, token)
+        for key, token in decoder.items()
+    }
+    added = {
+        _number(ADDED_TOKENS_FILE, number): text
+        for text, number in files.json(ADDED_TOKENS_FILE).items()
+    }
     return {TOKENIZER_CONFIG_FILE: declared, ADDED_TOKENS_FILE: added}
 
 
@@ -165,14 +184,18 @@ def _content(name: str, token: Any) -> str:
 
 def _number(name: str, value: Any) -> int:
     """An id, which is text where it is a key."""
-    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 11 else value
+    number = (
+        int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 11 else value
+    )
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
         raise _malformed(name, "the id of a token", value)
     return number
 
 
 def _malformed(name: str, what: str, value: Any) -> CorruptCheckpointError:
-    return CorruptCheckpointError(f"{name}: {what} is {brief(value)}, expected what save_pretrained writes: download it again")
+    return CorruptCheckpointError(
+        f"{name}: {what} is {brief(value)}, expected what save_pretrained writes: download it again"
+    )
 
 
 def _tokens(tokens: Mapping[int, str]) -> str:

@@ -27,7 +27,9 @@ from sc2onnx.export.tokenizer import added_tokens, token_text, tokenizers_errors
 
 ORIGIN: Final = f"{VOCAB_FILE} with {MERGES_FILE}"
 
-_REMEDY: Final = "download it again, or put tokenizer.json of the model that this one was tuned from there"
+_REMEDY: Final = (
+    "download it again, or put tokenizer.json of the model that this one was tuned from there"
+)
 _ROLES: Final = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 _MARKUP: Final = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
 """What a special token looks like."""
@@ -43,19 +45,26 @@ def build_tokenizer(files: SmallFiles) -> bytes:
     merges = list(_merges(files.contents[MERGES_FILE]))
     made = {first + second for first, second in merges}
     special = {**_unmade(vocab, made), **_declared(files, vocab)}
-    added = {text: number for tokens in added_tokens(files).values() for number, text in tokens.items()}
+    added = {
+        text: number for tokens in added_tokens(files).values() for number, text in tokens.items()
+    }
     _check_made(vocab, made, {*special, *added})
     with tokenizers_errors(ORIGIN):
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
         tokenizer.pre_tokenizer = _pre_tokenizer(made, files)
         tokenizer.decoder = decoders.ByteLevel()
-        for text in sorted({*special, *added}, key=lambda text: added.get(text, vocab.get(text, 0))):
+        for text in sorted(
+            {*special, *added}, key=lambda text: added.get(text, vocab.get(text, 0))
+        ):
             token = AddedToken(text, normalized=False, special=text in special)
-            tokenizer.add_special_tokens([token]) if token.special else tokenizer.add_tokens([token])
+            tokenizer.add_special_tokens([token]) if token.special else tokenizer.add_tokens(
+                [token]
+            )
         for text, number in added.items():
             if (found := tokenizer.token_to_id(text)) != number:
                 raise CorruptCheckpointError(
-                    f"the added token {brief(text)} would have the id {found}, expected {number} as its file says: {_REMEDY}"
+                    f"the added token {brief(text)} would have the id {found}, expected {number} "
+                    f"as its file says: {_REMEDY}"
                 )
         return str(tokenizer.to_str(pretty=True)).encode()
 
@@ -64,9 +73,14 @@ def _vocab(files: SmallFiles) -> dict[str, int]:
     vocab = files.json(VOCAB_FILE)
     for text, number in vocab.items():
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
-            raise CorruptCheckpointError(f"{VOCAB_FILE}: the id of {brief(text)} is {brief(number)}, expected a token id: {_REMEDY}")
+            raise CorruptCheckpointError(
+                f"{VOCAB_FILE}: the id of {brief(text)} is {brief(number)}, expected "
+                f"a token id: {_REMEDY}"
+            )
     if len(set(vocab.values())) < len(vocab):
-        raise CorruptCheckpointError(f"{VOCAB_FILE} has an id twice, expected one token each: {_REMEDY}")
+        raise CorruptCheckpointError(
+            f"{VOCAB_FILE} has an id twice, expected one token each: {_REMEDY}"
+        )
     return vocab
 
 
@@ -82,13 +96,19 @@ def _merges(data: bytes) -> Iterator[tuple[str, str]]:
             continue
         parts = line.split(" ")
         if len(parts) != 2 or not all(parts):
-            raise CorruptCheckpointError(f"{MERGES_FILE}, line {number}: {brief(line)}, expected two tokens: {_REMEDY}")
+            raise CorruptCheckpointError(
+                f"{MERGES_FILE}, line {number}: {brief(line)}, expected two tokens: {_REMEDY}"
+            )
         yield parts[0], parts[1]
 
 
 def _unmade(vocab: Mapping[str, int], made: set[str]) -> dict[str, int]:
     """Markup of several characters that no merge makes."""
-    return {text: number for text, number in vocab.items() if len(text) > 1 and text not in made and _MARKUP.fullmatch(text)}
+    return {
+        text: number
+        for text, number in vocab.items()
+        if len(text) > 1 and text not in made and _MARKUP.fullmatch(text)
+    }
 
 
 def _declared(files: SmallFiles, vocab: Mapping[str, int]) -> dict[str, int]:
@@ -103,7 +123,9 @@ def _declared(files: SmallFiles, vocab: Mapping[str, int]) -> dict[str, int]:
 
 
 def _check_made(vocab: Mapping[str, int], made: set[str], special: set[str]) -> None:
-    """Every token is a character, made by a merge, or special: else the merges are not all there."""
+    """Every token is a character, made by a merge, or special: else the
+    merges are not all there.
+    """
     lost = sorted(text for text in vocab if len(text) > 1 and text not in made | special)
     if lost:
         raise CorruptCheckpointError(
@@ -114,7 +136,9 @@ def _check_made(vocab: Mapping[str, int], made: set[str], special: set[str]) -> 
 
 def _pre_tokenizer(made: set[str], files: SmallFiles) -> pre_tokenizers.PreTokenizer:
     prefix = files.json(TOKENIZER_CONFIG_FILE).get("add_prefix_space") is True
-    steps: Sequence[pre_tokenizers.PreTokenizer] = [pre_tokenizers.ByteLevel(add_prefix_space=prefix, trim_offsets=True, use_regex=True)]
+    steps: Sequence[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.ByteLevel(add_prefix_space=prefix, trim_offsets=True, use_regex=True)
+    ]
     if not any(re.search(r"[0-9]", text) for text in made):
         steps = [pre_tokenizers.Digits(individual_digits=True), *steps]
         return pre_tokenizers.Sequence(list(steps))

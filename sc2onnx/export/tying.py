@@ -28,8 +28,8 @@ def settle(checkpoint: Checkpoint, config: Starcoder2Config) -> tuple[Checkpoint
     """The checkpoint with the pair that its model computes with, and whether that is tied.
 
     Where ``config.json`` ties them, one of them is enough, whichever it is. A head of the same
-    numbers, in whatever type, is the embedding; another one stands for itself, and the configuration
-    that comes back is not tied. Both tensors are read if both are there.
+    numbers, in whatever type, is the embedding; another one stands for itself, and the
+    configuration that comes back is not tied. Both tensors are read if both are there.
     """
     tensors = checkpoint.tensors
     head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)

@@ -1,4 +1,6 @@
-"""The only writer of bundles: temporary sibling, fsync, rename. A bundle appears whole or not at all."""
+"""The only writer of bundles: temporary sibling, fsync, rename.
+A bundle appears whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ _LOCK: Final = ".lock"
 
 
 def place(weights: Iterable[LazyWeight]) -> tuple[dict[str, ir.ExternalTensor], int]:
-    """Where each weight will lie in the data file, decided from shapes alone, and the file's size in bytes."""
+    """Where each weight will lie in the data file, decided from shapes alone, and
+    the file's size in bytes.
+    """
     placed: dict[str, ir.ExternalTensor] = {}
     end = 0
     for weight in weights:
@@ -51,11 +55,14 @@ def place(weights: Iterable[LazyWeight]) -> tuple[dict[str, ir.ExternalTensor], 
 
 def _external(weight: LazyWeight, offset: int) -> ir.ExternalTensor:
     dtype = ir.DataType.from_numpy(weight.dtype)
-    return ir.ExternalTensor(WEIGHTS_FILE, offset, weight.nbytes, dtype, shape=ir.Shape(weight.shape), name=weight.name)
+    return ir.ExternalTensor(
+        WEIGHTS_FILE, offset, weight.nbytes, dtype, shape=ir.Shape(weight.shape), name=weight.name
+    )
 
 
 def clean_up(out: Path) -> None:
-    """Undo what a killed export to the same path left: remove its partial bundle, put back the bundle it was replacing.
+    """Undo what a killed export to the same path left: remove its partial bundle, put back
+    the bundle it was replacing.
 
     Nothing is touched while another export to this path is at work.
     """
@@ -75,15 +82,30 @@ def clean_up(out: Path) -> None:
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Refuse an output path that is taken, before any work. ``overwrite`` replaces a bundle, and nothing else."""
+    """Refuse an output path that is taken, before any work.
+    ``overwrite`` replaces a bundle, and nothing else.
+    """
     if not out.parent.is_dir():
-        raise OutputError(f"{out.parent} is not a directory, expected the place to make {out.name} in: create it first")
+        raise OutputError(
+            f"{out.parent} is not a directory, expected the place to make "
+            f"{out.name} in: create it first"
+        )
     if not os.path.lexists(out):
         return
     if not overwrite:
-        raise OutputExistsError(f"{out} exists: choose another path, or pass --overwrite (overwrite=True) to replace the bundle there")
-    if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
-        raise OutputExistsError(f"{out} exists and is not a bundle, so it is not overwritten: choose another path, or remove it yourself")
+        raise OutputExistsError(
+            f"{out} exists: choose another path, or pass --overwrite (overwrite=True) to "
+            "replace the bundle there"
+        )
+    if (
+        not out.is_dir()
+        or out.is_symlink()
+        or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file())
+    ):
+        raise OutputExistsError(
+            f"{out} exists and is not a bundle, so it is not overwritten: choose another "
+            "path, or remove it yourself"
+        )
 
 
 def space_needed(nbytes: int) -> int:
@@ -92,18 +114,22 @@ def space_needed(nbytes: int) -> int:
 
 
 def check_space(out: Path, nbytes: int) -> None:
-    """Raise :class:`DiskSpaceError` unless a bundle with a data file of ``nbytes`` fits beside what is there."""
+    """Raise :class:`DiskSpaceError` unless a bundle with a data file of ``nbytes``
+    fits beside what is there.
+    """
     free, needed = shutil.disk_usage(out.parent).free, space_needed(nbytes)
     if free < needed:
         raise DiskSpaceError(
-            f"the bundle needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free at {out.parent}: "
-            "free some space, choose another disk, or a smaller precision"
+            f"the bundle needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free at "
+            f"{out.parent}: free some space, choose another disk, or a smaller precision"
         )
 
 
 @dataclass(slots=True)
 class BundleWriter:
-    """Files of a bundle in the making; :attr:`files` has the size and digest of each one written so far."""
+    """Files of a bundle in the making; :attr:`files` has the size and digest
+    of each one written so far.
+    """
 
     directory: Path
     files: dict[str, FileEntry] = field(default_factory=dict)
@@ -112,7 +138,12 @@ class BundleWriter:
         """Write one small file."""
         self._write(name, [data])
 
-    def weights(self, weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]) -> None:
+    def weights(
+        self,
+        weights: Mapping[str, LazyWeight],
+        placed: Mapping[str, ir.ExternalTensor],
+        advance: Callable[[int], None],
+    ) -> None:
         """Stream every weight to its place; ``advance`` is told the bytes as they go out."""
         self._write(WEIGHTS_FILE, _data(weights, placed, advance))
 
@@ -129,7 +160,8 @@ class BundleWriter:
                 size += len(block)
             file.flush()
             os.fsync(file.fileno())
-        if name not in (CARD_FILE, MANIFEST_FILE):  # people edit the card, and the manifest cannot contain itself
+        # people edit the card, and the manifest cannot contain itself
+        if name not in (CARD_FILE, MANIFEST_FILE):
             self.files[name] = FileEntry(size, digest.hexdigest())
 
 
@@ -144,24 +176,38 @@ def new_bundle(out: Path, overwrite: bool) -> Iterator[BundleWriter]:
         try:
             partial.mkdir()
         except OSError as error:
-            raise OutputError(f"cannot write in {out.parent} ({error.strerror}): choose another path") from error
+            raise OutputError(
+                f"cannot write in {out.parent} ({error.strerror}): choose another path"
+            ) from error
         with FileLock(partial / _LOCK):
             yield BundleWriter(partial)
             check_output(out, overwrite)  # again: much may have happened meanwhile
             _replace(partial, out)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise DiskSpaceError(f"the disk at {out.parent} filled up while writing {out.name}: free some space and export again") from error
+            raise DiskSpaceError(
+                f"the disk at {out.parent} filled up while writing {out.name}: free some "
+                "space and export again"
+            ) from error
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(out):
-            raise OutputExistsError(f"{out} appeared while its bundle was being written: remove it, or choose another path") from error
+            raise OutputExistsError(
+                f"{out} appeared while its bundle was being written: remove it, "
+                "or choose another path"
+            ) from error
         if isinstance(error, Sc2onnxError):
             raise
-        raise OutputError(f"{out} cannot be written ({error.strerror or error}): choose another path or disk") from error
+        raise OutputError(
+            f"{out} cannot be written ({error.strerror or error}): choose another path or disk"
+        ) from error
     finally:
         _remove(partial)
 
 
-def _data(weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTensor], advance: Callable[[int], None]) -> Iterator[Buffer]:
+def _data(
+    weights: Mapping[str, LazyWeight],
+    placed: Mapping[str, ir.ExternalTensor],
+    advance: Callable[[int], None],
+) -> Iterator[Buffer]:
     end = 0
     for name, tensor in placed.items():
         if weights[name].shares is not None:
@@ -173,7 +219,9 @@ def _data(weights: Mapping[str, LazyWeight], placed: Mapping[str, ir.ExternalTen
             advance(rows.nbytes)
             end += rows.nbytes
             yield rows.view(np.uint8).reshape(-1).data
-        assert end == start + weights[name].nbytes, f"{name} yielded {end - start} bytes, not {weights[name].nbytes}"
+        assert end == start + weights[name].nbytes, (
+            f"{name} yielded {end - start} bytes, not {weights[name].nbytes}"
+        )
 
 
 def _replace(partial: Path, out: Path) -> None:
@@ -191,7 +239,8 @@ def _replace(partial: Path, out: Path) -> None:
             raise
         finally:
             if not partial.exists():
-                (out / _LOCK).unlink(missing_ok=True)  # only now: without it another export would take the directory for a dead one's
+                # only now: without it another export would take the directory for a dead one's
+                (out / _LOCK).unlink(missing_ok=True)
         _sync(out.parent)
     finally:
         if not partial.exists():  # the new one is in place

@@ -63,7 +63,9 @@ class _Gathered(Collector):
         self._families = dict[str, Metric]()
         for name, text in found:
             for family in text_string_to_metric_families(text):
-                merged = self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                merged = self._families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
                 for each in family.samples:
                     merged.add_sample(each.name, {**each.labels, "member": name}, each.value)
 

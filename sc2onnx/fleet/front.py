@@ -1,5 +1,5 @@
-"""The front of a fleet of servers that HTTP reaches: each file's requests go to the one that has its
-cache, others to whom the ranking says.
+"""The front of a fleet of servers that HTTP reaches: each file's requests go to the one that has
+its cache, others to whom the ranking says.
 """
 
 from __future__ import annotations

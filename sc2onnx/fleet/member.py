@@ -138,7 +138,9 @@ class Member:
             return "ready"
         return "loading" if b"Loading" in body else "draining"
 
-    def _stream(self, call: Call, seconds: float | None, trace: Trace | None = None) -> AbstractAsyncContextManager[httpcore.Response]:
+    def _stream(
+        self, call: Call, seconds: float | None, trace: Trace | None = None
+    ) -> AbstractAsyncContextManager[httpcore.Response]:
         timeout = {"connect": CONNECT, "read": seconds, "write": seconds, "pool": CONNECT}
         return self._pool.stream(
             call.method,
@@ -157,5 +159,10 @@ class Member:
 async def _as_lost() -> AsyncIterator[None]:
     try:
         yield
-    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+    except (
+        httpcore.NetworkError,
+        httpcore.ProtocolError,
+        httpcore.TimeoutException,
+        OSError,
+    ) as error:
         raise LostError(str(error) or type(error).__name__) from error

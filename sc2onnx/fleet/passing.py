@@ -55,11 +55,14 @@ _OWN: Final = {
 }  # fmt: skip
 """Headers of one connection, and those that the front gives itself: they are not passed on."""
 
-_CUT: Final = RefusedError(502, "what computed this ended before its time: ask again", "server_error")
+_CUT: Final = RefusedError(
+    502, "what computed this ended before its time: ask again", "server_error"
+)
 
 
 class Passing(ABC):
-    """Has a fleet answer what clients ask. Who of it is asked, and in which order, is for subclasses.
+    """Has a fleet answer what clients ask.
+    Who of it is asked, and in which order, is for subclasses.
 
     ``settings``: bounds of requests.
     """

@@ -43,7 +43,9 @@ def serve_workers(configuration: Configuration, keys: Sequence[str]) -> None:
     asyncio.run(_serve_workers(configuration, settings, listening))
 
 
-async def _serve_workers(configuration: Configuration, settings: Settings, listening: socket.socket) -> None:
+async def _serve_workers(
+    configuration: Configuration, settings: Settings, listening: socket.socket
+) -> None:
     workers = Workers(configuration, settings.keys)
     counts = Counts(workers.members, gathers=True)
     front = Front(workers.members, configuration.max_batch, settings, counts)

@@ -47,8 +47,12 @@ class Workers:
         self._folder = Path(tempfile.mkdtemp(prefix="sc2onnx-"))
         self._keys = list(keys)
         found = places(configuration.workers, configuration.threads)
-        self._orders = [self._order(configuration, number, place) for number, place in enumerate(found)]
-        self.members = Members(Member(each.name, "http://localhost", each.socket) for each in self._orders)
+        self._orders = [
+            self._order(configuration, number, place) for number, place in enumerate(found)
+        ]
+        self.members = Members(
+            Member(each.name, "http://localhost", each.socket) for each in self._orders
+        )
         self._processes = dict[str, asyncio.subprocess.Process]()
         self._ending = asyncio.Event()
 

@@ -1,1 +1,3 @@
-"""Bundle -> completed code. Needs numpy, onnxruntime and tokenizers; never torch, never the exporter."""
+"""Bundle -> completed code. Needs numpy, onnxruntime and tokenizers; never
+torch, never the exporter.
+"""

@@ -67,7 +67,9 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
     """Raise :class:`RequestError` unless ``value`` is one of these words."""
     if not isinstance(value, str) or value not in allowed:
         words = [repr(word) for word in allowed]
-        raise RequestError(f"{name} is {shown(value)}, expected {', '.join(words[:-1])} or {words[-1]}")
+        raise RequestError(
+            f"{name} is {shown(value)}, expected {', '.join(words[:-1])} or {words[-1]}"
+        )
 
 
 def text(name: str, value: Any) -> str:
@@ -83,7 +85,8 @@ def text(name: str, value: Any) -> str:
     except UnicodeEncodeError as error:
         where = f"U+{ord(value[error.start]):04X} at character {error.start}"
         raise RequestError(
-            f"{name} is a str with lone surrogates ({where}), expected a str of Unicode characters: decode bytes with errors='replace'"
+            f"{name} is a str with lone surrogates ({where}), expected a str of Unicode "
+            "characters: decode bytes with errors='replace'"
         ) from None
     return value
 
@@ -98,7 +101,9 @@ def texts(name: str, value: Any) -> list[str]:
     :class:`RequestError`.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
-        raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str: decode it first")
+        raise RequestError(
+            f"{name} is {shown(value)}, expected a str or a list of str: decode it first"
+        )
     if not _is_collection(value) or isinstance(value, Set):
         raise RequestError(f"{name} is {shown(value)}, expected a str or a list of str")
     return [text(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
@@ -112,7 +117,10 @@ def code_files(value: Any) -> dict[str, str]:
         return {}
     if not isinstance(value, Mapping):
         raise RequestError(f"files is {shown(value)}, expected a mapping of paths to their code")
-    return {text("a path of files", path): text(f"files[{shown(path)}]", code) for path, code in value.items()}
+    return {
+        text("a path of files", path): text(f"files[{shown(path)}]", code)
+        for path, code in value.items()
+    }
 
 
 def place_of(name: str, value: Any) -> str:
@@ -126,9 +134,14 @@ def place_of(name: str, value: Any) -> str:
     try:
         os.fsencode(value)
     except UnicodeEncodeError as error:
-        raise RequestError(f"{name} is {shown(value)}, which no file can be called here ({error.reason}): correct the path") from None
+        raise RequestError(
+            f"{name} is {shown(value)}, which no file can be called here "
+            f"({error.reason}): correct the path"
+        ) from None
     if not value or "\0" in value:
-        raise RequestError(f"{name} is {shown(value)}, expected a path that is not empty and has no null character")
+        raise RequestError(
+            f"{name} is {shown(value)}, expected a path that is not empty and has no null character"
+        )
     return value
 
 
@@ -138,12 +151,19 @@ def stop_strings(value: Any) -> tuple[str, ...]:
     if not _is_collection(found) or not all(
         isinstance(stop, str) and stop for stop in found
     ):  # looked at before they are taken: a range has any length
-        raise RequestError(f"stop is {shown(value)}, expected strings that are not empty: one, a list of them, or None for none")
+        raise RequestError(
+            f"stop is {shown(value)}, expected strings that are not empty: one, a list of "
+            "them, or None for none"
+        )
     return tuple(found)
 
 
 def token_ids(
-    tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, most: int | None = None, *, name: str = "token ids"
+    tokens: Iterable[int] | npt.NDArray[np.integer],
+    vocab: int,
+    most: int | None = None,
+    *,
+    name: str = "token ids",
 ) -> npt.NDArray[np.int64]:
     """Token ids (n,) as int64; n may be 0. Raises :class:`TokenIdError` for anything that is not an
     id below ``vocab``.
@@ -151,37 +171,60 @@ def token_ids(
     ``most``: no more than one beyond so many are taken of what is not in memory already: an
     iterator may never end, and a range be as long as it likes.
     """
-    if isinstance(tokens, np.ndarray) and (tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iuO")):
-        raise TokenIdError(f"{name} are an array of shape {tokens.shape} of {tokens.dtype}, expected whole numbers in one dimension")
-    if isinstance(tokens, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(tokens, Iterable):
-        raise TokenIdError(f"{name} are {shown(tokens)}, expected whole numbers, in a list or an array")
-    taken = tokens if most is None or isinstance(tokens, (list, tuple, np.ndarray)) else islice(tokens, most + 1)
+    if isinstance(tokens, np.ndarray) and (
+        tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iuO")
+    ):
+        raise TokenIdError(
+            f"{name} are an array of shape {tokens.shape} of {tokens.dtype}, expected whole "
+            "numbers in one dimension"
+        )
+    if isinstance(tokens, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(
+        tokens, Iterable
+    ):
+        raise TokenIdError(
+            f"{name} are {shown(tokens)}, expected whole numbers, in a list or an array"
+        )
+    taken = (
+        tokens
+        if most is None or isinstance(tokens, (list, tuple, np.ndarray))
+        else islice(tokens, most + 1)
+    )
     try:
         ids = np.fromiter(map(_index, taken), dtype=np.int64)
     except TypeError as error:
         kind = type(tokens).__name__
-        raise TokenIdError(f"{name} are a {kind} with other things in it ({error}), expected whole numbers") from error
+        raise TokenIdError(
+            f"{name} are a {kind} with other things in it ({error}), expected whole numbers"
+        ) from error
     except OverflowError as error:
         raise TokenIdError(f"a token id is too large, expected 0 to {vocab - 1}") from error
     bad = ids[(ids < 0) | (ids >= vocab)]
     if bad.size:
-        raise TokenIdError(f"token id {bad[0]} is outside the vocabulary, expected 0 to {vocab - 1}")
+        raise TokenIdError(
+            f"token id {bad[0]} is outside the vocabulary, expected 0 to {vocab - 1}"
+        )
     return ids
 
 
-def some_token_ids(tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, most: int | None = None) -> npt.NDArray[np.int64]:
+def some_token_ids(
+    tokens: Iterable[int] | npt.NDArray[np.integer], vocab: int, most: int | None = None
+) -> npt.NDArray[np.int64]:
     """Token ids as in :func:`token_ids`, at least one. Raises :class:`EmptyPromptError` if there is
     none.
     """
     ids = token_ids(tokens, vocab, most)
     if not ids.size:
-        raise EmptyPromptError("there are no tokens, expected at least one: a model continues something")
+        raise EmptyPromptError(
+            "there are no tokens, expected at least one: a model continues something"
+        )
     return ids
 
 
 def _is_collection(value: Any) -> bool:
     """Whether it holds values one by one: no bytes, no mapping, no array without dimensions."""
-    none = isinstance(value, (bytes, bytearray, memoryview, Mapping)) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    none = isinstance(value, (bytes, bytearray, memoryview, Mapping)) or (
+        isinstance(value, np.ndarray) and value.ndim == 0
+    )
     return isinstance(value, Collection) and not none
 
 

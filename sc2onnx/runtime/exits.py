@@ -1,8 +1,9 @@
 """The end of the interpreter, under threads that compute.
 
-A daemon thread that comes back from C++ to an interpreter that is ending is ended there, which C++ does not survive: the whole
-process aborts (``terminate called``, status 134). So at exit what computes in such threads is cancelled and waited for, and
-nothing begins any more. Threads that are no daemons have ended by then.
+A daemon thread that comes back from C++ to an interpreter that is ending is ended there, which C++
+does not survive: the whole process aborts (``terminate called``, status 134). So at exit what
+computes in such threads is cancelled and waited for, and nothing begins any more. Threads that are
+no daemons have ended by then.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from typing import Final
 from sc2onnx.errors import CancelledError
 
 PATIENCE: Final = 10.0
-"""Seconds that the end waits at most. A step stops within about one operator; a graph that is being loaded cannot be stopped."""
+"""Seconds that the end waits at most.
+A step stops within about one operator; a graph that is being loaded cannot be stopped.
+"""
 
-_inside: Final[dict[object, Callable[[], object]]] = {}  # how to cancel what computes; changed without a lock, which a signal handler might find held
+# how to cancel what computes; changed without a lock, which a signal handler might find held
+_inside: Final[dict[object, Callable[[], object]]] = {}
 _ending = False
 
 
@@ -34,7 +38,9 @@ def computing(cancel: Callable[[], object]) -> Iterator[None]:
     _inside[key] = cancel  # before the look at _ending: _end sees this, or this sees _end
     try:
         if _ending and threading.current_thread().daemon:
-            raise CancelledError("the program is ending: nothing is computed in its daemon threads any more")
+            raise CancelledError(
+                "the program is ending: nothing is computed in its daemon threads any more"
+            )
         yield
     finally:
         del _inside[key]

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Final, TypedDict, get_args
 
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.arguments import check_keywords, flag, one_of, optional_text, shown, whole_number
+from sc2onnx.runtime.arguments import (
+    check_keywords,
+    flag,
+    one_of,
+    optional_text,
+    shown,
+    whole_number,
+)
 from sc2onnx.runtime.cache.shape import CHUNK
 from sc2onnx.runtime.opening.bundle import Check
 from sc2onnx.runtime.ort.kernels import CacheType, Use
@@ -43,22 +50,26 @@ class LoadOptions:
     """What a model runs on, and how it goes about its work.
 
     ``revision``: branch, tag or commit of a hub id.
-    ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``: instead, one for each stage of a bundle that is cut.
-    ``threads``: for one step; by default one per processor this process may use, quotas of its
-    control groups respected. ``spin``: seconds that they look for work after a step
-    before they sleep; 0 lets them sleep at once. ``cache_capacity``: the most slots of a
-    sequence's cache, at least the sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context, which a bundle
-    for a GPU needs.
-    ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the text suggests are computed ahead, several
-    in one step; they count only where the model draws the same. None: where a step of several gives the same numbers
-    (:attr:`sc2onnx.runtime.ort.session.Session.steps_agree`), so that the tokens are those of decoding one by one; True: also where near ties
-    may go the other way. ``max_batch``: the most requests that are computed together.
-    ``check``: how the files are checked, see :data:`sc2onnx.runtime.opening.bundle.Check`. ``prefix_memory``: bytes of finished requests' caches to
-    keep for later requests that begin alike; by default what two sequences of full capacity take, 0 keeps none.
-    ``kernels``: whether a quantised bundle runs on the kernels of ``sc2onnx-kernels``, see
-    :data:`sc2onnx.runtime.ort.kernels.Use`. ``cache_type``: what they keep of keys and values, ``int8`` (with a scale) or
-    ``float32``; ``auto`` is int8. ``packed``: whether the weights that are packed for them are kept in the user's cache
-    directory, for memory that processes share and a faster start, see :data:`sc2onnx.runtime.ort.packing.Packed`.
+    ``device``: ``cpu``, ``cuda``, ``cuda:1`` (the second GPU) or ``auto``. ``device_map``:
+    instead, one for each stage of a bundle that is cut. ``threads``: for one step; by
+    default one per processor this process may use, quotas of its control groups respected.
+    ``spin``: seconds that they look for work after a step before they sleep; 0 lets them
+    sleep at once. ``cache_capacity``: the most slots of a sequence's cache, at least the
+    sliding window; by default window + prefill_chunk - 1 (rounded up), at most the context,
+    which a bundle for a GPU needs.
+    ``prefill_chunk``: tokens of a prompt computed at once. ``speculate``: whether tokens that the
+    text suggests are computed ahead, several in one step; they count only where the model draws the
+    same. None: where a step of several gives the same numbers
+    (:attr:`sc2onnx.runtime.ort.session.Session.steps_agree`), so that the tokens are those of
+    decoding one by one; True: also where near ties may go the other way. ``max_batch``: the most
+    requests that are computed together. ``check``: how the files are checked, see
+    :data:`sc2onnx.runtime.opening.bundle.Check`. ``prefix_memory``: bytes of finished requests'
+    caches to keep for later requests that begin alike; by default what two sequences of full
+    capacity take, 0 keeps none. ``kernels``: whether a quantised bundle runs on the kernels of
+    ``sc2onnx-kernels``, see :data:`sc2onnx.runtime.ort.kernels.Use`. ``cache_type``: what they keep
+    of keys and values, ``int8`` (with a scale) or ``float32``; ``auto`` is int8. ``packed``:
+    whether the weights that are packed for them are kept in the user's cache directory, for memory
+    that processes share and a faster start, see :data:`sc2onnx.runtime.ort.packing.Packed`.
     ``cuda_graphs``: whether a GPU's steps of one token are captured and replayed.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
@@ -94,7 +105,9 @@ class LoadOptions:
         flag("cuda_graphs", self.cuda_graphs)
         devices = self.device_map
         if devices is not None and not isinstance(devices, (list, tuple)):
-            raise RequestError(f"device_map is {shown(devices)}, expected a list of devices, one for each stage")
+            raise RequestError(
+                f"device_map is {shown(devices)}, expected a list of devices, one for each stage"
+            )
         optional_text("revision", self.revision)
 
     @classmethod

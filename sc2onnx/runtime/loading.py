@@ -45,10 +45,11 @@ def load(bundle: str | Path, **options: Unpack[LoadKeywords]) -> Model:
     :class:`~sc2onnx.runtime.load_options.LoadOptions`.
 
     Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.HubError`,
-    :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.RequestError` for impossible
-    sizes, with ``packed="now"`` also :class:`~sc2onnx.errors.OutputError`, with ``kernels="on"`` also
-    :class:`~sc2onnx.errors.MissingDependencyError`. Warns (:class:`UserWarning`) if the bundle was made for another
-    device and is slow on this one.
+    :class:`~sc2onnx.errors.DeviceError`, :class:`~sc2onnx.errors.InferenceError` and
+    :class:`~sc2onnx.errors.RequestError` for impossible sizes, with ``packed="now"`` also
+    :class:`~sc2onnx.errors.OutputError`, with ``kernels="on"`` also
+    :class:`~sc2onnx.errors.MissingDependencyError`. Warns (:class:`UserWarning`) if the bundle was
+    made for another device and is slow on this one.
     """
     chosen = LoadOptions.of(options)
     opened = Bundle.open(_located(bundle, chosen.revision), chosen.check)
@@ -80,12 +81,16 @@ def _located(bundle: str | Path, revision: str | None) -> Path:
     except Sc2onnxError:
         raise
     except OSError as error:
-        raise BundleNotFoundError(f"{shown(place)} cannot be looked up ({error.strerror}): correct the path") from error
+        raise BundleNotFoundError(
+            f"{shown(place)} cannot be looked up ({error.strerror}): correct the path"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a model runs on, as :func:`load` explains it: a device for each stage, and the processors' part in it. No devices: the CPU."""
+    """What a model runs on, as :func:`load` explains it: a device for each stage, and the
+    processors' part in it. No devices: the CPU.
+    """
 
     devices: tuple[Device, ...] = ()
     threads: int = field(default_factory=default_threads)
@@ -95,11 +100,21 @@ class Place:
     cache_type: CacheType = "auto"
 
     def library(self, manifest: Manifest) -> Kernels | None:
-        """The kernels that a bundle is to run on. Raises as :func:`~sc2onnx.runtime.ort.kernels.usable`."""
+        """The kernels that a bundle is to run on.
+        Raises as :func:`~sc2onnx.runtime.ort.kernels.usable`.
+        """
         return usable(self.kernels, manifest, self.devices)
 
-    def session(self, bundle: Bundle, instead: Sequence[Substitute] = (), library: Kernels | None = None, packed: Path | None = None) -> Session:
-        """The bundle's graphs, loaded; on the kernels of a ``library``, those for them, with weights ``packed`` in a file."""
+    def session(
+        self,
+        bundle: Bundle,
+        instead: Sequence[Substitute] = (),
+        library: Kernels | None = None,
+        packed: Path | None = None,
+    ) -> Session:
+        """The bundle's graphs, loaded; on the kernels of a ``library``, those for them, with
+        weights ``packed`` in a file.
+        """
         devices = self.devices or (Device(),) * len(bundle.graphs)
         return Session(
             bundle,
@@ -123,14 +138,20 @@ def open_model(
 ) -> Model:
     """The model of an open bundle, the rest as in :func:`load`.
 
-    ``graphs``: in the place of the bundle's own, over its weights, on ONNX Runtime's own kernels. ``packed``: its weights,
-    to be used if that works. Warns (:class:`UserWarning`) where kernels that nobody insists on refuse the bundle.
+    ``graphs``: in the place of the bundle's own, over its weights, on ONNX Runtime's own kernels.
+    ``packed``: its weights, to be used if that works. Warns (:class:`UserWarning`) where kernels
+    that nobody insists on refuse the bundle.
     """
     options, place = options or LoadOptions(), place or Place()
     library = None if graphs else place.library(bundle.manifest)
     assert library or packed is None, "weights are packed for the kernels"
     if library is not None:
-        shape = cache_shape(bundle.manifest, options.prefill_chunk, options.cache_capacity, kept_slots(place.cache_type))
+        shape = cache_shape(
+            bundle.manifest,
+            options.prefill_chunk,
+            options.cache_capacity,
+            kept_slots(place.cache_type),
+        )
         try:
             session = _open_packed(bundle, packed, place, library) if packed else None
             packed = packed if session else None
@@ -140,11 +161,15 @@ def open_model(
         except InferenceError as error:
             if meant(place.kernels) == "on" or isinstance(error, OutOfMemoryError):
                 raise
-            warnings.warn(f"the bundle runs without sc2onnx-kernels, which refuse it: {error}", stacklevel=3)
+            warnings.warn(
+                f"the bundle runs without sc2onnx-kernels, which refuse it: {error}", stacklevel=3
+            )
     return _open_without(bundle, graphs, place, options)
 
 
-def _open_without(bundle: Bundle, graphs: Sequence[bytes], place: Place, options: LoadOptions) -> Model:
+def _open_without(
+    bundle: Bundle, graphs: Sequence[bytes], place: Place, options: LoadOptions
+) -> Model:
     """The model without our kernels."""
     check_cache_type(place.cache_type, bundle.manifest.cache.dtype)
     shape = cache_shape(bundle.manifest, options.prefill_chunk, options.cache_capacity)
@@ -153,7 +178,9 @@ def _open_without(bundle: Bundle, graphs: Sequence[bytes], place: Place, options
     return Model(bundle, session, shape, options)
 
 
-def _open_packed(bundle: Bundle, form: PackedForm, place: Place, library: Kernels) -> Session | None:
+def _open_packed(
+    bundle: Bundle, form: PackedForm, place: Place, library: Kernels
+) -> Session | None:
     """The session over packed weights; one that cannot be had is not kept either."""
     try:
         session = place.session(bundle, library=library, packed=form.data)

@@ -76,11 +76,14 @@ class Model:
 
     @property
     def packed(self) -> bool:
-        """Whether its weights, packed for the kernels, are mapped from the user's cache directory."""
+        """Whether its weights, packed for the kernels, are mapped from
+        the user's cache directory.
+        """
         return self._packed is not None
 
     @overload
-    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str; the first overloads win
+    # a str is a sequence of str; the first overloads win
+    def generate(  # type: ignore[overload-overlap]
         self, prompt: str, *, n: None = ..., **options: Unpack[GenerationKeywords]
     ) -> Completion: ...
 
@@ -90,10 +93,14 @@ class Model:
     ) -> list[Completion]: ...
 
     @overload
-    def generate(self, prompt: Sequence[str], *, n: None = ..., **options: Unpack[GenerationKeywords]) -> list[Completion]: ...
+    def generate(
+        self, prompt: Sequence[str], *, n: None = ..., **options: Unpack[GenerationKeywords]
+    ) -> list[Completion]: ...
 
     @overload
-    def generate(self, prompt: Sequence[str], *, n: int, **options: Unpack[GenerationKeywords]) -> list[list[Completion]]: ...
+    def generate(
+        self, prompt: Sequence[str], *, n: int, **options: Unpack[GenerationKeywords]
+    ) -> list[list[Completion]]: ...
 
     def generate(
         self,

@@ -10,7 +10,15 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Self, get_args
 
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.arguments import check_keywords, flag, one_of, optional_text, shown, stop_strings, whole_number
+from sc2onnx.runtime.arguments import (
+    check_keywords,
+    flag,
+    one_of,
+    optional_text,
+    shown,
+    stop_strings,
+    whole_number,
+)
 from sc2onnx.runtime.choose.sampling import SamplingKeywords, SamplingParameters
 from sc2onnx.runtime.text.lines import Lines
 
@@ -54,25 +62,26 @@ class GenerationOptions(SamplingParameters):
 
     How tokens are drawn is said by the fields of
     :class:`~sc2onnx.runtime.choose.sampling.SamplingParameters`, such as ``temperature``; greedy by
-    default. ``max_new_tokens``: tokens at most. ``seed``: the same gives the same tokens; each sample and each prompt of a list draws
-    from a stream of its own, the first from that of a single prompt, and how many there are changes
-    none of them. ``stop``: strings that end the text, not in it. ``stop_tokens`` replaces the
-    default set: the checkpoint's end-of-text, ``<file_sep>`` and the fill-in-the-middle tokens.
-    ``ends``: with the cursor's line (``"line"``), or with the block that it is in, before code that
-    follows the cursor already (``"block"``), or as a :class:`~sc2onnx.runtime.text.lines.Lines` says. ``line_seconds``:
-    after so many seconds of writing, it ends as soon as it has more than one line, as ``"timeout"``.
-    ``logprobs``: nats of each token under the unfiltered model; nothing is computed ahead then.
-    ``top_logprobs``: and of so many that were likeliest in its place, at most 20.
-    ``prompt_logprobs``: and the same of the prompt's own tokens, all of which are computed anew then.
-    ``heal``: take the end of a prompt that stops inside a word back, and choose its tokens again
-    together with what follows (:mod:`sc2onnx.runtime.choose.healing`); ``text`` begins where the prompt
-    ends, ``tokens`` with those that were chosen again. ``special_tokens``: whether ``<fim_prefix>``
-    and its like, spelt out in the prompt, are taken as the special token (``"parse"``) or as their
-    characters (``"text"``, for text that is data). ``timeout``: seconds after which it ends with
-    what there is. ``priority``: requests of a higher one go first. ``namespace``: whose request it
-    is: what others left computed, and their texts, are not used for it, nor its own for them, so
-    that nobody can tell by the time what others ask. ``prediction``: a text that the completion
-    may be like, such as the code that it is to replace: where it is, several tokens are computed at once.
+    default. ``max_new_tokens``: tokens at most. ``seed``: the same gives the same tokens; each
+    sample and each prompt of a list draws from a stream of its own, the first from that of a single
+    prompt, and how many there are changes none of them. ``stop``: strings that end the text, not in
+    it. ``stop_tokens`` replaces the default set: the checkpoint's end-of-text, ``<file_sep>`` and
+    the fill-in-the-middle tokens. ``ends``: with the cursor's line (``"line"``), or with the block
+    that it is in, before code that follows the cursor already (``"block"``), or as a
+    :class:`~sc2onnx.runtime.text.lines.Lines` says. ``line_seconds``: after so many seconds of
+    writing, it ends as soon as it has more than one line, as ``"timeout"``. ``logprobs``: nats of
+    each token under the unfiltered model; nothing is computed ahead then. ``top_logprobs``: and of
+    so many that were likeliest in its place, at most 20. ``prompt_logprobs``: and the same of the
+    prompt's own tokens, all of which are computed anew then. ``heal``: take the end of a prompt
+    that stops inside a word back, and choose its tokens again together with what follows
+    (:mod:`sc2onnx.runtime.choose.healing`); ``text`` begins where the prompt ends, ``tokens`` with
+    those that were chosen again. ``special_tokens``: whether ``<fim_prefix>`` and its like, spelt
+    out in the prompt, are taken as the special token (``"parse"``) or as their characters
+    (``"text"``, for text that is data). ``timeout``: seconds after which it ends with what there
+    is. ``priority``: requests of a higher one go first. ``namespace``: whose request it is: what
+    others left computed, and their texts, are not used for it, nor its own for them, so that nobody
+    can tell by the time what others ask. ``prediction``: a text that the completion may be like,
+    such as the code that it is to replace: where it is, several tokens are computed at once.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -94,15 +103,23 @@ class GenerationOptions(SamplingParameters):
 
     def __post_init__(self) -> None:
         SamplingParameters.__post_init__(self)  # super() does not know a class with slots
-        object.__setattr__(self, "max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1))
+        object.__setattr__(
+            self, "max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1)
+        )
         object.__setattr__(self, "stop", stop_strings(self.stop))
         flag("logprobs", self.logprobs)
         most = _MOST_LIKELIEST
-        object.__setattr__(self, "top_logprobs", whole_number("top_logprobs", self.top_logprobs, 0, most))
+        object.__setattr__(
+            self, "top_logprobs", whole_number("top_logprobs", self.top_logprobs, 0, most)
+        )
         if self.top_logprobs and not self.logprobs:
-            raise RequestError(f"top_logprobs is {self.top_logprobs} and logprobs is False, expected True with it")
+            raise RequestError(
+                f"top_logprobs is {self.top_logprobs} and logprobs is False, expected True with it"
+            )
         if flag("prompt_logprobs", self.prompt_logprobs) and not self.logprobs:
-            raise RequestError("prompt_logprobs is True and logprobs is False, expected True with it")
+            raise RequestError(
+                "prompt_logprobs is True and logprobs is False, expected True with it"
+            )
         if self.ends is not None and not isinstance(self.ends, Lines):
             one_of("ends", self.ends, get_args(Ending))
         _check_seconds("line_seconds", self.line_seconds)
@@ -140,7 +157,9 @@ def _check_seconds(name: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRules:
-    """What of the options a row goes by. ``stop_tokens``: all that end it; ``prediction``: as tokens."""
+    """What of the options a row goes by. ``stop_tokens``: all that end it;
+    ``prediction``: as tokens.
+    """
 
     max_new_tokens: int
     sampling: SamplingParameters

@@ -55,8 +55,12 @@ class Prompt:
 class Requests:
     """Makes the rows of a model's requests."""
 
-    def __init__(self, facts: ModelFacts, codec: Callable[[], Codec], drafting: Drafting | None) -> None:
-        """``codec``: opens the tokenizer when it is first needed. ``drafting``: None for no guesses."""
+    def __init__(
+        self, facts: ModelFacts, codec: Callable[[], Codec], drafting: Drafting | None
+    ) -> None:
+        """``codec``: opens the tokenizer when it is first needed.
+        ``drafting``: None for no guesses.
+        """
         self._facts, self._open, self.drafting = facts, codec, drafting
 
     def prompt(self, code: str, options: GenerationOptions) -> Prompt:
@@ -144,7 +148,9 @@ class Requests:
         checkpoint's end-of-text by default.
         """
         if not isinstance(sampling, SamplingParameters | None):
-            raise RequestError(f"sampling is {shown(sampling)}, expected SamplingParameters or None")
+            raise RequestError(
+                f"sampling is {shown(sampling)}, expected SamplingParameters or None"
+            )
         usual = frozenset(self._facts.eos_token_ids)
         stops = usual if stop_tokens is None else self.stop_ids(stop_tokens)
         drawn = sampling or SamplingParameters()
@@ -155,7 +161,9 @@ class Requests:
         vocab = self._facts.vocab_size
         ids = token_ids(tokens, vocab, vocab, name="stop_tokens")
         if len(ids) > vocab:  # some may not have been taken
-            raise TokenIdError(f"stop_tokens are more than the {vocab} tokens that there are: give each once")
+            raise TokenIdError(
+                f"stop_tokens are more than the {vocab} tokens that there are: give each once"
+            )
         return frozenset(ids.tolist())
 
     def text_row(
@@ -179,7 +187,9 @@ class Requests:
         row.used, row.terms = prompt.used, terms(options, replaces)
         return row
 
-    def whole_rows(self, prompts: Sequence[Prompt], samples: int, options: GenerationOptions) -> list[Row]:
+    def whole_rows(
+        self, prompts: Sequence[Prompt], samples: int, options: GenerationOptions
+    ) -> list[Row]:
         """A row for each sample of each prompt; those of equal prompts compute it once."""
         counts = Counter(tuple(prompt.ids) for prompt in prompts for _ in range(samples))
         shared = {ids: SharedPrompt(count) for ids, count in counts.items() if count > 1}
@@ -209,13 +219,19 @@ class Requests:
         try:
             ids = some_token_ids(prompt, vocab, context)
         except EmptyPromptError:
-            raise EmptyPromptError("the prompt is empty, expected some text: <|endoftext|> alone starts a new document") from None
+            raise EmptyPromptError(
+                "the prompt is empty, expected some text: <|endoftext|> alone starts a new document"
+            ) from None
         if len(ids) > context:
-            raise ContextLengthError(f"the prompt is {len(ids)} tokens, the model's context holds {context}: shorten it")
+            raise ContextLengthError(
+                f"the prompt is {len(ids)} tokens, the model's context holds {context}: shorten it"
+            )
         sampler: Chooser = Sampler(rules.sampling, ids, vocab, spawned)
         drafter = None
         if self.drafting is not None and not rules.logprobs:
-            lookup = Lookup.of(ids.tolist(), self.drafting.memory, rules.namespace, rules.prediction)
+            lookup = Lookup.of(
+                ids.tolist(), self.drafting.memory, rules.namespace, rules.prediction
+            )
             drafter = Drafter(lookup, self.drafting.costs)
         return Row(ids, rules, sampler, context, drafter=drafter, gives=gives)
 
@@ -229,7 +245,8 @@ class Requests:
             return
         if characters > longest * context:
             raise ContextLengthError(
-                f"the prompt is {characters} characters, the model's context holds {context} tokens of at most {longest} characters: shorten it"
+                f"the prompt is {characters} characters, the model's context holds {context} "
+                f"tokens of at most {longest} characters: shorten it"
             )
 
     def _cut(self, text: str, heal: bool, *, special: bool) -> tuple[str, str]:

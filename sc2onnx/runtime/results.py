@@ -98,9 +98,9 @@ class Completion(Measured):
     cut from ``text`` only, and ``stop_string`` says which one it was.
 
     ``prompt``: the prompt's tokens with their log probabilities, where these were asked for; the
-    first has none. ``usage``: what it took. ``used``: what of the code around the cursor was in the prompt, for
-    infilling. These say how this was made, not what it is: completions that differ in nothing else
-    are equal.
+    first has none. ``usage``: what it took. ``used``: what of the code around the cursor was in
+    the prompt, for infilling. These say how this was made, not what it is: completions that differ
+    in nothing else are equal.
     """
 
     text: str

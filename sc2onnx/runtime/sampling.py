@@ -1,4 +1,6 @@
-"""Where programs have imported these from; they are in :mod:`sc2onnx.runtime.choose.sampling` now."""
+"""Where programs have imported these from; they are in
+:mod:`sc2onnx.runtime.choose.sampling` now.
+"""
 
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, candidates, log_probability
 

@@ -1,1 +1,3 @@
-"""A completion server for editors: several dialects on one port, over one engine. The ``serve`` extra."""
+"""A completion server for editors: several dialects on one port, over one engine.
+The ``serve`` extra.
+"""

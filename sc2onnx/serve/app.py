@@ -19,7 +19,9 @@ from sc2onnx.serve.service import Service
 
 
 def application(service: Service) -> ASGIApp:
-    """The server's application. Whoever runs it calls :meth:`Service.ready` when models are loaded."""
+    """The server's application. Whoever runs it calls
+    :meth:`Service.ready` when models are loaded.
+    """
     metrics = Metrics(service)
     exchange = Exchange(service, metrics)
 
@@ -31,12 +33,21 @@ def application(service: Service) -> ASGIApp:
     async def alive(request: Request) -> Response:
         return replied({"status": "ok"})
 
-    parts = [part.Routes(exchange) for part in (openai, llama_cpp, ollama, mistral, tabby, open_inference, page)]
-    routes = [Route("/health", guarded(health)), Route("/livez", guarded(alive)), Route("/metrics", guarded(metrics.page))]
+    parts = [
+        part.Routes(exchange)
+        for part in (openai, llama_cpp, ollama, mistral, tabby, open_inference, page)
+    ]
+    routes = [
+        Route("/health", guarded(health)),
+        Route("/livez", guarded(alive)),
+        Route("/metrics", guarded(metrics.page)),
+    ]
     routes += [route for part in parts for route in part.routes()]
     paths = Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
     paths.router.redirect_slashes = False
-    return Logged(Guard(paths, service.settings), lambda: service.state == "draining", metrics.answered)
+    return Logged(
+        Guard(paths, service.settings), lambda: service.state == "draining", metrics.answered
+    )
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

@@ -22,11 +22,11 @@ class Ask:
     """A request: what it goes on from, and how.
 
     ``prompts``: texts to continue, ids to continue, or code to fill in. ``samples``: of each.
-    ``options``: see :class:`~sc2onnx.runtime.options.GenerationOptions`. ``model``: a name, empty for
-    the only one. ``stream``: pieces as they come. ``warms``: it is not to be answered, only to leave
-    its prompt computed. ``order``: of code to fill in, by default the one after which typing leaves the
-    prompt's beginning as it was. ``replaces``: a newer request with the same key takes its place.
-    ``prompt_seconds``: that the prompt for code to fill in may take, see
+    ``options``: see :class:`~sc2onnx.runtime.options.GenerationOptions`. ``model``: a name, empty
+    for the only one. ``stream``: pieces as they come. ``warms``: it is not to be answered, only to
+    leave its prompt computed. ``order``: of code to fill in, by default the one after which typing
+    leaves the prompt's beginning as it was. ``replaces``: a newer request with the same key takes
+    its place. ``prompt_seconds``: that the prompt for code to fill in may take, see
     :mod:`sc2onnx.serve.haste`; None: any.
     """
 

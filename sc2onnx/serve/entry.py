@@ -26,9 +26,10 @@ _PLACE: Final = "sc2onnx.entry"
 @dataclass(slots=True)
 class Entry:
     """One request: its ``id``, when it ``began`` (seconds of :func:`time.perf_counter`), the number
-    of its ``key``, the ``model`` that it asks, the ``member`` of a fleet that answered it, what it goes on from (``prompts``, only where they
-    are to be logged), the engine's requests (``handles``) and when they were ``submitted``, and
-    whether its client was seen to be ``gone``. ``told_of``: another process writes its line.
+    of its ``key``, the ``model`` that it asks, the ``member`` of a fleet that answered it, what it
+    goes on from (``prompts``, only where they are to be logged), the engine's requests
+    (``handles``) and when they were ``submitted``, and whether its client was seen to be ``gone``.
+    ``told_of``: another process writes its line.
     """
 
     id: str

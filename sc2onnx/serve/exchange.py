@@ -1,4 +1,6 @@
-"""A request and its answer, whatever dialect they are in: the body, the work, and a client that may be gone."""
+"""A request and its answer, whatever dialect they are in: the body, the work, and
+a client that may be gone.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class Exchange:
         return streams
 
     def _owned(self, request: Request, ask: Ask) -> Ask:
-        """What is asked for, in the namespace of its key: nobody can tell by the time what others ask."""
+        """What is asked for, in the namespace of its key: nobody can tell by
+        the time what others ask.
+        """
         entry = entry_of(request.scope)
         entry.asks(self.service.model(ask.model)[0], ask, prompts=self.settings.log_prompts)
         if entry.key is None:
@@ -76,7 +80,9 @@ class Exchange:
         replaces = None if ask.replaces is None else (entry.key, ask.replaces)
         return replace(ask, options={**ask.options, "namespace": str(entry.key)}, replaces=replaces)
 
-    def streamed(self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told, kind: str = EVENTS) -> Response:
+    def streamed(
+        self, streams: Sequence[Stream], parts: AsyncIterator[bytes], told: Told, kind: str = EVENTS
+    ) -> Response:
         """Parts of an answer as they come, until the client is gone."""
 
         def over() -> None:
@@ -87,8 +93,8 @@ class Exchange:
 
 
 class _Streamed(StreamingResponse):
-    """A stream that ends its requests whatever ends it: its last part, or a client that is gone or does not
-    read, of which the parts would hear only when they are collected.
+    """A stream that ends its requests whatever ends it: its last part, or a client that is gone or
+    does not read, of which the parts would hear only when they are collected.
     """
 
     def __init__(self, parts: AsyncIterator[bytes], over: Callable[[], None], kind: str) -> None:

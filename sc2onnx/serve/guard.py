@@ -1,9 +1,9 @@
 """Who may ask: looked at before anything else of a request is.
 
-A web page can have its visitor's browser send requests to this machine. So the name by which it is called
-is checked (a page's own name may be made to point here), pages that are not listed get no answer that
-their browser shows them, and what a page may send without asking first, a form or plain text, is
-refused.
+A web page can have its visitor's browser send requests to this machine. So the name by which it
+is called is checked (a page's own name may be made to point here), pages that are not listed
+get no answer that their browser shows them, and what a page may send without asking first, a
+form or plain text, is refused.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ LOG: Final = logging.getLogger("sc2onnx.serve")
 
 _PAGE: Final = {"/", "/page.js", "/page.css", "/page.svg", "/page.licenses.txt"}
 OPEN: Final = frozenset({"/health", "/livez", "/v2/health/live", "/v2/health/ready", *_PAGE})
-"""Paths that need no key: nothing can be asked for there. The page asks by others, with its visitor's key."""
+"""Paths that need no key: nothing can be asked for there.
+The page asks by others, with its visitor's key.
+"""
 
-_CORS: Final = {"access-control-allow-headers": "authorization, content-type, x-api-key", "access-control-allow-methods": "GET, POST"}
+_CORS: Final = {
+    "access-control-allow-headers": "authorization, content-type, x-api-key",
+    "access-control-allow-methods": "GET, POST",
+}
 
 
 class Guard:
@@ -60,7 +65,8 @@ class Guard:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(allowed)
-            async with asyncio.timeout(self._settings.patience):  # who does not read holds what others wait for
+            # who does not read holds what others wait for
+            async with asyncio.timeout(self._settings.patience):
                 await send(message)
 
         self._open += 1
@@ -75,34 +81,60 @@ class Guard:
         method = scope["method"]
         self._check_name(headers)
         origin = headers.get("origin")
-        if origin is not None and origin not in self._settings.origins and not _same(origin, headers):
-            raise RefusedError(403, "pages of that origin may not ask: list it (--origin) if they are yours", "permission_error")
+        if (
+            origin is not None
+            and origin not in self._settings.origins
+            and not _same(origin, headers)
+        ):
+            raise RefusedError(
+                403,
+                "pages of that origin may not ask: list it (--origin) if they are yours",
+                "permission_error",
+            )
         if scope["path"] not in OPEN and method != "OPTIONS":
             entry_of(scope).key = self._check_key(headers)
         if method == "POST" and not (_is_json(headers) or _no_browser(headers)):
-            raise RefusedError(415, "the body is not of type application/json, expected that", "invalid_request_error")
+            raise RefusedError(
+                415,
+                "the body is not of type application/json, expected that",
+                "invalid_request_error",
+            )
         if self._open >= self._settings.connections:
-            raise RefusedError(503, "the server has as many requests open as it takes", "unavailable_error", retry_after=1)
+            raise RefusedError(
+                503,
+                "the server has as many requests open as it takes",
+                "unavailable_error",
+                retry_after=1,
+            )
 
     def _check_name(self, headers: Headers) -> None:
         if not is_loopback(self._settings.host) and not self._settings.hosts:
             return
         name = _name(headers.get("host", "")).lower().rstrip(".")
         if not is_loopback(name) and name not in self._settings.hosts:
-            raise RefusedError(403, "the server does not go by that name: list it (--allowed-host) if it is its own", "permission_error")
+            raise RefusedError(
+                403,
+                "the server does not go by that name: list it (--allowed-host) if it is its own",
+                "permission_error",
+            )
 
     def _check_key(self, headers: Headers) -> int | None:
         """The number of the key, None where none is asked for."""
         number = key_number(self._settings, headers)
         if self._settings.keys and number is None:
-            raise RefusedError(401, "the key is missing or wrong: send it as Authorization: Bearer KEY", "authentication_error")
+            raise RefusedError(
+                401,
+                "the key is missing or wrong: send it as Authorization: Bearer KEY",
+                "authentication_error",
+            )
         return number
 
 
 def refusing(path: str, refusal: RefusedError) -> Response:
     """A request that is not answered, as the dialect of its path tells of it.
 
-    Clients of Ollama and of the Open Inference Protocol read an ``error`` that is a text, and no other.
+    Clients of Ollama and of the Open Inference Protocol read an ``error``
+    that is a text, and no other.
     """
     return refused(refusal, told_of(path, refusal))
 
@@ -142,7 +174,11 @@ def _same(origin: str, headers: Headers) -> bool:
 
 def _no_browser(headers: Headers) -> bool:
     """Whether a body without a type comes from a program: pages' requests bring their origin."""
-    return "content-type" not in headers and not {"origin", "sec-fetch-site", "sec-fetch-mode"} & set(headers.keys())
+    return "content-type" not in headers and not {
+        "origin",
+        "sec-fetch-site",
+        "sec-fetch-mode",
+    } & set(headers.keys())
 
 
 def _is_json(headers: Headers) -> bool:

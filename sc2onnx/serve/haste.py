@@ -1,9 +1,9 @@
 """Prompts that somebody waits for: how many tokens there is time for.
 
-After a move of the cursor, or in a file that was just opened, hardly anything of a prompt is computed.
-At the 3B shape 2,000 tokens take two cores 8 seconds, and nobody waits for that. So a request may say
-how long its prompt may take: it is cut to what is nearest to the cursor then, and the whole of it is
-computed behind everybody's back, for the keys that follow.
+After a move of the cursor, or in a file that was just opened, hardly anything of a prompt is
+computed. At the 3B shape 2,000 tokens take two cores 8 seconds, and nobody waits for that. So a
+request may say how long its prompt may take: it is cut to what is nearest to the cursor then, and
+the whole of it is computed behind everybody's back, for the keys that follow.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def tokens_in(model: Model, prompt: Prompt, namespace: str | None, seconds: floa
 
 
 def steady(most: int) -> int:
-    """Tokens of a cut prompt, for which there is time for ``most``: a power of two, so that keys are
-    cut alike and each finds computed what the one before left. Costs are never measured twice
+    """Tokens of a cut prompt, for which there is time for ``most``: a power of two, so that keys
+    are cut alike and each finds computed what the one before left. Costs are never measured twice
     the same, and a cut that follows them reuses nothing. Worked example: 150 is 128, and so is 130.
     """
     return max(LEAST, 1 << max(0, most.bit_length() - 1))

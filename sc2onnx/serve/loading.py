@@ -15,12 +15,22 @@ from sc2onnx.serve.configuration import Configuration
 
 LOG: Final = logging.getLogger("sc2onnx.serve")
 
-_CONTINUE: Final = "makes Continue end completions at lines that begin with t: give another (--alias)"
+_CONTINUE: Final = (
+    "makes Continue end completions at lines that begin with t: give another (--alias)"
+)
 
 _EDITORS: Final = 16
 """Files whose caches a server keeps by default, where memory allows."""
 
-_HOW: Final = ("device", "threads", "kernels", "cache_type", "max_batch", "prefix_memory", "speculate")
+_HOW: Final = (
+    "device",
+    "threads",
+    "kernels",
+    "cache_type",
+    "max_batch",
+    "prefix_memory",
+    "speculate",
+)
 
 
 def how(configuration: Configuration) -> dict[str, Any]:

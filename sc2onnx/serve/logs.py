@@ -93,7 +93,9 @@ class Logged:
     status of each answer.
     """
 
-    def __init__(self, app: ASGIApp, draining: Callable[[], bool], count: Callable[[int], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, draining: Callable[[], bool], count: Callable[[int], None]
+    ) -> None:
         self._app, self._draining, self._count = app, draining, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

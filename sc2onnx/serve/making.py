@@ -45,7 +45,9 @@ def made(model: Model, ask: Ask, gives: Gives, settings: Settings) -> Made:
     return Made(rows, [_behind(model, whole, options) for _, whole in found if whole is not None])
 
 
-def _prompts(model: Model, given: str | Tokens | Surroundings, ask: Ask, settings: Settings) -> tuple[Prompt, Prompt | None]:
+def _prompts(
+    model: Model, given: str | Tokens | Surroundings, ask: Ask, settings: Settings
+) -> tuple[Prompt, Prompt | None]:
     """A prompt, and the whole of it where that would take too long."""
     if isinstance(given, str):
         return model.requests.prompt(given, GenerationOptions.of(ask.options)), None

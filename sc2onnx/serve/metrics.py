@@ -1,4 +1,6 @@
-"""What a server has done, for Prometheus, under the names that llama.cpp's server and vLLM have where they have one."""
+"""What a server has done, for Prometheus, under the names that llama.cpp's server and vLLM
+have where they have one.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ _SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _TOKEN_SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1.0)
 
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a time beside each count, for which nobody asks
+# a time beside each count, for which nobody asks
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -32,8 +35,12 @@ class Metrics:
 
     def __init__(self, service: Service) -> None:
         self.registry = registry = CollectorRegistry()
-        self._read = Counter("llamacpp:prompt_tokens", "Tokens of prompts that were computed.", registry=registry)
-        self._read_seconds = Counter("llamacpp:prompt_seconds", "Seconds that prompts took.", registry=registry)
+        self._read = Counter(
+            "llamacpp:prompt_tokens", "Tokens of prompts that were computed.", registry=registry
+        )
+        self._read_seconds = Counter(
+            "llamacpp:prompt_seconds", "Seconds that prompts took.", registry=registry
+        )
         self._asked = Counter("vllm:prefix_cache_queries", "Tokens of prompts.", registry=registry)
         self._reused = Counter(
             "vllm:prefix_cache_hits",
@@ -42,14 +49,20 @@ class Metrics:
         )
         half = "Requests that found half of their prompt computed, or more."
         self._hits = Counter("sc2onnx:requests_reusing", half, registry=registry)
-        self._written = Counter("llamacpp:tokens_predicted", "Tokens that were generated.", registry=registry)
-        self._written_seconds = Counter("llamacpp:tokens_predicted_seconds", "Seconds that generating took.", registry=registry)
+        self._written = Counter(
+            "llamacpp:tokens_predicted", "Tokens that were generated.", registry=registry
+        )
+        self._written_seconds = Counter(
+            "llamacpp:tokens_predicted_seconds", "Seconds that generating took.", registry=registry
+        )
         self._drafted = Counter(
             "sc2onnx:tokens_drafted",
             "Tokens that were computed ahead as guesses.",
             registry=registry,
         )
-        self._accepted = Counter("sc2onnx:tokens_accepted", "Guesses that were right.", registry=registry)
+        self._accepted = Counter(
+            "sc2onnx:tokens_accepted", "Guesses that were right.", registry=registry
+        )
         self._first = Histogram(
             "vllm:time_to_first_token_seconds",
             "From a request to its first token.",

@@ -26,7 +26,11 @@ class Readings(Collector):
         told = (
             ("llamacpp:requests_processing", "Requests that are computed.", len(handles) - waiting),
             ("llamacpp:requests_deferred", "Requests that wait for their first step.", waiting),
-            ("sc2onnx:ready", "1 while requests are taken, else 0.", self._service.state == "ready"),
+            (
+                "sc2onnx:ready",
+                "1 while requests are taken, else 0.",
+                self._service.state == "ready",
+            ),
         )
         yield from (GaugeMetricFamily(*each) for each in told)
         version = {"version": __version__}
@@ -59,7 +63,9 @@ def _caches(models: dict[str, Model]) -> Iterator[Metric]:
     found = (
         GaugeMetricFamily("sc2onnx:prefix_cache_bytes", "Bytes that are kept.", labels=["model"]),
         GaugeMetricFamily("sc2onnx:prefix_cache_limit_bytes", "Bytes at most.", labels=["model"]),
-        GaugeMetricFamily("sc2onnx:prefix_cache_sequences", "Texts that are kept.", labels=["model"]),
+        GaugeMetricFamily(
+            "sc2onnx:prefix_cache_sequences", "Texts that are kept.", labels=["model"]
+        ),
         CounterMetricFamily("sc2onnx:prefix_cache_evictions", evictions, labels=["model"]),
     )
     for name, model in models.items():

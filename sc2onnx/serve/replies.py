@@ -29,7 +29,14 @@ def replied(answer: Any, status: int = 200) -> Response:
 
 def error(refusal: RefusedError) -> dict[str, Any]:
     """A refusal, as OpenAI's and llama.cpp's clients read it."""
-    return {"error": {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.status}}
+    return {
+        "error": {
+            "message": refusal.message,
+            "type": refusal.kind,
+            "param": refusal.param,
+            "code": refusal.status,
+        }
+    }
 
 
 def refused(refusal: RefusedError, told: Any = None) -> Response:

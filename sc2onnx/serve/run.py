@@ -102,8 +102,12 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """A signal ends it in order, and that is all: uvicorn would raise it once more in the end."""
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        """A signal ends it in order, and that is all: uvicorn would
+        raise it once more in the end.
+        """
+        before = {
+            sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -119,14 +123,18 @@ class Server(uvicorn.Server):
 def bound(settings: Settings) -> socket.socket:
     """A socket that listens at the address. Raises :class:`~sc2onnx.errors.OutputError`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by which asyncio knows that small writes go at once
+    # by which asyncio knows that small writes go at once
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
         listening.listen(_BACKLOG)  # at once: who is told of the address may connect
     except OSError as error:
         listening.close()
-        raise OutputError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port") from error
+        raise OutputError(
+            f"cannot listen on {settings.host}:{settings.port} "
+            f"({error.strerror}): choose another --port"
+        ) from error
     return listening
 
 

@@ -19,10 +19,14 @@ from sc2onnx.serve.settings import Settings
 State = Literal["loading", "ready", "draining"]
 
 _SMALL: Final = 1 << 16
-"""Characters that are tokenized where they come in: others go to a thread, so that nobody else waits."""
+"""Characters that are tokenized where they come in: others go to a thread,
+so that nobody else waits.
+"""
 
 MOST_WARMING: Final = 2
-"""Requests under way that only warm. Editors send one every second, and each holds a place in a step."""
+"""Requests under way that only warm. Editors send one every second, and
+each holds a place in a step.
+"""
 
 H = TypeVar("H", bound=Handle[Any])
 
@@ -63,7 +67,12 @@ class Service:
             return name, self._models[name]
         if not name or len(self._models) == 1:
             return next(iter(self._models.items()))
-        raise RefusedError(404, f"there is no model of that name, expected one of {', '.join(self._models)}", "not_found_error", param="model")
+        raise RefusedError(
+            404,
+            f"there is no model of that name, expected one of {', '.join(self._models)}",
+            "not_found_error",
+            param="model",
+        )
 
     def unready(self) -> RefusedError:
         """What clients are told of a server that is not ready."""
@@ -71,7 +80,9 @@ class Service:
         return RefusedError(503, told, "unavailable_error", retry_after=5)
 
     async def tasks(self, ask: Ask) -> list[Task]:
-        """Requests whose answers are wanted whole, under way. Raises :class:`RefusedError` and what the runtime raises."""
+        """Requests whose answers are wanted whole, under way.
+        Raises :class:`RefusedError` and what the runtime raises.
+        """
         model = self.model(ask.model)[1]
         found = await self._made(model, ask, "whole")
         tasks = self._begun([Task(model.engine, row, submitted=True) for row in found.rows], ask)
@@ -82,7 +93,9 @@ class Service:
         """Requests whose answers are wanted as they come."""
         model = self.model(ask.model)[1]
         found = await self._made(model, ask, "pieces")
-        streams = self._begun([Stream(model.engine, row, submitted=True) for row in found.rows], ask)
+        streams = self._begun(
+            [Stream(model.engine, row, submitted=True) for row in found.rows], ask
+        )
         self._follow(model, found.behind)
         return streams
 
@@ -93,7 +106,12 @@ class Service:
             told = f"the request is for {wanted} completions, expected at most {one}"
             raise RefusedError(400, told, param="n")
         if len(self.under_way) + self._going + wanted > most:
-            raise RefusedError(429, "the server has as much to do as it takes: try again in a second", "rate_limit_error", retry_after=1)
+            raise RefusedError(
+                429,
+                "the server has as much to do as it takes: try again in a second",
+                "rate_limit_error",
+                retry_after=1,
+            )
         self._going += wanted
         try:
             if sum(map(_size, ask.prompts)) <= _SMALL:
@@ -140,4 +158,9 @@ class Service:
 def _size(prompt: str | Tokens | Surroundings) -> int:
     if not isinstance(prompt, Surroundings):
         return len(prompt)
-    return prompt.characters + len(prompt.path or "") + len(prompt.repo or "") + sum(map(len, prompt.files))
+    return (
+        prompt.characters
+        + len(prompt.path or "")
+        + len(prompt.repo or "")
+        + sum(map(len, prompt.files))
+    )

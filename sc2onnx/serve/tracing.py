@@ -1,8 +1,9 @@
 """Traces of requests for OpenTelemetry, off unless somebody asks for them.
 
-While they are off nothing of OpenTelemetry is imported, no thread runs and nothing is sent. They tell
-when a request waited, had its prompt computed and its tokens written, and how many these were; no text.
-The engine knows nothing of them: its spans are made afterwards, of times that it notes anyway.
+While they are off nothing of OpenTelemetry is imported, no thread runs and nothing is sent.
+They tell when a request waited, had its prompt computed and its tokens written, and how many
+these were; no text. The engine knows nothing of them: its spans are made afterwards, of
+times that it notes anyway.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ _MOST: Final = 8
 """Completions of one request that have spans of their own."""
 
 _ROUTED: Final = frozenset({400, 408, 413, 429, 499, 500, 501, 502})
-"""Statuses of refusals that only a path that is one gives: any other may be a client's invention."""
+"""Statuses of refusals that only a path that is one gives: any other
+may be a client's invention.
+"""
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 
@@ -85,7 +88,9 @@ def _sending(how: Traces) -> SpanProcessor:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         return export.BatchSpanProcessor(OTLPSpanExporter())
-    printed = export.ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+    printed = export.ConsoleSpanExporter(
+        out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n"
+    )
     return export.SimpleSpanProcessor(printed)
 
 
@@ -113,8 +118,8 @@ class _Clock:
 
 
 class Traced:
-    """Has a span for each request but those of probes: a child of its client's, where ``traceparent``
-    names one.
+    """Has a span for each request but those of probes: a child of its client's, where
+    ``traceparent`` names one.
 
     Of a request that the engine computes there are children, for each completion: ``queue``,
     ``prefill`` and ``decode``.
@@ -182,7 +187,9 @@ class Traced:
             self._steps(inside, handle.usage, (clock.at(entry.submitted), clock.now), number)
 
     def _steps(self, inside: Context, used: Usage, within: tuple[int, int], number: int) -> None:
-        """One after the other. ``within``: when the first began, and the last ended at the latest."""
+        """One after the other. ``within``: when the first began, and the
+        last ended at the latest.
+        """
         at, latest = within
         counts = {
             "queue": {},
@@ -220,14 +227,16 @@ def _attributes(entry: Entry) -> dict[str, Any]:
             "gen_ai.usage.input_tokens": sum(each.prompt for each in used),
             "gen_ai.usage.cache_read.input_tokens": sum(each.reused for each in used),
             "gen_ai.usage.output_tokens": sum(each.generated for each in used),
-            "gen_ai.response.finish_reasons": [str(each.finish_reason or "error") for each in entry.handles],
+            "gen_ai.response.finish_reasons": [
+                str(each.finish_reason or "error") for each in entry.handles
+            ],
         }
     return told
 
 
 def inject(headers: MutableMapping[str, str]) -> None:
-    """Add ``traceparent`` to the headers of a request that is sent while another is answered, so that
-    its callee's span is a child of this one's. Where traces are off, nothing.
+    """Add ``traceparent`` to the headers of a request that is sent while another is answered, so
+    that its callee's span is a child of this one's. Where traces are off, nothing.
     """
     current = _SPAN.get()
     if current is not None:
@@ -239,8 +248,9 @@ def inject(headers: MutableMapping[str, str]) -> None:
 
 @contextmanager
 def calling(headers: MutableMapping[str, str], name: str, **told: str | int) -> Iterator[None]:
-    """Have a client span while the block sends a request on. ``headers``: those that it sends, which
-    get its ``traceparent``. ``told``: attributes, with ``_`` for a dot. Where traces are off, nothing.
+    """Have a client span while the block sends a request on.
+    ``headers``: those that it sends, which get its ``traceparent``. ``told``: attributes, with
+    ``_`` for a dot. Where traces are off, nothing.
     """
     current = _SPAN.get()
     if current is None:

@@ -1,4 +1,6 @@
-"""The bundle against torch: needs the ``verify`` extra (torch, transformers, onnx-ir) beside the runtime."""
+"""The bundle against torch: needs the ``verify`` extra (torch, transformers,
+onnx-ir) beside the runtime.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("sc2onnx"):
         raise
-    raise MissingDependencyError(f"comparing with torch needs the package {error.name}: {install('cpu', 'verify')}") from error
+    raise MissingDependencyError(
+        f"comparing with torch needs the package {error.name}: {install('cpu', 'verify')}"
+    ) from error
 
 __all__ = ["TOLERANCE", "torch_opener", "verify"]

@@ -1,9 +1,11 @@
-"""A half-precision graph made computable on the CPU, with every rounding that half-precision kernels make.
+"""A half-precision graph made computable on the CPU, with every rounding that
+half-precision kernels make.
 
-ONNX Runtime's CPU provider has no bfloat16 kernels. It does run float16, by casting to float32 and back around each node,
-but then drops the casts between nodes that follow each other, and their roundings with them: its results are better than a
-GPU's. Here each node that computes gets its half-precision inputs cast to float32, computes in float32, and has its results
-rounded, node for node, as a kernel that accumulates in float32 does. Nodes that only move data stay as they are.
+ONNX Runtime's CPU provider has no bfloat16 kernels. It does run float16, by casting to float32 and
+back around each node, but then drops the casts between nodes that follow each other, and their
+roundings with them: its results are better than a GPU's. Here each node that computes gets its
+half-precision inputs cast to float32, computes in float32, and has its results rounded, node for
+node, as a kernel that accumulates in float32 does. Nodes that only move data stay as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +15,19 @@ from typing import Final
 
 import onnx_ir as ir
 
-_MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "TensorScatter", "Transpose", "Unsqueeze"})
+_MOVES: Final = frozenset(
+    {
+        "Concat",
+        "Gather",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "TensorScatter",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 """Operators of our graphs that compute nothing; the CPU provider has them for every type."""
 
 _HALVES: Final = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -44,8 +58,15 @@ def widen(graph: ir.Graph) -> None:
             _widen(graph, node, halves, widened)
 
 
-def _widen(graph: ir.Graph, node: ir.Node, halves: dict[ir.Value, ir.DataType], widened: dict[ir.Value, ir.Value]) -> None:
-    """Cast the half-precision inputs of one node, each value once in the graph, and round its outputs to their type."""
+def _widen(
+    graph: ir.Graph,
+    node: ir.Node,
+    halves: dict[ir.Value, ir.DataType],
+    widened: dict[ir.Value, ir.Value],
+) -> None:
+    """Cast the half-precision inputs of one node, each value once in the graph, and round
+    its outputs to their type.
+    """
     dtype = next(halves[value] for value in node.inputs if value in halves)
     for index, value in enumerate(node.inputs):
         if value not in halves:

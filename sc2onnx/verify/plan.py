@@ -1,4 +1,6 @@
-"""What is compared: lengths around the sliding window, and every way a caller may append and rewind."""
+"""What is compared: lengths around the sliding window, and every way a
+caller may append and rewind.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,11 @@ class Case:
 
 
 def lengths(window: int | None, context: int, limit: int | None = None) -> list[int]:
-    """1, W - 1, W, W + 1 and 2 W + 3, as far as the context goes; without a window the same around a round number.
+    """1, W - 1, W, W + 1 and 2 W + 3, as far as the context goes; without a window the
+    same around a round number.
 
-    A ``limit`` takes the place of the lengths that exceed it: with W = 256, a limit of 256 gives 1, 255 and 256.
+    A ``limit`` takes the place of the lengths that exceed it: with W = 256, a limit of
+    256 gives 1, 255 and 256.
     """
     unit = min(window or _FULL_ATTENTION_UNIT, context)
     wanted = (1, unit - 1, unit, unit + 1, 2 * unit + 3)

@@ -28,7 +28,9 @@ from sc2onnx.verify.subject import Subject, open_subject
 from sc2onnx.verify.text import Sample, sample
 
 _ROWS: Final = 256
-"""Positions compared at once, so that full-size logits (200 kB a position) are never all held twice."""
+"""Positions compared at once, so that full-size logits (200 kB a position)
+are never all held twice.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +64,26 @@ def verify(
     tell: Callable[[CaseResult], None] = lambda result: None,
     keep: bool = True,
 ) -> Report:
-    """Compare a bundle with torch in float32, teacher-forced on real code, and write the summary into the bundle.
+    """Compare a bundle with torch in float32, teacher-forced on real code, and write
+    the summary into the bundle.
 
-    ``bundle`` may also be what ``optimum-cli export onnx`` wrote, which has nowhere to keep a summary.
+    ``bundle`` may also be what ``optimum-cli export onnx`` wrote, which has
+    nowhere to keep a summary.
 
-    What passes depends on the precision (:mod:`sc2onnx.verify.criterion`); half precisions are computed as
-    :mod:`sc2onnx.verify.emulate` says. Where weights are integers, torch computes with what these stand for: whether the bundle
-    does what it should is asked here, what rounding cost in quality is a question for :mod:`sc2onnx.evaluate`.
-    ``max_length`` takes the place of longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell``
-    is told of each case as it ends. ``kernels``: ``on`` compares the graph for ``sc2onnx-kernels`` instead of the one that every
-    runtime reads, which is what a bundle's summary is of, so nothing is written then. ``device``: a GPU, such as ``cuda``, computes
-    a bundle for one as it will be used, and nothing is written either.
-    ``keep``: whether the summary is written, which :func:`record` does otherwise.
-    Peak memory is the larger of the two models, one after the other, and one set of logits.
-    Raises :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.CheckpointError` and
-    :class:`~sc2onnx.errors.RequestError`, with a ``device`` also :class:`~sc2onnx.errors.DeviceError`.
-    Warns (:class:`UserWarning`) where the summary cannot be written.
+    What passes depends on the precision (:mod:`sc2onnx.verify.criterion`); half precisions are
+    computed as :mod:`sc2onnx.verify.emulate` says. Where weights are integers, torch computes
+    with what these stand for: whether the bundle does what it should is asked here, what rounding
+    cost in quality is a question for :mod:`sc2onnx.evaluate`. ``max_length`` takes the place of
+    longer lengths (a 3B model token by token past its window takes hours on a CPU); ``tell`` is
+    told of each case as it ends. ``kernels``: ``on`` compares the graph for ``sc2onnx-kernels``
+    instead of the one that every runtime reads, which is what a bundle's summary is of, so
+    nothing is written then. ``device``: a GPU, such as ``cuda``, computes a bundle for one as it
+    will be used, and nothing is written either. ``keep``: whether the summary is written, which
+    :func:`record` does otherwise. Peak memory is the larger of the two models, one after the
+    other, and one set of logits. Raises :class:`~sc2onnx.errors.BundleError`,
+    :class:`~sc2onnx.errors.CheckpointError` and :class:`~sc2onnx.errors.RequestError`, with a
+    ``device`` also :class:`~sc2onnx.errors.DeviceError`. Warns (:class:`UserWarning`) where the
+    summary cannot be written.
     """
     directory, wanted = Path(bundle), _Wanted(text, max_length, greedy_tokens, kernels, device)
     material = _material(directory, wanted)
@@ -208,7 +214,9 @@ def _summary(
     )
 
 
-def run_case(model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Difference:
+def run_case(
+    model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats
+) -> Difference:
     """Play one case and compare every position that it computes, also those that it rewinds later.
 
     tokens: (n,); reference: (m, vocab) logits of the first m of them.
@@ -216,7 +224,9 @@ def run_case(model: Subject, case: Case, tokens: npt.NDArray[np.int64], referenc
     return pool(list(_differences(model, case, tokens, reference)))
 
 
-def _differences(model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats) -> Iterator[Difference]:
+def _differences(
+    model: Subject, case: Case, tokens: npt.NDArray[np.int64], reference: Floats
+) -> Iterator[Difference]:
     with model.sequence() as sequence:
         for action in case.actions:
             if not isinstance(action, Append):
@@ -234,20 +244,25 @@ def _greedy(model: Subject, prompt: npt.NDArray[np.int64], count: int) -> Iterat
     """Up to ``count`` greedy tokens; none after logits that are not numbers."""
     if count:
         with suppress(InferenceError):
-            yield from (token.id for token in model.generate_tokens(prompt, max_new_tokens=count, stop_tokens=()))
+            yield from (
+                token.id
+                for token in model.generate_tokens(prompt, max_new_tokens=count, stop_tokens=())
+            )
 
 
 def record(bundle: str | Path, report: Report) -> bool:
     """Write the summary into the bundle's manifest and model card, and return whether it is there.
 
-    Warns (:class:`UserWarning`) where it cannot be written, or another bundle has taken its place. What optimum wrote
-    has no place for it.
+    Warns (:class:`UserWarning`) where it cannot be written, or another bundle has taken its place.
+    What optimum wrote has no place for it.
     """
     directory = Path(bundle)
     if not (directory / MANIFEST_FILE).exists():
         return False
     try:
-        if replace(Manifest.read(directory), verification=None) != replace(report.compared, verification=None):
+        if replace(Manifest.read(directory), verification=None) != replace(
+            report.compared, verification=None
+        ):
             raise BundleError("another bundle has taken its place meanwhile: verify that one")
         for left in directory.glob(f"{TEMPORARY}*"):  # of a verification that was killed here
             left.unlink(missing_ok=True)

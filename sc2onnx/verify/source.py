@@ -23,7 +23,9 @@ from sc2onnx.verify.reference import Reference
 
 
 class TorchSource:
-    """A :class:`Reference` as a :class:`~sc2onnx.evaluate.source.LogitSource`. ``codec``: None if the checkpoint has no tokenizer."""
+    """A :class:`Reference` as a :class:`~sc2onnx.evaluate.source.LogitSource`.
+    ``codec``: None if the checkpoint has no tokenizer.
+    """
 
     def __init__(self, reference: Reference, about: About, codec: Codec | None) -> None:
         self._reference, self.about, self.codec = reference, about, codec
@@ -38,23 +40,42 @@ class TorchSource:
 
 
 def torch_opener(checkpoint: str | Path, origin: Provenance, threads: int | None = None) -> Opener:
-    """A checkpoint (directory or hub id) in float32; of the revision that a bundle came from, where it is the bundle's own source."""
-    return partial(_open, checkpoint, origin.revision if str(checkpoint) == origin.source else None, threads)
+    """A checkpoint (directory or hub id) in float32; of the revision that a bundle came from, where
+    it is the bundle's own source.
+    """
+    return partial(
+        _open, checkpoint, origin.revision if str(checkpoint) == origin.source else None, threads
+    )
 
 
 @contextmanager
-def _open(checkpoint: str | Path, revision: str | None, threads: int | None) -> Iterator[TorchSource]:
+def _open(
+    checkpoint: str | Path, revision: str | None, threads: int | None
+) -> Iterator[TorchSource]:
     if threads is not None:
         torch.set_num_threads(threads)
     with Reference(checkpoint, revision) as reference:
         name = Path(checkpoint).resolve().name if Path(checkpoint).exists() else str(checkpoint)
-        about = About(name, "torch fp32", reference.weight_bytes, reference.vocab_size, reference.context_length)
+        about = About(
+            name,
+            "torch fp32",
+            reference.weight_bytes,
+            reference.vocab_size,
+            reference.context_length,
+        )
         yield TorchSource(reference, about, _codec(checkpoint, revision))
 
 
 def _codec(checkpoint: str | Path, revision: str | None) -> Codec | None:
     try:
-        path = cached_file(checkpoint, TOKENIZER_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(
+            checkpoint,
+            TOKENIZER_FILE,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
     except Exception as error:  # huggingface_hub has its own
-        raise CheckpointError(f"the tokenizer of {checkpoint} could not be had: {str(error).strip().splitlines()[0]}") from error
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint} could not be had: {str(error).strip().splitlines()[0]}"
+        ) from error
     return None if path is None else Codec(Path(path))

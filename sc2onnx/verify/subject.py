@@ -58,22 +58,32 @@ class Subject(Protocol):
         """An empty sequence."""
         ...
 
-    def generate_tokens(self, prompt: npt.NDArray[np.int64], *, max_new_tokens: int, stop_tokens: Iterable[int] | None) -> Iterator[Token]:
+    def generate_tokens(
+        self,
+        prompt: npt.NDArray[np.int64],
+        *,
+        max_new_tokens: int,
+        stop_tokens: Iterable[int] | None,
+    ) -> Iterator[Token]:
         """Greedy tokens after prompt (n,)."""
         ...
 
 
 def open_subject(directory: Path, kernels: Use = "off", device: str = "cpu") -> Subject:
-    """What is in a directory, on the CPU, also where the runtime refuses it: in half precision, its roundings are emulated.
+    """What is in a directory, on the CPU, also where the runtime refuses it: in half precision,
+    its roundings are emulated.
 
     ``kernels``: whether the graph for them is the subject. ``device``: a GPU computes a bundle for
     one as it is, and nothing is emulated.
-    Raises :class:`~sc2onnx.errors.BundleError` and its subclasses, and :class:`~sc2onnx.errors.DeviceError`.
+    Raises :class:`~sc2onnx.errors.BundleError` and its subclasses, and
+    :class:`~sc2onnx.errors.DeviceError`.
     """
     on_gpu = device != "cpu"
     if is_export(directory):
         if on_gpu:
-            raise DeviceError(f"device is {shown(device)}, and what optimum wrote is verified on the CPU alone")
+            raise DeviceError(
+                f"device is {shown(device)}, and what optimum wrote is verified on the CPU alone"
+            )
         return Foreign.of_export(directory)
     opened = Bundle.open(directory, others=not on_gpu)
     if on_gpu:

@@ -1,4 +1,6 @@
-"""Rows, files of them, and a model in int8, whose numbers do not depend on what is computed beside."""
+"""Rows, files of them, and a model in int8, whose numbers do not depend
+on what is computed beside.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def exact(int8_bundle: Path) -> sc2onnx.Model:
 
 
 def rows(count: int, **more: Any) -> list[Row]:
-    return [{"id": f"r{i}", "prompt": f"def f_{i}(n):\n    return n *", **more} for i in range(count)]
+    return [
+        {"id": f"r{i}", "prompt": f"def f_{i}(n):\n    return n *", **more} for i in range(count)
+    ]
 
 
 def write(path: Path, lines: Iterable[Any]) -> Path:

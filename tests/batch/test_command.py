@@ -19,11 +19,16 @@ from tests.batch.conftest import read, rows, write
 
 QUICK = ("--max-new-tokens", "6", "--max-batch", "4", "--threads", "1")
 
-SOON = "import sys, sc2onnx.batch.job as job; job.COMMIT = 0.02; from sc2onnx.cli.main import entry; entry()"
+SOON = (
+    "import sys, sc2onnx.batch.job as job; job.COMMIT = 0.02; from "
+    "sc2onnx.cli.main import entry; entry()"
+)
 """The command, which commits as often as it can."""
 
 
-def started(*arguments: str | Path, directory: Path, limit: int | None = None) -> subprocess.Popen[str]:
+def started(
+    *arguments: str | Path, directory: Path, limit: int | None = None
+) -> subprocess.Popen[str]:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit or 0, limit or 0))
 
@@ -63,7 +68,9 @@ def wait_for(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
 def test_rows_out_of_rows(int8_bundle: Path, tmp_path: Path) -> None:
     given = rows(6)
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "b.jsonl.gz").write_bytes(gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in given[3:])))
+    (tmp_path / "in" / "b.jsonl.gz").write_bytes(
+        gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in given[3:]))
+    )
     write(tmp_path / "in" / "a.jsonl", given[:3])
     status, out, err = ran(int8_bundle, "in", "--output", "out.jsonl", *QUICK, directory=tmp_path)
     assert (status, err) == (0, "")
@@ -73,7 +80,9 @@ def test_rows_out_of_rows(int8_bundle: Path, tmp_path: Path) -> None:
         ("r2", "in/a.jsonl", 3),
         ("r3", "in/b.jsonl.gz", 1),
     ]
-    status, out, err = ran(int8_bundle, "in", "--output", "out.jsonl", *QUICK, "--temperature", "1", directory=tmp_path)
+    status, out, err = ran(
+        int8_bundle, "in", "--output", "out.jsonl", *QUICK, "--temperature", "1", directory=tmp_path
+    )
     assert (status, out) == (2, "")
     assert "options: temperature was 0.0 and is 1.0" in err
     assert err.count("\n") == 1
@@ -94,7 +103,10 @@ def test_scores_are_summed_up(int8_bundle: Path, tmp_path: Path) -> None:
     )
     assert (status, err) == (1, "")
     good, bad = read(tmp_path / "o.jsonl")
-    assert out.startswith(f"2 rows (1 with errors), {good['tokens']} tokens\nNLL {good['nll']:.4f}, perplexity {good['perplexity']:.3f}, ")
+    assert out.startswith(
+        f"2 rows (1 with errors), {good['tokens']} tokens\nNLL {good['nll']:.4f}, perplexity "
+        f"{good['perplexity']:.3f}, "
+    )
     assert set(bad) == {"file", "row", "error"}
 
 
@@ -110,7 +122,9 @@ def test_scores_are_summed_up(int8_bundle: Path, tmp_path: Path) -> None:
         (("in.jsonl", "--output", "o.jsonl", "--task", "evaluate", "--length", "0"), "length is 0"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(int8_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_are_one_line_and_status_2(
+    int8_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     write(tmp_path / "in.jsonl", rows(2))
     status, out, err = ran(int8_bundle, *arguments, directory=tmp_path)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -139,7 +153,9 @@ def whole(int8_bundle: Path, work: Path) -> bytes:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_job_that_is_killed_at_random_gives_each_row_once(int8_bundle: Path, work: Path, whole: bytes, seed: int) -> None:
+def test_a_job_that_is_killed_at_random_gives_each_row_once(
+    int8_bundle: Path, work: Path, whole: bytes, seed: int
+) -> None:
     chance, out = random.Random(seed), work / f"killed-{seed}.jsonl"
     folder, before = work / f"{out.name}.job", 0
     for _ in range(4):
@@ -156,7 +172,9 @@ def test_a_job_that_is_killed_at_random_gives_each_row_once(int8_bundle: Path, w
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_and_it_goes_on(int8_bundle: Path, work: Path, whole: bytes, number: signal.Signals) -> None:
+def test_a_signal_stops_it_and_it_goes_on(
+    int8_bundle: Path, work: Path, whole: bytes, number: signal.Signals
+) -> None:
     name = f"{number.name}.jsonl"
     process = started(int8_bundle, *SAMPLED, "--output", name, directory=work)
     wait_for(work / f"{name}.job", 20, process)
@@ -170,8 +188,12 @@ def test_a_signal_stops_it_and_it_goes_on(int8_bundle: Path, work: Path, whole: 
     assert (work / name).read_bytes() == whole
 
 
-def test_a_full_disk_is_told_of_and_the_job_goes_on(int8_bundle: Path, work: Path, whole: bytes) -> None:
-    status, out, err = ran(int8_bundle, *SAMPLED, "--output", "full.jsonl", directory=work, limit=20_000)
+def test_a_full_disk_is_told_of_and_the_job_goes_on(
+    int8_bundle: Path, work: Path, whole: bytes
+) -> None:
+    status, out, err = ran(
+        int8_bundle, *SAMPLED, "--output", "full.jsonl", directory=work, limit=20_000
+    )
     assert (status, out, err.count("\n")) == (2, "", 1)
     count = committed(work / "full.jsonl.job")
     assert f"took no more after {count} rows" in err

@@ -1,4 +1,6 @@
-"""Exactly once: whatever fails wherever, the next run goes on and the output is that of a run without faults."""
+"""Exactly once: whatever fails wherever, the next run goes on and the output is
+that of a run without faults.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +49,14 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], boo
 StopAt = Callable[[int], Callable[[], bool]]
 
 
-def test_rows_come_in_order_and_say_where_they_are_from(exact: sc2onnx.Model, source: Path, tmp_path: Path) -> None:
+def test_rows_come_in_order_and_say_where_they_are_from(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path
+) -> None:
     found = done(exact, job(source, tmp_path / "out.jsonl"))
     lines = read(tmp_path / "out.jsonl")
-    assert [(row["id"], row["file"], row["row"]) for row in lines] == [(f"r{i}", source.as_posix(), i + 1) for i in range(30)]
+    assert [(row["id"], row["file"], row["row"]) for row in lines] == [
+        (f"r{i}", source.as_posix(), i + 1) for i in range(30)
+    ]
     assert (found.state, found.rows, found.errors) == ("done", 30, 0)
     assert found.tokens == sum(row["tokens"] for row in lines)
     assert sorted(path.name for path in folder_of(tmp_path / "out.jsonl").iterdir()) == [
@@ -60,7 +66,9 @@ def test_rows_come_in_order_and_say_where_they_are_from(exact: sc2onnx.Model, so
     ]
 
 
-def test_rows_that_cannot_be_computed_are_errors_in_their_place(exact: sc2onnx.Model, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_computed_are_errors_in_their_place(
+    exact: sc2onnx.Model, tmp_path: Path
+) -> None:
     given: list[Any] = rows(12)
     given[1]["prompt"] = 5
     given[3] = {"id": "r3"}
@@ -186,7 +194,9 @@ def test_what_a_power_cut_left_behind_the_checkpoint_is_cut_off(
         assert out.read_bytes() == reference
 
 
-def test_ends_that_were_broken_off(exact: sc2onnx.Model, source: Path, tmp_path: Path, reference: bytes) -> None:
+def test_ends_that_were_broken_off(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path, reference: bytes
+) -> None:
     """Between the last row, the name of the output, and the note that it has it."""
     for renamed in (False, True):
         out = tmp_path / f"{renamed}.jsonl"
@@ -198,7 +208,9 @@ def test_ends_that_were_broken_off(exact: sc2onnx.Model, source: Path, tmp_path:
         assert out.read_bytes() == reference
 
 
-def test_a_job_that_is_done_is_not_done_again(exact: sc2onnx.Model, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_is_done_is_not_done_again(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out.jsonl"
     first = done(exact, job(source, out))
     before = out.stat().st_mtime_ns
@@ -210,11 +222,15 @@ def test_a_job_that_is_done_is_not_done_again(exact: sc2onnx.Model, source: Path
         done(exact, job(source, out))
 
 
-def test_other_settings_are_refused_by_name(exact: sc2onnx.Model, source: Path, tmp_path: Path, stop_at: StopAt) -> None:
+def test_other_settings_are_refused_by_name(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path, stop_at: StopAt
+) -> None:
     out = tmp_path / "out.jsonl"
     done(exact, job(source, out), stopping=stop_at(1))
     changes: dict[str, dict[str, Any]] = {
-        r"options: temperature was 0\.8 and is 0\.5": {"task": Completing({**OPTIONS, "temperature": 0.5})},
+        r"options: temperature was 0\.8 and is 0\.5": {
+            "task": Completing({**OPTIONS, "temperature": 0.5})
+        },
         "options: seed was 3 and is 4": {"task": Completing({**OPTIONS, "seed": 4})},
         'task was "completing" and is "scoring"': {"task": Scoring()},
         'fields: id was "id" and is absent': {"renamed": {"id": ""}},
@@ -230,13 +246,17 @@ def test_other_settings_are_refused_by_name(exact: sc2onnx.Model, source: Path, 
     assert done(exact, job(source, out)).state == "done"
 
 
-def test_another_bundle_is_refused(exact: sc2onnx.Model, source: Path, tmp_path: Path, int4_bundle: Path, stop_at: StopAt) -> None:
+def test_another_bundle_is_refused(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path, int4_bundle: Path, stop_at: StopAt
+) -> None:
     done(exact, job(source, tmp_path / "out.jsonl"), stopping=stop_at(1))
     with pytest.raises(RequestError, match='bundle was "'):
         done(sc2onnx.load(int4_bundle), job(source, tmp_path / "out.jsonl"))
 
 
-def test_a_restart_begins_anew(exact: sc2onnx.Model, source: Path, tmp_path: Path, stop_at: StopAt) -> None:
+def test_a_restart_begins_anew(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path, stop_at: StopAt
+) -> None:
     out = tmp_path / "out.jsonl"
     for stop in (stop_at(21), lambda: False):  # once from the middle, once from the end
         done(exact, job(source, out), stopping=stop)
@@ -246,7 +266,9 @@ def test_a_restart_begins_anew(exact: sc2onnx.Model, source: Path, tmp_path: Pat
         done(exact, job(source, out, restart=True))
 
 
-def test_what_says_how_far_the_job_is_is_not_trusted(exact: sc2onnx.Model, source: Path, tmp_path: Path, stop_at: StopAt) -> None:
+def test_what_says_how_far_the_job_is_is_not_trusted(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path, stop_at: StopAt
+) -> None:
     out = tmp_path / "out.jsonl"
     done(exact, job(source, out), stopping=stop_at(25))
     place = folder_of(out) / "progress.json"
@@ -311,12 +333,17 @@ def test_what_fails_the_machine_fails_no_row(
     assert out.read_bytes() == reference
 
 
-def test_rows_without_finite_logits_are_errors(exact: sc2onnx.Model, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_finite_logits_are_errors(
+    exact: sc2onnx.Model, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward = exact.engine.seats.forward
 
     def poisoned(runs: Any, **keywords: Any) -> Any:
         found = forward(runs, **keywords)
-        return [each * float("nan") if run.prefill and len(run.tokens) % 2 else each for run, each in zip(runs, found, strict=True)]
+        return [
+            each * float("nan") if run.prefill and len(run.tokens) % 2 else each
+            for run, each in zip(runs, found, strict=True)
+        ]
 
     given = rows(8)
     for number in range(0, 8, 2):
@@ -325,4 +352,6 @@ def test_rows_without_finite_logits_are_errors(exact: sc2onnx.Model, source: Pat
     found = done(exact, job(write(tmp_path / "odd.jsonl", given), tmp_path / "out.jsonl"))
     assert found.rows == 8
     assert 0 < found.errors < 8
-    assert all("not finite" in row["error"] for row in read(tmp_path / "out.jsonl") if "error" in row)
+    assert all(
+        "not finite" in row["error"] for row in read(tmp_path / "out.jsonl") if "error" in row
+    )

@@ -55,7 +55,10 @@ def test_output_has_the_rows_of_json_lines(exact: sc2onnx.Model, tmp_path: Path,
     table = pq.read_table(tmp_path / "out.parquet").to_pylist()
     lines = read(tmp_path / "out.jsonl")
     assert [row["id"] for row in table] == [str(row["id"]) for row in lines]
-    filled = [{name: value for name, value in row.items() if value is not None and name != "id"} for row in table]
+    filled = [
+        {name: value for name, value in row.items() if value is not None and name != "id"}
+        for row in table
+    ]
     assert filled == [{name: value for name, value in row.items() if name != "id"} for row in lines]
     assert not (folder_of(tmp_path / "out.parquet") / "rows.jsonl").exists()
 
@@ -78,7 +81,10 @@ def test_parquet_output_that_was_broken_off_is_made_again(
 
 
 def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
-    given = [{"id": i, "content": f"x = {i}", "large": "y" * 100, "files": {"a.py": "z"}} for i in range(20)]
+    given = [
+        {"id": i, "content": f"x = {i}", "large": "y" * 100, "files": {"a.py": "z"}}
+        for i in range(20)
+    ]
     parquet(tmp_path / "a.parquet", given)
     reader = Reader(
         input_files([tmp_path / "a.parquet"], tmp_path / "o.jsonl"),
@@ -98,7 +104,9 @@ def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
 def test_maps_are_files_by_their_paths(tmp_path: Path) -> None:
     column = pa.array([[("a.py", "x"), ("b.py", "y")], []], type=pa.map_(pa.string(), pa.string()))
     pq.write_table(pa.table({"files": column}), tmp_path / "a.parquet")
-    reader = Reader(input_files([tmp_path / "a.parquet"], tmp_path / "o.jsonl"), Fields.of(("files",), {}))
+    reader = Reader(
+        input_files([tmp_path / "a.parquet"], tmp_path / "o.jsonl"), Fields.of(("files",), {})
+    )
     assert [record.fields.get("files") for record in reader] == [{"a.py": "x", "b.py": "y"}, []]
 
 

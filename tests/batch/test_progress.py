@@ -11,7 +11,10 @@ from sc2onnx.batch.progress import Place, Progress, line, summary
 def test_a_line_counts_from_where_this_run_began() -> None:
     first = Place(Checkpoint(rows=1000, tokens=5000), 0.25)
     now = Place(Checkpoint(rows=1500, tokens=15_000, errors=3), 0.5)
-    assert line(first, now, 50) == "1,500 rows (3 with errors), 50% read, 10.0 rows/s, 200 tokens/s, about 2 min left"
+    assert (
+        line(first, now, 50)
+        == "1,500 rows (3 with errors), 50% read, 10.0 rows/s, 200 tokens/s, about 2 min left"
+    )
     assert line(first, now, 5000).endswith("about 2.8 h left")
     assert line(first, now, 1000).endswith("about 33 min left")
     assert line(first, now, 20).endswith("about 40 s left")

@@ -1,4 +1,6 @@
-"""Files of rows as they are found: what is no row is told of in its place, and the others are read."""
+"""Files of rows as they are found: what is no row is told of in its
+place, and the others are read.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ def records(*paths: Path, fields: Fields = FIELDS) -> list[Record]:
 
 def test_rows_have_the_numbers_of_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"id": 7, "text": "a", "other": NaN}\n\n  {"text": "b", "id": null}\r\n{"text": "c"}')
+    path.write_bytes(
+        b'\xef\xbb\xbf{"id": 7, "text": "a", "other": NaN}\n\n  {"text": "b", "id": null}\r\n'
+        b'{"text": "c"}'
+    )
     name = path.as_posix()
     assert records(path) == [
         Record(name, 1, 7, {"text": "a"}),
@@ -47,7 +52,9 @@ def test_rows_have_the_numbers_of_their_lines(tmp_path: Path) -> None:
         (b'{"text": "' + b"x" * 300 + b'"}', "more than 200 bytes"),
     ],
 )
-def test_what_is_no_row_is_an_error_in_its_place(tmp_path: Path, line: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_row_is_an_error_in_its_place(
+    tmp_path: Path, line: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if "200" in message:
         monkeypatch.setattr(json_lines, "MOST_BYTES", 200)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n')
@@ -58,7 +65,9 @@ def test_what_is_no_row_is_an_error_in_its_place(tmp_path: Path, line: bytes, me
     assert (first.error, last.error, wrong.number, last.fields) == (None, None, 2, {"text": "b"})
 
 
-def test_lines_that_are_too_long_are_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_that_are_too_long_are_not_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(json_lines, "MOST_BYTES", 100)
     lines = [b"x" * size for size in (101, 102, 202, 203, 1000)]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, b'{"text": "b"}', b"y" * 500]))
@@ -68,12 +77,16 @@ def test_lines_that_are_too_long_are_not_read_into_memory(tmp_path: Path, monkey
 
 
 def test_compressed_lines_and_where_they_break_off(tmp_path: Path) -> None:
-    data = gzip.compress(b"".join(json.dumps({"text": f"{i * 7919}"}).encode() + b"\n" for i in range(20_000)))
+    data = gzip.compress(
+        b"".join(json.dumps({"text": f"{i * 7919}"}).encode() + b"\n" for i in range(20_000))
+    )
     (tmp_path / "a.jsonl.gz").write_bytes(data)
     (tmp_path / "b.jsonl.gz").write_bytes(data[: len(data) // 2])
     (tmp_path / "c.jsonl.gz").write_bytes(b"no gzip")
     (tmp_path / "d.jsonl").write_text('{"text": "d"}\n')
-    assert [record.fields["text"] for record in records(tmp_path / "a.jsonl.gz")] == [f"{i * 7919}" for i in range(20_000)]
+    assert [record.fields["text"] for record in records(tmp_path / "a.jsonl.gz")] == [
+        f"{i * 7919}" for i in range(20_000)
+    ]
     *whole, broken = records(tmp_path / "b.jsonl.gz")
     assert len(whole) > 1000
     assert broken.number == len(whole) + 1
@@ -94,7 +107,10 @@ def test_a_directory_is_read_in_order_of_its_names(tmp_path: Path) -> None:
     ):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "in" / name).write_text('{"text": "a"}\n')
-    names = [Path(file.name).relative_to(tmp_path / "in").as_posix() for file in input_files([tmp_path / "in"], tmp_path / "out.jsonl")]
+    names = [
+        Path(file.name).relative_to(tmp_path / "in").as_posix()
+        for file in input_files([tmp_path / "in"], tmp_path / "out.jsonl")
+    ]
     assert names == ["a/z.ndjson", "b.jsonl", "c.JSONL"]
     (tmp_path / "empty").mkdir()
     refusals = {
@@ -114,7 +130,9 @@ def test_a_directory_is_read_in_order_of_its_names(tmp_path: Path) -> None:
 def test_position_is_the_part_that_was_read(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"text": "' + "a" * 500 + '"}\n' * 1)
-    reader = Reader(input_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "o.jsonl"), FIELDS)
+    reader = Reader(
+        input_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "o.jsonl"), FIELDS
+    )
     positions = [reader.position for _ in reader]
     assert positions == [0.5, 1.0]
     assert reader.position == 1
@@ -130,9 +148,13 @@ def test_a_file_that_goes_away_ends_the_job(tmp_path: Path) -> None:
 
 def test_fields_under_other_names(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"content": "a", "id": 1, "sha": "x"}\n')
-    (record,) = records(tmp_path / "a.jsonl", fields=Fields.of(("text",), {"text": "content", "id": "sha"}))
+    (record,) = records(
+        tmp_path / "a.jsonl", fields=Fields.of(("text",), {"text": "content", "id": "sha"})
+    )
     assert (record.id, record.fields) == ("x", {"text": "a"})
-    (record,) = records(tmp_path / "a.jsonl", fields=Fields.of(("text",), {"text": "content", "id": ""}))
+    (record,) = records(
+        tmp_path / "a.jsonl", fields=Fields.of(("text",), {"text": "content", "id": ""})
+    )
     assert record.id is None
     with pytest.raises(RequestError, match="--field names 'prompt', expected one of id, text"):
         Fields.of(("text",), {"prompt": "content"})

@@ -27,7 +27,9 @@ CODE = Path(argparse.__file__).read_text(encoding="utf-8")
 
 
 def answers(model: sc2onnx.Model, task: Task, fields: list[dict[str, Any]]) -> list[Row]:
-    records = [Record("f.jsonl", number, f"r{number}", each) for number, each in enumerate(fields, 1)]
+    records = [
+        Record("f.jsonl", number, f"r{number}", each) for number, each in enumerate(fields, 1)
+    ]
     model.start()
     try:
         return list(answered(model, task, iter(records)))
@@ -68,7 +70,9 @@ def test_completing(exact: sc2onnx.Model, options: dict[str, Any]) -> None:
 
 
 def test_infilling(exact: sc2onnx.Model) -> None:
-    fields: list[dict[str, Any]] = [{"prefix": each, "suffix": "\n\nprint(x)\n"} for each in pieces(6, 80)]
+    fields: list[dict[str, Any]] = [
+        {"prefix": each, "suffix": "\n\nprint(x)\n"} for each in pieces(6, 80)
+    ]
     fields[1] |= {"path": "a.py", "repo": "me/it", "files": {"b.py": "x = 1\n"}}
     fields[2]["prefix"] = CODE[:40_000]
     found = answers(exact, Infilling({"max_new_tokens": 6, "order": "spm"}), fields)
@@ -86,9 +90,13 @@ def test_infilling(exact: sc2onnx.Model) -> None:
 
 def test_scoring(exact: sc2onnx.Model) -> None:
     texts = [*pieces(5, 200), "x", "<fim_prefix> spelt out", CODE[:40_000], ""]
-    *found, single, spelt, long, empty = answers(exact, Scoring(logprobs=True), [{"text": each} for each in texts])
+    *found, single, spelt, long, empty = answers(
+        exact, Scoring(logprobs=True), [{"text": each} for each in texts]
+    )
     for row, text in zip([*found, spelt], [*texts[:5], texts[6]], strict=True):
-        prompt = exact.generate(text, max_new_tokens=1, logprobs=True, prompt_logprobs=True, special_tokens="text").prompt
+        prompt = exact.generate(
+            text, max_new_tokens=1, logprobs=True, prompt_logprobs=True, special_tokens="text"
+        ).prompt
         assert prompt is not None
         expected = [token.logprob for token in prompt[1:] if token.logprob is not None]
         assert row["logprobs"] == [round(value, 6) for value in expected]
@@ -110,7 +118,9 @@ def test_evaluating(exact: sc2onnx.Model, int8_bundle: Path, tmp_path: Path, spa
         (tmp_path / "f.py").write_text(text)
         few = number == 4  # where there is no room for the spans
         seed = Record("", 0, f"r{number}").seed(4)
-        report = evaluate(int8_bundle, [tmp_path / "f.py"], settings=Settings(100, 400, 0 if few else spans, seed))
+        report = evaluate(
+            int8_bundle, [tmp_path / "f.py"], settings=Settings(100, 400, 0 if few else spans, seed)
+        )
         (score,) = report.scores
         assert row["nll"] == pytest.approx(score.nll, abs=1e-9)
         assert row["bits_per_byte"] == pytest.approx(score.bits_per_byte)
@@ -125,7 +135,9 @@ def test_evaluating(exact: sc2onnx.Model, int8_bundle: Path, tmp_path: Path, spa
             assert (row["spans"], row["exact_match"]) == (0, None)
 
 
-def test_what_would_fail_every_row_is_refused_before_the_first(exact: sc2onnx.Model, token_bundle: Path) -> None:
+def test_what_would_fail_every_row_is_refused_before_the_first(
+    exact: sc2onnx.Model, token_bundle: Path
+) -> None:
     with pytest.raises(RequestError, match="max_new_tokens is 0"):
         Completing({"max_new_tokens": 0})
     with pytest.raises(RequestError, match="order is 'x'"):

@@ -107,7 +107,9 @@ def test_it_waits_for_the_next_one_and_no_longer_than_told(exact: sc2onnx.Model)
     assert window.over
 
 
-def test_ten_thousand_rows_take_the_memory_of_a_few(exact: sc2onnx.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_thousand_rows_take_the_memory_of_a_few(
+    exact: sc2onnx.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Instant(Holding):
         """As good as a model: rows end in another thread, at once."""
 
@@ -132,7 +134,9 @@ def test_ten_thousand_rows_take_the_memory_of_a_few(exact: sc2onnx.Model, tmp_pa
     assert peak < 6_000_000  # ids take 1 MB of it, rows that were not written yet another
 
 
-def test_a_model_that_computes_keeps_nothing_of_rows_that_are_done(exact: sc2onnx.Model, tmp_path: Path) -> None:
+def test_a_model_that_computes_keeps_nothing_of_rows_that_are_done(
+    exact: sc2onnx.Model, tmp_path: Path
+) -> None:
     sizes = list[int]()
     for count in (100, 400):
         path = write(

@@ -27,7 +27,9 @@ def test_a_placed_sequence_is_shaped_as_a_computed_one(model: sc2onnx.Model, dep
         ours, theirs = seat_of(there).cache, seat_of(computed).cache
         assert ours.capacity == theirs.capacity
         assert ours.written.tolist() == theirs.written.tolist()
-        assert [buffer.shape for buffer in ours.buffers] == [buffer.shape for buffer in theirs.buffers]
+        assert [buffer.shape for buffer in ours.buffers] == [
+            buffer.shape for buffer in theirs.buffers
+        ]
 
 
 @pytest.mark.parametrize("depth", [0, 40, 700])
@@ -48,7 +50,8 @@ def test_every_slot_is_memory_that_was_written(model: sc2onnx.Model) -> None:
         assert cache.capacity == cache.shape.capacity
         for buffer in cache.buffers:
             assert np.count_nonzero(buffer) == buffer.size
-            assert np.abs(buffer[np.abs(buffer) > 0]).min() > np.finfo(np.float32).tiny  # no subnormal numbers
+            # no subnormal numbers
+            assert np.abs(buffer[np.abs(buffer) > 0]).min() > np.finfo(np.float32).tiny
 
 
 def test_nothing_is_placed_twice(model: sc2onnx.Model) -> None:
@@ -64,7 +67,9 @@ def test_its_cache_counts_as_the_models(model: sc2onnx.Model) -> None:
 
 
 def test_opaque_slots_are_filled_with_what_is_sane_as_any_float() -> None:
-    shape = CacheShape(1, 2, width=20, window=100, context=1000, capacity=192, dtype="uint8", turned=False, tile=16)
+    shape = CacheShape(
+        1, 2, width=20, window=100, context=1000, capacity=192, dtype="uint8", turned=False, tile=16
+    )
     filled = noise(shape, 192)
     assert filled.shape == (2, 192, 20)
     for shift in range(4):

@@ -16,7 +16,8 @@ def test_median_and_quartiles() -> None:
 def test_ratios_are_taken_round_by_round() -> None:
     ours, theirs = [1.0, 10.0, 3.0], [2.0, 20.0, 3.0]  # the second round was slow for both
     assert ratio(ours, theirs) == Quartiles(0.5, 0.5, 0.75)
-    assert Quartiles.of(ours).median / Quartiles.of(theirs).median == 1.0  # what a ratio of medians would have said
+    # what a ratio of medians would have said
+    assert Quartiles.of(ours).median / Quartiles.of(theirs).median == 1.0
     with pytest.raises(ValueError, match="shorter"):
         ratio(ours, theirs[:2])
 

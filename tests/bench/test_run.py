@@ -26,7 +26,13 @@ class Fake:
     weights_read = 1000
 
     def __init__(self, name: str = "", log: list[str] | None = None, fails: int = -1) -> None:
-        self.name, self.log, self.fails, self.appended, self.length = name, [] if log is None else log, fails, 0, 0
+        self.name, self.log, self.fails, self.appended, self.length = (
+            name,
+            [] if log is None else log,
+            fails,
+            0,
+            0,
+        )
 
     def place(self, depth: int) -> None:
         self.length = depth
@@ -114,7 +120,10 @@ def test_deepest_first_prompts_last_and_steps_at_one_context() -> None:
 def test_defaults_end_at_the_models_context_and_wishes_are_refused_beyond() -> None:
     assert [task.context for task in Settings().tasks(2048) if task.kind == "decode"] == [1024, 64]
     assert [task.context for task in Settings(steps=()).tasks(40)] == [40]
-    with pytest.raises(ContextLengthError, match="4096 tokens of context are asked for, the model's context holds 2048"):
+    with pytest.raises(
+        ContextLengthError,
+        match="4096 tokens of context are asked for, the model's context holds 2048",
+    ):
         Settings(contexts=(4096,)).tasks(2048)
     with pytest.raises(ContextLengthError, match="3000 tokens"):
         Settings(prefill=(3000,)).tasks(2048)
@@ -140,7 +149,9 @@ def test_settings_check_themselves(arguments: dict[str, int], message: str) -> N
 def test_a_step_needs_a_context_and_a_ring_that_take_it(bundle: Path) -> None:
     with pytest.raises(RequestError, match="the context is 16 for a step of 16 tokens"):
         Settings(contexts=(16,), steps=(16,)).tasks(2048)
-    with pytest.raises(RequestError, match="a step of 300 tokens is asked for, expected at most 257"):
+    with pytest.raises(
+        RequestError, match="a step of 300 tokens is asked for, expected at most 257"
+    ):
         bench(bundle, settings=replace(TINY, contexts=(1024,), steps=(300,)))
     with pytest.raises(RequestError, match="given twice"):
         bench(bundle, also=[bundle], settings=TINY)
@@ -179,12 +190,18 @@ def test_bundles_from_end_to_end(bundle: Path, tmp_path: Path) -> None:
     decode = figures["rows"][1]["tasks"][0]
     assert (decode["kind"], decode["context"], len(decode["seconds"])) == ("decode", 300, 2)
     assert decode["low"] <= decode["median"] <= decode["high"]
-    assert decode["share_of_read_rate"] == pytest.approx(report.rows[1].weights_read / decode["median"] / 1e9)
+    assert decode["share_of_read_rate"] == pytest.approx(
+        report.rows[1].weights_read / decode["median"] / 1e9
+    )
     assert "share_of_read_rate" not in figures["rows"][1]["tasks"][-1]
 
 
-def test_an_error_of_our_own_bundle_is_raised(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "bundle_opener", lambda *arguments, **options: partial(fake, broken=True))
+def test_an_error_of_our_own_bundle_is_raised(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        run, "bundle_opener", lambda *arguments, **options: partial(fake, broken=True)
+    )
     with pytest.raises(OSError, match="cannot read"):
         bench(bundle, settings=TINY)
 

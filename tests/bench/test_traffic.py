@@ -17,11 +17,19 @@ EMBEDDING = "model.embed_tokens"
 @pytest.fixture
 def untied(model: sc2onnx.Model) -> Manifest:
     """The mini's manifest as if its head were its own: 4096 tokens of 256 channels."""
-    return replace(model.manifest, model=replace(model.manifest.model, tied_embeddings=False), weight_bytes=100_000_000)
+    return replace(
+        model.manifest,
+        model=replace(model.manifest.model, tied_embeddings=False),
+        weight_bytes=100_000_000,
+    )
 
 
 def quantised(manifest: Manifest, scheme: Scheme) -> Manifest:
-    return replace(manifest, precision="int", quantization=Quantization("r", {EMBEDDING: scheme}, 4.25, "nearest", None))
+    return replace(
+        manifest,
+        precision="int",
+        quantization=Quantization("r", {EMBEDDING: scheme}, 4.25, "nearest", None),
+    )
 
 
 def test_a_tied_head_reads_the_embedding_once(model: sc2onnx.Model) -> None:
@@ -34,7 +42,9 @@ def test_an_embedding_of_its_own_is_not_read(untied: Manifest, precision: str, w
     assert weights_read(replace(untied, precision=precision)) == 100_000_000 - 4096 * 256 * width
 
 
-@pytest.mark.parametrize(("scheme", "row"), [(Scheme(8, 128), 256 + 2 * 4), (Scheme(4, 32), 128 + 8 * 4)])
+@pytest.mark.parametrize(
+    ("scheme", "row"), [(Scheme(8, 128), 256 + 2 * 4), (Scheme(4, 32), 128 + 8 * 4)]
+)
 def test_nor_is_a_quantised_one_with_its_scales(untied: Manifest, scheme: Scheme, row: int) -> None:
     assert weights_read(quantised(untied, scheme)) == 100_000_000 - 4096 * row
 

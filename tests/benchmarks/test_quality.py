@@ -17,19 +17,41 @@ from sc2onnx.bench.report import Missing, one_line
 
 @pytest.mark.parametrize(
     ("tokens", "length", "expected"),
-    [(600, 256, [256, 256, 88]), (530, 256, [256, 256]), (544, 256, [256, 256, 32]), (31, 256, []), (20, 8, [8, 8]), (0, 256, [])],
+    [
+        (600, 256, [256, 256, 88]),
+        (530, 256, [256, 256]),
+        (544, 256, [256, 256, 32]),
+        (31, 256, []),
+        (20, 8, [8, 8]),
+        (0, 256, []),
+    ],
 )
-def test_windows_follow_one_another_and_short_tails_are_dropped(tokens: int, length: int, expected: list[int]) -> None:
+def test_windows_follow_one_another_and_short_tails_are_dropped(
+    tokens: int, length: int, expected: list[int]
+) -> None:
     found = list(cut(np.arange(tokens), length))
     assert [len(window) for window in found] == expected
     assert [window[0] for window in found] == [length * i for i in range(len(expected))]
 
 
 def test_the_limit_counts_what_is_kept_over_all_files() -> None:
-    files = [list(range(300)), list(range(1000, 1020)), list(range(2000, 2300)), list(range(3000, 3300))]
+    files = [
+        list(range(300)),
+        list(range(1000, 1020)),
+        list(range(2000, 2300)),
+        list(range(3000, 3300)),
+    ]
     found = windows(files, 256, 600)
-    assert [(window[0], len(window)) for window in found] == [(0, 256), (256, 44), (2000, 256), (2256, 44)]
-    assert [(window[0], len(window)) for window in windows(files, 256, 290)] == [(0, 256), (256, 34)]
+    assert [(window[0], len(window)) for window in found] == [
+        (0, 256),
+        (256, 44),
+        (2000, 256),
+        (2256, 44),
+    ]
+    assert [(window[0], len(window)) for window in windows(files, 256, 290)] == [
+        (0, 256),
+        (256, 34),
+    ]
 
 
 def test_the_table_divides_by_the_yardstick_and_says_why_a_row_is_missing() -> None:
@@ -49,9 +71,9 @@ def test_the_table_divides_by_the_yardstick_and_says_why_a_row_is_missing() -> N
 
 
 def test_a_reason_names_no_directory() -> None:
-    assert one_line(OSError("cannot read '/some/where/f32.gguf' or /a/b, see https://example.org/x")) == (
-        "OSError: cannot read 'f32.gguf' or b, see https://example.org/x"
-    )
+    assert one_line(
+        OSError("cannot read '/some/where/f32.gguf' or /a/b, see https://example.org/x")
+    ) == ("OSError: cannot read 'f32.gguf' or b, see https://example.org/x")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +93,13 @@ def test_names_are_those_of_llama_cpp(name: str, expected: str) -> None:
 @pytest.mark.torch
 def test_a_window_beyond_the_sliding_window_is_refused(checkpoint: Path) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "quality.py"
-    done = subprocess.run([sys.executable, script, checkpoint, __file__, "--length", "257"], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, script, checkpoint, __file__, "--length", "257"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 1
     assert "--length is 257, expected 2 to 256" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -39,7 +39,9 @@ class Repository:
 
 @dataclass
 class Hub:
-    """Repositories by id, and what was asked. ``token``: what requests must be allowed with; None: nothing."""
+    """Repositories by id, and what was asked.
+    ``token``: what requests must be allowed with; None: nothing.
+    """
 
     address: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -65,32 +67,57 @@ class _Handler(BaseHTTPRequestHandler):
         self._resolve(body=False)
 
     def do_GET(self) -> None:
-        if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/(?:revision|tree)/([\w.-]+)(?:\?.*)?", self.path):
+        if found := re.fullmatch(
+            r"/api/models/([\w.-]+/[\w.-]+)/(?:revision|tree)/([\w.-]+)(?:\?.*)?", self.path
+        ):
             repository = self.hub.repositories.get(found[1])
             files = None if repository is None else repository.files(found[2])
             if repository is None or files is None:
                 return self._missing("RevisionNotFound" if repository else "RepoNotFound")
             if "/tree/" in self.path:
-                return self._json([{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files.items()])
+                return self._json(
+                    [
+                        {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                        for name, data in files.items()
+                    ]
+                )
             commit = repository.branches.get(found[2], found[2])
-            return self._json({"id": found[1], "modelId": found[1], "sha": commit, "siblings": [{"rfilename": name} for name in files]})
+            return self._json(
+                {
+                    "id": found[1],
+                    "modelId": found[1],
+                    "sha": commit,
+                    "siblings": [{"rfilename": name} for name in files],
+                }
+            )
         return self._resolve(body=True)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
         self.hub.asked.append(f"POST {self.path}")
-        if self.hub.token is not None and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+        if (
+            self.hub.token is not None
+            and self.headers.get("Authorization") != f"Bearer {self.hub.token}"
+        ):
             return self._answer(401 if self.headers.get("Authorization") is None else 403, b"{}")
         if self.path == "/api/validate-yaml":  # the card's front matter
             return self._json({"errors": [], "warnings": []})
         if self.path == "/api/repos/create":
             asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            name = (
+                f"{asked['organization']}/{asked['name']}"
+                if asked.get("organization")
+                else asked["name"]
+            )
             if name in self.hub.repositories:
                 return self._answer(409, json.dumps({"url": f"{self.hub.address}/{name}"}).encode())
-            self.hub.repository(name).private = bool(asked.get("private")) or asked.get("visibility") == "private"
+            self.hub.repository(name).private = (
+                bool(asked.get("private")) or asked.get("visibility") == "private"
+            )
             return self._json({"url": f"{self.hub.address}/{name}"})
-        found = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/(preupload|commit|branch)/([\w.-]+)(?:\?.*)?", self.path)
+        found = re.fullmatch(
+            r"/api/models/([\w.-]+/[\w.-]+)/(preupload|commit|branch)/([\w.-]+)(?:\?.*)?", self.path
+        )
         assert found is not None, self.path
         repository = self.hub.repositories[found[1]]
         if found[2] == "branch":
@@ -98,11 +125,20 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({})
         if found[2] == "preupload":
             return self._json(
-                {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]}
+                {
+                    "files": [
+                        {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for file in json.loads(body)["files"]
+                    ]
+                }
             )
-        return self._commit(found[1], repository, found[3], [json.loads(line) for line in body.splitlines()])
+        return self._commit(
+            found[1], repository, found[3], [json.loads(line) for line in body.splitlines()]
+        )
 
-    def _commit(self, name: str, repository: Repository, branch: str, lines: list[dict[str, Any]]) -> None:
+    def _commit(
+        self, name: str, repository: Repository, branch: str, lines: list[dict[str, Any]]
+    ) -> None:
         files, message = dict(repository.files(branch) or {}), ""
         for line in lines:
             value = line["value"]
@@ -113,7 +149,13 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
         commit = repository.add(branch, files, message)
-        self._json({"commitUrl": f"{self.hub.address}/{name}/commit/{commit}", "commitOid": commit, "success": True})
+        self._json(
+            {
+                "commitUrl": f"{self.hub.address}/{name}/commit/{commit}",
+                "commitOid": commit,
+                "success": True,
+            }
+        )
 
     def _resolve(self, body: bool) -> None:
         self.hub.asked.append(f"{self.command} {self.path}")
@@ -127,7 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
         if found[3] not in files:
             return self._missing("EntryNotFound")
         data = files[found[3]]
-        headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": repository.branches.get(found[2], found[2])}
+        headers = {
+            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "X-Repo-Commit": repository.branches.get(found[2], found[2]),
+        }
         return self._answer(200, data, headers, body)
 
     def _missing(self, code: str) -> None:
@@ -136,7 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: Any) -> None:
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _answer(self, status: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
+    def _answer(
+        self, status: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True
+    ) -> None:
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
             self.send_header(name, value)

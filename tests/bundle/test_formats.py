@@ -111,7 +111,9 @@ def test_a_scheme_that_is_none_in_its_format(int4_bundle: Path, version: int, sc
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(json.dumps(raw))
     message = str(caught.value)
-    assert message.startswith(f"quantization.schemes has {scheme!r} for 'model.x', expected such as ")
+    assert message.startswith(
+        f"quantization.schemes has {scheme!r} for 'model.x', expected such as "
+    )
     assert message.endswith(f"{expected}: export the bundle again")
 
 

@@ -1,4 +1,6 @@
-"""Bundles pushed to a hub and loaded from it, over HTTP; huggingface_hub reads its environment when imported, so in other processes."""
+"""Bundles pushed to a hub and loaded from it, over HTTP; huggingface_hub reads its environment when
+imported, so in other processes.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,33 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def run(hub: Hub, tmp_path: Path) -> Run:
-    """``run(*arguments, **environment)``: ``sc2onnx``, or with ``code=`` a program, in a directory of its own."""
+    """``run(*arguments, **environment)``: ``sc2onnx``, or with ``code=`` a program,
+    in a directory of its own.
+    """
 
-    def start(*arguments: object, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy")}
+    def start(
+        *arguments: object, code: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy")
+        }
         command = ["-m", "sc2onnx", *map(str, arguments)] if code is None else ["-c", code]
-        own = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        own = {
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": hub.address,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
         (tmp_path / "cwd").mkdir(exist_ok=True)
         return subprocess.run(
-            [sys.executable, *command], env={**clean, **own, **environment}, cwd=tmp_path / "cwd", capture_output=True, text=True, timeout=120
+            [sys.executable, *command],
+            env={**clean, **own, **environment},
+            cwd=tmp_path / "cwd",
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     return start
@@ -59,7 +79,9 @@ def pushed(hub: Hub, run: Run, bundle: Path) -> Hub:
     return hub
 
 
-def test_what_is_pushed_is_the_bundle_and_nothing_else(hub: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+def test_what_is_pushed_is_the_bundle_and_nothing_else(
+    hub: Hub, run: Run, bundle: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
     (copy / "notes.txt").write_text("not of the bundle")
@@ -69,14 +91,20 @@ def test_what_is_pushed_is_the_bundle_and_nothing_else(hub: Hub, run: Run, bundl
     assert files is not None
     assert set(files) == {*Manifest.read(bundle).files, "sc2onnx.json", "README.md"}
     assert all(files[name] == (bundle / name).read_bytes() for name in files if name != "README.md")
-    assert (repository.private, repository.messages, len(repository.commits)) == (True, ["initial commit", "first"], 2)
+    assert (repository.private, repository.messages, len(repository.commits)) == (
+        True,
+        ["initial commit", "first"],
+        2,
+    )
     assert out.strip() == f"{hub.address}/team/mini/commit/{repository.branches['main']}"
     card = files["README.md"].decode()
     assert 'sc2onnx.load("team/mini")' in card
     assert card == (copy / "README.md").read_text().replace("PATH/OF/THIS/DIRECTORY", "team/mini")
 
 
-def test_what_is_pushed_next_takes_its_place(pushed: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+def test_what_is_pushed_next_takes_its_place(
+    pushed: Hub, run: Run, bundle: Path, tmp_path: Path
+) -> None:
     """Files that only the bundle before had go; a file of somebody else's stays."""
     repository = pushed.repositories["team/mini"]
     before = repository.files()
@@ -100,10 +128,15 @@ def test_a_branch(pushed: Hub, run: Run, bundle: Path) -> None:
     assert set(repository.files("next") or {}) == set(repository.files() or {})
 
 
-LOADED = "import sc2onnx; print([token.id for token in sc2onnx.load('team/mini').generate_tokens([5, 6, 7], max_new_tokens=8)])"
+LOADED = (
+    "import sc2onnx; print([token.id for token in sc2onnx.load('team/mini').generate_tokens([5, 6, "
+    "7], max_new_tokens=8)])"
+)
 
 
-def test_it_is_loaded_by_its_id_and_then_without_a_network(pushed: Hub, run: Run, model: sc2onnx.Model) -> None:
+def test_it_is_loaded_by_its_id_and_then_without_a_network(
+    pushed: Hub, run: Run, model: sc2onnx.Model
+) -> None:
     expected = str([token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=8)])
     (pushed.repositories["team/mini"].files() or {})["huge.bin"] = b"never asked for"
     assert succeeded(run(code=LOADED)).strip() == expected
@@ -119,12 +152,21 @@ def test_the_command_line_takes_ids_too(pushed: Hub, run: Run, bundle: Path) -> 
     assert "fp32" in succeeded(run("info", "team/mini"))
     assert "not quantised" in succeeded(run("warm", "team/mini"))
     done = run("generate", "team/mini", "x", "--revision", "v9")
-    assert (done.returncode, "team/mini has no revision 'v9' on the hub" in done.stderr) == (2, True)
+    assert (done.returncode, "team/mini has no revision 'v9' on the hub" in done.stderr) == (
+        2,
+        True,
+    )
 
 
-def test_quantised_weights_run_from_the_links_of_the_cache(hub: Hub, run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    """onnxruntime follows no link out of a directory; packed or not, the tokens are those of the directory."""
-    export = pytest.importorskip("sc2onnx.export", reason="exports a bundle: install the export extra")
+def test_quantised_weights_run_from_the_links_of_the_cache(
+    hub: Hub, run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    """onnxruntime follows no link out of a directory; packed or not, the tokens
+    are those of the directory.
+    """
+    export = pytest.importorskip(
+        "sc2onnx.export", reason="exports a bundle: install the export extra"
+    )
     export.export(checkpoint, tmp_path / "int8", precision="int8")
     succeeded(run("push", tmp_path / "int8", "team/int8", HF_TOKEN="x"))
     here = succeeded(run("generate", tmp_path / "int8", "def f", "--max-new-tokens", 12))
@@ -147,19 +189,50 @@ def test_damage_is_noticed(pushed: Hub, run: Run) -> None:
         (
             ("generate", "team/nothing", "x"),
             {},
-            "no directory team/nothing, and no hub repository team/nothing: correct the name, or log in if it is private",
+            (
+                "no directory team/nothing, and no hub repository team/nothing: correct the name, "
+                "or log in if it is private"
+            ),
         ),
-        (("generate", "team/raw", "x"), {}, "team/raw on the hub is no bundle (it has no sc2onnx.json): make one with `sc2onnx export team/raw OUT`"),
-        (("generate", "team/mini", "x"), {"HF_HUB_OFFLINE": "1"}, "the hub cannot be reached nor does its local cache hold team/mini"),
+        (
+            ("generate", "team/raw", "x"),
+            {},
+            (
+                "team/raw on the hub is no bundle (it has no sc2onnx.json): make one with "
+                "`sc2onnx export team/raw OUT`"
+            ),
+        ),
+        (
+            ("generate", "team/mini", "x"),
+            {"HF_HUB_OFFLINE": "1"},
+            "the hub cannot be reached nor does its local cache hold team/mini",
+        ),
         (("push", "BUNDLE", "team/other"), {}, "log in with `hf auth login`, or set HF_TOKEN"),
-        (("push", "BUNDLE", "team/other"), {"HF_TOKEN": "wrong"}, "use a token that may write to it, of an account that it belongs to"),
-        (("push", "BUNDLE", "team/other"), {"HF_TOKEN": "secret", "HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        (("push", "BUNDLE", "team"), {"HF_TOKEN": "secret"}, "the repository is 'team', expected OWNER/NAME"),
+        (
+            ("push", "BUNDLE", "team/other"),
+            {"HF_TOKEN": "wrong"},
+            "use a token that may write to it, of an account that it belongs to",
+        ),
+        (
+            ("push", "BUNDLE", "team/other"),
+            {"HF_TOKEN": "secret", "HF_HUB_OFFLINE": "1"},
+            "HF_HUB_OFFLINE is set",
+        ),
+        (
+            ("push", "BUNDLE", "team"),
+            {"HF_TOKEN": "secret"},
+            "the repository is 'team', expected OWNER/NAME",
+        ),
         (("push", ".", "team/other"), {"HF_TOKEN": "secret"}, "is not a bundle"),
     ],
 )
 def test_what_goes_wrong_is_said_in_one_line(
-    pushed: Hub, run: Run, bundle: Path, arguments: tuple[str, ...], environment: dict[str, str], said: str
+    pushed: Hub,
+    run: Run,
+    bundle: Path,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    said: str,
 ) -> None:
     pushed.repository("team/raw")
     done = run(*(str(bundle) if word == "BUNDLE" else word for word in arguments), **environment)
@@ -178,7 +251,9 @@ def test_a_damaged_bundle_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
-def test_a_file_of_ones_own_behind_a_link_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+def test_a_file_of_ones_own_behind_a_link_is_not_pushed(
+    hub: Hub, run: Run, bundle: Path, tmp_path: Path
+) -> None:
     shutil.copytree(bundle, tmp_path / "copy")
     (tmp_path / "secret").write_text("a key")
     for name in ("README.md", "config.json"):
@@ -192,7 +267,9 @@ def test_a_file_of_ones_own_behind_a_link_is_not_pushed(hub: Hub, run: Run, bund
 
 
 @pytest.mark.parametrize("card", [None, b"\xff\xfe", b" " * (5 << 20)])
-def test_a_card_that_is_none(hub: Hub, run: Run, bundle: Path, tmp_path: Path, card: bytes | None) -> None:
+def test_a_card_that_is_none(
+    hub: Hub, run: Run, bundle: Path, tmp_path: Path, card: bytes | None
+) -> None:
     shutil.copytree(bundle, tmp_path / "copy")
     (tmp_path / "copy" / "README.md").unlink()
     if card is not None:
@@ -218,39 +295,64 @@ except BundleError as error:
 """
 
 
-def test_what_changes_after_it_was_checked_is_not_pushed(hub: Hub, run: Run, bundle: Path, tmp_path: Path) -> None:
+def test_what_changes_after_it_was_checked_is_not_pushed(
+    hub: Hub, run: Run, bundle: Path, tmp_path: Path
+) -> None:
     shutil.copytree(bundle, tmp_path / "copy")
     said = succeeded(run(code=CHANGED.format(directory=str(tmp_path / "copy")), HF_TOKEN="x"))
     assert "config.json changed while it was pushed, so nothing was" in said
     assert (hub.repositories["team/mini"].files() or {}) == {}
 
 
-def test_what_exists_wins_and_paths_are_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_exists_wins_and_paths_are_no_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "team" / "mini").mkdir(parents=True)
     for path in ("team/mini", "./team/other", "/team/other", "a/b/c", "name", Path("a/b/c")):
         assert located(path) == Path(path)
-    with pytest.raises(RequestError, match="is no hub id, so it has no revision 'v1': leave the revision out"):
+    with pytest.raises(
+        RequestError, match="is no hub id, so it has no revision 'v1': leave the revision out"
+    ):
         located("team/mini", "v1")
     with pytest.raises(BundleNotFoundError, match="no bundle at"):
         sc2onnx.load("./team/other")
-    with pytest.raises(BundleNotFoundError, match="no bundle at team/mimi: the directory team has no mimi: correct the name, or give a revision"):
+    with pytest.raises(
+        BundleNotFoundError,
+        match=(
+            "no bundle at team/mimi: the directory team has no mimi: correct the "
+            "name, or give a revision"
+        ),
+    ):
         sc2onnx.load("team/mimi")
 
 
 @pytest.mark.parametrize("way", ["refused", "silent", "503"])
 def test_a_hub_that_does_not_answer_is_asked_once(run: Run, pushed: Hub, way: str) -> None:
-    """What is in the cache is used, and what is not is an error that names both things that the name may be."""
+    """What is in the cache is used, and what is not is an error that names both
+    things that the name may be.
+    """
     assert run("generate", "team/mini", "x", "--max-new-tokens", 1).returncode == 0
     with unanswering(way) as address:
-        cached = run("generate", "team/mini", "x", "--max-new-tokens", 1, HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="1")
+        cached = run(
+            "generate",
+            "team/mini",
+            "x",
+            "--max-new-tokens",
+            1,
+            HF_ENDPOINT=address,
+            HF_HUB_ETAG_TIMEOUT="1",
+        )
         began = time.perf_counter()
         absent = run("generate", "bundels/mini", "x", HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="1")
         took = time.perf_counter() - began
     assert (cached.returncode, cached.stderr) == (0, "")
     assert took < 8
     assert (absent.returncode, absent.stderr.count("\n")) == (2, 1)
-    assert "no directory bundels/mini, and the hub cannot be reached nor does its local cache hold bundels/mini: correct the path" in absent.stderr
+    assert (
+        "no directory bundels/mini, and the hub cannot be reached nor does its local cache "
+        "hold bundels/mini: correct the path"
+    ) in absent.stderr
 
 
 def test_a_pinned_commit_that_is_whole_is_not_asked_for_again(run: Run, pushed: Hub) -> None:
@@ -280,4 +382,7 @@ def overloaded(server: socket.socket) -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                connection.sendall(
+                    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
+                    b"Connection: close\r\n\r\n"
+                )

@@ -1,4 +1,6 @@
-"""What a manifest says stands in the card as it is, whatever it is: it adds no line, no front matter and no markup."""
+"""What a manifest says stands in the card as it is, whatever it is: it adds no line, no
+front matter and no markup.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from sc2onnx.bundle.model_card import render
 from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.bundle.texts import plain_text
 
-EVIL = "x\n---\nlicense: mit\n# Title | `code` <script>alert(1)</script> [click](http://x) ![i](y) \x1b[2J \u202e*bold*"
+EVIL = (
+    "x\n---\nlicense: mit\n# Title | `code` <script>alert(1)</script> [click](http://x) "
+    "![i](y) \x1b[2J \u202e*bold*"
+)
 
 
 @pytest.fixture
@@ -34,7 +39,12 @@ def test_nothing_of_the_provenance_formats_anything(manifest: Manifest, field: s
     assert [line.split(":")[0] for line in card[:10]] == [line.split(":")[0] for line in plain[:10]]
     text = "\n".join(card[10:])
     assert not any(character in text for character in "\x1b\u202e")
-    outside_code = [part for line in card[10:] for number, part in enumerate(line.split("``")) if number % 2 == 0]
+    outside_code = [
+        part
+        for line in card[10:]
+        for number, part in enumerate(line.split("``"))
+        if number % 2 == 0
+    ]
     assert not any("<script" in part.replace("\\<", "") for part in outside_code)
 
 

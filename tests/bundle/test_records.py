@@ -12,7 +12,10 @@ from sc2onnx.bundle.records import parse, read
 
 
 def test_a_plain_object_comes_back_as_json_reads_it() -> None:
-    text = '{"a": [1, -2.5, true, null, "\\u00e9\\ud83d\\ude00"], "b": {"c": 1000000000000000019884624838656}}'
+    text = (
+        '{"a": [1, -2.5, true, null, "\\u00e9\\ud83d\\ude00"], "b": {"c": '
+        "1000000000000000019884624838656}}"
+    )
     assert parse(text.encode()) == json.loads(text)
 
 

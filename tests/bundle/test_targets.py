@@ -1,4 +1,6 @@
-"""What differs between targets is in one record each, and an unknown name is refused with the list."""
+"""What differs between targets is in one record each, and an unknown name
+is refused with the list.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ import pytest
 
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.model_card import render
-from sc2onnx.bundle.targets import CPU, CUDA, GENAI, OPTIMUM, OWN_TARGETS, PORTABLE, TARGETS, Target, target
+from sc2onnx.bundle.targets import (
+    CPU,
+    CUDA,
+    GENAI,
+    OPTIMUM,
+    OWN_TARGETS,
+    PORTABLE,
+    TARGETS,
+    Target,
+    target,
+)
 from sc2onnx.errors import BundleError, RequestError
 
 NAMES = ("cpu", "portable", "cuda", "genai", "optimum")
@@ -48,7 +60,9 @@ def test_a_manifest_keeps_the_name(bundle: Path) -> None:
     ],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_the_card_says_what_to_install(bundle: Path, made_for: Target, dtype: str, command: str) -> None:
+def test_the_card_says_what_to_install(
+    bundle: Path, made_for: Target, dtype: str, command: str
+) -> None:
     raw = json.loads((bundle / "sc2onnx.json").read_text())
     raw |= {"target": made_for.name, "cache": {**raw["cache"], "dtype": dtype}}
     assert f"```\n{command}\n```" in render(Manifest.from_json(json.dumps(raw)))

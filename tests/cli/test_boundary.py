@@ -25,20 +25,40 @@ class _Panic(BaseException):
     [
         (RequestError("top_p is 2"), 2, "sc2onnx doctor: top_p is 2\n"),
         (UserWarning("slow"), 2, "sc2onnx doctor: slow\n"),
-        (OSError(28, "No space left on device", "f\x1b"), 2, "sc2onnx doctor: f\\x1b: No space left on device\n"),
-        (ValueError("two\nlines"), 3, "sc2onnx doctor: this is a bug in sc2onnx (ValueError: two): "),
+        (
+            OSError(28, "No space left on device", "f\x1b"),
+            2,
+            "sc2onnx doctor: f\\x1b: No space left on device\n",
+        ),
+        (
+            ValueError("two\nlines"),
+            3,
+            "sc2onnx doctor: this is a bug in sc2onnx (ValueError: two): ",
+        ),
         (RecursionError("deep"), 3, "bug in sc2onnx (RecursionError: deep)"),
         (AssertionError(), 3, "bug in sc2onnx (AssertionError)"),
-        (MemoryError("Unable to allocate 9 PiB"), 3, "out of memory (MemoryError: Unable to allocate 9 PiB)"),
+        (
+            MemoryError("Unable to allocate 9 PiB"),
+            3,
+            "out of memory (MemoryError: Unable to allocate 9 PiB)",
+        ),
         (_Panic("index out of bounds"), 3, "bug in sc2onnx (_Panic: index out of bounds)"),
         (ModuleNotFoundError("no", name="sc2onnx.export"), 2, "this is the runtime alone"),
-        (ModuleNotFoundError("No module named 'x'", name="x"), 3, "bug in sc2onnx (ModuleNotFoundError"),
+        (
+            ModuleNotFoundError("No module named 'x'", name="x"),
+            3,
+            "bug in sc2onnx (ModuleNotFoundError",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (BrokenPipeError(), 0, ""),
     ],
 )
 def test_what_a_command_raises_is_one_line_and_a_status(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+    message: str,
 ) -> None:
     def failing(args: object) -> int:
         raise error
@@ -87,9 +107,13 @@ def test_options_that_take_several_values_take_those_that_follow() -> None:
     args = parser().parse_args(["bench", "--context", "1", "2", "--repeat", "3", "B", "--prefill"])
     assert (args.bundle, args.context, args.repeat, args.prefill) == ("B", [1, 2], 3, [])
     assert parser().parse_args(["bench", "--context", "1", "2", "--", "B"]).bundle == "B"
-    args = parser().parse_args(["evaluate", "--length", "9", "B", "f", "--seed", "1", "g", "--infill", "2"])
+    args = parser().parse_args(
+        ["evaluate", "--length", "9", "B", "f", "--seed", "1", "g", "--infill", "2"]
+    )
     assert (args.bundle, args.files, args.infill) == ("B", [Path("f"), Path("g")], 2)
-    args = parser().parse_args(["infill", "--line", "1", "B", "--column", "2", "f", "--no-speculate"])
+    args = parser().parse_args(
+        ["infill", "--line", "1", "B", "--column", "2", "f", "--no-speculate"]
+    )
     assert (args.bundle, args.file, args.speculate) == ("B", Path("f"), False)
 
 
@@ -105,7 +129,9 @@ def test_options_that_take_several_values_take_those_that_follow() -> None:
         (("infill", "B"), "arguments are required: file, --line, --column"),
     ],
 )
-def test_mistakes_of_usage(capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str) -> None:
+def test_mistakes_of_usage(
+    capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
     assert main(arguments) == 2
     told = capsys.readouterr().err
     assert told.startswith("usage: sc2onnx")
@@ -115,7 +141,14 @@ def test_mistakes_of_usage(capsys: pytest.CaptureFixture[str], arguments: Sequen
 def _shell(line: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = line.replace("SC2ONNX", f"'{sys.executable}' -m sc2onnx")
     env = {**os.environ, **environment}
-    return subprocess.run(["bash", "-c", command], cwd=directory, capture_output=True, timeout=120, check=False, env=env)
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=directory,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env=env,
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +162,9 @@ def _shell(line: str, directory: Path, **environment: str) -> subprocess.Complet
         ("SC2ONNX generate $'\\xe9' x", 2, b"sc2onnx generate: no bundle at \\udce9: "),
     ],
 )
-def test_odd_streams_and_names_are_no_traceback(tmp_path: Path, line: str, status: int, told: bytes) -> None:
+def test_odd_streams_and_names_are_no_traceback(
+    tmp_path: Path, line: str, status: int, told: bytes
+) -> None:
     done = _shell(line, tmp_path)
     assert done.returncode == status
     assert done.stderr.startswith(told)
@@ -142,20 +177,37 @@ def test_a_bundle_may_lie_where_names_are_not_utf8(bundle: Path, tmp_path: Path)
     (tmp_path / "é日").symlink_to(bundle)
     for line, environment in (
         ("SC2ONNX generate b$'\\xe9' 'def f(' --max-new-tokens 2", {}),
-        ("SC2ONNX generate é日 'def f(' --max-new-tokens 2", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        (
+            "SC2ONNX generate é日 'def f(' --max-new-tokens 2",
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        ),
     ):
         done = _shell(line, tmp_path, **environment)
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout.strip()
 
 
-def test_generated_text_is_harmless_on_a_terminal_and_itself_elsewhere(bundle: Path, tmp_path: Path) -> None:
+def test_generated_text_is_harmless_on_a_terminal_and_itself_elsewhere(
+    bundle: Path, tmp_path: Path
+) -> None:
     prompt = "\x1b[2J# \u202e\r\x07"
-    command = [sys.executable, "-m", "sc2onnx", "generate", str(bundle), prompt, "--echo", "--max-new-tokens", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "sc2onnx",
+        "generate",
+        str(bundle),
+        prompt,
+        "--echo",
+        "--max-new-tokens",
+        "1",
+    ]
     plain = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=True)
     assert plain.stdout.decode().startswith(prompt)
     leader, follower = pty.openpty()
-    with subprocess.Popen(command, cwd=tmp_path, stdin=follower, stdout=follower, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=follower, stdout=follower, stderr=subprocess.DEVNULL
+    ) as process:
         os.close(follower)
         text = b""
         while True:

@@ -26,7 +26,15 @@ from sc2onnx.runtime.memory_need import memory_need
 
 def sc2onnx(*arguments: str | Path, directory: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sc2onnx", *map(str, arguments)]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    return subprocess.run(
+        command,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
 
 
 def plan(*arguments: str | Path, directory: Path) -> dict[str, Any]:
@@ -50,21 +58,47 @@ def cells(ahead: PlanTable, precision: str, target: str) -> list[str]:
 
 def test_a_checkpoint_takes_what_its_bundles_then_take(checkpoint: Path, tmp_path: Path) -> None:
     found = plan(checkpoint, directory=tmp_path)
-    assert (found["checkpoint"], found["model"]["parameters"], found["refused"]) == ("starcoder2-mini", 5_392_896, {})
-    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8", "int8", "int4", "int4", "int4-fast"]
+    assert (found["checkpoint"], found["model"]["parameters"], found["refused"]) == (
+        "starcoder2-mini",
+        5_392_896,
+        {},
+    )
+    assert [row["precision"] for row in found["precisions"]] == [
+        "fp32",
+        "fp16",
+        "bf16",
+        "int8",
+        "int8",
+        "int4",
+        "int4",
+        "int4-fast",
+    ]
     for number, row in enumerate(found["precisions"]):
         if row["weights_exact"]:
             uncalibrated = Calibration(wanted=False)  # of the same size
-            export(checkpoint, out := tmp_path / str(number), precision=row["precision"], target=row["targets"][0], calibration=uncalibrated)
+            export(
+                checkpoint,
+                out := tmp_path / str(number),
+                precision=row["precision"],
+                target=row["targets"][0],
+                calibration=uncalibrated,
+            )
             (running,) = row["running"]  # 4,096 tokens are beyond its context
             need = memory_need(Manifest.read(out), 1024)
-            assert (running["context"], running["cache"], running["total"]) == (1024, need.cache, need.total)
+            assert (running["context"], running["cache"], running["total"]) == (
+                1024,
+                need.cache,
+                need.total,
+            )
 
 
 def test_only_the_configuration_is_needed(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text((checkpoint / "config.json").read_text())
-    assert plan("bare", directory=tmp_path)["precisions"] == plan(checkpoint, directory=tmp_path)["precisions"]
+    assert (
+        plan("bare", directory=tmp_path)["precisions"]
+        == plan(checkpoint, directory=tmp_path)["precisions"]
+    )
 
 
 def test_a_published_shape_needs_nothing_at_all(tmp_path: Path) -> None:
@@ -76,17 +110,30 @@ def test_a_published_shape_needs_nothing_at_all(tmp_path: Path) -> None:
     assert [running["cache"] for running in fp16["running"]] == [
         slots * 30 * 2 * 2 * 128 * 2 for slots in (1024, 4096, 16384)
     ]  # every position is kept
-    assert by_kind["int8", "portable"]["export"]["memory"] > 2 * by_kind["int8", "cpu"]["export"]["memory"]
-    assert by_kind["int4", "cpu", "portable"]["export"]["disk"] == sum(
-        by_kind["int4", "cpu", "portable"]["export"][part] for part in ("bundle", "calibration_cache")
+    assert (
+        by_kind["int8", "portable"]["export"]["memory"]
+        > 2 * by_kind["int8", "cpu"]["export"]["memory"]
     )
-    assert [row["context"] for row in plan("--shape", "3b", "--context", "300", directory=tmp_path)["precisions"][0]["running"]] == [300]
+    assert by_kind["int4", "cpu", "portable"]["export"]["disk"] == sum(
+        by_kind["int4", "cpu", "portable"]["export"][part]
+        for part in ("bundle", "calibration_cache")
+    )
+    assert [
+        row["context"]
+        for row in plan("--shape", "3b", "--context", "300", directory=tmp_path)["precisions"][0][
+            "running"
+        ]
+    ] == [300]
 
 
-def test_of_a_hub_id_only_the_configuration_is_fetched(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_hub_id_only_the_configuration_is_fetched(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, Any, Any]] = []
 
-    def download(repo_id: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool) -> str:
+    def download(
+        repo_id: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool
+    ) -> str:
         assert not local_files_only
         asked.append((repo_id, revision, allow_patterns))
         return str(checkpoint)
@@ -94,16 +141,30 @@ def test_of_a_hub_id_only_the_configuration_is_fetched(checkpoint: Path, monkeyp
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "answers", lambda *_: True)
     assert plan_table.plan_table("org/name", revision="v1").name == "org/name"
-    assert asked == [("org/name", "v1", ["config.json", "adapter_config.json"])]  # an adapter is told of
+    # an adapter is told of
+    assert asked == [("org/name", "v1", ["config.json", "adapter_config.json"])]
 
 
 def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 5_000_000_000)
-    memory = {row.estimate.precision: f"{row.estimate.memory / 1e9:.3f}" for row in ahead.rows if "cpu" in row.targets}
+    memory = {
+        row.estimate.precision: f"{row.estimate.memory / 1e9:.3f}"
+        for row in ahead.rows
+        if "cpu" in row.targets
+    }
     figures = ["12.130", memory["fp32"], "12.163!", "-", "12.193!", "12.382!", "12.397!", "no"]
     assert cells(ahead, "fp32", "cpu, portable") == figures
     assert cells(ahead, "int8", "cpu")[-1] == "yes"
-    assert cells(ahead, "int4", "cpu, portable") == ["<=1.847", memory["int4"], "<=3.559", "<=1.847!", "<=1.910", "<=2.098", "<=2.114", "yes"]
+    assert cells(ahead, "int4", "cpu, portable") == [
+        "<=1.847",
+        memory["int4"],
+        "<=3.559",
+        "<=1.847!",
+        "<=1.910",
+        "<=2.098",
+        "<=2.114",
+        "yes",
+    ]
     assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(plan_table.lines(ahead))
     enough = ahead.rows[-1].estimate.memory
     for free, mark, verdict in ((enough, "", "yes"), (enough - 1, "!", "no")):
@@ -112,23 +173,39 @@ def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_packed_form_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much as the weights at most; nothing for floats, for standard operators alone, and on a GPU."""
+    """As much as the weights at most; nothing for floats, for standard
+    operators alone, and on a GPU.
+    """
     rows = with_free(monkeypatch, 4_000_000_000, 50_000_000_000).figures()["precisions"]
-    shares = {(row["precision"], row["targets"][0]): round(row["packed"] / row["weights"], 2) for row in rows}
+    shares = {
+        (row["precision"], row["targets"][0]): round(row["packed"] / row["weights"], 2)
+        for row in rows
+    }
     assert shares == {
         **{(name, "cuda"): 0.0 for name in ("fp16", "bf16", "int8", "int4")},
-        **{("fp32", "cpu"): 0.0, ("int8", "cpu"): 1.0, ("int8", "portable"): 0.0, ("int4", "cpu"): 1.0, ("int4-fast", "cpu"): 1.0},
+        **{
+            ("fp32", "cpu"): 0.0,
+            ("int8", "cpu"): 1.0,
+            ("int8", "portable"): 0.0,
+            ("int4", "cpu"): 1.0,
+            ("int4-fast", "cpu"): 1.0,
+        },
     }
 
 
 def test_the_time_of_a_calibration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
-    assert "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors (2.0 hours with\n  --calibration-tokens 8192)" in "\n".join(
-        plan_table.lines(ahead)
-    )
-    told = {(row.estimate.precision, row.targets[0]): row.figures()["export"]["calibration_seconds"] for row in ahead.rows}
+    assert (
+        "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors (2.0 hours "
+        "with\n  --calibration-tokens 8192)"
+    ) in "\n".join(plan_table.lines(ahead))
+    told = {
+        (row.estimate.precision, row.targets[0]): row.figures()["export"]["calibration_seconds"]
+        for row in ahead.rows
+    }
     assert told["int8", "cpu"] == 0
-    assert 3 * 3600 < told["int4", "cuda"] < told["int4", "cpu"] < 4 * 3600  # on a GPU nothing is lifted
+    # on a GPU nothing is lifted
+    assert 3 * 3600 < told["int4", "cuda"] < told["int4", "cpu"] < 4 * 3600
 
 
 def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +226,14 @@ def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_
     settings = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "hidden_size": 192}))
     found = plan(".", directory=tmp_path)
-    assert [row["precision"] for row in found["precisions"]] == ["fp32", "fp16", "bf16", "int8", "int8", "int4"]
+    assert [row["precision"] for row in found["precisions"]] == [
+        "fp32",
+        "fp16",
+        "bf16",
+        "int8",
+        "int8",
+        "int4",
+    ]
     assert found["precisions"][-1]["targets"] == ["cuda"]  # in blocks of 32
     reason = "model.embed_tokens.weight has 192 inputs, which blocks of 128 do not divide"
     assert set(found["refused"]) == {"int4", "int4-fast"}
@@ -178,8 +262,13 @@ def test_rows_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
         (("CHECKPOINT", "--context", "4096"), "the context is 4096, expected 1 to 2048"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(checkpoint: Path, bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    named = [{"CHECKPOINT": str(checkpoint), "BUNDLE": str(bundle)}.get(argument, argument) for argument in arguments]
+def test_mistakes_are_one_line_and_status_2(
+    checkpoint: Path, bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    named = [
+        {"CHECKPOINT": str(checkpoint), "BUNDLE": str(bundle)}.get(argument, argument)
+        for argument in arguments
+    ]
     done = sc2onnx("plan", *named, directory=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert message in done.stderr
@@ -189,12 +278,16 @@ def test_the_command_line_offers_every_shape() -> None:
     assert set(export_options.SHAPES) == set(SHAPES)
 
 
-def test_a_context_below_the_first_column_has_one_of_its_own(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_context_below_the_first_column_has_one_of_its_own(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 512}))
     assert main(["plan", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {running["context"] for row in found["precisions"] for running in row["running"]} == {512}
+    assert {running["context"] for row in found["precisions"] for running in row["running"]} == {
+        512
+    }
 
 
 def test_targets_that_take_the_same_share_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

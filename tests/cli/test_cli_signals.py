@@ -53,5 +53,13 @@ def test_under_nohup_a_command_goes_on() -> None:
     code = "import os, signal; from sc2onnx.cli import inspecting, main as cli; "
     code += "inspecting.doctor = lambda args: os.kill(os.getpid(), signal.SIGHUP) or 5; "
     command = [sys.executable, "-c", f"{code}raise SystemExit(cli.main(['doctor']))"]
-    assert subprocess.run(command, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), check=False, timeout=60).returncode == 5
+    assert (
+        subprocess.run(
+            command,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+            check=False,
+            timeout=60,
+        ).returncode
+        == 5
+    )
     assert subprocess.run(command, check=False, timeout=60).returncode == 128 + signal.SIGHUP

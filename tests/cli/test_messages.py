@@ -37,14 +37,19 @@ def test_generated_text_reaches_a_terminal_whole_and_harmless(pieces: list[str])
     screen = TerminalText()
     shown = "".join(map(screen.push, pieces)) + screen.flush()
     rest = shown.replace("\r\n", "").replace("\n", "").replace("\t", "")
-    assert not any(unicodedata.category(c) in ("Cc", "Cs") or "\u202a" <= c <= "\u202e" for c in rest)
+    assert not any(
+        unicodedata.category(c) in ("Cc", "Cs") or "\u202a" <= c <= "\u202e" for c in rest
+    )
     whole = TerminalText()
     assert shown == whole.push("".join(pieces)) + whole.flush()
 
 
 def test_a_line_end_may_come_in_two_pieces_and_a_lone_return_overwrites_nothing() -> None:
     screen = TerminalText()
-    assert screen.push("rm -rf /\r") + screen.push("\nok\r") + screen.push("ls") == "rm -rf /\r\nok\\rls"
+    assert (
+        screen.push("rm -rf /\r") + screen.push("\nok\r") + screen.push("ls")
+        == "rm -rf /\r\nok\\rls"
+    )
     assert screen.push("\r") + screen.flush() == "\\r"
 
 

@@ -22,13 +22,24 @@ Document = dict[str, Any]
 
 def documents(path: Path) -> list[Document]:
     """Those of a file, or of every file in a folder and below it, without kustomize's own."""
-    files = [each for each in sorted(path.rglob("*.yaml")) if each.name != "kustomization.yaml"] if path.is_dir() else [path]
-    return [each for file in files for each in yaml.safe_load_all(file.read_text(encoding="utf-8")) if each]
+    files = (
+        [each for each in sorted(path.rglob("*.yaml")) if each.name != "kustomization.yaml"]
+        if path.is_dir()
+        else [path]
+    )
+    return [
+        each
+        for file in files
+        for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        if each
+    ]
 
 
 def one(found: list[Document], kind: str, name: str) -> Document:
     """The document of a kind and name."""
-    (document,) = [each for each in found if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    (document,) = [
+        each for each in found if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    ]
     return document
 
 
@@ -56,12 +67,16 @@ def put_together(folder: Path) -> list[Document]:
 
 
 def with_component(name: str, scratch: Path) -> list[Document]:
-    """The first overlay with one component more. It is made beside the real ones, which kustomize asks for."""
+    """The first overlay with one component more.
+    It is made beside the real ones, which kustomize asks for.
+    """
     overlay = scratch / "deploy" / "kubernetes" / "overlays" / "with"
     shutil.copytree(FOLDER, scratch / "deploy" / "kubernetes")
     overlay.mkdir()
     parts = {"resources": ["../../base"], "components": [f"../../components/{name}"]}
     shutil.copy(OVERLAYS[0] / "resources.yaml", overlay)
     told = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", **parts}
-    (overlay / "kustomization.yaml").write_text(yaml.safe_dump({**told, "patches": [{"path": "resources.yaml"}]}))
+    (overlay / "kustomization.yaml").write_text(
+        yaml.safe_dump({**told, "patches": [{"path": "resources.yaml"}]})
+    )
     return put_together(overlay)

@@ -166,7 +166,9 @@ def test_it_says_what_it_is(name: str) -> None:
 
 
 def test_hadolint_takes_it() -> None:
-    program = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    program = shutil.which("hadolint") or shutil.which(
+        "hadolint", path=str(Path(sys.executable).parent)
+    )
     if program is None:
         pytest.skip("hadolint is not installed")
     command = [program, "--failure-threshold", "style", str(FILE)]

@@ -48,13 +48,21 @@ def test_it_is_what_the_script_writes() -> None:
     assert done.stdout == FILE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("title", "target"), TARGETS, ids=lambda each: each if isinstance(each, str) else each["refId"])
-def test_expressions_ask_for_what_the_server_tells(title: str, target: dict[str, str], told: dict[str, set[str]]) -> None:
+@pytest.mark.parametrize(
+    ("title", "target"), TARGETS, ids=lambda each: each if isinstance(each, str) else each["refId"]
+)
+def test_expressions_ask_for_what_the_server_tells(
+    title: str, target: dict[str, str], told: dict[str, set[str]]
+) -> None:
     names = re.findall(r"([\w:]+)\{", target["expr"])
     assert names
     assert set(names) <= set(told)
     assert target["expr"].count("(") == target["expr"].count(")")
-    grouped = {label.strip() for each in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in each.split(",")}
+    grouped = {
+        label.strip()
+        for each in re.findall(r"by \(([^)]*)\)", target["expr"])
+        for label in each.split(",")
+    }
     shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
     for labels in (grouped, shown):
         assert labels <= LABELS.union(*(told[name] for name in names))

@@ -1,4 +1,6 @@
-"""Manifests: they validate against the schemas of Kubernetes, and say the same as each other and as the program."""
+"""Manifests: they validate against the schemas of Kubernetes, and say the same as each
+other and as the program.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,13 @@ PARTS = ("overlays", "traces/engine.yaml", "traces/front.yaml", "adapter.yaml")
 """Patches, and the values of a chart."""
 
 FILES = [each for each in FOLDER.rglob("*.yaml") if not any(part in str(each) for part in PARTS)]
-WHOLE = [each for file in sorted(FILES) if file.name != "kustomization.yaml" for each in documents(file) if each["kind"] not in NO_SCHEMA]
+WHOLE = [
+    each
+    for file in sorted(FILES)
+    if file.name != "kustomization.yaml"
+    for each in documents(file)
+    if each["kind"] not in NO_SCHEMA
+]
 
 
 def named(document: Document) -> str:
@@ -71,7 +79,8 @@ def test_overlays_are_put_together(overlay: Path) -> None:
             check(document, VERSIONS[0])
     for _, pod in pods(found):
         for each in containers(pod):
-            assert re.fullmatch(r"[\w.-]+/[\w./-]+:\d[\w.-]*", each["image"])  # a registry, and a version
+            # a registry, and a version
+            assert re.fullmatch(r"[\w.-]+/[\w./-]+:\d[\w.-]*", each["image"])
 
 
 @pytest.mark.parametrize("name", sorted(each.name for each in COMPONENTS.iterdir()))
@@ -84,9 +93,15 @@ def test_components_are_put_together(name: str, tmp_path: Path) -> None:
     (only,) = engine["template"]["spec"]["containers"]
     given = {each["name"] for each in only["env"]}
     assert {"SC2ONNX_CACHE", "SC2ONNX_SERVE_PREFIX_MEMORY"} <= given  # no part takes another's away
-    assert ("OTEL_EXPORTER_OTLP_ENDPOINT" in given) == ("--traces=otlp" in only["args"]) == (name == "traces")
+    assert (
+        ("OTEL_EXPORTER_OTLP_ENDPOINT" in given)
+        == ("--traces=otlp" in only["args"])
+        == (name == "traces")
+    )
     claims = [each for each in found if each["kind"] == "PersistentVolumeClaim"]
-    volume = next(each for each in engine["template"]["spec"]["volumes"] if each["name"] == "bundles")
+    volume = next(
+        each for each in engine["template"]["spec"]["volumes"] if each["name"] == "bundles"
+    )
     assert ("persistentVolumeClaim" in volume) == bool(claims) == (name != "bundle-image")
     assert ("replicas" in engine) == (name != "autoscaling")
 
@@ -98,7 +113,8 @@ def test_components_are_put_together(name: str, tmp_path: Path) -> None:
 def test_containers_have_no_rights(pod: str, place: int) -> None:
     spec, container = TEMPLATES[pod]["spec"], containers(TEMPLATES[pod])[place]
     assert spec["automountServiceAccountToken"] is False
-    assert spec["enableServiceLinks"] is False  # variables of services would be taken for the server's
+    # variables of services would be taken for the server's
+    assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     sealed = {
@@ -107,7 +123,9 @@ def test_containers_have_no_rights(pod: str, place: int) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert container["securityContext"] == sealed
-    writable = [each["mountPath"] for each in container.get("volumeMounts", []) if not each.get("readOnly")]
+    writable = [
+        each["mountPath"] for each in container.get("volumeMounts", []) if not each.get("readOnly")
+    ]
     assert writable in ([], ["/cache"])
 
 
@@ -130,12 +148,19 @@ def expanded(container: Document) -> list[str]:
     made = {each["name"]: each["literals"] for each in kustomization["configMapGenerator"]}
     given = [each["configMapRef"]["name"] for each in container.get("envFrom", [])]
     variables = dict(literal.split("=", 1) for name in given for literal in made[name])
-    return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], each) for each in container["args"]]
+    return [
+        re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], each)
+        for each in container["args"]
+    ]
 
 
 def command_lines() -> list[tuple[str, list[str]]]:
     """Of the base, and of what the autoscaled front gets in its place."""
-    base = [(f"{name}-{each['name']}", expanded(each)) for name, pod in TEMPLATES.items() for each in containers(pod)]
+    base = [
+        (f"{name}-{each['name']}", expanded(each))
+        for name, pod in TEMPLATES.items()
+        for each in containers(pod)
+    ]
     (component,) = documents(COMPONENTS / "autoscaling" / "kustomization.yaml")
     patches = [change for each in component["patches"] for change in yaml.safe_load(each["patch"])]
     (args,) = [change["value"] for change in patches if change["path"].endswith("/args")]
@@ -149,7 +174,9 @@ def parsed(args: list[str]) -> Any:
     return parser().parse_args(args)
 
 
-@pytest.mark.parametrize(("name", "args"), command_lines(), ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.parametrize(
+    ("name", "args"), command_lines(), ids=lambda each: each if isinstance(each, str) else ""
+)
 def test_command_lines_are_taken(name: str, args: list[str]) -> None:
     assert parsed(args).command == args[0]
     listens = args[0] in ("serve", "route")
@@ -174,7 +201,10 @@ def test_the_engine_serves_what_was_warmed_from_where_it_was_kept() -> None:
         engine["image"],
     ]
     mounts = {each["name"]: each["mountPath"] for each in warm["volumeMounts"]}
-    assert mounts.items() <= {each["name"]: each["mountPath"] for each in engine["volumeMounts"]}.items()
+    assert (
+        mounts.items()
+        <= {each["name"]: each["mountPath"] for each in engine["volumeMounts"]}.items()
+    )
     assert {"name": "SC2ONNX_CACHE", "value": mounts["cache"]} in warm["env"]
     assert bundle.startswith(f"{mounts['bundles']}/")
 
@@ -199,7 +229,11 @@ def test_ports_keys_and_volumes_are_those_that_there_are(name: str) -> None:
 def test_pods_have_the_time_that_their_end_takes(name: str) -> None:
     spec = TEMPLATES[name]["spec"]
     (container,) = spec["containers"]
-    (drain,) = [float(each.partition("=")[2]) for each in container["args"] if each.startswith("--drain-seconds=")]
+    (drain,) = [
+        float(each.partition("=")[2])
+        for each in container["args"]
+        if each.startswith("--drain-seconds=")
+    ]
     until = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     probe = container["readinessProbe"]
     assert spec["terminationGracePeriodSeconds"] >= until + drain + 10
@@ -219,11 +253,16 @@ def test_the_front_knows_each_engine_by_its_name() -> None:
     (container,) = TEMPLATES["sc2onnx-front"]["spec"]["containers"]
     name, domain = engine["metadata"]["name"], service["metadata"]["name"]
     port = service["spec"]["ports"][0]["port"]
-    expected = [f"--member=http://{name}-{number}.{domain}:{port}" for number in range(engine["spec"]["replicas"])]
+    expected = [
+        f"--member=http://{name}-{number}.{domain}:{port}"
+        for number in range(engine["spec"]["replicas"])
+    ]
     assert [each for each in container["args"] if each.startswith("--member")] == expected
     autoscaled = dict(command_lines())["autoscaled-front"]
     assert f"--discover={domain}:{port}" in autoscaled
-    assert [each for each in container["args"] if not each.startswith("--member")] == [each for each in autoscaled if "discover" not in each]
+    assert [each for each in container["args"] if not each.startswith("--member")] == [
+        each for each in autoscaled if "discover" not in each
+    ]
 
 
 @pytest.mark.parametrize("kind", ["Service", "PodDisruptionBudget", "NetworkPolicy", "PodMonitor"])
@@ -234,7 +273,11 @@ def test_selectors_select_the_pods_that_they_are_named_for(kind: str) -> None:
         spec = each["spec"]
         selector = spec.get("podSelector", spec.get("selector", {}))
         wanted = selector.get("matchLabels", selector)
-        chosen = [name for name, pod in TEMPLATES.items() if wanted.items() <= pod["metadata"]["labels"].items()]
+        chosen = [
+            name
+            for name, pod in TEMPLATES.items()
+            if wanted.items() <= pod["metadata"]["labels"].items()
+        ]
         assert chosen
         if each["metadata"]["name"] in TEMPLATES:
             assert chosen == [each["metadata"]["name"]]

@@ -1,4 +1,6 @@
-"""What manifests ask of a server, asked of one: probes, metrics, memory, and the commands of docs/deploy.md."""
+"""What manifests ask of a server, asked of one: probes, metrics, memory, and the
+commands of docs/deploy.md.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ yaml = pytest.importorskip("yaml")
 import sc2onnx  # noqa: E402
 from sc2onnx.serve.settings import Settings  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
-from tests.deploy.manifests import BASE, COMPONENTS, FOLDER, OVERLAYS, containers, documents, pods  # noqa: E402
+from tests.deploy.manifests import (  # noqa: E402
+    BASE,
+    COMPONENTS,
+    FOLDER,
+    OVERLAYS,
+    containers,
+    documents,
+    pods,
+)
 from tests.serve.conftest import Served, serving  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "kubernetes_resources.py"
@@ -34,7 +44,9 @@ def keyed(bundle: Path) -> Iterator[Served]:
 def probes() -> set[str]:
     """Paths."""
     found = [each for _, pod in pods(documents(BASE)) for each in containers(pod)]
-    return {each[name]["httpGet"]["path"] for each in found for name in each if name.endswith("Probe")}
+    return {
+        each[name]["httpGet"]["path"] for each in found for name in each if name.endswith("Probe")
+    }
 
 
 @pytest.mark.parametrize("path", sorted(probes()))
@@ -43,14 +55,23 @@ def test_probes_are_answered_without_a_key(keyed: Served, path: str) -> None:
 
 
 def test_the_monitor_s_path_has_what_the_adapter_asks_for(keyed: Served) -> None:
-    (monitor,) = [each for each in documents(COMPONENTS / "monitoring") if each["kind"] == "PodMonitor"]
+    (monitor,) = [
+        each for each in documents(COMPONENTS / "monitoring") if each["kind"] == "PodMonitor"
+    ]
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    ports = {port["name"] for _, pod in pods(documents(BASE)) for each in containers(pod) for port in each.get("ports", [])}
+    ports = {
+        port["name"]
+        for _, pod in pods(documents(BASE))
+        for each in containers(pod)
+        for port in each.get("ports", [])
+    }
     assert endpoint["port"] in ports
     page = keyed.get(endpoint["path"], headers={"authorization": f"Bearer {KEY}"}).text
     (adapter,) = documents(COMPONENTS / "autoscaling" / "adapter.yaml")
     (rule,) = adapter["rules"]["custom"]
-    asked = set(re.findall(r"\b(?:llamacpp|vllm|sc2onnx):\w+", rule["seriesQuery"] + rule["metricsQuery"]))
+    asked = set(
+        re.findall(r"\b(?:llamacpp|vllm|sc2onnx):\w+", rule["seriesQuery"] + rule["metricsQuery"])
+    )
     assert len(asked) == 2
     for name in asked:
         assert re.search(rf"(?m)^{name} ", page), name
@@ -111,7 +132,10 @@ def test_the_base_has_the_figures_of_an_overlay() -> None:
     """So that it can be tried as it is."""
     base = dict(pods(documents(BASE)))["sc2onnx-engine"]
     text = (OVERLAYS[0] / "resources.yaml").read_text(encoding="utf-8")
-    assert {int(each["resources"]["limits"]["memory"].removesuffix("Mi")) << 20 for each in containers(base)} == {memory(text)}
+    assert {
+        int(each["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
+        for each in containers(base)
+    } == {memory(text)}
 
 
 def test_the_page_s_commands_name_what_there_is() -> None:
@@ -120,7 +144,11 @@ def test_the_page_s_commands_name_what_there_is() -> None:
     assert folders
     assert all((ROOT / each / "kustomization.yaml").is_file() for each in folders)
     made = set(re.findall(r"create secret generic (\S+)", text))
-    used = set(re.findall(r"secretName: ([\w-]+)", "".join(each.read_text() for each in FOLDER.rglob("*.yaml"))))
+    used = set(
+        re.findall(
+            r"secretName: ([\w-]+)", "".join(each.read_text() for each in FOLDER.rglob("*.yaml"))
+        )
+    )
     asked = {each["authorization"]["credentials"]["name"] for each in _endpoints()}
     assert made == used | asked
     for path in re.findall(r"`(deploy/[\w./-]+)`", text):
@@ -128,4 +156,9 @@ def test_the_page_s_commands_name_what_there_is() -> None:
 
 
 def _endpoints() -> list[dict[str, dict[str, dict[str, str]]]]:
-    return [point for each in documents(COMPONENTS) if each.get("kind") == "PodMonitor" for point in each["spec"]["podMetricsEndpoints"]]
+    return [
+        point
+        for each in documents(COMPONENTS)
+        if each.get("kind") == "PodMonitor"
+        for point in each["spec"]["podMetricsEndpoints"]
+    ]

@@ -1,4 +1,6 @@
-"""A bundle served by Triton. ``SC2ONNX_TRITON_PYTHON`` names a Python that has PyTriton and a shared library."""
+"""A bundle served by Triton. ``SC2ONNX_TRITON_PYTHON`` names a Python that has
+PyTriton and a shared library.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,14 @@ def triton(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         port = free.getsockname()[1]
     script = ROOT / "deploy" / "triton" / "serve.py"
     command = [str(PYTHON), str(script), str(bundle), "--name", "mini", "--port", str(port)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTRITON_HOME": str(tmp_path_factory.mktemp("triton"))}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTRITON_HOME": str(tmp_path_factory.mktemp("triton")),
+    }
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     address, until = f"http://127.0.0.1:{port}/v2/models/mini", time.monotonic() + 90
     try:
         while not _ready(address):

@@ -11,10 +11,14 @@ from sc2onnx.cli.main import main
 from tests.conftest import ROOT
 
 
-def test_the_commands_run_and_write_the_fields_that_are_listed(bundle: Path, tmp_path: Path) -> None:
+def test_the_commands_run_and_write_the_fields_that_are_listed(
+    bundle: Path, tmp_path: Path
+) -> None:
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    (tmp_path / "rows.jsonl").write_text("".join(code for language, code in blocks if language == "json"))
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(code for language, code in blocks if language == "json")
+    )
     commands = [line for language, code in blocks if not language for line in code.splitlines()]
     assert len(commands) == 4
     listed = dict(
@@ -29,8 +33,20 @@ def test_the_commands_run_and_write_the_fields_that_are_listed(bundle: Path, tmp
         words = [str(tmp_path / word) if word.endswith(".jsonl") else word for word in words]
         assert main([*words, "--quiet"]) == 0
         task = words[words.index("--task") + 1]
-        described = listed["score" if task == "evaluate" else "complete" if task == "infill" else task]
-        for row in map(json.loads, Path(words[words.index("--output") + 1]).read_text().splitlines()):
-            extra = {"token_ids", "logprobs"} if "--logprobs" in words else {"cut"} if task == "infill" else set()
-            fields = {name for name in re.findall(r"`(\w+)`", described) if name not in ("infill", "cut")}
+        described = listed[
+            "score" if task == "evaluate" else "complete" if task == "infill" else task
+        ]
+        for row in map(
+            json.loads, Path(words[words.index("--output") + 1]).read_text().splitlines()
+        ):
+            extra = (
+                {"token_ids", "logprobs"}
+                if "--logprobs" in words
+                else {"cut"}
+                if task == "infill"
+                else set()
+            )
+            fields = {
+                name for name in re.findall(r"`(\w+)`", described) if name not in ("infill", "cut")
+            }
             assert set(row) == {"id", "file", "row", *fields, *extra}

@@ -34,14 +34,17 @@ ELSEWHERE = {
     "deploy": "tests/deploy; it needs other machines",
     "embedding": "tests/docs/test_embedding.py",
     "language-server": "tests/lsp; a language server ends when its editor does",
-    "serving": "tests/serve, tests/clients; a server runs on, and Docker and systemd are the system's",
+    ("serving"): (
+        "tests/serve, tests/clients; a server runs on, and Docker and systemd are the system's"
+    ),
     "sizing": "it needs machines of other sizes",
 }
 """Pages with programs that are tried elsewhere, or cannot be."""
 
 CANNOT = re.compile(
     r"pip install|python3? |sc2onnx (serve|lsp)\b|make bench|bigcode/|[A-Z]{5,}|\bcuda:0|"
-    r"/usr/bin/time|bench int4|evaluate fp32 code|evaluate bundle-int4|export checkpoint|sc2onnx doctor|BENCHFLAGS"
+    r"/usr/bin/time|bench int4|evaluate fp32 code|evaluate bundle-int4|export "
+    r"checkpoint|sc2onnx doctor|BENCHFLAGS"
 )
 """What a command has that cannot run here: the network, a GPU, hours, a name to be filled in."""
 
@@ -79,7 +82,11 @@ def test_a_page_works_from_top_to_bottom(name: str, bundle: Path, tmp_path: Path
 
 def test_every_page_with_programs_is_run_or_says_why_not() -> None:
     known = {*RUN, *ELSEWHERE, "README"}
-    with_programs = {page.stem for page in PAGES if any(block.language in ("", "python") for block in blocks(page))}
+    with_programs = {
+        page.stem
+        for page in PAGES
+        if any(block.language in ("", "python") for block in blocks(page))
+    }
     assert with_programs <= known, "add the page to RUN, or to ELSEWHERE with a reason"
 
 

@@ -18,7 +18,9 @@ RECORDS = ("measurements", "sizing")
 """Pages of figures, whose captions are lists rather than sentences."""
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in RECORDS], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem not in RECORDS], ids=lambda page: page.stem
+)
 def test_a_page_is_written_as_the_style_says(page: Path) -> None:
     assert [str(fault) for fault in faults(page)] == []
 
@@ -41,7 +43,9 @@ def test_figures_of_precision_are_those_of_their_sources() -> None:
     table = re.findall(r"^\| .* \|$", (ROOT / "docs" / "precision.md").read_text(), re.M)
     cells = [cell for row in table if "GB" not in row for cell in row.strip("| ").split(" | ")]
     figures = {number for cell in cells for number in re.findall(r"\d+\.\d+", cell)}
-    sources = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("quality", "measurements"))
+    sources = "".join(
+        (ROOT / "docs" / f"{name}.md").read_text() for name in ("quality", "measurements")
+    )
     assert len(figures) > 15
     assert {figure for figure in figures if figure not in sources} == set()
 

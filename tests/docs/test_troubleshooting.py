@@ -18,7 +18,9 @@ def texts() -> str:
     for path in (ROOT / "sc2onnx").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                parts = [each.value if isinstance(each, ast.Constant) else "\0" for each in node.values]
+                parts = [
+                    each.value if isinstance(each, ast.Constant) else "\0" for each in node.values
+                ]
                 found.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)

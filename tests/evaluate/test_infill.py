@@ -76,8 +76,12 @@ def test_an_answer_has_a_limit_that_the_truth_fits_in(codec: Codec) -> None:
 
 
 def test_prompts_are_those_of_infill_and_fit(codec: Codec) -> None:
-    assert questions([SPAN], codec, 512, 2048)[0].prompt.tolist() == fim_prompt(codec, SPAN.prefix, SPAN.suffix)
-    assert questions([SPAN], codec, 512, 2048, "spm")[0].prompt.tolist() == fim_prompt(codec, SPAN.prefix, SPAN.suffix, order="spm")
+    assert questions([SPAN], codec, 512, 2048)[0].prompt.tolist() == fim_prompt(
+        codec, SPAN.prefix, SPAN.suffix
+    )
+    assert questions([SPAN], codec, 512, 2048, "spm")[0].prompt.tolist() == fim_prompt(
+        codec, SPAN.prefix, SPAN.suffix, order="spm"
+    )
     long = Span("f.py", "line", "a = 1\n" * 2000, "value = 2", "\nb = 3" * 2000)
     for length, context in ((300, 2048), (2048, 2048), (2048, 200)):
         question = questions([long], codec, length, context)[0]
@@ -122,7 +126,10 @@ def test_edit_similarity_is_levenshteins(a: str, b: str) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
-    with pytest.raises(MissingDependencyError, match=r'needs the package rapidfuzz.*pip install "rapidfuzz>=3" "matplotlib>=3.8"'):
+    with pytest.raises(
+        MissingDependencyError,
+        match=r'needs the package rapidfuzz.*pip install "rapidfuzz>=3" "matplotlib>=3.8"',
+    ):
         edit_similarity()
 
 
@@ -133,6 +140,11 @@ def test_visible_text_keeps_indents_and_lines() -> None:
 def test_a_bundle_answers_as_model_infill_does(model: sc2onnx.Model) -> None:
     span = Span("f.py", "line", "def add(a, b):\n    ", "return a + b", "\n\nprint(add(1, 2))\n")
     question = questions([span], model.codec, 512, 2048)[0]
-    expected = model.infill(span.prefix, span.suffix, max_new_tokens=question.limit).text.split("\n")[0]
-    assert complete(BundleSource(model, "m"), question, model.codec, model.codec.stop_ids()) == expected
+    expected = model.infill(span.prefix, span.suffix, max_new_tokens=question.limit).text.split(
+        "\n"
+    )[0]
+    assert (
+        complete(BundleSource(model, "m"), question, model.codec, model.codec.stop_ids())
+        == expected
+    )
     assert np.array_equal(question.prompt, fim_prompt(model.codec, span.prefix, span.suffix))

@@ -29,18 +29,29 @@ def logits() -> tuple[Array, Array, Array]:
     """Ours (7, 30), the reference's near them, and what follows each position."""
     random = np.random.default_rng(2)
     ours = (random.standard_normal((7, 30)) * 3).astype(np.float32)
-    return ours, (ours + random.standard_normal((7, 30))).astype(np.float32), random.integers(0, 30, 7)
+    return (
+        ours,
+        (ours + random.standard_normal((7, 30))).astype(np.float32),
+        random.integers(0, 30, 7),
+    )
 
 
 def test_every_figure_is_what_its_definition_gives(logits: tuple[Array, Array, Array]) -> None:
     ours, reference, following = logits
     found = compare(ours, reference, following)
     q, p = [softmax(row) for row in ours], [softmax(row) for row in reference]
-    divergence = [sum(a * math.log(a / b) for a, b in zip(*pair, strict=True)) for pair in zip(p, q, strict=True)]
+    divergence = [
+        sum(a * math.log(a / b) for a, b in zip(*pair, strict=True))
+        for pair in zip(p, q, strict=True)
+    ]
     assert found.kl_divergence == pytest.approx(sum(divergence) / 7, rel=1e-6)
     assert found.kl_divergence > 0.05
-    assert found.nll == pytest.approx(sum(-math.log(q[i][token]) for i, token in enumerate(following)) / 7, rel=1e-6)
-    assert found.nll_reference == pytest.approx(sum(-math.log(p[i][token]) for i, token in enumerate(following)) / 7, rel=1e-6)
+    assert found.nll == pytest.approx(
+        sum(-math.log(q[i][token]) for i, token in enumerate(following)) / 7, rel=1e-6
+    )
+    assert found.nll_reference == pytest.approx(
+        sum(-math.log(p[i][token]) for i, token in enumerate(following)) / 7, rel=1e-6
+    )
     same = [int(a.argmax()) == int(b.argmax()) for a, b in zip(ours, reference, strict=True)]
     assert found.top1_agreement == pytest.approx(sum(same) / 7)
     shared = [len(five(a) & five(b)) / 5 for a, b in zip(ours, reference, strict=True)]
@@ -50,12 +61,19 @@ def test_every_figure_is_what_its_definition_gives(logits: tuple[Array, Array, A
 
 def test_kl_divergence_is_from_the_reference_to_ours(logits: tuple[Array, Array, Array]) -> None:
     ours, reference, following = logits
-    assert compare(ours, reference, following).kl_divergence != pytest.approx(compare(reference, ours, following).kl_divergence, rel=1e-3)
+    assert compare(ours, reference, following).kl_divergence != pytest.approx(
+        compare(reference, ours, following).kl_divergence, rel=1e-3
+    )
 
 
 def test_pieces_pool_to_the_whole(logits: tuple[Array, Array, Array]) -> None:
     whole = compare(*logits)
-    pieces = pool([compare(*(array[part] for array in logits)) for part in (slice(0, 3), slice(3, 4), slice(4, 7))])
+    pieces = pool(
+        [
+            compare(*(array[part] for array in logits))
+            for part in (slice(0, 3), slice(3, 4), slice(4, 7))
+        ]
+    )
     for name in ("kl_divergence", "top1_agreement", "top5_overlap", "nll", "nll_reference"):
         assert getattr(pieces, name) == pytest.approx(getattr(whole, name))
     assert pieces.positions == 7
@@ -70,12 +88,15 @@ def test_the_nll_of_each_token_is_that_of_compare(logits: tuple[Array, Array, Ar
 
 
 def test_small_divergences_are_not_lost() -> None:
-    """Logits apart by 1e-3 are about 1e-7 nats apart, of which half precision would leave nothing."""
+    """Logits apart by 1e-3 are about 1e-7 nats apart, of which half
+    precision would leave nothing.
+    """
     random = np.random.default_rng(0)
     reference = random.standard_normal((200, 500)).astype(np.float32)
     noise = random.standard_normal((200, 500)).astype(np.float32) * np.float32(1e-3)
     found = compare(reference + noise, reference, np.zeros(200, np.int64)).kl_divergence
-    assert found == pytest.approx(0.5e-6, rel=0.05)  # half the variance, as the second-order expansion has it
+    # half the variance, as the second-order expansion has it
+    assert found == pytest.approx(0.5e-6, rel=0.05)
 
 
 def test_what_is_not_a_number_makes_no_good_figure() -> None:
@@ -87,7 +108,10 @@ def test_what_is_not_a_number_makes_no_good_figure() -> None:
         assert math.isnan(found.kl_divergence)
         assert math.isnan(found.top5_overlap)
         assert found.top1_agreement < 1
-    good_one, bad_one = (Difference(1, 1, value, value, value, value, value, value, value) for value in (1e-7, math.nan))
+    good_one, bad_one = (
+        Difference(1, 1, value, value, value, value, value, value, value)
+        for value in (1e-7, math.nan)
+    )
     assert math.isnan(pool([good_one, bad_one]).top5_overlap)
 
 

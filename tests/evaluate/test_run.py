@@ -28,7 +28,9 @@ QUICK = Settings(length=50, max_tokens=120)
 
 
 class Noisy(BundleSource):
-    """The bundle, its logits moved a little: a reference that is not the bundle. ``codec``: in place of its own."""
+    """The bundle, its logits moved a little: a reference that is not the bundle.
+    ``codec``: in place of its own.
+    """
 
     def __init__(self, model: sc2onnx.Model, name: str, codec: Codec | None) -> None:
         super().__init__(model, name)
@@ -46,7 +48,9 @@ class Noisy(BundleSource):
 
 @pytest.fixture
 def noisy(model: sc2onnx.Model) -> Callable[..., Opener]:
-    """``noisy(vocab_size=..)``: an opener of a :class:`Noisy` reference, some of its facts changed."""
+    """``noisy(vocab_size=..)``: an opener of a :class:`Noisy` reference,
+    some of its facts changed.
+    """
 
     def make(codec: Codec | None = None, **changes: Any) -> Opener:
         @contextmanager
@@ -60,17 +64,24 @@ def noisy(model: sc2onnx.Model) -> Callable[..., Opener]:
     return make
 
 
-def test_likelihood_is_that_of_each_token_after_those_before_it_in_its_window(model: sc2onnx.Model, bundle: Path) -> None:
+def test_likelihood_is_that_of_each_token_after_those_before_it_in_its_window(
+    model: sc2onnx.Model, bundle: Path
+) -> None:
     report = evaluate(bundle, [SOURCE], settings=QUICK)
     ids = model.codec.encode(SOURCE.read_text(encoding="utf-8"), special=False)
     total = 0.0
     for start, stop in ((0, 50), (50, 100), (100, 120)):
         with model.sequence() as sequence:
-            for position in range(start, stop):  # token by token, where evaluate reads windows at once
+            # token by token, where evaluate reads windows at once
+            for position in range(start, stop):
                 row = sequence.append([ids[position]])
                 assert row is not None
                 values = row[0].astype(np.float64)
-                total -= values[ids[position + 1]] - math.log(np.exp(values - values.max()).sum()) - values.max()
+                total -= (
+                    values[ids[position + 1]]
+                    - math.log(np.exp(values - values.max()).sum())
+                    - values.max()
+                )
     score = report.scores[0]
     assert report.positions == 120
     assert score.nll == pytest.approx(total / 120, abs=1e-5)
@@ -92,12 +103,16 @@ def test_a_bundle_does_not_differ_from_itself(bundle: Path) -> None:
     assert report.reference.nll == report.scores[0].nll
 
 
-def test_every_bundle_is_held_against_the_reference_on_the_same_tokens(bundle: Path, tmp_path: Path, noisy: Callable[..., Opener]) -> None:
+def test_every_bundle_is_held_against_the_reference_on_the_same_tokens(
+    bundle: Path, tmp_path: Path, noisy: Callable[..., Opener]
+) -> None:
     pytest.importorskip("rapidfuzz")
     copy = shutil.copytree(bundle, tmp_path / "copy")
     told = list[str]()
     asked = replace(QUICK, infill=3)
-    report = evaluate(bundle, [SOURCE], also=[copy], against=noisy(), settings=asked, tell=told.append)
+    report = evaluate(
+        bundle, [SOURCE], also=[copy], against=noisy(), settings=asked, tell=told.append
+    )
     first, second = report.scores
     assert [score.about.name for score in report.scores] == [bundle.name, "copy"]
     assert first.difference == second.difference
@@ -111,7 +126,10 @@ def test_every_bundle_is_held_against_the_reference_on_the_same_tokens(bundle: P
     assert report.reference.infill == first.infill  # its text comes from the same model
     assert any(line.startswith("noisy: 120 of 120 positions") for line in told)
     assert any(line.startswith("copy: 3 of 3 spans") for line in told)
-    assert json.loads(json.dumps(report.figures(), allow_nan=False))["scores"][1]["about"]["name"] == "copy"
+    assert (
+        json.loads(json.dumps(report.figures(), allow_nan=False))["scores"][1]["about"]["name"]
+        == "copy"
+    )
 
 
 def test_figures_that_are_not_finite_are_null(bundle: Path) -> None:
@@ -122,7 +140,9 @@ def test_figures_that_are_not_finite_are_null(bundle: Path) -> None:
     assert figures["bits_per_byte"] == report.scores[0].bits_per_byte
 
 
-def test_bundles_of_one_name_are_told_apart_and_none_counts_twice(bundle: Path, tmp_path: Path) -> None:
+def test_bundles_of_one_name_are_told_apart_and_none_counts_twice(
+    bundle: Path, tmp_path: Path
+) -> None:
     twin = shutil.copytree(bundle, tmp_path / bundle.name)
     report = evaluate(bundle, [SOURCE], also=[twin], settings=Settings(length=8, max_tokens=8))
     assert [score.about.name for score in report.scores] == [str(bundle), str(twin)]
@@ -132,23 +152,38 @@ def test_bundles_of_one_name_are_told_apart_and_none_counts_twice(bundle: Path, 
 
 def test_windows_are_1024_tokens_unless_told_and_fit_the_context(bundle: Path) -> None:
     assert evaluate(bundle, [SOURCE], settings=Settings(max_tokens=5)).length == 1024
-    with pytest.raises(ContextLengthError, match=r"windows are 2049 tokens, the context of .* holds 2048"):
+    with pytest.raises(
+        ContextLengthError, match=r"windows are 2049 tokens, the context of .* holds 2048"
+    ):
         evaluate(bundle, [SOURCE], settings=Settings(length=2049))
 
 
-def test_a_reference_with_other_tokens_is_refused(bundle: Path, noisy: Callable[..., Opener], tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"noisy has a vocabulary of 49152, bundle one of 4096.*the same tokenizer"):
+def test_a_reference_with_other_tokens_is_refused(
+    bundle: Path, noisy: Callable[..., Opener], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        RequestError,
+        match=r"noisy has a vocabulary of 49152, bundle one of 4096.*the same tokenizer",
+    ):
         evaluate(bundle, [SOURCE], against=noisy(vocab_size=49152), settings=QUICK)
-    with pytest.raises(ContextLengthError, match="the context of noisy holds 40: give a smaller --length"):
+    with pytest.raises(
+        ContextLengthError, match="the context of noisy holds 40: give a smaller --length"
+    ):
         evaluate(bundle, [SOURCE], against=noisy(context_length=40), settings=QUICK)
     merged = json.loads(Tokenizer.from_file(str(bundle / "tokenizer.json")).to_str())
     merged["model"]["merges"] = merged["model"]["merges"][:100]
     (tmp_path / "tokenizer.json").write_text(json.dumps(merged))
-    with pytest.raises(RequestError, match="the tokenizer of noisy cuts the files into other tokens"):
-        evaluate(bundle, [SOURCE], against=noisy(Codec(tmp_path / "tokenizer.json")), settings=QUICK)
+    with pytest.raises(
+        RequestError, match="the tokenizer of noisy cuts the files into other tokens"
+    ):
+        evaluate(
+            bundle, [SOURCE], against=noisy(Codec(tmp_path / "tokenizer.json")), settings=QUICK
+        )
 
 
-def test_mistakes_are_refused_before_any_work(bundle: Path, token_bundle: Path, tmp_path: Path) -> None:
+def test_mistakes_are_refused_before_any_work(
+    bundle: Path, token_bundle: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty.py").touch()
     with pytest.raises(RequestError, match=r"empty\.py is empty"):
         evaluate(bundle, [SOURCE, tmp_path / "empty.py"])
@@ -158,7 +193,17 @@ def test_mistakes_are_refused_before_any_work(bundle: Path, token_bundle: Path, 
         evaluate(token_bundle, [SOURCE])
 
 
-@pytest.mark.parametrize(("name", "value"), [("length", 0), ("max_tokens", 0), ("infill", -1), ("seed", -1), ("threads", 0), ("length", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("length", 0),
+        ("max_tokens", 0),
+        ("infill", -1),
+        ("seed", -1),
+        ("threads", 0),
+        ("length", 1.5),
+    ],
+)
 def test_impossible_settings_are_refused(name: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"{name} is {value}, expected a whole number"):
         Settings(**{name: value})
@@ -178,8 +223,12 @@ def test_a_bundle_as_reference_is_opened_by_path_or_opener(bundle: Path) -> None
 
 def test_evaluating_needs_neither_torch_nor_the_exporter(bundle: Path) -> None:
     done = run(
-        GUARD + "from sc2onnx.evaluate import Settings, evaluate\n"
-        "print(evaluate(sys.argv[1], [sys.argv[2]], against=sys.argv[1], settings=Settings(max_tokens=9)).positions)",
+        GUARD
+        + (
+            "from sc2onnx.evaluate import Settings, evaluate\n"
+            "print(evaluate(sys.argv[1], [sys.argv[2]], against=sys.argv[1], "
+            "settings=Settings(max_tokens=9)).positions)"
+        ),
         str(bundle),
         str(SOURCE),
     )

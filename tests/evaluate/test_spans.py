@@ -63,7 +63,10 @@ def test_any_text_gives_spans_that_rebuild_it_or_an_error(text: str, seed: int) 
 
 
 def test_more_spans_than_lines_are_refused() -> None:
-    with pytest.raises(RequestError, match=r"the files have 1 places for a span of the kind 'rest of line', --infill needs 2"):
+    with pytest.raises(
+        RequestError,
+        match=r"the files have 1 places for a span of the kind 'rest of line', --infill needs 2",
+    ):
         choose([Document("x", "value = 1\n}\n")], 6, 0)
 
 

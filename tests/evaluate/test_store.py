@@ -27,10 +27,15 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with (
-        pytest.raises(DiskSpaceError, match=r"positions take 1966080\.00 GB in .*: give fewer --score-tokens, or set TMPDIR"),
+        pytest.raises(
+            DiskSpaceError,
+            match=r"positions take 1966080\.00 GB in .*: give fewer --score-tokens, or set TMPDIR",
+        ),
         logit_store(10**10, 49152),
     ):
         pass
@@ -38,5 +43,8 @@ def test_too_little_space_is_refused_before_the_work(tmp_path: Path, monkeypatch
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up_says_what_to_do() -> None:
-    with pytest.raises(DiskSpaceError, match=r"No space left.*--score-tokens"), Path("/dev/full").open("wb", buffering=0) as full:
+    with (
+        pytest.raises(DiskSpaceError, match=r"No space left.*--score-tokens"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
         LogitStore(full, 4).write(np.ones((1, 4), np.float32))

@@ -18,7 +18,9 @@ def codec(model: sc2onnx.Model) -> Codec:
 
 
 @given(size=st.integers(0, 60), length=st.integers(1, 20), most=st.integers(0, 80))
-def test_windows_score_each_next_token_once_and_never_more_than_asked(size: int, length: int, most: int) -> None:
+def test_windows_score_each_next_token_once_and_never_more_than_asked(
+    size: int, length: int, most: int
+) -> None:
     windows = list(cut(range(100, 100 + size), length, most))
     read_tokens = [token for window in windows for token in window.tokens.tolist()]
     scored = [token for window in windows for token in window.following.tolist()]
@@ -35,7 +37,8 @@ def test_the_worked_example_of_windows() -> None:
         ([4, 5, 6, 7], [5, 6, 7, 8]),
         ([8], [9]),
     ]
-    assert [w.tokens.tolist() for w in cut(range(9), 4, 20)] == [[0, 1, 2, 3], [4, 5, 6, 7]]  # token 8 has none after it
+    # token 8 has none after it
+    assert [w.tokens.tolist() for w in cut(range(9), 4, 20)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 @given(sizes=st.lists(st.integers(0, 50), max_size=8), total=st.integers(0, 200))
@@ -44,7 +47,8 @@ def test_shares_are_fair_and_use_everything(sizes: list[int], total: int) -> Non
     assert sum(granted) == min(total, sum(sizes))
     assert all(0 <= share <= size for share, size in zip(granted, sizes, strict=True))
     cut_short = [share for share, size in zip(granted, sizes, strict=True) if share < size]
-    assert not cut_short or max(granted) - min(cut_short) <= 1  # who got less than all of its own got as much as anyone
+    # who got less than all of its own got as much as anyone
+    assert not cut_short or max(granted) - min(cut_short) <= 1
 
 
 def test_shares_of_the_docstring() -> None:
@@ -60,7 +64,8 @@ def test_bytes_are_those_of_the_scored_text(codec: Codec, text: str) -> None:
         return
     found = passage([Document("x", text)], codec, 7, 10_000)
     assert found.positions == len(ids) - 1
-    assert found.nbytes == len(text.encode()) - len(codec.token_bytes(ids[0]))  # the first token is never scored
+    # the first token is never scored
+    assert found.nbytes == len(text.encode()) - len(codec.token_bytes(ids[0]))
 
 
 def test_bytes_are_not_characters(codec: Codec) -> None:
@@ -78,7 +83,9 @@ def test_no_window_crosses_files_and_each_begins_at_its_start(codec: Codec) -> N
     assert found.positions == 40
     first = (len(ids[0]) - 2) // 16 + 1  # windows of the first file
     assert found.windows[first].tokens.tolist() == ids[1][:16]
-    assert [token for window in found.windows[:first] for token in window.following.tolist()] == ids[0][1:]
+    assert [
+        token for window in found.windows[:first] for token in window.following.tolist()
+    ] == ids[0][1:]
 
 
 def test_special_tokens_in_a_file_are_its_text(codec: Codec) -> None:

@@ -1,4 +1,6 @@
-"""Tiny StarCoder2 checkpoints of random numbers, made with numpy alone: names and shapes are written out here, not taken from the exporter."""
+"""Tiny StarCoder2 checkpoints of random numbers, made with numpy alone: names and shapes are
+written out here, not taken from the exporter.
+"""
 
 from __future__ import annotations
 
@@ -63,10 +65,16 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 def _random_tensors(settings: Mapping[str, Any], seed: int = 0) -> Tensors:
     """Float32, large enough that attention is sharp and every bias and norm matters."""
-    hidden, inner, heads = settings["hidden_size"], settings["intermediate_size"], settings["num_attention_heads"]
+    hidden, inner, heads = (
+        settings["hidden_size"],
+        settings["intermediate_size"],
+        settings["num_attention_heads"],
+    )
     head_dim = settings.get("head_dim") or hidden // heads
     query, kv = heads * head_dim, settings["num_key_value_heads"] * head_dim
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (settings["vocab_size"], hidden)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (settings["vocab_size"], hidden)
+    }
     for layer in range(settings["num_hidden_layers"]):
         prefix = f"model.layers.{layer}"
         for name, out, into in (
@@ -88,7 +96,9 @@ def _random_tensors(settings: Mapping[str, Any], seed: int = 0) -> Tensors:
     random = np.random.default_rng(seed)
     return {
         name: (
-            random.standard_normal(shape) * (1.5 / np.sqrt(prod(shape[1:]))) if len(shape) > 1 else 0.7 + random.standard_normal(shape) / 3
+            random.standard_normal(shape) * (1.5 / np.sqrt(prod(shape[1:])))
+            if len(shape) > 1
+            else 0.7 + random.standard_normal(shape) / 3
         ).astype(np.float32)
         for name, shape in shapes.items()
     }
@@ -103,9 +113,16 @@ def _write_checkpoint(
     edit: Callable[[Tensors], object] | None = None,
     tokenizer: bool = True,
 ) -> Path:
-    """``changes`` to ``SETTINGS`` (``...`` removes one), ``edit`` of the tensors before they are saved; no ``shards``: a single file."""
-    settings = {name: value for name, value in {**SETTINGS, **(changes or {})}.items() if value is not ...}
-    tensors = {name: array.astype(dtype) for name, array in _random_tensors({**SETTINGS, **settings}).items()}
+    """``changes`` to ``SETTINGS`` (``...`` removes one), ``edit`` of the tensors before they are
+    saved; no ``shards``: a single file.
+    """
+    settings = {
+        name: value for name, value in {**SETTINGS, **(changes or {})}.items() if value is not ...
+    }
+    tensors = {
+        name: array.astype(dtype)
+        for name, array in _random_tensors({**SETTINGS, **settings}).items()
+    }
     if edit is not None:
         edit(tensors)
     directory.mkdir(parents=True)
@@ -118,10 +135,17 @@ def _write_checkpoint(
     weight_map: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
-        part = {name: array for number, (name, array) in enumerate(tensors.items()) if number % shards == shard}
+        part = {
+            name: array
+            for number, (name, array) in enumerate(tensors.items())
+            if number % shards == shard
+        }
         save_file(part, directory / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": sum(array.nbytes for array in tensors.values())}, "weight_map": weight_map}
+    index = {
+        "metadata": {"total_size": sum(array.nbytes for array in tensors.values())},
+        "weight_map": weight_map,
+    }
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     return directory
 
@@ -140,15 +164,21 @@ def tiny_settings() -> Mapping[str, Any]:
 
 @pytest.fixture(scope="session")
 def random_tensors() -> Callable[..., Tensors]:
-    """``random_tensors(settings)``: the float32 tensors that a checkpoint with these settings is made of, always the same."""
+    """``random_tensors(settings)``: the float32 tensors that a checkpoint with these settings is
+    made of, always the same.
+    """
     return _random_tensors
 
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """``make_checkpoint(changes, dtype=, shards=, edit=, tokenizer=, name=)`` writes a checkpoint and returns its directory."""
+    """``make_checkpoint(changes, dtype=, shards=, edit=, tokenizer=, name=)`` writes a checkpoint
+    and returns its directory.
+    """
 
-    def make(changes: Mapping[str, Any] | None = None, *, name: str = "checkpoint", **options: Any) -> Path:
+    def make(
+        changes: Mapping[str, Any] | None = None, *, name: str = "checkpoint", **options: Any
+    ) -> Path:
         return _write_checkpoint(tmp_path / name, changes, **options)
 
     return make
@@ -169,10 +199,15 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, bytes | None]]:
-    """``contents(directory)``: every path below it, hidden ones too, with the bytes of the files."""
+    """``contents(directory)``: every path below it, hidden ones too,
+    with the bytes of the files.
+    """
 
     def read(directory: Path) -> dict[str, bytes | None]:
-        return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in sorted(directory.rglob("*"))}
+        return {
+            str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+            for path in sorted(directory.rglob("*"))
+        }
 
     return read
 
@@ -205,7 +240,9 @@ def assert_new_and_alone() -> Callable[[Path], None]:
 
 
 @pytest.fixture(params=["directory", "hidden", "file", "broken link", "link to a bundle"])
-def make_foreign(request: pytest.FixtureRequest, place: Path, tiny_bundle: Path) -> Callable[[], None]:
+def make_foreign(
+    request: pytest.FixtureRequest, place: Path, tiny_bundle: Path
+) -> Callable[[], None]:
     """``make_foreign()`` puts something at ``place / "bundle"`` that must survive."""
     out = place / "bundle"
 
@@ -244,7 +281,8 @@ def during() -> Callable[[Callable[[], object]], Silent]:
 
 @pytest.fixture
 def start_slow_export() -> Callable[..., subprocess.Popen[str]]:
-    """``start_slow_export(checkpoint, out, *options)``: the command line in another process, held in the middle of the weights.
+    """``start_slow_export(checkpoint, out, *options)``: the command line in another process, held
+    in the middle of the weights.
 
     Returns once the first weight is out. The process would go on after a minute.
     """
@@ -267,7 +305,10 @@ raise SystemExit(main(["export", *sys.argv[1:]]))
 
     def start(checkpoint: Path, out: Path, *options: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(checkpoint), str(out), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", script, str(checkpoint), str(out), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         if process.stdout.readline() != "in the middle\n":

@@ -1,4 +1,6 @@
-"""Adapters are noticed beside a model, instead of one and inside one; none is left out in silence."""
+"""Adapters are noticed beside a model, instead of one and inside one;
+none is left out in silence.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def add_adapter(directory: Path, **changes: Any) -> Path:
     """What peft writes, into a directory that may be new."""
     directory.mkdir(exist_ok=True)
     (directory / "adapter_config.json").write_text(json.dumps({**CONFIG, **changes}))
-    save_file({"base_model.model.x.lora_A.weight": np.ones(4, np.float32)}, directory / "adapter_model.safetensors")
+    save_file(
+        {"base_model.model.x.lora_A.weight": np.ones(4, np.float32)},
+        directory / "adapter_model.safetensors",
+    )
     return directory
 
 
@@ -47,7 +52,10 @@ def refused(directory: Path, out: Path) -> str:
 
 def test_an_adapter_alone_is_named_with_its_base(tmp_path: Path) -> None:
     message = refused(add_adapter(tmp_path / "a"), tmp_path / "out")
-    assert "is an adapter (LORA) of bigcode/starcoder2-3b (adapter_config.json), not a model" in message
+    assert (
+        "is an adapter (LORA) of bigcode/starcoder2-3b (adapter_config.json), not a model"
+        in message
+    )
     assert "merge_and_unload()" in message
 
 
@@ -58,7 +66,9 @@ def test_so_is_one_beside_a_configuration(make_checkpoint: Make, tmp_path: Path)
 
 
 @pytest.mark.parametrize("shards", [0, 2])
-def test_one_beside_a_model_is_not_left_out(make_checkpoint: Make, tmp_path: Path, shards: int) -> None:
+def test_one_beside_a_model_is_not_left_out(
+    make_checkpoint: Make, tmp_path: Path, shards: int
+) -> None:
     message = refused(add_adapter(make_checkpoint(shards=shards)), tmp_path / "out")
     assert "holds an adapter (LORA) of bigcode/starcoder2-3b beside its model" in message
     assert "take the adapter's files away to export the model alone" in message
@@ -66,12 +76,20 @@ def test_one_beside_a_model_is_not_left_out(make_checkpoint: Make, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "name",
-    ["adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors", "adapters.npz", "pytorch_lora_weights.bin"],
+    [
+        "adapter_model.safetensors",
+        "adapter_model.bin",
+        "adapters.safetensors",
+        "adapters.npz",
+        "pytorch_lora_weights.bin",
+    ],
 )
 def test_weights_of_an_adapter_are_enough(make_checkpoint: Make, tmp_path: Path, name: str) -> None:
     directory = make_checkpoint()
     (directory / name).write_bytes(b"")
-    assert f"an adapter of an unnamed model beside its model ({name})" in refused(directory, tmp_path / "out")
+    assert f"an adapter of an unnamed model beside its model ({name})" in refused(
+        directory, tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("kind", ["PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "ADAPTION_PROMPT"])
@@ -124,24 +142,39 @@ def test_an_adapter_that_is_damaged_is_one_all_the_same(tmp_path: Path, config: 
     ],
 )
 def test_tensors_of_an_adapter_in_a_model_are_named(make_checkpoint: Make, name: str) -> None:
-    directory = make_checkpoint(edit=lambda tensors: tensors.update({name: np.zeros(4, np.float32)}))
-    with pytest.raises(TensorError, match=r"tensors of an adapter \(.*\), which is not merged") as caught:
+    directory = make_checkpoint(
+        edit=lambda tensors: tensors.update({name: np.zeros(4, np.float32)})
+    )
+    with pytest.raises(
+        TensorError, match=r"tensors of an adapter \(.*\), which is not merged"
+    ) as caught:
         Checkpoint.open(directory)
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"])
-def test_one_in_a_folder_of_the_checkpoint_is_told_of(make_checkpoint: Make, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"]
+)
+def test_one_in_a_folder_of_the_checkpoint_is_told_of(
+    make_checkpoint: Make, tmp_path: Path, name: str
+) -> None:
     directory = make_checkpoint()
     (directory / "plain").mkdir()
     (directory / "ad\x1bapter").mkdir()
     (directory / "ad\x1bapter" / name).write_text("{}")
-    with pytest.warns(UserWarning, match=r"'ad\\x1bapter' in the checkpoint holds an adapter of .*no part of the export"):
+    with pytest.warns(
+        UserWarning,
+        match=r"'ad\\x1bapter' in the checkpoint holds an adapter of .*no part of the export",
+    ):
         export(directory, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["adapter_0.pt", "lora.safetensors", "lora_weights.bin", "code_adapter.safetensors"])
-def test_files_of_other_tools_beside_a_model_are_refused(make_checkpoint: Make, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["adapter_0.pt", "lora.safetensors", "lora_weights.bin", "code_adapter.safetensors"]
+)
+def test_files_of_other_tools_beside_a_model_are_refused(
+    make_checkpoint: Make, tmp_path: Path, name: str
+) -> None:
     directory = make_checkpoint()
     (directory / name).write_bytes(b"")
     assert f"beside its model ({name})" in refused(directory, tmp_path / "out")

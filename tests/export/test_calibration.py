@@ -1,4 +1,6 @@
-"""Calibrated bundles from end to end: nearer to the original, told of in the manifest, resumed, and refused before any work is lost."""
+"""Calibrated bundles from end to end: nearer to the original, told of in the manifest, resumed, and
+refused before any work is lost.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +54,19 @@ class Interrupted(Silent):
 
 
 @pytest.fixture(scope="module")
-def bundles(checkpoint: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(
+    checkpoint: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Of the mini model, by name. Not to be written to."""
     directory = tmp_path_factory.mktemp("calibrated")
     for precision in ("int4", "int4-fast"):
         for how, calibration in (("calibrated", CALIBRATED), ("nearest", NEAREST)):
-            export(checkpoint, directory / f"{precision} {how}", precision=precision, calibration=calibration)
+            export(
+                checkpoint,
+                directory / f"{precision} {how}",
+                precision=precision,
+                calibration=calibration,
+            )
     return {path.name: path for path in directory.iterdir()}
 
 
@@ -82,8 +91,12 @@ def quantization(bundle: Path) -> Quantization:
     return found
 
 
-def test_calibrated_bundles_are_nearer_to_the_original(bundles: dict[str, Path], bundle: Path) -> None:
-    """On text that the shipped corpus does not have. Lifting what is sensitive helps by itself, and with calibration more."""
+def test_calibrated_bundles_are_nearer_to_the_original(
+    bundles: dict[str, Path], bundle: Path
+) -> None:
+    """On text that the shipped corpus does not have.
+    Lifting what is sensitive helps by itself, and with calibration more.
+    """
     names = ["int4 calibrated", "int4-fast calibrated", "int4 nearest", "int4-fast nearest"]
     settings = Settings(length=512, max_tokens=2048)
     first, *rest = (bundles[name] for name in names)
@@ -98,8 +111,15 @@ def test_calibrated_bundles_are_nearer_to_the_original(bundles: dict[str, Path],
 
 
 def test_the_manifest_says_what_was_done(bundles: dict[str, Path]) -> None:
-    fast, nearest, lifted = (quantization(bundles[name]) for name in ("int4-fast calibrated", "int4-fast nearest", "int4 calibrated"))
-    assert (fast.rounding, nearest.rounding, lifted.rounding) == ("calibrated", "nearest", "calibrated")
+    fast, nearest, lifted = (
+        quantization(bundles[name])
+        for name in ("int4-fast calibrated", "int4-fast nearest", "int4 calibrated")
+    )
+    assert (fast.rounding, nearest.rounding, lifted.rounding) == (
+        "calibrated",
+        "nearest",
+        "calibrated",
+    )
     assert fast.calibration is not None
     assert fast.calibration.startswith(f"{TOKENS} tokens of code shipped with sc2onnx (SHA-256 ")
     assert nearest.calibration is None
@@ -110,33 +130,60 @@ def test_the_manifest_says_what_was_done(bundles: dict[str, Path]) -> None:
     assert len(layers) == 24
     assert 0 < layers.count(Scheme(8, 256)) < 8
     assert 4.25 < lifted.body_bits <= 4.665
-    assert set(quantization(bundles["int4 nearest"]).schemes.values()) == {Scheme(4, 128), Scheme(8, 128)}
+    assert set(quantization(bundles["int4 nearest"]).schemes.values()) == {
+        Scheme(4, 128),
+        Scheme(8, 128),
+    }
 
 
-def test_the_portable_form_holds_the_same_numbers(checkpoint: Path, tmp_path: Path, contents: Contents, counted: list[str]) -> None:
+def test_the_portable_form_holds_the_same_numbers(
+    checkpoint: Path, tmp_path: Path, contents: Contents, counted: list[str]
+) -> None:
     """And takes them from the store, in whatever layout they are written."""
     export(checkpoint, tmp_path / "cpu", precision="int4-fast", calibration=QUICK)
     assert len(counted) == 24
-    export(checkpoint, tmp_path / "portable", precision="int4-fast", target="portable", calibration=QUICK)
+    export(
+        checkpoint,
+        tmp_path / "portable",
+        precision="int4-fast",
+        target="portable",
+        calibration=QUICK,
+    )
     assert len(counted) == 24
     settings = Settings(length=64, max_tokens=128, kernels="off")  # which round in another order
-    report = evaluate(tmp_path / "portable", HELD_BACK[:1], against=tmp_path / "cpu", settings=settings)
+    report = evaluate(
+        tmp_path / "portable", HELD_BACK[:1], against=tmp_path / "cpu", settings=settings
+    )
     assert report.scores[0].difference is not None
     assert report.scores[0].difference.kl_divergence < 1e-3
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_interrupted_calibration_leaves_the_output_alone_and_is_resumed(
-    checkpoint: Path, bundle: Path, place: Path, contents: Contents, counted: list[str], overwrite: bool
+    checkpoint: Path,
+    bundle: Path,
+    place: Path,
+    contents: Contents,
+    counted: list[str],
+    overwrite: bool,
 ) -> None:
     if overwrite:
         shutil.copytree(bundle, place / "bundle")
     before = contents(place)
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=overwrite, progress=Interrupted(10))
+        export(
+            checkpoint,
+            place / "bundle",
+            precision="int4-fast",
+            calibration=QUICK,
+            overwrite=overwrite,
+            progress=Interrupted(10),
+        )
     assert contents(place) == before
     assert len(counted) == 10
-    export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=overwrite)
+    export(
+        checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=overwrite
+    )
     assert len(counted) == 24
     assert [path.name for path in place.iterdir()] == ["bundle"]
     shutil.rmtree(cache_directory())
@@ -146,28 +193,45 @@ def test_an_interrupted_calibration_leaves_the_output_alone_and_is_resumed(
         assert (place / "bundle" / file).read_bytes() == (place / "at once" / file).read_bytes()
 
 
-def test_sensitivities_are_measured_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]) -> None:
+def test_sensitivities_are_measured_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
+) -> None:
     export(checkpoint, tmp_path / "first", precision="int4", calibration=QUICK)
     monkeypatch.setattr(sensitivity, "measure", lambda *_: pytest.fail("measured again"))
     export(checkpoint, tmp_path / "second", precision="int4", calibration=QUICK)
-    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (tmp_path / "second" / "model.onnx.data").read_bytes()
+    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (
+        tmp_path / "second" / "model.onnx.data"
+    ).read_bytes()
     assert len(counted) == 24
 
 
-def test_another_text_recipe_or_checkpoint_is_calibrated_anew(checkpoint: Path, tmp_path: Path, counted: list[str]) -> None:
-    def run(name: str, source: Path = checkpoint, precision: str = "int4-fast", **calibration: Any) -> bytes:
+def test_another_text_recipe_or_checkpoint_is_calibrated_anew(
+    checkpoint: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    def run(
+        name: str, source: Path = checkpoint, precision: str = "int4-fast", **calibration: Any
+    ) -> bytes:
         counted.clear()
-        export(source, tmp_path / name, precision=precision, calibration=Calibration(**{"tokens": LENGTH, **calibration}))
+        export(
+            source,
+            tmp_path / name,
+            precision=precision,
+            calibration=Calibration(**{"tokens": LENGTH, **calibration}),
+        )
         return (tmp_path / name / "model.onnx.data").read_bytes()
 
     first = run("first")
     assert len(counted) == 24
     assert run("text", files=(Path(HELD_BACK[0]),)) != first
     assert len(counted) == 24
-    assert quantization(tmp_path / "text").calibration != quantization(tmp_path / "first").calibration
+    assert (
+        quantization(tmp_path / "text").calibration != quantization(tmp_path / "first").calibration
+    )
     recipe = tmp_path / "other.json"
     scheme = {"bits": 4, "block_size": 64}
-    recipe.write_text(json.dumps({"body": scheme, "head": {"bits": 8, "block_size": 128}, "calibrate": True}))
+    recipe.write_text(
+        json.dumps({"body": scheme, "head": {"bits": 8, "block_size": 128}, "calibrate": True})
+    )
     assert run("recipe", precision=str(recipe)) != first
     assert len(counted) == 24
     from safetensors.torch import load_file, save_file
@@ -181,7 +245,10 @@ def test_another_text_recipe_or_checkpoint_is_calibrated_anew(checkpoint: Path, 
 
 
 def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
-    checkpoint: Path, place: Path, contents: Contents, during: Callable[[Callable[[], object]], Silent]
+    checkpoint: Path,
+    place: Path,
+    contents: Contents,
+    during: Callable[[Callable[[], object]], Silent],
 ) -> None:
     """The store is emptied while the weights are written."""
     export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
@@ -193,15 +260,34 @@ def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
                 for path in (cache_directory() / "calibration").glob("*/model.layers.3.*"):
                     path.unlink()
 
-    with pytest.raises(OutputError, match=r"lost model\.layers\.3\.self_attn\.qkv_proj meanwhile: export again"):
-        export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=True, progress=Losing())
+    with pytest.raises(
+        OutputError, match=r"lost model\.layers\.3\.self_attn\.qkv_proj meanwhile: export again"
+    ):
+        export(
+            checkpoint,
+            place / "bundle",
+            precision="int4-fast",
+            calibration=QUICK,
+            overwrite=True,
+            progress=Losing(),
+        )
     assert contents(place) == before
 
 
-def test_a_recipe_is_read_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_read_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may be gone when the calibration is done."""
     recipe = tmp_path / "gone.json"
-    recipe.write_text(json.dumps({"body": {"bits": 4, "block_size": 128}, "head": {"bits": 8, "block_size": 128}, "calibrate": True}))
+    recipe.write_text(
+        json.dumps(
+            {
+                "body": {"bits": 4, "block_size": 128},
+                "head": {"bits": 8, "block_size": 128},
+                "calibrate": True,
+            }
+        )
+    )
     original = calibrate.calibrate
 
     def meanwhile(*arguments: Any) -> None:
@@ -209,15 +295,23 @@ def test_a_recipe_is_read_once(checkpoint: Path, tmp_path: Path, monkeypatch: py
         original(*arguments)
 
     monkeypatch.setattr(calibrate, "calibrate", meanwhile)
-    assert export(checkpoint, tmp_path / "bundle", precision=str(recipe), calibration=QUICK).precision == "gone"
+    assert (
+        export(checkpoint, tmp_path / "bundle", precision=str(recipe), calibration=QUICK).precision
+        == "gone"
+    )
 
 
 @pytest.mark.parametrize("token", [49152, [49152, 0]], ids=str)
-def test_a_separator_that_the_model_does_not_have_is_the_configurations_fault(checkpoint: Path, tmp_path: Path, token: Any) -> None:
+def test_a_separator_that_the_model_does_not_have_is_the_configurations_fault(
+    checkpoint: Path, tmp_path: Path, token: Any
+) -> None:
     changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
     settings = json.loads((changed / "config.json").read_text())
     (changed / "config.json").write_text(json.dumps({**settings, "eos_token_id": token}))
-    with pytest.raises(CheckpointError, match=r"config\.json: eos_token_id is 49152, .* expected 0 to \d+: .* --no-calibration"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"config\.json: eos_token_id is 49152, .* expected 0 to \d+: .* --no-calibration",
+    ):
         export(changed, tmp_path / "bundle", precision="int4-fast", calibration=QUICK)
 
 
@@ -229,12 +323,20 @@ def not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("precision", ["int4", "int4-fast"])
 def test_an_export_that_cannot_fit_is_refused_before_calibrating(
-    checkpoint: Path, bundles: dict[str, Path], place: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    bundles: dict[str, Path],
+    place: Path,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By what it may need with lifts: a byte less than the bundle will have is too little."""
     size = (bundles[f"{precision} calibrated"] / "model.onnx.data").stat().st_size
     free = {"nbytes": 0}
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free["nbytes"] if Path(path) == place else 1 << 40))
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda path: SimpleNamespace(free=free["nbytes"] if Path(path) == place else 1 << 40),
+    )
     with monkeypatch.context() as patch:
         not_yet(patch)
         free["nbytes"] = size - 100_000 + (32 << 20)
@@ -246,10 +348,18 @@ def test_an_export_that_cannot_fit_is_refused_before_calibrating(
     export(checkpoint, place / "bundle", precision=precision, calibration=QUICK)
 
 
-def test_a_calibration_that_cannot_be_kept_is_refused_before_it_starts(checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40 if Path(path) == place else 1 << 20))
+def test_a_calibration_that_cannot_be_kept_is_refused_before_it_starts(
+    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda path: SimpleNamespace(free=1 << 40 if Path(path) == place else 1 << 20),
+    )
     not_yet(monkeypatch)
-    with pytest.raises(DiskSpaceError, match=r"calibration keeps 0\.00 GB more .* set SC2ONNX_CACHE"):
+    with pytest.raises(
+        DiskSpaceError, match=r"calibration keeps 0\.00 GB more .* set SC2ONNX_CACHE"
+    ):
         export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
     assert list(place.iterdir()) == []
 
@@ -259,9 +369,14 @@ def test_an_export_and_its_calibration_that_do_not_fit_on_one_disk_are_refused_b
 ) -> None:
     """Each would fit by itself."""
     size = (bundles["int4-fast calibrated"] / "model.onnx.data").stat().st_size
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(size * 1.05) + (32 << 20)))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: SimpleNamespace(free=int(size * 1.05) + (32 << 20))
+    )
     not_yet(monkeypatch)
-    with pytest.raises(DiskSpaceError, match=r"calibration keeps 0\.00 GB more .* and the bundle takes 0\.04 GB on the same disk"):
+    with pytest.raises(
+        DiskSpaceError,
+        match=r"calibration keeps 0\.00 GB more .* and the bundle takes 0\.04 GB on the same disk",
+    ):
         export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
     assert list(place.iterdir()) == []
 
@@ -277,7 +392,9 @@ def test_a_cache_that_cannot_be_written_is_said_before_calibrating(
     export(checkpoint, place / "bundle", precision="int4-fast", calibration=NEAREST)
 
 
-def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """256 inputs, and a checkpoint of 160."""
     not_yet(monkeypatch)
     changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
@@ -289,8 +406,20 @@ def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(checkpoi
     config = Starcoder2Config.from_dict(json.loads((changed / "config.json").read_text()))
     name = "model.layers.0.mlp.c_fc.weight"
     weights = {name: LazyWeight(name, (64, 160), np.dtype(np.float32), lambda: iter(()))}
-    recipe = Recipe("test", body=Scheme(4, 32), head=Scheme(8, 32), lift=Scheme(8, 128), body_bits=6.0, calibrate=True)
-    with pytest.raises(RequestError, match=r"c_fc\.weight, which may be lifted, has 160 inputs, which blocks of 128 do not divide"):
+    recipe = Recipe(
+        "test",
+        body=Scheme(4, 32),
+        head=Scheme(8, 32),
+        lift=Scheme(8, 128),
+        body_bits=6.0,
+        calibrate=True,
+    )
+    with pytest.raises(
+        RequestError,
+        match=(
+            r"c_fc\.weight, which may be lifted, has 160 inputs, which blocks of 128 do not divide"
+        ),
+    ):
         schemes(config, weights, recipe)
 
 
@@ -298,13 +427,27 @@ def test_a_lift_that_blocks_do_not_divide_is_refused_before_calibrating(checkpoi
     ("precision", "calibration", "message"),
     [
         ("fp32", Calibration(True), "asked for where nothing is rounded to integers"),
-        ("fp32", Calibration(files=(Path("a.py"),)), "asked for where nothing is rounded to integers"),
+        (
+            "fp32",
+            Calibration(files=(Path("a.py"),)),
+            "asked for where nothing is rounded to integers",
+        ),
         ("fp32", Calibration(tokens=1024), "asked for where nothing is rounded to integers"),
-        ("fp32", Calibration(tokens=DEFAULT_TOKENS), "asked for where nothing is rounded to integers"),
-        ("int8", Calibration(tokens=1024), "on 1024 tokens where nothing is calibrated, expected --calibration FILE as well"),
+        (
+            "fp32",
+            Calibration(tokens=DEFAULT_TOKENS),
+            "asked for where nothing is rounded to integers",
+        ),
+        (
+            "int8",
+            Calibration(tokens=1024),
+            "on 1024 tokens where nothing is calibrated, expected --calibration FILE as well",
+        ),
     ],
 )
-def test_calibration_in_vain_is_refused_before_anything_is_read(precision: str, calibration: Calibration, message: str, tmp_path: Path) -> None:
+def test_calibration_in_vain_is_refused_before_anything_is_read(
+    precision: str, calibration: Calibration, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(RequestError, match=message):
         export(tmp_path / "absent", tmp_path / "out", precision=precision, calibration=calibration)
 
@@ -314,7 +457,10 @@ def test_calibration_in_vain_is_refused_before_anything_is_read(precision: str, 
     [
         ({"wanted": False, "files": (Path("a.py"),)}, "switched off and given a text"),
         ({"wanted": False, "tokens": 1024}, "switched off and given a text or a number of tokens"),
-        ({"wanted": False, "tokens": DEFAULT_TOKENS}, "switched off and given a text or a number of tokens"),
+        (
+            {"wanted": False, "tokens": DEFAULT_TOKENS},
+            "switched off and given a text or a number of tokens",
+        ),
         ({"files": ()}, "on no files, expected one at least"),
         ({"tokens": LENGTH - 1}, f"on {LENGTH - 1} tokens, expected {LENGTH} at least"),
     ],
@@ -328,7 +474,11 @@ def test_whether_calibration_applies() -> None:
     from sc2onnx.export.quantize.recipe import PRESETS
 
     file = (Path("a.py"),)
-    assert [Calibration().applies(PRESETS[name]) for name in ("int8", "int4", "int4-fast")] == [False, True, True]
+    assert [Calibration().applies(PRESETS[name]) for name in ("int8", "int4", "int4-fast")] == [
+        False,
+        True,
+        True,
+    ]
     assert not Calibration(False).applies(PRESETS["int4"])
     assert not Calibration(False).applies(None)
     assert not Calibration().applies(None)
@@ -341,36 +491,76 @@ def command(*arguments: object) -> int:
     return main(["export", *map(str, arguments)])
 
 
-def test_the_options_of_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_options_of_the_command_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fast = ("--precision", "int4-fast")
     assert command(checkpoint, tmp_path / "off", *fast, "--no-calibration") == 0
     assert quantization(tmp_path / "off").rounding == "nearest"
     assert "rounding layer by layer" not in capsys.readouterr().err
-    assert command(checkpoint, tmp_path / "files", *fast, "--calibration", *HELD_BACK, "--calibration-tokens", 1500) == 0
+    assert (
+        command(
+            checkpoint,
+            tmp_path / "files",
+            *fast,
+            "--calibration",
+            *HELD_BACK,
+            "--calibration-tokens",
+            1500,
+        )
+        == 0
+    )
     found = quantization(tmp_path / "files")
     assert found.rounding == "calibrated"
     assert found.calibration is not None
     assert found.calibration.startswith(f"{2 * LENGTH} tokens of 2 files (SHA-256 ")
     assert "calibrating on 1024 tokens of 2 files" in capsys.readouterr().err
     assert command(checkpoint, tmp_path / "tokens", *fast, "--calibration-tokens", LENGTH) == 0
-    assert f"{LENGTH} tokens of code shipped with sc2onnx" in str(quantization(tmp_path / "tokens").calibration)
-    assert command(checkpoint, tmp_path / "int8", "--precision", "int8", "--calibration", HELD_BACK[0], "--calibration-tokens", LENGTH) == 0
+    assert f"{LENGTH} tokens of code shipped with sc2onnx" in str(
+        quantization(tmp_path / "tokens").calibration
+    )
+    assert (
+        command(
+            checkpoint,
+            tmp_path / "int8",
+            "--precision",
+            "int8",
+            "--calibration",
+            HELD_BACK[0],
+            "--calibration-tokens",
+            LENGTH,
+        )
+        == 0
+    )
     assert quantization(tmp_path / "int8").rounding == "calibrated"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--precision", "int4", "--no-calibration", "--calibration", "a.py"), "switched off and given a text"),
-        (("--precision", "int4", "--no-calibration", "--calibration-tokens", "1024"), "switched off and given a text or a number"),
-        (("--precision", "int4", "--calibration-tokens", "12"), "on 12 tokens, expected 512 at least"),
+        (
+            ("--precision", "int4", "--no-calibration", "--calibration", "a.py"),
+            "switched off and given a text",
+        ),
+        (
+            ("--precision", "int4", "--no-calibration", "--calibration-tokens", "1024"),
+            "switched off and given a text or a number",
+        ),
+        (
+            ("--precision", "int4", "--calibration-tokens", "12"),
+            "on 12 tokens, expected 512 at least",
+        ),
         (("--precision", "fp32", "--calibration", "a.py"), "nothing is rounded to integers"),
         (("--precision", "int8", "--calibration-tokens", "1024"), "nothing is calibrated"),
         (("--precision", "int4", "--calibration", "absent.py"), "absent.py cannot be read"),
     ],
 )
 def test_options_that_are_refused(
-    checkpoint: Path, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(checkpoint, tmp_path / "out", *options) == 2
     complaint = capsys.readouterr().err.splitlines()[-1]
@@ -379,7 +569,9 @@ def test_options_that_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_whose_activations_overflow_is_refused(checkpoint: Path, tmp_path: Path, contents: Contents) -> None:
+def test_a_checkpoint_whose_activations_overflow_is_refused(
+    checkpoint: Path, tmp_path: Path, contents: Contents
+) -> None:
     from safetensors.torch import load_file, save_file
 
     changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
@@ -388,7 +580,9 @@ def test_a_checkpoint_whose_activations_overflow_is_refused(checkpoint: Path, tm
     save_file(weights, changed / "model.safetensors")
     with (
         warnings.catch_warnings(action="error"),
-        pytest.raises(TensorError, match=r"sensitivity of 24 tensors .* is not finite: check the checkpoint"),
+        pytest.raises(
+            TensorError, match=r"sensitivity of 24 tensors .* is not finite: check the checkpoint"
+        ),
     ):
         export(changed, tmp_path / "out", precision="int4-fast", calibration=QUICK)
     assert not (tmp_path / "out").exists()

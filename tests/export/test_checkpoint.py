@@ -1,4 +1,6 @@
-"""Whatever the files of a checkpoint are, their tensors are read exactly, or the file at fault is named."""
+"""Whatever the files of a checkpoint are, their tensors are read exactly, or
+the file at fault is named.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, TensorError, UnsupportedModelError
+from sc2onnx.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    TensorError,
+    UnsupportedModelError,
+)
 from sc2onnx.export import export
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.stored import StoredTensor
@@ -47,9 +55,16 @@ def write_raw(path: Path, header: Mapping[str, Any] | bytes, data: bytes = b"") 
 
 
 @pytest.mark.parametrize("shards", [0, 1, 3])
-@pytest.mark.parametrize(("dtype", "stored"), [(np.float32, "F32"), (np.float16, "F16"), (ml_dtypes.bfloat16, "BF16")])
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [(np.float32, "F32"), (np.float16, "F16"), (ml_dtypes.bfloat16, "BF16")]
+)
 def test_every_tensor_is_read_as_it_was_saved(
-    make_checkpoint: Make, random_tensors: Callable[..., dict[str, npt.NDArray[Any]]], settings: dict[str, Any], shards: int, dtype: Any, stored: str
+    make_checkpoint: Make,
+    random_tensors: Callable[..., dict[str, npt.NDArray[Any]]],
+    settings: dict[str, Any],
+    shards: int,
+    dtype: Any,
+    stored: str,
 ) -> None:
     opened = Checkpoint.open(make_checkpoint(dtype=dtype, shards=shards))
     expected = {name: array.astype(dtype) for name, array in random_tensors(settings).items()}
@@ -65,7 +80,10 @@ def test_shards_may_be_of_different_types(make_checkpoint: Make) -> None:
         tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float16)
 
     opened = Checkpoint.open(make_checkpoint(shards=2, edit=half))
-    assert {opened.tensors[name].dtype for name in ("model.norm.weight", "model.norm.bias")} == {"F16", "F32"}
+    assert {opened.tensors[name].dtype for name in ("model.norm.weight", "model.norm.bias")} == {
+        "F16",
+        "F32",
+    }
 
 
 def test_a_single_file_wins_over_an_index(make_checkpoint: Make, tmp_path: Path) -> None:
@@ -76,13 +94,21 @@ def test_a_single_file_wins_over_an_index(make_checkpoint: Make, tmp_path: Path)
 
 @hypothesis.settings(deadline=None)
 @given(data=st.data())
-def test_rows_are_the_same_whatever_the_chunk(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_rows_are_the_same_whatever_the_chunk(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3), label="shape"))
     at_once = data.draw(st.integers(1, 8), label="rows at once")
     before = data.draw(st.integers(0, 9), label="elements before it in the file")
-    array = np.random.default_rng(before).standard_normal(shape).astype(data.draw(st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16])))
+    array = (
+        np.random.default_rng(before)
+        .standard_normal(shape)
+        .astype(data.draw(st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16])))
+    )
     directory = tmp_path_factory.mktemp("rows")
-    save_file({"before": np.zeros(before, array.dtype), "it": array}, directory / "model.safetensors")
+    save_file(
+        {"before": np.zeros(before, array.dtype), "it": array}, directory / "model.safetensors"
+    )
     (directory / "config.json").write_text("{}")
     chunks = list(Checkpoint.open(directory).tensors["it"].rows(at_once))
     assert all(0 < len(chunk) <= at_once for chunk in chunks)
@@ -90,20 +116,41 @@ def test_rows_are_the_same_whatever_the_chunk(tmp_path_factory: pytest.TempPathF
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointNotFoundError, match=r"no directory .*absent: give a checkpoint directory or a hub id"):
+    with pytest.raises(
+        CheckpointNotFoundError,
+        match=r"no directory .*absent: give a checkpoint directory or a hub id",
+    ):
         Checkpoint.open(tmp_path / "absent")
     with pytest.raises(CheckpointNotFoundError, match=r"has no config\.json"):
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointNotFoundError, match=r"has no weights, expected model\.safetensors or model\.safetensors\.index\.json"):
+    with pytest.raises(
+        CheckpointNotFoundError,
+        match=r"has no weights, expected model\.safetensors or model\.safetensors\.index\.json",
+    ):
         Checkpoint.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.pth", "model.pt", "last.ckpt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "pytorch_model-00001-of-00002.bin",
+        "consolidated.pth",
+        "model.pt",
+        "last.ckpt",
+    ],
+)
 def test_pickled_weights_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(UnsupportedModelError, match=rf"only pickled weights \({name}\), expected safetensors: loading a pickle runs its code"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=(
+            rf"only pickled weights \({name}\), expected safetensors: loading "
+            r"a pickle runs its code"
+        ),
+    ):
         Checkpoint.open(tmp_path)
 
 
@@ -115,18 +162,27 @@ def test_pickles_beside_safetensors_are_not_looked_at(make_checkpoint: Make) -> 
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", INDEX])
-@pytest.mark.parametrize("data", [b"", b"{", b"nonsense", b"[]", b"null", b"1", b'"text"', b"\xff\xfe{}", b"[" * 100_000])
-def test_a_file_that_is_not_a_json_object_is_named(make_checkpoint: Make, name: str, data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"nonsense", b"[]", b"null", b"1", b'"text"', b"\xff\xfe{}", b"[" * 100_000]
+)
+def test_a_file_that_is_not_a_json_object_is_named(
+    make_checkpoint: Make, name: str, data: bytes
+) -> None:
     directory = make_checkpoint(shards=2)
     (directory / name).write_bytes(data)
     with pytest.raises(CorruptCheckpointError, match=name):
         Checkpoint.open(directory)
 
 
-@pytest.mark.parametrize("value", [..., None, [], "x", {"model.norm.weight": None}, {"model.norm.weight": ["x"]}])
+@pytest.mark.parametrize(
+    "value", [..., None, [], "x", {"model.norm.weight": None}, {"model.norm.weight": ["x"]}]
+)
 def test_an_index_without_a_weight_map_is_refused(make_checkpoint: Make, value: Any) -> None:
     directory = make_checkpoint(shards=3)
-    edit_json(directory / INDEX, lambda raw: raw.pop("weight_map") if value is ... else raw.update(weight_map=value))
+    edit_json(
+        directory / INDEX,
+        lambda raw: raw.pop("weight_map") if value is ... else raw.update(weight_map=value),
+    )
     with pytest.raises(CorruptCheckpointError, match="has no weight_map of tensor to file name"):
         Checkpoint.open(directory)
 
@@ -134,16 +190,33 @@ def test_an_index_without_a_weight_map_is_refused(make_checkpoint: Make, value: 
 def test_a_missing_shard_is_named(make_checkpoint: Make) -> None:
     directory = make_checkpoint(shards=3)
     (directory / SECOND).unlink()
-    with pytest.raises(CheckpointNotFoundError, match=rf"shard {SECOND} is missing from .*, expected by {INDEX}"):
+    with pytest.raises(
+        CheckpointNotFoundError, match=rf"shard {SECOND} is missing from .*, expected by {INDEX}"
+    ):
         Checkpoint.open(directory)
 
 
-@pytest.mark.parametrize("path", ["../outside.safetensors", "/etc/passwd", "sub/shard.safetensors", "..", ".", "", "C:\\shard", ".hidden", "a\n"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../outside.safetensors",
+        "/etc/passwd",
+        "sub/shard.safetensors",
+        "..",
+        ".",
+        "",
+        "C:\\shard",
+        ".hidden",
+        "a\n",
+    ],
+)
 def test_a_shard_outside_the_directory_is_refused(make_checkpoint: Make, path: str) -> None:
     directory = make_checkpoint(shards=3)
     shutil.copy(directory / FIRST, directory.parent / "outside.safetensors")
     edit_json(directory / INDEX, lambda raw: raw["weight_map"].update({"model.norm.weight": path}))
-    with pytest.raises(CorruptCheckpointError, match="expected a plain file name: do not trust this checkpoint"):
+    with pytest.raises(
+        CorruptCheckpointError, match="expected a plain file name: do not trust this checkpoint"
+    ):
         Checkpoint.open(directory)
 
 
@@ -152,14 +225,20 @@ def test_an_index_that_points_to_the_wrong_shard_is_refused(make_checkpoint: Mak
     found = json.loads((directory / INDEX).read_text())["weight_map"]["model.norm.weight"]
     wrong = next(name for name in (FIRST, SECOND) if name != found)
     edit_json(directory / INDEX, lambda raw: raw["weight_map"].update({"model.norm.weight": wrong}))
-    with pytest.raises(TensorError, match=rf"says that {wrong} holds model\.norm\.weight, but it is in {found}"):
+    with pytest.raises(
+        TensorError, match=rf"says that {wrong} holds model\.norm\.weight, but it is in {found}"
+    ):
         Checkpoint.open(directory)
 
 
-def test_an_index_that_promises_a_tensor_that_no_shard_has_is_refused(make_checkpoint: Make) -> None:
+def test_an_index_that_promises_a_tensor_that_no_shard_has_is_refused(
+    make_checkpoint: Make,
+) -> None:
     directory = make_checkpoint(shards=3)
     edit_json(directory / INDEX, lambda raw: raw["weight_map"].update({"model.extra": FIRST}))
-    with pytest.raises(TensorError, match=rf"says that {FIRST} holds model\.extra, but no shard has it"):
+    with pytest.raises(
+        TensorError, match=rf"says that {FIRST} holds model\.extra, but no shard has it"
+    ):
         Checkpoint.open(directory)
 
 
@@ -167,9 +246,13 @@ def test_a_tensor_in_two_shards_is_refused(make_checkpoint: Make) -> None:
     directory = make_checkpoint(shards=3)
     opened = Checkpoint.open(directory)
     inside = [name for name, tensor in opened.tensors.items() if tensor.file.name == FIRST]
-    other = {name: whole(tensor) for name, tensor in opened.tensors.items() if tensor.file.name == SECOND}
+    other = {
+        name: whole(tensor) for name, tensor in opened.tensors.items() if tensor.file.name == SECOND
+    }
     save_file({**other, inside[0]: np.zeros(1, np.float32)}, directory / SECOND)
-    with pytest.raises(TensorError, match=f"tensor {inside[0]} is in both {FIRST} and {SECOND}, expected once"):
+    with pytest.raises(
+        TensorError, match=f"tensor {inside[0]} is in both {FIRST} and {SECOND}, expected once"
+    ):
         Checkpoint.open(directory)
 
 
@@ -179,7 +262,9 @@ def test_a_truncated_file_is_named(make_checkpoint: Make, kept: int, shards: int
     directory = make_checkpoint(shards=shards)
     path = directory / (THIRD if shards else "model.safetensors")
     os.truncate(path, kept if kept >= 0 else path.stat().st_size + kept)
-    with pytest.raises(CorruptCheckpointError, match=rf"{path.name} is {path.stat().st_size} bytes"):
+    with pytest.raises(
+        CorruptCheckpointError, match=rf"{path.name} is {path.stat().st_size} bytes"
+    ):
         Checkpoint.open(directory)
 
 
@@ -189,7 +274,12 @@ def test_a_padded_file_is_named(make_checkpoint: Make, extra: bytes) -> None:
     path = directory / "model.safetensors"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes() + extra)
-    with pytest.raises(CorruptCheckpointError, match=f"is {size + len(extra)} bytes, its header promises {size}: it is truncated or padded"):
+    with pytest.raises(
+        CorruptCheckpointError,
+        match=(
+            f"is {size + len(extra)} bytes, its header promises {size}: it is truncated or padded"
+        ),
+    ):
         Checkpoint.open(directory)
 
 
@@ -230,7 +320,10 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         {"a": {**ENTRY, "data_offsets": [4, 8]}},
         {"a": {**ENTRY, "surprise": [0, 8], "data_offsets": [4, 12]}},
         {"a": ENTRY, "b": ENTRY},
-        {"a": {**ENTRY, "shape": [1], "data_offsets": [0, 4]}, "b": {**ENTRY, "shape": [1], "data_offsets": [5, 8]}},
+        {
+            "a": {**ENTRY, "shape": [1], "data_offsets": [0, 4]},
+            "b": {**ENTRY, "shape": [1], "data_offsets": [5, 8]},
+        },
     ],
 )
 def test_a_malformed_header_names_the_file(tmp_path: Path, header: Any) -> None:
@@ -243,13 +336,18 @@ def test_a_malformed_header_names_the_file(tmp_path: Path, header: Any) -> None:
 def test_a_header_length_beyond_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2**63) + b"{}")
-    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors is 10 bytes and not a complete safetensors file"):
+    with pytest.raises(
+        CorruptCheckpointError,
+        match=r"model\.safetensors is 10 bytes and not a complete safetensors file",
+    ):
         Checkpoint.open(tmp_path)
 
 
 def test_one_name_for_two_tensors_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    entries = [f'"a": {json.dumps({**ENTRY, "data_offsets": [start, start + 8]})}' for start in (0, 8)]
+    entries = [
+        f'"a": {json.dumps({**ENTRY, "data_offsets": [start, start + 8]})}' for start in (0, 8)
+    ]
     write_raw(tmp_path / "model.safetensors", f"{{{', '.join(entries)}}}".encode(), bytes(16))
     with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors"):
         Checkpoint.open(tmp_path)
@@ -257,15 +355,23 @@ def test_one_name_for_two_tensors_of_a_file_is_refused(tmp_path: Path) -> None:
 
 @hypothesis.settings(deadline=None)
 @given(data=st.data())
-def test_any_damage_to_a_header_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_damage_to_a_header_is_refused_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """Never another exception, and never a tensor that cannot be read in full."""
     directory = tmp_path_factory.mktemp("damage")
-    save_file({"a": np.zeros((2, 3), np.float32), "b": np.ones(4, np.float16)}, directory / "model.safetensors")
+    save_file(
+        {"a": np.zeros((2, 3), np.float32), "b": np.ones(4, np.float16)},
+        directory / "model.safetensors",
+    )
     (directory / "config.json").write_text("{}")
     damaged = bytearray((directory / "model.safetensors").read_bytes())
     (length,) = struct.unpack("<Q", damaged[:8])
     place = data.draw(st.integers(0, 8 + length - 1), label="place")
-    replacement = data.draw(st.one_of(st.sampled_from(b'0123456789"[]{},:-.eFBI \x00\xff'), st.integers(0, 255)), label="byte")
+    replacement = data.draw(
+        st.one_of(st.sampled_from(b'0123456789"[]{},:-.eFBI \x00\xff'), st.integers(0, 255)),
+        label="byte",
+    )
     damaged[place] = replacement
     (directory / "model.safetensors").write_bytes(damaged)
     try:
@@ -276,12 +382,18 @@ def test_any_damage_to_a_header_is_refused_or_harmless(tmp_path_factory: pytest.
         assert whole(tensor).shape == tensor.shape
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [(np.float64, "F64"), (np.int64, "I64"), (np.int8, "I8"), (np.bool_, "BOOL")])
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [(np.float64, "F64"), (np.int64, "I64"), (np.int8, "I8"), (np.bool_, "BOOL")],
+)
 def test_an_unsupported_type_is_named(make_checkpoint: Make, dtype: Any, stored: str) -> None:
     def change(tensors: dict[str, npt.NDArray[Any]]) -> None:
         tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(dtype)
 
-    with pytest.raises(TensorError, match=rf"tensor model\.norm\.weight is stored as {stored}, expected one of BF16, F16, F32"):
+    with pytest.raises(
+        TensorError,
+        match=rf"tensor model\.norm\.weight is stored as {stored}, expected one of BF16, F16, F32",
+    ):
         Checkpoint.open(make_checkpoint(edit=change))
 
 
@@ -297,7 +409,9 @@ def test_an_unsupported_type_is_named(make_checkpoint: Make, dtype: Any, stored:
         (np.bool_, "convert the checkpoint"),
     ],
 )
-def test_packed_weights_are_told_from_other_types(make_checkpoint: Make, dtype: Any, remedy: str) -> None:
+def test_packed_weights_are_told_from_other_types(
+    make_checkpoint: Make, dtype: Any, remedy: str
+) -> None:
     def change(tensors: dict[str, npt.NDArray[Any]]) -> None:
         tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(dtype)
 
@@ -308,8 +422,12 @@ def test_packed_weights_are_told_from_other_types(make_checkpoint: Make, dtype: 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_pointer_of_git_lfs_is_named(make_checkpoint: Make, name: str) -> None:
     directory = make_checkpoint()
-    (directory / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(CorruptCheckpointError, match=rf"{name} is a pointer of Git LFS.*git lfs pull"):
+    (directory / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
+    with pytest.raises(
+        CorruptCheckpointError, match=rf"{name} is a pointer of Git LFS.*git lfs pull"
+    ):
         Checkpoint.open(directory)
 
 
@@ -332,7 +450,9 @@ def test_other_forms_of_a_model_are_named(make_checkpoint: Make, name: str, reme
     directory = make_checkpoint()
     (directory / "model.safetensors").unlink()
     (directory / name).touch()
-    with pytest.raises(CheckpointNotFoundError, match=rf"has no weights, expected .*; it has .*{remedy}"):
+    with pytest.raises(
+        CheckpointNotFoundError, match=rf"has no weights, expected .*; it has .*{remedy}"
+    ):
         Checkpoint.open(directory)
 
 
@@ -340,16 +460,23 @@ def test_a_checkpoint_in_a_folder_is_named(make_checkpoint: Make) -> None:
     directory = make_checkpoint()
     (directory.parent / "above").mkdir()
     directory.rename(directory.parent / "above" / "checkpoint-100")
-    with pytest.raises(CheckpointNotFoundError, match=r"has no config\.json.*; there is a checkpoint in checkpoint-100"):
+    with pytest.raises(
+        CheckpointNotFoundError,
+        match=r"has no config\.json.*; there is a checkpoint in checkpoint-100",
+    ):
         Checkpoint.open(directory.parent / "above")
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(make_checkpoint: Make) -> None:
     directory = make_checkpoint()
     opened = Checkpoint.open(directory)
-    os.truncate(directory / "model.safetensors", (directory / "model.safetensors").stat().st_size - 4)
+    os.truncate(
+        directory / "model.safetensors", (directory / "model.safetensors").stat().st_size - 4
+    )
     last = max(opened.tensors.values(), key=lambda tensor: tensor.start)
-    with pytest.raises(CorruptCheckpointError, match="ended 4 bytes early: it changed while it was read"):
+    with pytest.raises(
+        CorruptCheckpointError, match="ended 4 bytes early: it changed while it was read"
+    ):
         whole(last)
 
 
@@ -359,7 +486,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(make_checkpoint: Make) 
         (None, None),
         ("", None),
         ("# A model\n\nlicense: mit\n", None),
-        ("---\nlicense: bigcode-openrail-m\nlibrary_name: transformers\n---\n# Card\n", "bigcode-openrail-m"),
+        (
+            "---\nlicense: bigcode-openrail-m\nlibrary_name: transformers\n---\n# Card\n",
+            "bigcode-openrail-m",
+        ),
         ("---\r\nlibrary_name: transformers\r\nlicense: mit\r\n---\r\n", "mit"),
         ("---\nlibrary_name: transformers\n---\nlicense: mit\n", None),
         ("---\nbase:\n  license: mit\n---\n", None),
@@ -370,7 +500,9 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(make_checkpoint: Make) 
         ("---\nlicense:\nlibrary_name: transformers\n---\n", None),
     ],
 )
-def test_the_licence_is_that_of_the_model_card(make_checkpoint: Make, card: str | None, expected: str | None) -> None:
+def test_the_licence_is_that_of_the_model_card(
+    make_checkpoint: Make, card: str | None, expected: str | None
+) -> None:
     directory = make_checkpoint()
     if card is not None:
         (directory / "README.md").write_bytes(card.encode())
@@ -391,7 +523,9 @@ def test_a_card_that_cannot_be_read_is_named_before_anything_is_written(
         return before(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refuse)  # root reads whatever the permissions say
-    with pytest.raises(CorruptCheckpointError, match=r"README\.md cannot be read \(Permission denied\)"):
+    with pytest.raises(
+        CorruptCheckpointError, match=r"README\.md cannot be read \(Permission denied\)"
+    ):
         export(directory, tmp_path / "out")
 
 

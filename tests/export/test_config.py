@@ -141,13 +141,22 @@ def test_a_head_size_of_its_own_need_not_divide_the_hidden_size() -> None:
 
 def test_the_configuration_of_starcoder2_3b() -> None:
     config = Starcoder2Config.from_dict(THREE_B)
-    assert (config.head_dim, config.rope_theta, config.sliding_window) == (128, 999999.4420358813, 4096)
+    assert (config.head_dim, config.rope_theta, config.sliding_window) == (
+        128,
+        999999.4420358813,
+        4096,
+    )
     assert (config.use_bias, config.tie_word_embeddings, config.eos_token_ids) == (True, True, (0,))
 
 
 def test_the_configuration_that_transformers_5_writes() -> None:
     config = Starcoder2Config.from_dict(TRANSFORMERS_5)
-    assert (config.head_dim, config.rope_theta, config.sliding_window, config.eos_token_ids) == (8, 100000.0, None, (0, 7))
+    assert (config.head_dim, config.rope_theta, config.sliding_window, config.eos_token_ids) == (
+        8,
+        100000.0,
+        None,
+        (0, 7),
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +171,11 @@ def test_the_configuration_that_transformers_5_writes() -> None:
         {"rope_scaling": {"rope_theta": 500.0, "type": "default"}},
         {"rope_theta": 500.0, "rope_scaling": {"type": "default"}},
         {"rope_theta": 500.0, "rope_scaling": {"rope_type": "default", "type": "default"}},
-        {"rope_theta": 500.0, "rope_parameters": {"rope_theta": 500, "rope_type": "default"}, "rope_scaling": {"rope_theta": 500.0}},
+        {
+            "rope_theta": 500.0,
+            "rope_parameters": {"rope_theta": 500, "rope_type": "default"},
+            "rope_scaling": {"rope_theta": 500.0},
+        },
     ],
 )
 def test_the_rotary_base_is_read_wherever_it_is_written(written: dict[str, Any]) -> None:
@@ -178,7 +191,10 @@ def test_the_rotary_base_is_read_wherever_it_is_written(written: dict[str, Any])
     ],
 )
 def test_two_rotary_bases_are_refused(written: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"rope_theta is \[50[01]\.0, 50[01]\.0\], expected one value wherever it is written"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"rope_theta is \[50[01]\.0, 50[01]\.0\], expected one value wherever it is written",
+    ):
         read(**written)
 
 
@@ -186,7 +202,9 @@ def test_two_rotary_bases_are_refused(written: dict[str, Any]) -> None:
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "longrope", "llama3", "", None])
 def test_rotary_scaling_is_refused(field: str, key: str, kind: str | None) -> None:
-    with pytest.raises(UnsupportedModelError, match=rf"{field}.rope_type is {kind!r}, expected 'default'"):
+    with pytest.raises(
+        UnsupportedModelError, match=rf"{field}.rope_type is {kind!r}, expected 'default'"
+    ):
         read(**{field: {key: kind, "rope_theta": 10000.0, "factor": 2.0}})
 
 
@@ -217,11 +235,22 @@ def test_a_rotary_base_is_a_positive_number(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -1e-5, "1e-5", None, True, float("nan"), float("inf")])
 def test_an_epsilon_is_a_positive_number(value: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"norm_epsilon is .*, expected a positive number"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"norm_epsilon is .*, expected a positive number"
+    ):
         read(norm_epsilon=value)
 
 
-@pytest.mark.parametrize("found", [{}, {"model_type": None}, {"model_type": "gpt_bigcode"}, {"model_type": "llama"}, {"model_type": ["starcoder2"]}])
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"model_type": None},
+        {"model_type": "gpt_bigcode"},
+        {"model_type": "llama"},
+        {"model_type": ["starcoder2"]},
+    ],
+)
 def test_another_model_is_refused(found: dict[str, Any]) -> None:
     raw = {name: value for name, value in MINIMAL.items() if name != "model_type"} | found
     with pytest.raises(UnsupportedModelError, match=r"model_type is .*, expected 'starcoder2'"):
@@ -231,7 +260,9 @@ def test_another_model_is_refused(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", [name for name in MINIMAL if name != "model_type"])
 def test_a_size_that_is_missing_is_refused(name: str) -> None:
     raw = {key: value for key, value in MINIMAL.items() if key != name}
-    with pytest.raises(UnsupportedModelError, match=f"{name} is 'missing', expected a positive integer"):
+    with pytest.raises(
+        UnsupportedModelError, match=f"{name} is 'missing', expected a positive integer"
+    ):
         Starcoder2Config.from_dict(raw)
 
 
@@ -256,7 +287,9 @@ def test_a_size_is_a_positive_integer(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 4096.0, "4096", True, False])
 def test_a_window_is_a_positive_integer_or_null(value: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"sliding_window is .*, expected a positive integer or null"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"sliding_window is .*, expected a positive integer or null"
+    ):
         read(sliding_window=value)
 
 
@@ -280,12 +313,18 @@ def test_the_spellings_of_gelu(name: str) -> None:
 
 @pytest.mark.parametrize("heads", [3, 8])
 def test_key_value_heads_divide_the_heads(heads: int) -> None:
-    with pytest.raises(UnsupportedModelError, match=rf"num_key_value_heads is {heads}, expected a divisor of num_attention_heads \(4\)"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=rf"num_key_value_heads is {heads}, expected a divisor of num_attention_heads \(4\)",
+    ):
         read(num_key_value_heads=heads)
 
 
 def test_heads_divide_the_hidden_size() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"num_attention_heads is 4, expected a divisor of hidden_size \(34\)"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"num_attention_heads is 4, expected a divisor of hidden_size \(34\)",
+    ):
         read(hidden_size=34)
 
 
@@ -318,22 +357,40 @@ def test_an_unknown_setting_that_is_null_sets_nothing() -> None:
     assert read(attention_multiplier=None) == read()
 
 
-@pytest.mark.parametrize(("old", "same", "other"), [("layer_norm_epsilon", 1e-5, 1e-6), ("activation_function", "gelu_pytorch_tanh", "gelu")])
-def test_names_from_starcoder_1_must_agree_with_the_new_ones(old: str, same: Any, other: Any) -> None:
+@pytest.mark.parametrize(
+    ("old", "same", "other"),
+    [("layer_norm_epsilon", 1e-5, 1e-6), ("activation_function", "gelu_pytorch_tanh", "gelu")],
+)
+def test_names_from_starcoder_1_must_agree_with_the_new_ones(
+    old: str, same: Any, other: Any
+) -> None:
     assert read(**{old: same}) == read()
     with pytest.raises(UnsupportedModelError, match=f"{old} is {other!r}, expected the same as"):
         read(**{old: other})
 
 
 def test_unknown_settings_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"unknown setting attention_multiplier=0\.5, query_scalar=2, expected StarCoder2's own"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=(
+            r"unknown setting attention_multiplier=0\.5, query_scalar=2, expected StarCoder2's own"
+        ),
+    ):
         read(query_scalar=2, attention_multiplier=0.5)
 
 
 @pytest.mark.parametrize(
-    ("written", "read_as"), [({}, ()), ({"eos_token_id": None}, ()), ({"eos_token_id": 0}, (0,)), ({"eos_token_id": [3, 0]}, (3, 0))]
+    ("written", "read_as"),
+    [
+        ({}, ()),
+        ({"eos_token_id": None}, ()),
+        ({"eos_token_id": 0}, (0,)),
+        ({"eos_token_id": [3, 0]}, (3, 0)),
+    ],
 )
-def test_end_tokens_are_a_number_or_a_list(written: dict[str, Any], read_as: tuple[int, ...]) -> None:
+def test_end_tokens_are_a_number_or_a_list(
+    written: dict[str, Any], read_as: tuple[int, ...]
+) -> None:
     assert read(**written).eos_token_ids == read_as
 
 
@@ -344,13 +401,24 @@ def test_end_tokens_that_are_none_are_refused(value: Any) -> None:
 
 
 def test_a_number_too_large_for_a_float_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="norm_epsilon is inf, expected a positive number"):
-        Starcoder2Config.from_dict(json.loads(json.dumps(MINIMAL)[:-1] + ', "norm_epsilon": 1e999}'))
+    with pytest.raises(
+        UnsupportedModelError, match="norm_epsilon is inf, expected a positive number"
+    ):
+        Starcoder2Config.from_dict(
+            json.loads(json.dumps(MINIMAL)[:-1] + ', "norm_epsilon": 1e999}')
+        )
 
 
 def test_the_facts_for_the_runtime_are_those_of_the_configuration() -> None:
-    facts = read(sliding_window=3, rope_theta=500, tie_word_embeddings=False, head_dim=6).facts(parameters=12, eos_token_ids=(1, 2))
-    assert (facts.architecture, facts.num_layers, facts.hidden_size, facts.intermediate_size) == ("starcoder2", 3, 32, 48)
+    facts = read(sliding_window=3, rope_theta=500, tie_word_embeddings=False, head_dim=6).facts(
+        parameters=12, eos_token_ids=(1, 2)
+    )
+    assert (facts.architecture, facts.num_layers, facts.hidden_size, facts.intermediate_size) == (
+        "starcoder2",
+        3,
+        32,
+        48,
+    )
     assert (facts.num_heads, facts.num_kv_heads, facts.head_dim, facts.vocab_size) == (4, 2, 6, 100)
     assert (facts.context_length, facts.sliding_window, facts.tied_embeddings) == (4096, 3, False)
     assert (facts.rope_theta, type(facts.rope_theta)) == (500.0, float)

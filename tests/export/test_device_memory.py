@@ -1,7 +1,9 @@
-"""What the runtime does for a device with memory of its own, with the processors' memory in the part of it.
+"""What the runtime does for a device with memory of its own, with the processors'
+memory in the part of it.
 
-Values that stay where they are, buffers that are used again, tokens chosen on the device: all but the copies over the bus and the
-captured graphs themselves, which tests/cuda looks at where there is a GPU.
+Values that stay where they are, buffers that are used again, tokens chosen on the
+device: all but the copies over the bus and the captured graphs themselves, which
+tests/cuda looks at where there is a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.storage import DeviceBuffer
 from tests.runtime.rows import cache_of
 
-PROMPTS = ["def add(a, b):\n", "import os\nimport sys\n\nfor path in sys.argv:\n", "class Stack:\n    def push(self, item):\n"]
+PROMPTS = [
+    "def add(a, b):\n",
+    "import os\nimport sys\n\nfor path in sys.argv:\n",
+    "class Stack:\n    def push(self, item):\n",
+]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*for cuda:UserWarning")
 
@@ -55,7 +61,9 @@ def staged(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on_device(bundle: Path, *, cuda_graphs: bool = True, count: int = 1) -> Model:
-    return open_model(Bundle.open(bundle), place=Place((StandIn(),) * count, 2, cuda_graphs=cuda_graphs))
+    return open_model(
+        Bundle.open(bundle), place=Place((StandIn(),) * count, 2, cuda_graphs=cuda_graphs)
+    )
 
 
 @pytest.fixture
@@ -68,31 +76,59 @@ def here(gpu_bundle: Path) -> Model:
     return sc2onnx.load(gpu_bundle)
 
 
-def test_logits_are_the_same_however_the_sequence_grows_and_is_rewound(there: Model, here: Model) -> None:
+def test_logits_are_the_same_however_the_sequence_grows_and_is_rewound(
+    there: Model, here: Model
+) -> None:
     tokens = np.random.default_rng(0).integers(0, 4096, 700)
     with there.sequence() as ours, here.sequence() as theirs:
-        for first, stop, back in ((0, 1, 0), (1, 60, 0), (60, 130, 20), (110, 600, 250), (350, 351, 0), (351, 700, 0)):
-            np.testing.assert_array_equal(ours.append(tokens[first:stop]), theirs.append(tokens[first:stop]))
+        for first, stop, back in (
+            (0, 1, 0),
+            (1, 60, 0),
+            (60, 130, 20),
+            (110, 600, 250),
+            (350, 351, 0),
+            (351, 700, 0),
+        ):
+            np.testing.assert_array_equal(
+                ours.append(tokens[first:stop]), theirs.append(tokens[first:stop])
+            )
             ours.rewind(back)
             theirs.rewind(back)
         assert all(isinstance(buffer, DeviceBuffer) for buffer in cache_of(ours).buffers)
         assert ours.rewindable == ours.length  # every position is kept
 
 
-@pytest.mark.parametrize("sampled", [{}, {"temperature": 0.8, "seed": 3}, {"repetition_penalty": 1.2}, {"logprobs": True}, {"heal": True}], ids=str)
+@pytest.mark.parametrize(
+    "sampled",
+    [
+        {},
+        {"temperature": 0.8, "seed": 3},
+        {"repetition_penalty": 1.2},
+        {"logprobs": True},
+        {"heal": True},
+    ],
+    ids=str,
+)
 def test_completions_are_the_same(there: Model, here: Model, sampled: dict[str, Any]) -> None:
     for prompt in PROMPTS:
         here.forget()  # what is reused is computed in other steps, and each rounds in its own way
-        assert there.generate(prompt, max_new_tokens=40, **sampled) == here.generate(prompt, max_new_tokens=40, **sampled)
+        assert there.generate(prompt, max_new_tokens=40, **sampled) == here.generate(
+            prompt, max_new_tokens=40, **sampled
+        )
 
 
 def test_batches_of_which_rows_end_and_enter_are_the_same(gpu_bundle: Path, here: Model) -> None:
     prompts = [*PROMPTS, "x = [", "# a comment\n"]
     together = open_model(Bundle.open(gpu_bundle), place=Place((StandIn(),), 2))
     here.forget()  # what is reused is computed in other steps
-    assert together.generate(prompts, max_new_tokens=20, stop="\n\n") == here.generate(prompts, max_new_tokens=20, stop="\n\n")
-    found, expected = (model.generate(prompts, max_new_tokens=8, logprobs=True) for model in (together, here))
-    for ours, theirs in zip(found, expected, strict=True):  # prompts are cut as time has it, and each cut rounds in its own way
+    assert together.generate(prompts, max_new_tokens=20, stop="\n\n") == here.generate(
+        prompts, max_new_tokens=20, stop="\n\n"
+    )
+    found, expected = (
+        model.generate(prompts, max_new_tokens=8, logprobs=True) for model in (together, here)
+    )
+    # prompts are cut as time has it, and each cut rounds in its own way
+    for ours, theirs in zip(found, expected, strict=True):
         assert ours.tokens == theirs.tokens
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=0.02)
 
@@ -108,10 +144,20 @@ def test_a_beginning_that_was_kept_is_used_again(there: Model, here: Model) -> N
         assert found.tokens == expected.tokens
 
 
-def test_greedy_tokens_are_chosen_there_and_logits_stay(there: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_greedy_tokens_are_chosen_there_and_logits_stay(
+    there: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, asked = Step.run, list[bool]()
 
-    def watched(self: Step, tokens: object, past: object, num_logits: int, *, ids: bool = False, ragged: object = None) -> object:
+    def watched(
+        self: Step,
+        tokens: object,
+        past: object,
+        num_logits: int,
+        *,
+        ids: bool = False,
+        ragged: object = None,
+    ) -> object:
         asked.append(ids)
         return real(self, tokens, past, num_logits, ids=ids)  # type: ignore[arg-type]
 
@@ -131,7 +177,9 @@ def test_logits_that_are_no_numbers_are_noticed_there(checkpoint: Path, tmp_path
     from safetensors.numpy import load_file, save_file
 
     broken = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
-    tensors = {name: tensor.copy() for name, tensor in load_file(broken / "model.safetensors").items()}
+    tensors = {
+        name: tensor.copy() for name, tensor in load_file(broken / "model.safetensors").items()
+    }
     tensors["model.norm.weight"][:] = 3e4
     tensors["model.embed_tokens.weight"][7] *= 3e4  # overflows as an output, not as a weight
     save_file(tensors, broken / "model.safetensors")
@@ -152,13 +200,17 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
         for sequence in (one, two):
             sequence.append([5, 6, 7])
             sequence.append([8])
-        addresses = [{buffer.address for buffer in cache_of(sequence).buffers} for sequence in (one, two)]
+        addresses = [
+            {buffer.address for buffer in cache_of(sequence).buffers} for sequence in (one, two)
+        ]
         assert not addresses[0] & addresses[1]  # two that live share nothing
     numbers = [resident.number for resident in graph.captured.values()]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))  # one graph each
 
 
-def test_no_more_graphs_are_captured_than_there_may_be(gpu_bundle: Path, here: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_graphs_are_captured_than_there_may_be(
+    gpu_bundle: Path, here: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sc2onnx.runtime.ort.binding.MOST_CAPTURED", 2)
     model = on_device(gpu_bundle)
     sequences = [model.sequence() for _ in range(4)]
@@ -181,11 +233,16 @@ def test_without_graphs_nothing_is_captured(gpu_bundle: Path) -> None:
 def test_stages_hand_their_hidden_states_on(staged: Path) -> None:
     ours, theirs = on_device(staged, count=2), sc2onnx.load(staged)
     assert GREEDY_IDS in ours.session.graphs[1].outputs
-    assert not any(graph.captures for graph in ours.session.graphs)  # what is handed on lies somewhere else in every step
+    # what is handed on lies somewhere else in every step
+    assert not any(graph.captures for graph in ours.session.graphs)
     for prompt in PROMPTS:
-        assert ours.generate(prompt, max_new_tokens=30) == theirs.generate(prompt, max_new_tokens=30)
+        assert ours.generate(prompt, max_new_tokens=30) == theirs.generate(
+            prompt, max_new_tokens=30
+        )
     mixed = open_model(Bundle.open(staged), place=Place((StandIn(), Device()), 2))
-    assert mixed.generate(PROMPTS[0], max_new_tokens=30) == theirs.generate(PROMPTS[0], max_new_tokens=30)
+    assert mixed.generate(PROMPTS[0], max_new_tokens=30) == theirs.generate(
+        PROMPTS[0], max_new_tokens=30
+    )
     with mixed.sequence() as sequence:
         sequence.append([1, 2])
         kinds = [type(buffer) for buffer in cache_of(sequence).buffers]

@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sc2onnx.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError, TensorError
+from sc2onnx.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    TensorError,
+)
 from sc2onnx.export import export, hub
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.estimate import estimates
@@ -56,7 +61,9 @@ def put_header(directory: Path, header: bytes, data: bytes = bytes(8)) -> Path:
 
 def entry(**changes: Any) -> bytes:
     """A header of one tensor of 8 bytes, changed."""
-    return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}).encode()
+    return json.dumps(
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}
+    ).encode()
 
 
 @pytest.mark.parametrize(
@@ -112,8 +119,12 @@ def test_a_header_that_is_there_but_huge_is_not_read(make_checkpoint: Make) -> N
 
 def test_an_empty_tensor_is_misshapen(make_checkpoint: Make, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.c_fc.weight"
-    directory = make_checkpoint(edit=lambda tensors: tensors.update({name: np.zeros((0, 1 << 40), np.float32)}))
-    with pytest.raises(TensorError, match=rf"tensor {name} has shape \(0, {1 << 40}\), expected \(40, 16\)"):
+    directory = make_checkpoint(
+        edit=lambda tensors: tensors.update({name: np.zeros((0, 1 << 40), np.float32)})
+    )
+    with pytest.raises(
+        TensorError, match=rf"tensor {name} has shape \(0, {1 << 40}\), expected \(40, 16\)"
+    ):
         export(directory, tmp_path / "out")
 
 
@@ -136,7 +147,9 @@ def test_an_empty_tensor_is_misshapen(make_checkpoint: Make, tmp_path: Path) -> 
     ],
     ids=lambda change: next(iter(change))[:30],
 )
-def test_sizes_of_a_configuration_are_bounded_before_use(make_checkpoint: Make, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_sizes_of_a_configuration_are_bounded_before_use(
+    make_checkpoint: Make, tmp_path: Path, change: dict[str, Any]
+) -> None:
     directory = make_checkpoint()
     settings = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**settings, **change}))
@@ -192,7 +205,9 @@ def test_an_index_of_a_million_entries_is_not_read(make_checkpoint: Make) -> Non
     ],
     ids=lambda value: str(value)[:20].encode("unicode_escape").decode(),
 )
-def test_an_index_names_plain_files_that_are_there(make_checkpoint: Make, name: str, kind: type[CheckpointError]) -> None:
+def test_an_index_names_plain_files_that_are_there(
+    make_checkpoint: Make, name: str, kind: type[CheckpointError]
+) -> None:
     directory = make_checkpoint(shards=2)
     index = json.loads((directory / INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = name
@@ -220,9 +235,15 @@ KINDS: list[Callable[[Path], object]] = [
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-@pytest.mark.parametrize("make", KINDS, ids=["pipe", "link to a pipe", "directory", "device", "circle", "nowhere"])
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors", INDEX, "SHARD"])
-def test_what_is_no_file_is_not_opened(make_checkpoint: Make, name: str, make: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    "make", KINDS, ids=["pipe", "link to a pipe", "directory", "device", "circle", "nowhere"]
+)
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "model.safetensors", INDEX, "SHARD"]
+)
+def test_what_is_no_file_is_not_opened(
+    make_checkpoint: Make, name: str, make: Callable[[Path], object]
+) -> None:
     directory = make_checkpoint(shards=0 if name == "model.safetensors" else 2)
     path = directory / ("model-00002-of-00002.safetensors" if name == "SHARD" else name)
     path.unlink(missing_ok=True)
@@ -232,7 +253,9 @@ def test_what_is_no_file_is_not_opened(make_checkpoint: Make, name: str, make: C
     assert "expected a regular file" in message or "a link that leads to no file" in message
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors"])
 def test_what_cannot_be_read_is_named(make_checkpoint: Make, name: str) -> None:
     directory = make_checkpoint()
@@ -249,16 +272,25 @@ def test_a_path_that_cannot_be_is_an_error_of_ours(name: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_weights_that_are_replaced_meanwhile_are_noticed(make_checkpoint: Make, tmp_path: Path) -> None:
+def test_weights_that_are_replaced_meanwhile_are_noticed(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
     """By a file of the same size, before the last tensor is read: the bundle would be of both."""
-    directory, other = make_checkpoint(), make_checkpoint(name="other", edit=lambda tensors: [np.negative(a, a) for a in tensors.values()])
+    directory, other = (
+        make_checkpoint(),
+        make_checkpoint(
+            name="other", edit=lambda tensors: [np.negative(a, a) for a in tensors.values()]
+        ),
+    )
 
     class Replacing(Silent):
         def advance(self, nbytes: int) -> None:
             if (other / "model.safetensors").exists():
                 os.replace(other / "model.safetensors", directory / "model.safetensors")
 
-    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors changed while it was read"):
+    with pytest.raises(
+        CorruptCheckpointError, match=r"model\.safetensors changed while it was read"
+    ):
         export(directory, tmp_path / "out", progress=Replacing())
     assert not (tmp_path / "out").exists()
 
@@ -270,7 +302,9 @@ def test_very_many_small_tensors_are_opened_soon(make_checkpoint: Make) -> None:
     assert len(Checkpoint.open(directory).tensors) == 5_000
 
 
-def test_the_licence_is_not_read_out_of_the_directory(make_checkpoint: Make, tmp_path: Path) -> None:
+def test_the_licence_is_not_read_out_of_the_directory(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
     directory = make_checkpoint()
     (tmp_path / "card").write_text("---\nlicense: secret\n---\n")
     (directory / "README.md").symlink_to(tmp_path / "card")

@@ -1,4 +1,6 @@
-"""Checkpoints by hub id, from the cache and without a network; and what is said when the hub has no such thing."""
+"""Checkpoints by hub id, from the cache and without a network; and what is said when
+the hub has no such thing.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,18 @@ from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import CheckpointNotFoundError
 from sc2onnx.export import export, hub
 
-MAIN, TAGGED = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"
+MAIN, TAGGED = (
+    "0123456789abcdef0123456789abcdef01234567",
+    "89abcdef0123456789abcdef0123456789abcdef",
+)
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def hub_cache(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
-    """The cache of huggingface_hub with org/name: ``main`` of window 5, and the tag ``v1`` of window 3."""
+    """The cache of huggingface_hub with org/name: ``main`` of window 5, and
+    the tag ``v1`` of window 3.
+    """
     repository = tmp_path / "hub" / "models--org--name"
     (repository / "refs").mkdir(parents=True)
     (repository / "blobs").mkdir()
@@ -47,12 +54,26 @@ def hub_cache(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """``run(*arguments, **environment)``: ``sc2onnx export`` in another process, for huggingface_hub reads its environment when imported."""
+    """``run(*arguments, **environment)``: ``sc2onnx export`` in another process, for
+    huggingface_hub reads its environment when imported.
+    """
 
     def start(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy")}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy")
+        }
         return subprocess.run(
-            [sys.executable, "-m", "sc2onnx", "export", *map(str, arguments), "--precision", "fp32"],
+            [
+                sys.executable,
+                "-m",
+                "sc2onnx",
+                "export",
+                *map(str, arguments),
+                "--precision",
+                "fp32",
+            ],
             env={**clean, "HF_HOME": str(tmp_path / "hf-home"), **environment},
             cwd=tmp_path,
             capture_output=True,
@@ -65,12 +86,19 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize(
     ("options", "commit", "window"),
-    [((), MAIN, 5), (("--revision", "main"), MAIN, 5), (("--revision", "v1"), TAGGED, 3), (("--revision", TAGGED), TAGGED, 3)],
+    [
+        ((), MAIN, 5),
+        (("--revision", "main"), MAIN, 5),
+        (("--revision", "v1"), TAGGED, 3),
+        (("--revision", TAGGED), TAGGED, 3),
+    ],
 )
 def test_a_cached_checkpoint_is_exported_by_its_id_without_a_network(
     hub_cache: Path, run: Run, tmp_path: Path, options: tuple[str, ...], commit: str, window: int
 ) -> None:
-    done = run("org/name", tmp_path / "bundle", *options, HF_HUB_CACHE=str(hub_cache), HF_HUB_OFFLINE="1")
+    done = run(
+        "org/name", tmp_path / "bundle", *options, HF_HUB_CACHE=str(hub_cache), HF_HUB_OFFLINE="1"
+    )
     assert done.returncode == 0, done.stderr
     manifest = Manifest.read(tmp_path / "bundle")
     assert (manifest.provenance.source, manifest.provenance.revision) == ("org/name", commit)
@@ -82,21 +110,35 @@ def test_a_cached_checkpoint_is_exported_by_its_id_without_a_network(
     assert commit in card
 
 
-@pytest.mark.parametrize(("arguments", "named"), [(("org/absent",), "org/absent"), (("org/name", "--revision", "v2"), "v2")])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(("org/absent",), "org/absent"), (("org/name", "--revision", "v2"), "v2")],
+)
 def test_what_the_cache_lacks_is_named_when_there_is_no_network(
     hub_cache: Path, run: Run, tmp_path: Path, arguments: tuple[str, ...], named: str
 ) -> None:
-    done = run(*arguments[:1], tmp_path / "bundle", *arguments[1:], HF_HUB_CACHE=str(hub_cache), HF_HUB_OFFLINE="1")
+    done = run(
+        *arguments[:1],
+        tmp_path / "bundle",
+        *arguments[1:],
+        HF_HUB_CACHE=str(hub_cache),
+        HF_HUB_OFFLINE="1",
+    )
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"sc2onnx export: no directory {arguments[0]}, and the hub cannot be reached nor does its local cache hold it")
+    assert last.startswith(
+        f"sc2onnx export: no directory {arguments[0]}, and the hub cannot be reached nor does "
+        "its local cache hold it"
+    )
     assert named in last
     assert "HF_HUB_OFFLINE" in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_snapshot_that_was_not_downloaded_to_the_end_is_refused(hub_cache: Path, run: Run, tmp_path: Path) -> None:
+def test_a_snapshot_that_was_not_downloaded_to_the_end_is_refused(
+    hub_cache: Path, run: Run, tmp_path: Path
+) -> None:
     (hub_cache / "models--org--name" / "snapshots" / MAIN / "model.safetensors").unlink()
     done = run("org/name", tmp_path / "bundle", HF_HUB_CACHE=str(hub_cache), HF_HUB_OFFLINE="1")
     assert done.returncode == 2
@@ -106,7 +148,9 @@ def test_a_snapshot_that_was_not_downloaded_to_the_end_is_refused(hub_cache: Pat
 
 @pytest.fixture(params=["refused", "dropped", "nonsense"])
 def broken_hub(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Address of a hub that refuses connections, ends them without an answer, or answers nonsense."""
+    """Address of a hub that refuses connections, ends them without an
+    answer, or answers nonsense.
+    """
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if request.param != "refused":
@@ -121,7 +165,10 @@ def broken_hub(request: pytest.FixtureRequest) -> Iterator[str]:
                 with connection:
                     connection.recv(65536)
                     if request.param == "nonsense":
-                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 7\r\nConnection: close\r\n\r\n<html/>")
+                        connection.sendall(
+                            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 7\r\n"
+                            b"Connection: close\r\n\r\n<html/>"
+                        )
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -129,7 +176,9 @@ def broken_hub(request: pytest.FixtureRequest) -> Iterator[str]:
             server.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_hub_that_does_not_answer_properly_is_an_error_in_one_line(broken_hub: str, run: Run, tmp_path: Path) -> None:
+def test_a_hub_that_does_not_answer_properly_is_an_error_in_one_line(
+    broken_hub: str, run: Run, tmp_path: Path
+) -> None:
     done = run("org/name", tmp_path / "bundle", HF_ENDPOINT=broken_hub)
     assert "Traceback" not in done.stderr
     assert done.returncode == 2
@@ -152,7 +201,19 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["./missing/dir", "../missing", "/missing/dir", "missing", "a/b/c", "missing/", "~/checkpoint", "org/", "org name/x", "-x/y"]
+    "name",
+    [
+        "./missing/dir",
+        "../missing",
+        "/missing/dir",
+        "missing",
+        "a/b/c",
+        "missing/",
+        "~/checkpoint",
+        "org/",
+        "org name/x",
+        "-x/y",
+    ],
 )
 def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(
     downloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -163,11 +224,17 @@ def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(
     assert downloads == []
 
 
-def test_a_name_in_a_directory_that_is_there_is_a_path(downloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_in_a_directory_that_is_there_is_a_path(
+    downloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "org").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        CheckpointNotFoundError, match="no checkpoint at org/name: the directory org has no name: correct the name, or give a revision"
+        CheckpointNotFoundError,
+        match=(
+            "no checkpoint at org/name: the directory org has no name: correct the "
+            "name, or give a revision"
+        ),
     ):
         export("org/name", tmp_path / "bundle")
     assert downloads == []
@@ -176,7 +243,9 @@ def test_a_name_in_a_directory_that_is_there_is_a_path(downloads: list[str], tmp
     assert downloads == ["org/name"]
 
 
-def test_a_local_directory_is_what_it_is(downloads: list[str], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_directory_is_what_it_is(
+    downloads: list[str], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even if it looks like a hub id; it is called by its own name however it is reached."""
     monkeypatch.chdir(tiny_checkpoint.parent.parent)
     looks_like_an_id = f"{tiny_checkpoint.parent.name}/{tiny_checkpoint.name}"
@@ -186,19 +255,28 @@ def test_a_local_directory_is_what_it_is(downloads: list[str], tiny_checkpoint: 
     assert downloads == []
 
 
-def test_a_local_directory_has_no_revision(downloads: list[str], tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointNotFoundError, match="is a local directory, it has no revision 'v1': leave the revision out"):
+def test_a_local_directory_has_no_revision(
+    downloads: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        CheckpointNotFoundError,
+        match="is a local directory, it has no revision 'v1': leave the revision out",
+    ):
         export(tiny_checkpoint, tmp_path / "bundle", revision="v1")
     assert downloads == []
     assert not (tmp_path / "bundle").exists()
 
 
-def test_only_what_an_export_needs_is_downloaded(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_an_export_needs_is_downloaded(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a repository that also has pickles and weights of other frameworks."""
     snapshot = tiny_checkpoint.parent / MAIN
     asked: list[tuple[str, Any, Any]] = []
 
-    def download(repo_id: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool) -> str:
+    def download(
+        repo_id: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool
+    ) -> str:
         assert not local_files_only
         asked.append((repo_id, revision, allow_patterns))
         return str(snapshot)
@@ -208,29 +286,64 @@ def test_only_what_an_export_needs_is_downloaded(tiny_checkpoint: Path, monkeypa
     assert hub.resolve("org/name", "v1") == hub.Source(snapshot, "org/name", MAIN)
     ((repo_id, revision, patterns),) = asked
     assert (repo_id, revision) == ("org/name", "v1")
-    wanted = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE", "README.md"]
-    wanted += ["model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
-    unwanted = ["pytorch_model.bin", "flax_model.msgpack", "model.gguf", "onnx/model.onnx", ".gitattributes", "train.py"]
-    assert [name for name in [*wanted, *unwanted] if any(fnmatch(name, pattern) for pattern in patterns)] == wanted
+    wanted = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "LICENSE",
+        "README.md",
+    ]
+    wanted += [
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
+    unwanted = [
+        "pytorch_model.bin",
+        "flax_model.msgpack",
+        "model.gguf",
+        "onnx/model.onnx",
+        ".gitattributes",
+        "train.py",
+    ]
+    assert [
+        name for name in [*wanted, *unwanted] if any(fnmatch(name, pattern) for pattern in patterns)
+    ] == wanted
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         ("GatedRepoError", "org/name is gated: accept its licence on the hub, then log in"),
-        ("RepositoryNotFoundError", "no directory and no hub model org/name: correct the name, or log in if it is private"),
-        ("RevisionNotFoundError", "org/name has no revision 'v9' on the hub: give a branch, tag or commit that exists"),
-        ("LocalEntryNotFoundError", "no directory org/name, and the hub cannot be reached nor does its local cache hold it at revision v9"),
+        (
+            "RepositoryNotFoundError",
+            "no directory and no hub model org/name: correct the name, or log in if it is private",
+        ),
+        (
+            "RevisionNotFoundError",
+            "org/name has no revision 'v9' on the hub: give a branch, tag or commit that exists",
+        ),
+        (
+            "LocalEntryNotFoundError",
+            (
+                "no directory org/name, and the hub cannot be reached nor does its local cache "
+                "hold it at revision v9"
+            ),
+        ),
         ("HfHubHTTPError", "org/name could not be downloaded"),
         ("HFValidationError", "org/name could not be downloaded"),
         (OSError, "org/name could not be downloaded (broken): try again"),
     ],
 )
-def test_each_refusal_of_the_hub_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | type[OSError], message: str) -> None:
+def test_each_refusal_of_the_hub_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | type[OSError], message: str
+) -> None:
     error_type: type[Exception] = getattr(hub_errors, kind) if isinstance(kind, str) else kind
 
     def download(*arguments: Any, **options: Any) -> str:
-        error = error_type.__new__(error_type, "broken")  # their constructors differ between versions
+        # their constructors differ between versions
+        error = error_type.__new__(error_type, "broken")
         error.args = ("broken",)
         raise error
 
@@ -241,6 +354,12 @@ def test_each_refusal_of_the_hub_says_what_to_do(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "bundle").exists()
 
 
-def test_the_manifest_of_the_command_line_is_that_of_the_bundle(hub_cache: Path, run: Run, tmp_path: Path) -> None:
-    done = run("org/name", tmp_path / "bundle", "--json", HF_HUB_CACHE=str(hub_cache), HF_HUB_OFFLINE="1")
-    assert json.loads(done.stdout)["manifest"] == json.loads(Manifest.read(tmp_path / "bundle").to_json())
+def test_the_manifest_of_the_command_line_is_that_of_the_bundle(
+    hub_cache: Path, run: Run, tmp_path: Path
+) -> None:
+    done = run(
+        "org/name", tmp_path / "bundle", "--json", HF_HUB_CACHE=str(hub_cache), HF_HUB_OFFLINE="1"
+    )
+    assert json.loads(done.stdout)["manifest"] == json.loads(
+        Manifest.read(tmp_path / "bundle").to_json()
+    )

@@ -1,4 +1,6 @@
-"""Killed, interrupted, or met by another at the same path: a bundle is there whole, or the place is as it was."""
+"""Killed, interrupted, or met by another at the same path: a bundle is there whole,
+or the place is as it was.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,12 @@ Check = Callable[[Path], None]
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_appears_at_the_output_path_meanwhile_is_not_replaced_either(
-    tiny_checkpoint: Path, place: Path, contents: Contents, overwrite: bool, make_foreign: Callable[[], None], during: During
+    tiny_checkpoint: Path,
+    place: Path,
+    contents: Contents,
+    overwrite: bool,
+    make_foreign: Callable[[], None],
+    during: During,
 ) -> None:
     """The weights of a large model take minutes to write."""
     before: list[dict[str, bytes | None]] = []
@@ -33,7 +40,13 @@ def test_what_appears_at_the_output_path_meanwhile_is_not_replaced_either(
     def meanwhile() -> None:
         (partial,) = place.iterdir()
         make_foreign()
-        before.append({name: data for name, data in contents(place).items() if not name.startswith(partial.name)})
+        before.append(
+            {
+                name: data
+                for name, data in contents(place).items()
+                if not name.startswith(partial.name)
+            }
+        )
 
     with pytest.raises(OutputError):
         export(tiny_checkpoint, place / "bundle", overwrite=overwrite, progress=during(meanwhile))
@@ -73,7 +86,12 @@ def test_of_two_exports_that_end_at_the_same_time_one_gives_way(
 
 @pytest.mark.parametrize("name", ["bundle", "model[v1]", "what?", "with space", "3.1"])
 def test_what_a_killed_export_left_is_removed_by_the_next(
-    tiny_checkpoint: Path, tmp_path: Path, place: Path, name: str, during: During, assert_new_and_alone: Check
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    place: Path,
+    name: str,
+    during: During,
+    assert_new_and_alone: Check,
 ) -> None:
     kept = tmp_path / "kept"
 
@@ -87,8 +105,12 @@ def test_what_a_killed_export_left_is_removed_by_the_next(
     assert_new_and_alone(place / name)
 
 
-def test_an_export_killed_in_the_middle(tiny_checkpoint: Path, place: Path, start_slow_export: Start, assert_new_and_alone: Check) -> None:
-    """While it lives, another export to the same path leaves it alone; when it is dead, the next one cleans up after it."""
+def test_an_export_killed_in_the_middle(
+    tiny_checkpoint: Path, place: Path, start_slow_export: Start, assert_new_and_alone: Check
+) -> None:
+    """While it lives, another export to the same path leaves it alone; when it is dead, the
+    next one cleans up after it.
+    """
     with start_slow_export(tiny_checkpoint, place / "bundle") as process:
         try:
             (partial,) = place.iterdir()
@@ -113,7 +135,9 @@ def test_an_overwrite_killed_while_it_replaces(
     moment: str,
     assert_new_and_alone: Check,
 ) -> None:
-    """Killed before the second rename, or before the old bundle is removed: one of the two is whole, and the next export cleans up."""
+    """Killed before the second rename, or before the old bundle is removed: one of the two is
+    whole, and the next export cleans up.
+    """
     before = contents(old)
     script = f"""
 import os, shutil, signal, sys
@@ -135,9 +159,21 @@ export(sys.argv[1], sys.argv[2], overwrite=True)
     assert_new_and_alone(old)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+        (signal.SIGINT, 130),
+    ],
+)
 def test_an_interrupted_command_leaves_nothing(
-    tiny_checkpoint: Path, place: Path, contents: Contents, start_slow_export: Start, number: signal.Signals, status: int
+    tiny_checkpoint: Path,
+    place: Path,
+    contents: Contents,
+    start_slow_export: Start,
+    number: signal.Signals,
+    status: int,
 ) -> None:
     with start_slow_export(tiny_checkpoint, place / "bundle") as process:
         assert list(place.iterdir())
@@ -148,7 +184,9 @@ def test_an_interrupted_command_leaves_nothing(
     assert contents(place) == {}
 
 
-def test_an_interrupted_overwrite_keeps_the_old_bundle(tiny_checkpoint: Path, old: Path, contents: Contents, start_slow_export: Start) -> None:
+def test_an_interrupted_overwrite_keeps_the_old_bundle(
+    tiny_checkpoint: Path, old: Path, contents: Contents, start_slow_export: Start
+) -> None:
     before = contents(old.parent)
     with start_slow_export(tiny_checkpoint, old, "--overwrite") as process:
         assert len(list(old.parent.iterdir())) == 2

@@ -84,7 +84,15 @@ def test_a_layer_has_five_nodes(exported: Callable[..., Path], biases: bool) -> 
     assert list(qkv.input) == [embedded, *weights("self_attn.qkv_proj"), *norm("input_layernorm")]
     caches = ["past_key_values.0.key", "past_key_values.0.value"]
     tables = ["rotary.cos_cache", "rotary.sin_cache"]
-    assert list(attention.input) == [qkv.output[0], "input_ids", "past_lengths", *tables, *caches, STEP_LENGTHS, CACHE_ROWS]
+    assert list(attention.input) == [
+        qkv.output[0],
+        "input_ids",
+        "past_lengths",
+        *tables,
+        *caches,
+        STEP_LENGTHS,
+        CACHE_ROWS,
+    ]
     assert list(attention.output)[1:] == ["present.0.key", "present.0.value"]
     assert list(out.input) == [attention.output[0], *weights("self_attn.o_proj"), "", "", embedded]
     assert list(inner.input) == [

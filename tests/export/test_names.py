@@ -64,7 +64,8 @@ def test_a_prefix_of_every_tensor_is_dropped(prefix: str) -> None:
 def test_so_is_it_of_the_bare_model(prefix: str) -> None:
     bare = {prefix + name.removeprefix("model."): name for name in OWN if name != "lm_head.weight"}
     assert own_names(bare) == bare
-    head = {f"{prefix}lm_head.weight": "lm_head.weight"}  # transformers takes it beside the bare body
+    # transformers takes it beside the bare body
+    head = {f"{prefix}lm_head.weight": "lm_head.weight"}
     assert own_names(bare | head) == bare | head
 
 
@@ -87,7 +88,11 @@ def test_wrappers_of_parts_are_dropped(before: str, after: str) -> None:
 
 def test_own_names_stay() -> None:
     assert own_names(OWN) == {name: name for name in OWN}
-    assert own_names(["a", "b.c", "lm_head.weight"]) == {"a": "a", "b.c": "b.c", "lm_head.weight": "lm_head.weight"}
+    assert own_names(["a", "b.c", "lm_head.weight"]) == {
+        "a": "a",
+        "b.c": "b.c",
+        "lm_head.weight": "lm_head.weight",
+    }
     extra = [*OWN, "score.weight", "v_head.summary.bias"]
     assert own_names(extra) == {name: name for name in extra}
 
@@ -96,11 +101,17 @@ def test_own_names_stay() -> None:
     ("names", "shown"),
     [
         (["_orig_mod." + OWN[0], *OWN[1:]], ["'model.'", "'_orig_mod.model.'", "torch.compile"]),
-        (["module." + name for name in OWN[:-1]] + OWN[-1:], ["'module.model.'", "''", "DistributedDataParallel"]),
+        (
+            ["module." + name for name in OWN[:-1]] + OWN[-1:],
+            ["'module.model.'", "''", "DistributedDataParallel"],
+        ),
         (["module." + OWN[-1], *OWN[:-1]], ["'module.'", "'model.'", "lm_head.weight"]),
         ([OWN[0].removeprefix("model."), *OWN[1:]], ["'model.'", "''"]),
         ([*OWN, "model._orig_mod.norm.weight"], ["'model._orig_mod.'", "torch.compile"]),
-        (["base_model.model." + name for name in OWN[:4]] + OWN[4:], ["'base_model.model.model.'", "peft"]),
+        (
+            ["base_model.model." + name for name in OWN[:4]] + OWN[4:],
+            ["'base_model.model.model.'", "peft"],
+        ),
     ],
 )
 def test_a_prefix_of_some_tensors_is_named(names: list[str], shown: list[str]) -> None:
@@ -111,13 +122,17 @@ def test_a_prefix_of_some_tensors_is_named(names: list[str], shown: list[str]) -
 
 
 def test_two_names_of_one_tensor_are_refused() -> None:
-    with pytest.raises(TensorError, match=r"tensors model\.norm\.weight and .* are both model\.norm"):
+    with pytest.raises(
+        TensorError, match=r"tensors model\.norm\.weight and .* are both model\.norm"
+    ):
         own_names([*OWN, "model.norm._orig_mod.weight"])
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shards", [0, 2])
-def test_a_wrapped_checkpoint_gives_the_same_bundle(make_checkpoint: Make, tmp_path: Path, tied: bool, shards: int) -> None:
+def test_a_wrapped_checkpoint_gives_the_same_bundle(
+    make_checkpoint: Make, tmp_path: Path, tied: bool, shards: int
+) -> None:
     changes = {"tie_word_embeddings": tied}
     plain = export(make_checkpoint(changes, name="plain"), tmp_path / "a")
     edit = wrapped(lambda name: f"_orig_mod.module.{name}")
@@ -176,14 +191,19 @@ def without(lost: Callable[[str], bool]) -> Callable[[Tensors], None]:
         ({}, wrapped(lambda name: name[6:].replace(".", "_")), "it has 35 tensors ("),
     ],
 )
-def test_what_is_there_instead_is_said(make_checkpoint: Make, changes: dict[str, Any], edit: Callable[[Tensors], None], shown: str) -> None:
+def test_what_is_there_instead_is_said(
+    make_checkpoint: Make, changes: dict[str, Any], edit: Callable[[Tensors], None], shown: str
+) -> None:
     assert shown in refused(make_checkpoint(changes, edit=edit))
 
 
 def test_names_of_strangers_are_cut_and_printable(make_checkpoint: Make) -> None:
     directory = make_checkpoint()
     tensors = load_file(directory / "model.safetensors")
-    save_file({**tensors, "\x1b[2J\n" + "x" * 100_000: np.zeros(1, np.float32)}, directory / "model.safetensors")
+    save_file(
+        {**tensors, "\x1b[2J\n" + "x" * 100_000: np.zeros(1, np.float32)},
+        directory / "model.safetensors",
+    )
     message = refused(directory)
     assert message.isprintable()
     assert len(message) < 500

@@ -94,7 +94,9 @@ def test_every_parameter_of_generation_may_stand_in_it(settings: Settings) -> No
         ("compression_config", {"format": "pack-quantized"}),
     ],
 )
-def test_packed_weights_are_refused_with_the_remedy(settings: Settings, name: str, value: Any) -> None:
+def test_packed_weights_are_refused_with_the_remedy(
+    settings: Settings, name: str, value: Any
+) -> None:
     message = rf"{name} is \{{.*, expected null \(its weights are packed: give the one in floats"
     with pytest.raises(UnsupportedModelError, match=message):
         Starcoder2Config.from_dict({**settings, name: value})
@@ -126,7 +128,9 @@ def test_packed_weights_are_refused_with_the_remedy(settings: Settings, name: st
         ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
     ],
 )
-def test_what_another_computation_needs_is_refused(settings: Settings, name: str, value: Any) -> None:
+def test_what_another_computation_needs_is_refused(
+    settings: Settings, name: str, value: Any
+) -> None:
     with pytest.raises(UnsupportedModelError, match=f"{name} is "):
         Starcoder2Config.from_dict({**settings, name: value})
 
@@ -148,7 +152,9 @@ SLIDING, FULL = "sliding_attention", "full_attention"
         (None, {"use_sliding_window": None, "layer_types": None}),
     ],
 )
-def test_what_says_the_same_as_the_window_is_accepted(settings: Settings, window: Any, extra: Settings) -> None:
+def test_what_says_the_same_as_the_window_is_accepted(
+    settings: Settings, window: Any, extra: Settings
+) -> None:
     settings["sliding_window"] = window
     assert Starcoder2Config.from_dict({**settings, **extra}).sliding_window == window
 
@@ -171,14 +177,22 @@ def test_what_says_the_same_as_the_window_is_accepted(settings: Settings, window
         (5, {"max_window_layers": "all"}),
     ],
 )
-def test_what_contradicts_the_window_is_refused(settings: Settings, window: Any, extra: Settings) -> None:
+def test_what_contradicts_the_window_is_refused(
+    settings: Settings, window: Any, extra: Settings
+) -> None:
     (name,) = extra
     with pytest.raises(UnsupportedModelError, match=f"{name} is .*, as sliding_window says"):
         Starcoder2Config.from_dict({**settings, "sliding_window": window, **extra})
 
 
 def test_everything_that_is_wrong_is_said_at_once(settings: Settings) -> None:
-    wrong = {"hidden_act": "relu", "norm_type": "rms_norm", "zeta": 1, "alpha": 2, "use_rope": False}
+    wrong = {
+        "hidden_act": "relu",
+        "norm_type": "rms_norm",
+        "zeta": 1,
+        "alpha": 2,
+        "use_rope": False,
+    }
     with pytest.raises(UnsupportedModelError) as caught:
         Starcoder2Config.from_dict({**settings, **wrong, "rope_scaling": {"type": "linear"}})
     message = str(caught.value)
@@ -193,7 +207,9 @@ def test_everything_that_is_wrong_is_said_at_once(settings: Settings) -> None:
 def test_what_a_stranger_wrote_is_cut_and_printable(settings: Settings) -> None:
     long = {f"k{number}": "x" * 1000 for number in range(1000)}
     with pytest.raises(UnsupportedModelError) as caught:
-        Starcoder2Config.from_dict({**settings, **long, "\x1b[2J" + "y" * 10_000: 1, "hidden_act": "z" * 10_000})
+        Starcoder2Config.from_dict(
+            {**settings, **long, "\x1b[2J" + "y" * 10_000: 1, "hidden_act": "z" * 10_000}
+        )
     assert len(str(caught.value)) < 4000
     assert str(caught.value).isprintable()
     assert "and 981 more" in str(caught.value)
@@ -201,7 +217,9 @@ def test_what_a_stranger_wrote_is_cut_and_printable(settings: Settings) -> None:
 
 def test_an_unknown_setting_may_be_vouched_for(settings: Settings) -> None:
     raw = {**settings, "alpha": 2, "beta": 3}
-    assert Starcoder2Config.from_dict(raw, ["alpha", "beta"]) == Starcoder2Config.from_dict(settings)
+    assert Starcoder2Config.from_dict(raw, ["alpha", "beta"]) == Starcoder2Config.from_dict(
+        settings
+    )
     with pytest.raises(UnsupportedModelError, match=r"unknown setting beta=3, expected"):
         Starcoder2Config.from_dict(raw, ("alpha",))
 
@@ -218,8 +236,16 @@ def test_an_unknown_setting_may_be_vouched_for(settings: Settings) -> None:
         ([7], r"allow_settings is \[7\], expected a tuple of names"),
     ],
 )
-def test_nobody_can_vouch_for_what_is_checked_or_not_there(settings: Settings, allowed: Any, message: str) -> None:
-    raw = {**settings, "alpha": 2, "norm_type": "x", "quantization_config": {}, "rope_scaling": None}
+def test_nobody_can_vouch_for_what_is_checked_or_not_there(
+    settings: Settings, allowed: Any, message: str
+) -> None:
+    raw = {
+        **settings,
+        "alpha": 2,
+        "norm_type": "x",
+        "quantization_config": {},
+        "rope_scaling": None,
+    }
     with pytest.raises(RequestError, match=message):
         Starcoder2Config.from_dict(raw, allowed)
 

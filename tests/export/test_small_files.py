@@ -58,7 +58,9 @@ def test_what_is_no_file_of_the_checkpoint_is_left_behind(mini: Path, name: str,
         (mini / name).symlink_to(target)
     files = SmallFiles.read(mini)
     assert name not in files.contents
-    assert [f"{name} is left behind" in left for left in files.left] == ([] if (name, kind) == ("LICENSE", "directory") else [True])
+    assert [f"{name} is left behind" in left for left in files.left] == (
+        [] if (name, kind) == ("LICENSE", "directory") else [True]
+    )
 
 
 def test_a_link_that_leads_out_is_no_file_of_a_bundle(mini: Path, tmp_path: Path) -> None:
@@ -116,7 +118,9 @@ def add_templates(directory: Path, **templates: str) -> None:
 @pytest.mark.torch
 @pytest.mark.parametrize("target", ["cpu", "cuda", "optimum", "genai"])
 @pytest.mark.parametrize("how", ["file", "settings", "processor"])
-def test_transformers_finds_the_chat_template(mini: Path, tmp_path: Path, target: str, how: str) -> None:
+def test_transformers_finds_the_chat_template(
+    mini: Path, tmp_path: Path, target: str, how: str
+) -> None:
     from transformers import AutoTokenizer
 
     if how == "file":
@@ -127,14 +131,18 @@ def test_transformers_finds_the_chat_template(mini: Path, tmp_path: Path, target
         settings = json.loads((mini / "tokenizer_config.json").read_text())
         settings["chat_template"] = TEMPLATE
         (mini / "tokenizer_config.json").write_text(json.dumps(settings))
-    export(mini, tmp_path / "bundle", target=target, precision="fp16" if target == "cuda" else "fp32")
+    export(
+        mini, tmp_path / "bundle", target=target, precision="fp16" if target == "cuda" else "fp32"
+    )
     assert AutoTokenizer.from_pretrained(tmp_path / "bundle").chat_template == TEMPLATE
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("target", ["cpu", "optimum"])
 @pytest.mark.parametrize("default", [True, False])
-def test_transformers_finds_further_templates(mini: Path, tmp_path: Path, target: str, default: bool) -> None:
+def test_transformers_finds_further_templates(
+    mini: Path, tmp_path: Path, target: str, default: bool
+) -> None:
     from transformers import AutoTokenizer
 
     add_templates(mini, rag="rag {{ messages }}", tool_use="tools")
@@ -148,7 +156,9 @@ def test_transformers_finds_further_templates(mini: Path, tmp_path: Path, target
 
 
 @pytest.mark.parametrize("written", ["files", "settings"])
-def test_genai_gets_the_one_template_that_it_knows(mini: Path, tmp_path: Path, written: str) -> None:
+def test_genai_gets_the_one_template_that_it_knows(
+    mini: Path, tmp_path: Path, written: str
+) -> None:
     """It opens no tokenizer whose settings have a list."""
     if written == "files":
         add_templates(mini, rag="rag")
@@ -186,5 +196,7 @@ def test_a_template_may_be_named_in_bytes_that_are_no_text(mini: Path, tmp_path:
     (mini / "additional_chat_templates").mkdir()
     (mini / "additional_chat_templates" / os.fsdecode(b"\xff\x1b.jinja")).write_text(TEMPLATE)
     export(mini, tmp_path / "bundle")
-    (found,) = json.loads((tmp_path / "bundle" / "tokenizer_config.json").read_text())["chat_template"]
+    (found,) = json.loads((tmp_path / "bundle" / "tokenizer_config.json").read_text())[
+        "chat_template"
+    ]
     assert found == {"name": r"\udcff\x1b", "template": TEMPLATE}

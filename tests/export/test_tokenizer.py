@@ -74,7 +74,13 @@ def test_the_mini_checkpoint_is_taken_as_it_is(checkpoint: Path) -> None:
         assert taken.doubts == ()
         assert taken.eos_token_ids == (0,)
         assert taken.files == {
-            name: (checkpoint / name).read_bytes() for name in ("tokenizer.json", "config.json", "generation_config.json", "tokenizer_config.json")
+            name: (checkpoint / name).read_bytes()
+            for name in (
+                "tokenizer.json",
+                "config.json",
+                "generation_config.json",
+                "tokenizer_config.json",
+            )
         }
 
 
@@ -110,12 +116,21 @@ EMPTY = {"type": "BPE", "vocab": {}, "merges": []}
         ('{"model": 1}', "holds no tokenizer"),
         ('{"model": {"type": "Word2Vec"}}', "not a tokenizer that tokenizers"),
         ('{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "not a tokenizer that"),
-        ('{"model": {"type": "BPE", "vocab": {"a": 1' + "0" * 20 + '}, "merges": []}}', "not a tok"),
+        (
+            '{"model": {"type": "BPE", "vocab": {"a": 1' + "0" * 20 + '}, "merges": []}}',
+            "not a tok",
+        ),
         ('{"model": {"type": "BPE", "vocab": {"a": 1' + "0" * 50 + '}, "merges": []}}', "digits"),
         ('{"model": {"type": "BPE", "vocab": {"a": 0, "a": 1}, "merges": []}}', "key 'a' twice"),
-        ('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["b c"]}}', "not a tokenizer that"),
+        (
+            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["b c"]}}',
+            "not a tokenizer that",
+        ),
         ('{"model": ' + "[" * 100_000, "nested deeper than"),
-        ('{"model": {"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]}}', "not a tokenizer that"),
+        (
+            '{"model": {"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]}}',
+            "not a tokenizer that",
+        ),
     ],
 )
 def test_a_file_that_is_no_tokenizer_is_refused(mini: Path, content: str, message: str) -> None:
@@ -135,7 +150,10 @@ def test_a_panic_of_the_library_is_an_error_of_ours() -> None:
     class PanicException(BaseException):
         pass
 
-    with pytest.raises(CorruptCheckpointError, match=r"not a tokenizer.*index out of bounds"), tokenizers_errors("x"):
+    with (
+        pytest.raises(CorruptCheckpointError, match=r"not a tokenizer.*index out of bounds"),
+        tokenizers_errors("x"),
+    ):
         raise PanicException("index out\nof bounds")
     with pytest.raises(KeyboardInterrupt), tokenizers_errors("x"):
         raise KeyboardInterrupt
@@ -185,8 +203,12 @@ REFUSED: dict[str, Callable[[dict[str, Any]], None]] = {
     "dropout": lambda raw: raw["model"].update(dropout=0.1),
     "prefix or a suffix": lambda raw: raw["model"].update(end_of_word_suffix="</w>"),
     "normalizer Lowercase": lambda raw: raw.update(normalizer={"type": "Lowercase"}),
-    "pre-tokenizer WhitespaceSplit": lambda raw: raw.update(pre_tokenizer={"type": "WhitespaceSplit"}),
-    "the special token ''": lambda raw: raw["added_tokens"].append({**raw["added_tokens"][0], "content": "", "id": 9}),
+    "pre-tokenizer WhitespaceSplit": lambda raw: raw.update(
+        pre_tokenizer={"type": "WhitespaceSplit"}
+    ),
+    "the special token ''": lambda raw: raw["added_tokens"].append(
+        {**raw["added_tokens"][0], "content": "", "id": 9}
+    ),
 }
 
 
@@ -203,7 +225,12 @@ def test_what_the_runtime_refuses_is_told_of_at_export(mini: Path, why: str) -> 
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_frame_that_repeats_the_text_is_refused(mini: Path, nested: bool) -> None:
     text = {"Sequence": {"id": "A", "type_id": 0}}
-    frame: dict[str, Any] = {"type": "TemplateProcessing", "single": [text] * 200_000, "pair": [], "special_tokens": {}}
+    frame: dict[str, Any] = {
+        "type": "TemplateProcessing",
+        "single": [text] * 200_000,
+        "pair": [],
+        "special_tokens": {},
+    }
     if nested:
         frame = {"type": "Sequence", "processors": [frame]}
     edit(mini / "tokenizer.json", lambda raw: raw.update(post_processor=frame))
@@ -215,7 +242,11 @@ def test_a_frame_that_repeats_the_text_is_refused(mini: Path, nested: bool) -> N
 
 def test_padding_without_end_is_not_made(mini: Path) -> None:
     def pad(raw: dict[str, Any]) -> None:
-        raw["padding"] = {"strategy": {"Fixed": 10**15}, "direction": "Right", "pad_to_multiple_of": None}
+        raw["padding"] = {
+            "strategy": {"Fixed": 10**15},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+        }
         raw["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
 
     edit(mini / "tokenizer.json", pad)
@@ -256,16 +287,26 @@ def test_many_tokens_beyond_the_embedding_are_counted(mini: Path) -> None:
 
 def test_ids_of_a_post_processor_count(mini: Path) -> None:
     def begin(raw: dict[str, Any]) -> None:
-        pieces = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        pieces = [
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ]
         known = {"<s>": {"id": "<s>", "ids": [5000], "tokens": ["<s>"]}}
-        raw["post_processor"] = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": known}
+        raw["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": pieces,
+            "pair": pieces,
+            "special_tokens": known,
+        }
 
     edit(mini / "tokenizer.json", begin)
     (doubt,) = read(mini).doubts
     assert "ids up to 5000" in doubt
 
 
-def test_a_vocabulary_smaller_than_the_embedding_is_no_news(make_checkpoint: Callable[..., Path]) -> None:
+def test_a_vocabulary_smaller_than_the_embedding_is_no_news(
+    make_checkpoint: Callable[..., Path],
+) -> None:
     assert read(make_checkpoint()).doubts == ()
 
 
@@ -281,7 +322,9 @@ def test_tokens_that_other_files_add_are_said(mini: Path, where: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
-@pytest.mark.parametrize("written", ["<fim_middle>", {"__type": "AddedToken", "content": "<fim_middle>"}])
+@pytest.mark.parametrize(
+    "written", ["<fim_middle>", {"__type": "AddedToken", "content": "<fim_middle>"}]
+)
 def test_the_end_of_the_tokenizer_ends_a_text(mini: Path, name: str, written: Any) -> None:
     edit(mini / name, lambda raw: raw.update(eos_token=written))
     taken = read(mini)
@@ -302,7 +345,10 @@ def test_an_end_that_the_tokenizer_lacks_is_said(mini: Path) -> None:
     edit(mini / "tokenizer_config.json", lambda raw: raw.update(eos_token="</s>"))
     taken = read(mini)
     assert taken.eos_token_ids == (0,)
-    assert "tokenizer_config.json: eos_token is '</s>', which tokenizer.json does not have" in taken.doubts[0]
+    assert (
+        "tokenizer_config.json: eos_token is '</s>', which tokenizer.json does not have"
+        in taken.doubts[0]
+    )
 
 
 @pytest.mark.parametrize("value", [None, 5, [], {}, {"content": None}, ""])
@@ -332,13 +378,20 @@ def test_every_target_gets_the_union(mini: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bos", [-1, "0", 4096, None, [], True])
-def test_a_beginning_that_is_no_token_does_not_stop_an_export(mini: Path, tmp_path: Path, bos: Any) -> None:
+def test_a_beginning_that_is_no_token_does_not_stop_an_export(
+    mini: Path, tmp_path: Path, bos: Any
+) -> None:
     edit(mini / "config.json", lambda raw: raw.update(bos_token_id=bos))
     export(mini, tmp_path / "bundle", target="genai")
-    assert json.loads((tmp_path / "bundle" / "genai_config.json").read_text())["model"]["bos_token_id"] == 0
+    assert (
+        json.loads((tmp_path / "bundle" / "genai_config.json").read_text())["model"]["bos_token_id"]
+        == 0
+    )
 
 
-@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"]
+)
 @pytest.mark.parametrize("content", [POINTER, "[]", "{", '{"a": NaN}', '{"a": 1, "a": 2}'])
 def test_settings_that_are_none_are_refused(mini: Path, name: str, content: str) -> None:
     (mini / name).write_text(content)
@@ -385,20 +438,37 @@ def test_numbers_stay_whole_where_merges_join_digits(mini: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: os.truncate(path / "merges.txt", 5000), "merges.txt.*(makes none of|expected two)"),
-        (lambda path: (path / "merges.txt").write_text(""), "merges.txt makes none of 3,802 tokens"),
+        (
+            lambda path: os.truncate(path / "merges.txt", 5000),
+            "merges.txt.*(makes none of|expected two)",
+        ),
+        (
+            lambda path: (path / "merges.txt").write_text(""),
+            "merges.txt makes none of 3,802 tokens",
+        ),
         (lambda path: (path / "merges.txt").write_text(POINTER), "pointer of Git LFS"),
         (lambda path: (path / "merges.txt").write_bytes(b"\xff\xfe"), "not text in UTF-8"),
         (lambda path: (path / "merges.txt").write_text("a b c\n"), "merges.txt, line 1: 'a b c'"),
         (lambda path: (path / "vocab.json").write_text("{"), "vocab.json cannot be read"),
         (lambda path: (path / "vocab.json").write_text('{"a": "b"}'), "the id of 'a' is 'b'"),
         (lambda path: (path / "vocab.json").write_text('{"a": 1, "b": 1}'), "an id twice"),
-        (lambda path: (path / "added_tokens.json").write_text('{"<x>": 5000}'), "id 4096, expected 5000"),
-        (lambda path: (path / "added_tokens.json").write_text('{"<x>": -1}'), "the id of a token is -1"),
-        (lambda path: edit(path / "vocab.json", lambda raw: raw.pop("def")), "not a tokenizer that"),
+        (
+            lambda path: (path / "added_tokens.json").write_text('{"<x>": 5000}'),
+            "id 4096, expected 5000",
+        ),
+        (
+            lambda path: (path / "added_tokens.json").write_text('{"<x>": -1}'),
+            "the id of a token is -1",
+        ),
+        (
+            lambda path: edit(path / "vocab.json", lambda raw: raw.pop("def")),
+            "not a tokenizer that",
+        ),
     ],
 )
-def test_two_files_that_do_not_belong_together_are_refused(mini: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_two_files_that_do_not_belong_together_are_refused(
+    mini: Path, damage: Callable[[Path], object], message: str
+) -> None:
     split_in_two(mini)
     damage(mini)
     with pytest.raises(CorruptCheckpointError, match=message):
@@ -430,14 +500,18 @@ def test_settings_that_other_runtimes_need_are_made(mini: Path, target: str) -> 
         "model_max_length": 2048,
         "eos_token": "<|endoftext|>",
     }
-    (mini / "special_tokens_map.json").write_text('{"bos_token": {"content": "<pr>"}, "eos_token": "<fim_pad>"}')
+    (mini / "special_tokens_map.json").write_text(
+        '{"bos_token": {"content": "<pr>"}, "eos_token": "<fim_pad>"}'
+    )
     settings = json.loads(read(mini, target).files["tokenizer_config.json"])
     assert (settings["bos_token"], settings["eos_token"]) == ("<pr>", "<fim_pad>")
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("written", ["GPT2Tokenizer", "GPT2TokenizerFast", None])
-def test_transformers_gives_the_tokens_of_the_tokenizer(mini: Path, tmp_path: Path, written: str | None) -> None:
+def test_transformers_gives_the_tokens_of_the_tokenizer(
+    mini: Path, tmp_path: Path, written: str | None
+) -> None:
     """Its own class for StarCoder2 builds another tokenizer, without the split of digits."""
     from transformers import AutoTokenizer
 

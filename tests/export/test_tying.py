@@ -84,12 +84,17 @@ def test_one_of_the_pair_is_enough_and_the_other_may_repeat_it(
     made = weights.graph_weights(checkpoint, config, FLOAT32)
     assert HEAD not in made
     found = np.concatenate(list(made[EMBEDDING].chunks()))
-    np.testing.assert_array_equal(found, kept.get(EMBEDDING, kept.get(HEAD)).astype(np.float32))  # type: ignore[union-attr]
+    np.testing.assert_array_equal(
+        found,
+        kept.get(EMBEDDING, kept.get(HEAD)).astype(np.float32),
+    )  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("chunk_bytes", [16 << 20, 64])
 @pytest.mark.parametrize("place", [0, 300, -1])
-def test_a_head_that_differs_stands_for_itself(make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, place: int) -> None:
+def test_a_head_that_differs_stands_for_itself(
+    make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, place: int
+) -> None:
     def differing(tensors: Tensors) -> None:
         tensors[HEAD] = tensors[EMBEDDING].copy()
         tensors[HEAD].flat[place] += 1
@@ -97,17 +102,24 @@ def test_a_head_that_differs_stands_for_itself(make_checkpoint: Make, monkeypatc
     monkeypatch.setattr(tying, "CHUNK_BYTES", chunk_bytes)
     checkpoint, config = settled(make_checkpoint(edit=differing))
     assert not config.tie_word_embeddings
-    head, embedding = (np.concatenate(list(weights.graph_weights(checkpoint, config, FLOAT32)[name].chunks())) for name in (HEAD, EMBEDDING))
+    head, embedding = (
+        np.concatenate(list(weights.graph_weights(checkpoint, config, FLOAT32)[name].chunks()))
+        for name in (HEAD, EMBEDDING)
+    )
     assert np.flatnonzero(head != embedding) == place % embedding.size
 
 
 @pytest.mark.parametrize("shards", [0, 2])
-def test_a_pair_that_differs_is_exported_with_a_warning(make_checkpoint: Make, tmp_path: Path, shards: int) -> None:
+def test_a_pair_that_differs_is_exported_with_a_warning(
+    make_checkpoint: Make, tmp_path: Path, shards: int
+) -> None:
     def differing(tensors: Tensors) -> None:
         tensors[HEAD] = tensors[EMBEDDING] + 1
 
     checkpoint = make_checkpoint(edit=differing, shards=shards)
-    with pytest.warns(UserWarning, match=r"lm_head\.weight of its own .* set tie_word_embeddings to false"):
+    with pytest.warns(
+        UserWarning, match=r"lm_head\.weight of its own .* set tie_word_embeddings to false"
+    ):
         written = export(checkpoint, tmp_path / "out")
     assert not written.model.tied_embeddings
     with warnings.catch_warnings():
@@ -120,7 +132,9 @@ def test_a_pair_that_differs_is_exported_with_a_warning(make_checkpoint: Make, t
 
 @pytest.mark.parametrize("where", [EMBEDDING, HEAD])
 @pytest.mark.parametrize("shape", [(33, 16), (32, 8), (0, 16), ()])
-def test_a_pair_of_two_shapes_is_refused(make_checkpoint: Make, where: str, shape: tuple[int, ...]) -> None:
+def test_a_pair_of_two_shapes_is_refused(
+    make_checkpoint: Make, where: str, shape: tuple[int, ...]
+) -> None:
     def misshapen(tensors: Tensors) -> None:
         tensors[HEAD] = tensors[EMBEDDING].copy()
         tensors[where] = np.zeros(shape, np.float32)

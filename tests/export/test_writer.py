@@ -33,16 +33,28 @@ Check = Callable[[Path], None]
 PAGE = 4096
 
 
-@given(sizes=st.lists(st.one_of(st.integers(1, 2000), st.sampled_from([1023, 1024, 1025, 2048, 40_000])), max_size=20))
+@given(
+    sizes=st.lists(
+        st.one_of(st.integers(1, 2000), st.sampled_from([1023, 1024, 1025, 2048, 40_000])),
+        max_size=20,
+    )
+)
 def test_weights_of_a_page_or_more_start_on_a_page(sizes: list[int]) -> None:
     float32 = np.dtype(np.float32)
-    lazy = [LazyWeight(str(number), (size,), float32, lambda: iter(())) for number, size in enumerate(sizes)]
+    lazy = [
+        LazyWeight(str(number), (size,), float32, lambda: iter(()))
+        for number, size in enumerate(sizes)
+    ]
     placed, size = writer.place(lazy)
     end = 0
     for weight in lazy:
         tensor = placed[weight.name]
         assert tensor.offset is not None
-        assert (tensor.name, tuple(tensor.shape), tensor.length) == (weight.name, weight.shape, weight.nbytes)
+        assert (tensor.name, tuple(tensor.shape), tensor.length) == (
+            weight.name,
+            weight.shape,
+            weight.nbytes,
+        )
         assert tensor.offset % (PAGE if weight.nbytes >= PAGE else 4) == 0
         assert end <= tensor.offset < end + PAGE
         end = tensor.offset + weight.nbytes
@@ -50,7 +62,10 @@ def test_weights_of_a_page_or_more_start_on_a_page(sizes: list[int]) -> None:
 
 
 def test_each_weight_lies_where_it_was_placed(
-    make_checkpoint: Make, place: Path, random_tensors: Callable[..., dict[str, npt.NDArray[Any]]], settings: dict[str, Any]
+    make_checkpoint: Make,
+    place: Path,
+    random_tensors: Callable[..., dict[str, npt.NDArray[Any]]],
+    settings: dict[str, Any],
 ) -> None:
     changes = {"vocab_size": 300, "intermediate_size": 70}  # some of more than a page, some of less
     seen: dict[str, tuple[int, int]] = {}
@@ -58,7 +73,9 @@ def test_each_weight_lies_where_it_was_placed(
 
     def recording(weights: Any) -> Any:
         placed, size = original(weights)
-        seen.update({name: (tensor.offset or 0, tensor.length or 0) for name, tensor in placed.items()})
+        seen.update(
+            {name: (tensor.offset or 0, tensor.length or 0) for name, tensor in placed.items()}
+        )
         return placed, size
 
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +85,9 @@ def test_each_weight_lies_where_it_was_placed(
     for name, array in random_tensors({**settings, **changes}).items():
         if "self_attn" not in name or "o_proj" in name:  # q, k and v are packed
             start, length = seen[name]
-            np.testing.assert_array_equal(np.frombuffer(data[start : start + length], np.float32).reshape(array.shape), array)
+            np.testing.assert_array_equal(
+                np.frombuffer(data[start : start + length], np.float32).reshape(array.shape), array
+            )
 
 
 def test_the_manifest_has_the_size_and_digest_of_every_file(tiny_bundle: Path) -> None:
@@ -78,13 +97,17 @@ def test_the_manifest_has_the_size_and_digest_of_every_file(tiny_bundle: Path) -
         if path.name not in ("sc2onnx.json", "README.md")
     }
     assert {"model.onnx", "model.onnx.data", "tokenizer.json", "config.json"} <= set(files)
-    assert {name: (entry.size, entry.sha256) for name, entry in Manifest.read(tiny_bundle).files.items()} == files
+    assert {
+        name: (entry.size, entry.sha256) for name, entry in Manifest.read(tiny_bundle).files.items()
+    } == files
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(
     tiny_checkpoint: Path, tiny_bundle: Path, make_checkpoint: Make, place: Path, contents: Contents
 ) -> None:
-    """Again, sharded, and in another process that has another hash seed and cannot import torch or onnxruntime."""
+    """Again, sharded, and in another process that has another hash seed and cannot
+    import torch or onnxruntime.
+    """
     expected = contents(tiny_bundle)
     export(tiny_checkpoint, place / "again")
     assert contents(place / "again") == expected
@@ -94,11 +117,19 @@ def test_the_same_checkpoint_gives_the_same_bytes(
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'onnxruntime'])); "
         "from sc2onnx.export import export; export(sys.argv[1], sys.argv[2])"
     )
-    subprocess.run([sys.executable, "-c", script, tiny_checkpoint, place / "elsewhere"], check=True, env={**os.environ, "PYTHONHASHSEED": "1"})
+    subprocess.run(
+        [sys.executable, "-c", script, tiny_checkpoint, place / "elsewhere"],
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    )
     assert contents(place / "elsewhere") == expected
 
 
-@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(1)], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(1)],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_failure_in_the_middle_leaves_nothing_behind(
     tiny_checkpoint: Path, place: Path, contents: Contents, error: BaseException, during: During
 ) -> None:
@@ -115,7 +146,9 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(
     assert contents(place) == {}
 
 
-def test_a_failing_overwrite_keeps_the_old_bundle(tiny_checkpoint: Path, old: Path, contents: Contents, during: During) -> None:
+def test_a_failing_overwrite_keeps_the_old_bundle(
+    tiny_checkpoint: Path, old: Path, contents: Contents, during: During
+) -> None:
     before = contents(old.parent)
 
     def broken() -> None:
@@ -157,8 +190,12 @@ def test_a_rename_that_fails_changes_nothing(
     assert_new_and_alone(place / "bundle")
 
 
-def patch_fsync(monkeypatch: pytest.MonkeyPatch, directories: bool, failing: int, number: int) -> list[int]:
-    """The ``failing``-th flush of a file (or of a directory) to the disk raises. Returns a list that grows with each such flush."""
+def patch_fsync(
+    monkeypatch: pytest.MonkeyPatch, directories: bool, failing: int, number: int
+) -> list[int]:
+    """The ``failing``-th flush of a file (or of a directory) to the disk raises.
+    Returns a list that grows with each such flush.
+    """
     fsync, flushed = os.fsync, list[int]()
 
     def failing_fsync(descriptor: int) -> None:
@@ -173,7 +210,10 @@ def patch_fsync(monkeypatch: pytest.MonkeyPatch, directories: bool, failing: int
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, DiskSpaceError), (errno.EDQUOT, OutputError), (errno.EIO, OutputError)])
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.ENOSPC, DiskSpaceError), (errno.EDQUOT, OutputError), (errno.EIO, OutputError)],
+)
 def test_a_disk_that_fills_or_fails_while_writing(
     tiny_checkpoint: Path,
     place: Path,
@@ -202,7 +242,8 @@ def test_a_disk_that_fills_or_fails_while_writing(
         assert contents(place) == before
         assert isinstance(caught, expected)
         failing += 1
-    assert failing > len(flushed) >= len(list((place / "bundle").iterdir()))  # every file failed once
+    # every file failed once
+    assert failing > len(flushed) >= len(list((place / "bundle").iterdir()))
     assert_new_and_alone(place / "bundle")
 
 
@@ -218,7 +259,9 @@ def test_a_directory_that_cannot_be_flushed_leaves_the_old_or_the_new(
     overwrite: bool,
     assert_new_and_alone: Check,
 ) -> None:
-    """Some file systems cannot flush a directory. An error means that nothing changed; no error, that all is done."""
+    """Some file systems cannot flush a directory.
+    An error means that nothing changed; no error, that all is done.
+    """
     if overwrite:
         request.getfixturevalue("old")
     before = contents(place)
@@ -247,7 +290,10 @@ def test_too_little_room_is_noticed_before_anything_is_written(
         return SimpleNamespace(free=10_000)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    with pytest.raises(DiskSpaceError, match=r"the bundle needs [\d.]+ GB, 0\.00 GB are free at .*place: free some space"):
+    with pytest.raises(
+        DiskSpaceError,
+        match=r"the bundle needs [\d.]+ GB, 0\.00 GB are free at .*place: free some space",
+    ):
         export(tiny_checkpoint, place / "bundle", progress=Stages())
     assert asked == [place]
     assert stages
@@ -258,26 +304,36 @@ def test_too_little_room_is_noticed_before_anything_is_written(
 def test_a_parent_that_is_missing_or_a_file(tiny_checkpoint: Path, place: Path) -> None:
     (place / "file").touch()
     for parent in ("absent", "file"):
-        with pytest.raises(OutputError, match=rf"{parent} is not a directory, expected the place to make bundle in"):
+        with pytest.raises(
+            OutputError, match=rf"{parent} is not a directory, expected the place to make bundle in"
+        ):
             export(tiny_checkpoint, place / parent / "bundle")
 
 
-def test_a_name_that_the_file_system_refuses(tiny_checkpoint: Path, place: Path, contents: Contents) -> None:
+def test_a_name_that_the_file_system_refuses(
+    tiny_checkpoint: Path, place: Path, contents: Contents
+) -> None:
     with pytest.raises(OutputError, match="cannot write in"):
         export(tiny_checkpoint, place / ("x" * 300))
     assert contents(place) == {}
 
 
-def test_a_bundle_is_replaced_only_when_asked(tiny_checkpoint: Path, old: Path, contents: Contents, assert_new_and_alone: Check) -> None:
+def test_a_bundle_is_replaced_only_when_asked(
+    tiny_checkpoint: Path, old: Path, contents: Contents, assert_new_and_alone: Check
+) -> None:
     before = contents(old)
-    with pytest.raises(OutputExistsError, match=r"bundle exists: choose another path, or pass --overwrite"):
+    with pytest.raises(
+        OutputExistsError, match=r"bundle exists: choose another path, or pass --overwrite"
+    ):
         export(tiny_checkpoint, old)
     assert contents(old) == before
     export(tiny_checkpoint, old, overwrite=True)
     assert_new_and_alone(old)
 
 
-def test_an_empty_directory_is_replaced_when_asked(tiny_checkpoint: Path, place: Path, assert_new_and_alone: Check) -> None:
+def test_an_empty_directory_is_replaced_when_asked(
+    tiny_checkpoint: Path, place: Path, assert_new_and_alone: Check
+) -> None:
     (place / "bundle").mkdir()
     with pytest.raises(OutputExistsError, match="exists"):
         export(tiny_checkpoint, place / "bundle")
@@ -285,7 +341,9 @@ def test_an_empty_directory_is_replaced_when_asked(tiny_checkpoint: Path, place:
     assert_new_and_alone(place / "bundle")
 
 
-def test_what_is_not_a_bundle_is_never_replaced(tiny_checkpoint: Path, place: Path, contents: Contents, make_foreign: Callable[[], None]) -> None:
+def test_what_is_not_a_bundle_is_never_replaced(
+    tiny_checkpoint: Path, place: Path, contents: Contents, make_foreign: Callable[[], None]
+) -> None:
     make_foreign()
     before = contents(place)
     for overwrite in (False, True):
@@ -295,7 +353,11 @@ def test_what_is_not_a_bundle_is_never_replaced(tiny_checkpoint: Path, place: Pa
 
 
 def test_the_current_directory_as_output(
-    tiny_checkpoint: Path, place: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, assert_new_and_alone: Check
+    tiny_checkpoint: Path,
+    place: Path,
+    contents: Contents,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_new_and_alone: Check,
 ) -> None:
     """Exported into, if it is empty, or refused in words; nothing else appears."""
     monkeypatch.chdir(place)
@@ -307,7 +369,9 @@ def test_the_current_directory_as_output(
         assert_new_and_alone(place)
 
 
-def test_a_relative_output_path(tiny_checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch, assert_new_and_alone: Check) -> None:
+def test_a_relative_output_path(
+    tiny_checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch, assert_new_and_alone: Check
+) -> None:
     monkeypatch.chdir(place)
     export(tiny_checkpoint, "bundle/")
     assert_new_and_alone(place / "bundle")

@@ -1,4 +1,6 @@
-"""A small part of what ``benchmarks/faults.py`` tries, and whether the harness sees a fault at all."""
+"""A small part of what ``benchmarks/faults.py`` tries, and whether the
+harness sees a fault at all.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from fault_kinds import KINDS, children, damage, kills, trial
 from fault_kinds.material import Fault, Material, prepare, whole
 from fault_kinds.worker import Outcome
 
-QUICK = [name for name in KINDS if name not in ("kill-record", "race-cache")]  # torch takes longer to load than all of this
+# torch takes longer to load than all of this
+QUICK = [name for name in KINDS if name not in ("kill-record", "race-cache")]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,9 @@ def test_an_answer_that_is_wrong_in_silence_is_a_fault(material: Material, tmp_p
         damage.expect_refused_or_same(material, "int4", copy, "full")
 
 
-def test_half_a_bundle_a_hang_a_crash_and_a_raw_exception_are_faults(material: Material, tmp_path: Path) -> None:
+def test_half_a_bundle_a_hang_a_crash_and_a_raw_exception_are_faults(
+    material: Material, tmp_path: Path
+) -> None:
     copy = material.copy("int4", tmp_path / "bundle")
     assert whole(copy)
     os.truncate(copy / "model.onnx", 10)
@@ -57,7 +62,10 @@ def test_half_a_bundle_a_hang_a_crash_and_a_raw_exception_are_faults(material: M
         children.run(lambda: time.sleep(60), tmp_path / "log", 0.3)
     with pytest.raises(Fault, match=r"(?s)raw exception: .*ZeroDivisionError"):
         children.run(lambda: 1 // 0, tmp_path / "log", 20)
-    assert children.run(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path / "log", 20) == -signal.SIGKILL
+    assert (
+        children.run(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path / "log", 20)
+        == -signal.SIGKILL
+    )
 
 
 def test_damage_is_damage(tmp_path: Path) -> None:

@@ -32,7 +32,12 @@ class Fronted:
 
     def post(self, path: str, body: object, **options: object) -> httpx.Response:
         """The answer to a body in JSON."""
-        return httpx.post(self.url + path, json=body, timeout=60, **options)  # type: ignore[arg-type]
+        return httpx.post(
+            self.url + path,
+            json=body,
+            timeout=60,
+            **options,
+        )  # type: ignore[arg-type]
 
     def get(self, path: str) -> httpx.Response:
         """The answer to a question."""
@@ -51,7 +56,12 @@ def fronting(
     members = Members(Member(f"member-{number}", url) for number, url in enumerate(urls))
     counts = Counts(members, gathers=True)
     front, listening = Front(members, slots, settings, counts), bound(settings)
-    config = uvicorn.Config(around(application(front, settings, counts)), log_config=None, lifespan="off", access_log=False)
+    config = uvicorn.Config(
+        around(application(front, settings, counts)),
+        log_config=None,
+        lifespan="off",
+        access_log=False,
+    )
     server = uvicorn.Server(config)
 
     async def run() -> None:

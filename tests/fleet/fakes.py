@@ -13,8 +13,8 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Fake:
-    """A server, the paths that it was asked, and the heads of these requests. ``healthy``: what it says of itself; with
-    ``silent`` nothing.
+    """A server, the paths that it was asked, and the heads of these requests.
+    ``healthy``: what it says of itself; with ``silent`` nothing.
     """
 
     url: str = ""
@@ -48,7 +48,9 @@ def faking(answer: Answer) -> Iterator[Fake]:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next((line for line in head.lower().split("\r\n") if "content-length" in line), ":0")
+                length = next(
+                    (line for line in head.lower().split("\r\n") if "content-length" in line), ":0"
+                )
                 await reader.readexactly(int(length.split(":")[1]))
                 if (path := head.split(" ")[1]) != "/health":
                     fake.asked.append(path)
@@ -62,7 +64,9 @@ def faking(answer: Answer) -> Iterator[Fake]:
                     break
                 if fake.silent:
                     continue
-                writer.write(json("200 OK", "{}") if fake.healthy else json("503 No", "Loading model"))
+                writer.write(
+                    json("200 OK", "{}") if fake.healthy else json("503 No", "Loading model")
+                )
                 await writer.drain()
         writer.transport.abort()
 

@@ -74,7 +74,9 @@ def test_half_of_the_keys_tell_a_file_and_one_does_not() -> None:
     members, choice = fleet(4), Choice(8)
     stranger = next(each for each in members if each.name != first(two, members))
     choice.chosen(one, stranger)
-    assert choice.order((*one[:1], *two[1:]), members)[0].name == first((*one[:1], *two[1:]), members)
+    assert choice.order((*one[:1], *two[1:]), members)[0].name == first(
+        (*one[:1], *two[1:]), members
+    )
     assert choice.order((two[0], *one[1:3], two[3]), members)[0] is stranger
 
 

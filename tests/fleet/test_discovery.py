@@ -17,7 +17,12 @@ from sc2onnx.fleet.members import Members
 def test_addresses_that_come_are_taken_in_and_those_that_go_are_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers: list[list[str] | OSError] = [["10.0.0.1"], OSError("once"), ["10.0.0.1", "::2"], ["::2"]]
+    answers: list[list[str] | OSError] = [
+        ["10.0.0.1"],
+        OSError("once"),
+        ["10.0.0.1", "::2"],
+        ["::2"],
+    ]
     seen: list[set[str]] = []
     monkeypatch.setattr(discovery, "EVERY", 0.0)
 
@@ -44,7 +49,9 @@ def test_addresses_that_come_are_taken_in_and_those_that_go_are_left(
     assert seen == [set(), {one}, {one}, {one, two}, {two}]
 
 
-@pytest.mark.parametrize("place", ["", "engines", "engines:", ":8012", "engines:0", "engines:http", "a:99999"])
+@pytest.mark.parametrize(
+    "place", ["", "engines", "engines:", ":8012", "engines:0", "engines:http", "a:99999"]
+)
 def test_what_is_no_place_is_refused(place: str) -> None:
     with pytest.raises(RequestError, match="expected HOST:PORT"):
         Discovery(place)

@@ -48,7 +48,9 @@ def computed(members: list[Served]) -> list[int]:
 
 def _figure(member: Served, name: str) -> int:
     families = text_string_to_metric_families(member.get("/metrics").text)
-    return int(next(each.value for family in families for each in family.samples if each.name == name))
+    return int(
+        next(each.value for family in families for each in family.samples if each.name == name)
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,9 @@ def _figure(member: Served, name: str) -> int:
         ("/nothing", {}),
     ],
 )
-def test_answers_are_those_of_a_member(front: Fronted, members: list[Served], path: str, body: dict[str, Any]) -> None:
+def test_answers_are_those_of_a_member(
+    front: Fronted, members: list[Served], path: str, body: dict[str, Any]
+) -> None:
     given, alone = front.post(path, body), members[0].post(path, body)
     assert given.status_code == alone.status_code
     assert _lasting(given.json()) == _lasting(alone.json())
@@ -78,7 +82,11 @@ def _lasting(answer: Any) -> Any:
     if not isinstance(answer, dict):
         return answer
     passing = ("id", "created", "created_at", "timings", "tokens_cached", "prompt_tokens_details")
-    kept = {name: each for name, each in answer.items() if name not in passing and "duration" not in name}
+    kept = {
+        name: each
+        for name, each in answer.items()
+        if name not in passing and "duration" not in name
+    }
     return {name: _lasting(each) for name, each in kept.items()}
 
 
@@ -119,7 +127,9 @@ def test_a_client_that_goes_ends_what_is_computed(front: Fronted, members: list[
 def test_health_and_figures_are_of_all(front: Fronted) -> None:
     assert front.get("/health").json() == {"status": "ok", "members": {"ready": 2, "known": 2}}
     assert front.get("/livez").status_code == 200
-    found = {family.name: family for family in text_string_to_metric_families(front.get("/metrics").text)}
+    found = {
+        family.name: family for family in text_string_to_metric_families(front.get("/metrics").text)
+    }
     labels = {each.labels["member"] for each in found["llamacpp:prompt_tokens"].samples}
     assert labels == {"member-0", "member-1"}
     assert found["sc2onnx:front_members_ready"].samples[0].value == 2
@@ -127,7 +137,10 @@ def test_health_and_figures_are_of_all(front: Fronted) -> None:
 
 def test_what_the_guard_refuses_reaches_nobody(members: list[Served]) -> None:
     keyed = Settings(port=0, keys=("a-key-of-the-front",), body_bytes=1000)
-    with faking(saying(json("200 OK", "{}"))) as member, fronting(member.url, settings=keyed) as front:
+    with (
+        faking(saying(json("200 OK", "{}"))) as member,
+        fronting(member.url, settings=keyed) as front,
+    ):
         key = {"authorization": "Bearer a-key-of-the-front"}
         assert front.post("/v1/completions", {}).status_code == 401
         assert front.post("/v1/completions", {"prompt": "x" * 1000}, headers=key).status_code == 413
@@ -155,7 +168,9 @@ def test_another_member_is_asked(parts: tuple[bytes, ...]) -> None:
     with faking(saying(*parts)) as bad, faking(saying(json("200 OK", '{"a": 1}'))) as good:
         with fronting(bad.url, good.url) as front:
             for number in range(12):
-                reply = front.post("/v1/completions", {"prompt": f"a\nb{number}\nc\nd\ne{number}\nf"})
+                reply = front.post(
+                    "/v1/completions", {"prompt": f"a\nb{number}\nc\nd\ne{number}\nf"}
+                )
                 assert (reply.status_code, reply.json()) == (200, {"a": 1})
         assert bad.asked
         assert len(good.asked) == 12
@@ -186,7 +201,9 @@ def test_what_ends_each_member_ends_not_all_of_them() -> None:
         ("/api/generate", b"application/x-ndjson", b'{"response": "a"}\n', '{"error":"'),
     ],
 )
-def test_a_stream_that_is_cut_ends_with_an_error(path: str, kind: bytes, part: bytes, last: str) -> None:
+def test_a_stream_that_is_cut_ends_with_an_error(
+    path: str, kind: bytes, part: bytes, last: str
+) -> None:
     answer = saying(STREAM % kind + chunk(part), chunk(part))
     with faking(answer) as member, fronting(member.url) as front:
         reply = front.post(path, {"prompt": "x"})
@@ -239,11 +256,17 @@ def test_a_member_s_span_is_a_child_of_the_front_s() -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     given = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-    with faking(saying(json("200 OK", "{}"))) as member, fronting(member.url, around=lambda app: Traced(app, provider)) as front:
+    with (
+        faking(saying(json("200 OK", "{}"))) as member,
+        fronting(member.url, around=lambda app: Traced(app, provider)) as front,
+    ):
         assert front.post("/v1/completions", {"prompt": "x"}, headers=given).status_code == 200
     sent, answered = exporter.get_finished_spans()
     assert sent.name == "forward"
     assert sent.parent is not None
     assert sent.parent.span_id == answered.context.span_id
     [told] = [line for line in member.heads[-1].split("\r\n") if line.startswith("traceparent")]
-    assert told.split("-")[1:3] == ["0af7651916cd43dd8448eb211c80319c", f"{sent.context.span_id:016x}"]
+    assert told.split("-")[1:3] == [
+        "0af7651916cd43dd8448eb211c80319c",
+        f"{sent.context.span_id:016x}",
+    ]

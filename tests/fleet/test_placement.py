@@ -40,7 +40,9 @@ def test_siblings_and_nodes_stay_together(tmp_path: Path, allowed: list[int]) ->
     assert places(4, system=tmp_path)[1] == Place((2, 3, 10, 11), 2)
 
 
-def test_what_does_not_divide_is_shared_as_evenly_as_it_can_be(tmp_path: Path, allowed: list[int]) -> None:
+def test_what_does_not_divide_is_shared_as_evenly_as_it_can_be(
+    tmp_path: Path, allowed: list[int]
+) -> None:
     allowed += machine(tmp_path, nodes=1, cores=7, siblings=1)
     found = places(3, system=tmp_path)
     assert sorted(len(each.processors) for each in found) == [2, 2, 3]
@@ -59,12 +61,16 @@ def test_more_workers_than_cores_are_refused(tmp_path: Path, allowed: list[int])
         places(3, system=tmp_path)
 
 
-def test_a_machine_that_tells_nothing_has_processors_at_least(tmp_path: Path, allowed: list[int]) -> None:
+def test_a_machine_that_tells_nothing_has_processors_at_least(
+    tmp_path: Path, allowed: list[int]
+) -> None:
     allowed += [0, 1, 2, 3]
     assert places(2, system=tmp_path) == [Place((0, 1), 2), Place((2, 3), 2)]
 
 
-def test_more_workers_than_cores_share_them_where_threads_are_said(tmp_path: Path, allowed: list[int]) -> None:
+def test_more_workers_than_cores_share_them_where_threads_are_said(
+    tmp_path: Path, allowed: list[int]
+) -> None:
     allowed += machine(tmp_path, nodes=1, cores=2, siblings=1)
     assert places(4, 1, tmp_path) == [Place((), 1)] * 4
     assert places(2, 3, tmp_path) == [Place((0,), 3), Place((1,), 3)]

@@ -1,4 +1,6 @@
-"""``serve --workers`` and ``route`` as a user starts them: processes that end, and those that do not."""
+"""``serve --workers`` and ``route`` as a user starts them: processes that
+end, and those that do not.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests.serve.test_run import started
 
 BODY = {"prompt": "def f():\n", "max_tokens": 4, "temperature": 0}
 
-pytestmark = pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two processors")
+pytestmark = pytest.mark.skipif(
+    len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two processors"
+)
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
@@ -43,13 +47,20 @@ def running(pid: int) -> bool:
 
 
 def ready(address: str) -> int:
-    found: int = httpx.get(f"{address}/health", timeout=60).json().get("members", {}).get("ready", 0)
+    found: int = (
+        httpx.get(f"{address}/health", timeout=60).json().get("members", {}).get("ready", 0)
+    )
     return found
 
 
 @contextmanager
-def two_workers(bundle: Path, folder: Path, *more: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    with started(bundle, "--workers", 2, "--alias", "code", *more, cwd=folder) as (process, address):
+def two_workers(
+    bundle: Path, folder: Path, *more: object
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with started(bundle, "--workers", 2, "--alias", "code", *more, cwd=folder) as (
+        process,
+        address,
+    ):
         until(lambda: ready(address) == 2)
         yield process, address
 
@@ -73,13 +84,18 @@ def test_each_has_processors_of_its_own_and_all_end_in_order(bundle: Path, tmp_p
     assert process.stderr is not None
     assert "Traceback" not in (told := process.stderr.read())
     assert "lost" not in told
-    assert len([line for line in told.splitlines() if "/v1/completions" in line]) == 1  # of the worker
+    # of the worker
+    assert len([line for line in told.splitlines() if "/v1/completions" in line]) == 1
 
 
-def test_one_that_is_killed_is_started_again_and_nothing_else_is_lost(bundle: Path, tmp_path: Path) -> None:
+def test_one_that_is_killed_is_started_again_and_nothing_else_is_lost(
+    bundle: Path, tmp_path: Path
+) -> None:
     with two_workers(bundle, tmp_path) as (process, address):
         bodies = [{**BODY, "prompt": f"a{n}\nb\nc\nd{n}\n", "max_tokens": 40} for n in range(20)]
-        before = [httpx.post(f"{address}/v1/completions", json=body, timeout=60).json() for body in bodies]
+        before = [
+            httpx.post(f"{address}/v1/completions", json=body, timeout=60).json() for body in bodies
+        ]
         victim = children(process)[0]
         os.kill(victim, signal.SIGKILL)
         after = [httpx.post(f"{address}/v1/completions", json=body, timeout=60) for body in bodies]
@@ -116,7 +132,9 @@ def test_keys_are_the_workers_too(bundle: Path, tmp_path: Path) -> None:
 def test_mistakes_end_it(bundle: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
     arguments = [str(bundle) if each == "BUNDLE" else each for each in arguments]
     command = [sys.executable, "-m", "sc2onnx", "serve", *arguments, "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+    )
     assert done.returncode != 0
     assert told in done.stderr
     assert "Traceback" not in done.stderr

@@ -26,13 +26,17 @@ def int4(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle_for(checkpoint, "cpu", "int4", tmp_path_factory.mktemp("int4"))
 
 
-def run(prepare: Callable[[], list[str]], *arguments: object, code: int = 0, stdin: str | None = None) -> str:
+def run(
+    prepare: Callable[[], list[str]], *arguments: object, code: int = 0, stdin: str | None = None
+) -> str:
     """What an example prints, or says where it fails; skipped where it cannot be had."""
     try:
         command = prepare()
     except MissingError as reason:
         pytest.skip(str(reason))
-    done = subprocess.run([*command, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 
@@ -77,7 +81,15 @@ def test_node_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
 
 def test_the_page_completes_what_is_typed(bundle: Path, ours: sc2onnx.Model) -> None:
     expected = ours.generate("def fib(n):", max_new_tokens=32).text
-    found = page(bundle, "--type", "def fib(n):", "--max-new-tokens", 32, "--screenshot", ROOT / "build" / "interop" / "page.png")
+    found = page(
+        bundle,
+        "--type",
+        "def fib(n):",
+        "--max-new-tokens",
+        32,
+        "--screenshot",
+        ROOT / "build" / "interop" / "page.png",
+    )
     assert found["suggestion"] == expected
     assert found["taken"] == "def fib(n):" + expected
     assert "tokens/s" in found["speed"]
@@ -93,7 +105,9 @@ def test_the_page_infills(bundle: Path, ours: sc2onnx.Model) -> None:
 
 
 def test_the_page_runs_int4(int4: Path) -> None:
-    """The first line as ours has it: kernels of WebAssembly round activations as well, but sum in another order."""
+    """The first line as ours has it: kernels of WebAssembly round activations as well,
+    but sum in another order.
+    """
     ours = sc2onnx.load(int4, speculate=False, kernels="off")
     expected = ours.generate("def fib(n):", max_new_tokens=12).text
     found = page(int4, "--type", "def fib(n):", "--max-new-tokens", 12)

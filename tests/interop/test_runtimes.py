@@ -1,4 +1,6 @@
-"""Each other runtime gives the greedy tokens of ours, before the window and past it, by the example that its users copy."""
+"""Each other runtime gives the greedy tokens of ours, before the window and past it, by the
+example that its users copy.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Bundles:
 
     def get(self, target: str, precision: str) -> Path:
         if (target, precision) not in self._made:
-            self._made[target, precision] = bundle_for(self.checkpoint, target, precision, self._directory)
+            self._made[target, precision] = bundle_for(
+                self.checkpoint, target, precision, self._directory
+            )
         return self._made[target, precision]
 
     def ours(self, precision: str, *, kernels: bool = False) -> Ours:
@@ -62,9 +66,15 @@ def kernels() -> Kernels:
 
 
 @pytest.mark.parametrize(("runtime", "precision"), CASES, ids=str)
-def test_the_same_greedy_tokens(runtime: Runtime, precision: str, bundles: Bundles, tmp_path: Path) -> None:
+def test_the_same_greedy_tokens(
+    runtime: Runtime, precision: str, bundles: Bundles, tmp_path: Path
+) -> None:
     command = prepared(runtime)
-    bundle = bundles.get(runtime.target, precision) if runtime.convert is None else runtime.convert(bundles.checkpoint, tmp_path / "converted")
+    bundle = (
+        bundles.get(runtime.target, precision)
+        if runtime.convert is None
+        else runtime.convert(bundles.checkpoint, tmp_path / "converted")
+    )
     ours = bundles.ours(precision, kernels=runtime.kernels)
     for prompt, expected in zip(ours.prompts, ours.greedy, strict=True):
         found = play(command, bundle, prompt, COUNT, THREADS)
@@ -75,7 +85,9 @@ def test_the_same_greedy_tokens(runtime: Runtime, precision: str, bundles: Bundl
 
 
 def test_what_optimum_cli_exports_is_verified(checkpoint: Path, tmp_path: Path) -> None:
-    """With its window, and the base of its rotary embedding, which transformers 4 does not read where transformers 5 writes it."""
+    """With its window, and the base of its rotary embedding, which transformers 4 does not read
+    where transformers 5 writes it.
+    """
     try:
         exported = optimum_cli(checkpoint, tmp_path / "exported")
     except MissingError as reason:
@@ -91,28 +103,44 @@ def test_the_program_on_the_card_runs(target: str, bundles: Bundles) -> None:
     runtime = next(runtime for runtime in RUNTIMES if runtime.target == target)
     interpreter, *_ = prepared(runtime)
     bundle = bundles.get(target, "fp32")
-    (program,) = re.findall(r"```python\n(.*?)```", (bundle / CARD_FILE).read_text(encoding="utf-8"), re.DOTALL)
+    (program,) = re.findall(
+        r"```python\n(.*?)```", (bundle / CARD_FILE).read_text(encoding="utf-8"), re.DOTALL
+    )
     assert PLACE in program
-    done = subprocess.run([interpreter, "-c", program.replace(PLACE, str(bundle))], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [interpreter, "-c", program.replace(PLACE, str(bundle))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     expected = bundles.ours("fp32").model.generate("def fib(n):\n", max_new_tokens=24).text
     assert f"def fib(n):\n{expected}" in done.stdout
 
 
-NATIVE = [runtime for runtime in RUNTIMES if runtime.name in ("onnxruntime in C++", "onnxruntime in Rust")]
+NATIVE = [
+    runtime for runtime in RUNTIMES if runtime.name in ("onnxruntime in C++", "onnxruntime in Rust")
+]
 
 
 @pytest.mark.parametrize("runtime", NATIVE, ids=str)
-def test_native_programs_say_what_is_wrong(runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
+def test_native_programs_say_what_is_wrong(
+    runtime: Runtime, bundles: Bundles, tmp_path: Path
+) -> None:
     command = prepared(runtime)
     bundle = bundles.get("cpu", "fp32")
     for arguments, said in (
         ([], "usage: starcoder2 BUNDLE --ids 1,2,3"),
         ([tmp_path, "--ids", "1"], "is not a bundle"),
-        ([bundles.get("optimum", "fp32"), "--ids", "1"], "a cache of kind growing, expected a ring in float32: export it with --target cpu"),
+        (
+            [bundles.get("optimum", "fp32"), "--ids", "1"],
+            "a cache of kind growing, expected a ring in float32: export it with --target cpu",
+        ),
         ([bundle, "--ids", "4096"], "token id 4096, expected 0 to 4095"),
     ):
-        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*command, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        )
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert said in done.stderr
 
@@ -153,4 +181,6 @@ def test_the_rust_examples_own_tests() -> None:
 
 
 def test_the_page_has_the_file_of_the_node_example() -> None:
-    assert (EXAMPLES / "web" / "starcoder2.mjs").read_bytes() == (EXAMPLES / "node" / "starcoder2.mjs").read_bytes()
+    assert (EXAMPLES / "web" / "starcoder2.mjs").read_bytes() == (
+        EXAMPLES / "node" / "starcoder2.mjs"
+    ).read_bytes()

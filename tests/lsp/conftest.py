@@ -29,13 +29,17 @@ class Editor:
         self.client = client
         self.versions: dict[str, int] = {}
 
-    async def initialize(self, options: object = None, *, progress: bool = True) -> types.InitializeResult:
+    async def initialize(
+        self, options: object = None, *, progress: bool = True
+    ) -> types.InitializeResult:
         """Shake hands."""
         can = client_capabilities("visual-studio-code")
         assert can.window is not None
         can.window.work_done_progress = progress
         folders = [types.WorkspaceFolder(ROOT, "work space")]
-        asked = types.InitializeParams(can, workspace_folders=folders, initialization_options=options)
+        asked = types.InitializeParams(
+            can, workspace_folders=folders, initialization_options=options
+        )
         self.client.capabilities = can  # which pytest-lsp checks what it is sent against
         result = await self.client.initialize_async(asked)
         self.client.initialized(types.InitializedParams())
@@ -45,7 +49,9 @@ class Editor:
         """Open a document, and give its URI."""
         uri = f"{ROOT}/{path}"
         self.versions[uri] = 1
-        self.client.text_document_did_open(types.DidOpenTextDocumentParams(types.TextDocumentItem(uri, "python", 1, text)))
+        self.client.text_document_did_open(
+            types.DidOpenTextDocumentParams(types.TextDocumentItem(uri, "python", 1, text))
+        )
         return uri
 
     def change(self, uri: str, *changes: types.TextDocumentContentChangeEvent) -> None:
@@ -56,7 +62,9 @@ class Editor:
 
     def close(self, uri: str) -> None:
         """Close a document."""
-        self.client.text_document_did_close(types.DidCloseTextDocumentParams(types.TextDocumentIdentifier(uri)))
+        self.client.text_document_did_close(
+            types.DidCloseTextDocumentParams(types.TextDocumentIdentifier(uri))
+        )
 
     async def items(
         self,
@@ -70,7 +78,9 @@ class Editor:
     ) -> Sequence[types.InlineCompletionItem]:
         """What is completed at a position. ``number``: the request's, to cancel it by."""
         asked = types.InlineCompletionParams(
-            types.InlineCompletionContext(trigger, selected), types.TextDocumentIdentifier(uri), types.Position(line, character)
+            types.InlineCompletionContext(trigger, selected),
+            types.TextDocumentIdentifier(uri),
+            types.Position(line, character),
         )
         method = types.TEXT_DOCUMENT_INLINE_COMPLETION
         result = await self.client.protocol.send_request_async(method, asked, number)
@@ -79,7 +89,9 @@ class Editor:
 
     async def ready(self, within: float = 60.0) -> None:
         """Wait until the model is loaded."""
-        await until(lambda: any("ready" in each.message for each in self.client.log_messages), within)
+        await until(
+            lambda: any("ready" in each.message for each in self.client.log_messages), within
+        )
 
     async def end(self) -> int:
         """End the server as editors do, and give its exit status."""

@@ -23,7 +23,14 @@ def test_mistakes_are_a_line(bundle: Path, tmp_path: Path) -> None:
     ]
     for arguments, told in mistakes:
         command = [sys.executable, "-m", "sc2onnx", "lsp", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert told in done.stderr
         assert done.stderr.count("\n") == 1
@@ -32,15 +39,26 @@ def test_mistakes_are_a_line(bundle: Path, tmp_path: Path) -> None:
 def test_nothing_but_the_protocol_is_on_standard_output(bundle: Path, tmp_path: Path) -> None:
     program = f"import sys; sys.argv = ['sc2onnx', 'lsp', {str(bundle)!r}]\n" + (
         "import os, sc2onnx.runtime.loading as loading\n"
-        "def load(*given, **options):\n    print('noise', flush=True); os.write(1, b'noise'); raise ValueError('no')\n"
+        "def load(*given, **options):\n    print('noise', flush=True); os.write(1, b'noise'); "
+        "raise ValueError('no')\n"
         "loading.load = load\nfrom sc2onnx.cli.main import entry\nentry()\n"
     )
     body = b'{"jsonrpc": "2.0", "method": "initialized", "params": {}}'
-    first = b'{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}, "processId": null, "rootUri": null}}'
+    first = (
+        b'{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}, '
+        b'"processId": null, "rootUri": null}}'
+    )
     last = b'{"jsonrpc": "2.0", "id": 2, "method": "shutdown"}'
-    given = b"".join(b"Content-Length: %d\r\n\r\n%s" % (len(each), each) for each in (first, body, last))
+    given = b"".join(
+        b"Content-Length: %d\r\n\r\n%s" % (len(each), each) for each in (first, body, last)
+    )
     heard = tmp_path / "stderr"
-    with heard.open("wb") as stderr, subprocess.Popen([sys.executable, "-c", program], stdin=PIPE, stdout=PIPE, stderr=stderr) as process:
+    with (
+        heard.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdin=PIPE, stdout=PIPE, stderr=stderr
+        ) as process,
+    ):
         assert process.stdin is not None
         process.stdin.write(given)
         process.stdin.flush()
@@ -58,16 +76,31 @@ def test_nothing_but_the_protocol_is_on_standard_output(bundle: Path, tmp_path: 
 
 def test_what_is_no_request_is_answered_and_a_line_in_the_log(bundle: Path, tmp_path: Path) -> None:
     bodies = [
-        b'{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}, "processId": null, "rootUri": null}}',
-        b'{"jsonrpc": "2.0", "id": 7, "method": "textDocument/inlineCompletion", "params": {"position": "here"}}',
+        (
+            b'{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}, '
+            b'"processId": null, "rootUri": null}}'
+        ),
+        (
+            b'{"jsonrpc": "2.0", "id": 7, "method": "textDocument/inlineCompletion", "params": '
+            b'{"position": "here"}}'
+        ),
         b'{"jsonrpc": "2.0", "method": "textDocument/didChange", "params": {"contentChanges": 5}}',
         b'{"jsonrpc": "2.0", "id": 9, "method": "shutdown"}',
     ]
     given = b"".join(b"Content-Length: %d\r\n\r\n%s" % (len(each), each) for each in bodies)
     command = [sys.executable, "-m", "sc2onnx", "lsp", str(bundle)]
-    done = subprocess.run(command, input=given, capture_output=True, cwd=tmp_path, timeout=60, check=False)
-    answers = {each["id"]: each for each in map(json.loads, re.findall(rb"\{.*?\}(?=Content-Length|$)", done.stdout)) if "id" in each}
+    done = subprocess.run(
+        command, input=given, capture_output=True, cwd=tmp_path, timeout=60, check=False
+    )
+    answers = {
+        each["id"]: each
+        for each in map(json.loads, re.findall(rb"\{.*?\}(?=Content-Length|$)", done.stdout))
+        if "id" in each
+    }
     assert answers[7]["error"]["code"] == -32602
     assert answers[9]["result"] is None
     assert b"Traceback" not in done.stderr
-    assert len([line for line in done.stderr.splitlines() if b"is not as the protocol has it" in line]) == 2
+    assert (
+        len([line for line in done.stderr.splitlines() if b"is not as the protocol has it" in line])
+        == 2
+    )

@@ -23,7 +23,9 @@ from tests.lsp.conftest import insert
 
 
 def workspace(*folders: str, root: str | None = None) -> LineWorkspace:
-    named = [types.WorkspaceFolder(folder, folder.rstrip("/").rpartition("/")[2]) for folder in folders]
+    named = [
+        types.WorkspaceFolder(folder, folder.rstrip("/").rpartition("/")[2]) for folder in folders
+    ]
     return LineWorkspace(root, workspace_folders=named)
 
 
@@ -41,7 +43,9 @@ def workspace(*folders: str, root: str | None = None) -> LineWorkspace:
         ([], None, "untitled:Untitled-1", "Untitled-1"),
     ],
 )
-def test_paths_begin_at_the_folder(folders: list[str], root: str | None, uri: str, path: str) -> None:
+def test_paths_begin_at_the_folder(
+    folders: list[str], root: str | None, uri: str, path: str
+) -> None:
     made = workspace(*folders)
     if root is not None:
         made = workspace(root=root)

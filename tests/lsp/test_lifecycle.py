@@ -31,11 +31,15 @@ raise SystemExit(main(sys.argv[1:-1]))
 """The command, whose model is loaded once a file is there."""
 
 
-async def test_it_answers_and_shows_progress_while_the_model_loads(bundle: Path, tmp_path: Path) -> None:
+async def test_it_answers_and_shows_progress_while_the_model_loads(
+    bundle: Path, tmp_path: Path
+) -> None:
     from pytest_lsp import make_test_lsp_client
 
     client, gate = make_test_lsp_client(), tmp_path / "gate"
-    await client.start_io(sys.executable, "-c", SLOW, "lsp", str(bundle), str(gate), env=dict(os.environ))
+    await client.start_io(
+        sys.executable, "-c", SLOW, "lsp", str(bundle), str(gate), env=dict(os.environ)
+    )
     one = Editor(client)
     try:
         await one.initialize()
@@ -47,8 +51,16 @@ async def test_it_answers_and_shows_progress_while_the_model_loads(bundle: Path,
         await one.ready()
         await until(lambda: any(len(each) == 4 for each in client.progress_reports.values()))
         [shown] = client.progress_reports.values()
-        kinds = [type(each) if not isinstance(each, types.ProgressParams) else type(each.value) for each in shown]
-        assert kinds == [types.WorkDoneProgressBegin, types.WorkDoneProgressReport, types.WorkDoneProgressReport, types.WorkDoneProgressEnd]
+        kinds = [
+            type(each) if not isinstance(each, types.ProgressParams) else type(each.value)
+            for each in shown
+        ]
+        assert kinds == [
+            types.WorkDoneProgressBegin,
+            types.WorkDoneProgressReport,
+            types.WorkDoneProgressReport,
+            types.WorkDoneProgressEnd,
+        ]
         assert await one.items(uri, 0, 5)
         assert await one.end() == 0
     finally:
@@ -102,7 +114,10 @@ async def test_a_request_that_fails_is_a_line_and_ends_nothing(bundle: Path) -> 
         await one.ready()
         with pytest.raises(JsonRpcException) as failed:
             await one.items("file:///nowhere/a.py", 0, 0)
-        assert failed.value.message == "file:///nowhere/a.py is not open, expected didOpen before a completion"
+        assert (
+            failed.value.message
+            == "file:///nowhere/a.py is not open, expected didOpen before a completion"
+        )
         assert failed.value.data is None
         uri = one.open("a.py", "x = [")
         assert await one.items(uri, 0, 5)

@@ -52,7 +52,9 @@ async def test_cancelling_leaves_nothing_active(bundle: Path) -> None:
 async def test_a_newer_request_for_the_same_document_ends_the_older_one(bundle: Path) -> None:
     async with opened(bundle) as (local, model):
         older = asyncio.create_task(local.complete(at("x = [")))
-        other = asyncio.create_task(local.complete(at("y = [", document="file:///b.py", tokens=300)))
+        other = asyncio.create_task(
+            local.complete(at("y = [", document="file:///b.py", tokens=300))
+        )
         await until(lambda: len(model.engine.lobby.active) == 2)
         newer = asyncio.create_task(local.complete(at("x = [", tokens=8)))
         assert await older == ""
@@ -76,7 +78,9 @@ async def test_what_is_warmed_is_not_computed_again_until_it_is_forgotten(bundle
         assert not model.engine.lobby.rows
 
 
-async def test_what_cannot_be_loaded_is_said_at_each_request(token_bundle: Path, tmp_path: Path) -> None:
+async def test_what_cannot_be_loaded_is_said_at_each_request(
+    token_bundle: Path, tmp_path: Path
+) -> None:
     for bundle, told in ((tmp_path / "absent", "absent"), (token_bundle, "tokenizer")):
         local = Local(lambda bundle=bundle: sc2onnx.load(bundle))  # type: ignore[misc]
         with pytest.raises(RefusedError, match=told):

@@ -61,10 +61,15 @@ async def test_it_gives_what_the_model_behind_the_server_infills(served: Served)
         one.open("other.py", "def sub(a, b):\n    return a - b\n")
         uri = one.open("src/a.py", BEFORE + AFTER)
         await one.ready()
-        for mode, line, character, before in (("block", 1, 11, BEFORE), ("line", 1, 9, BEFORE[:-2])):
+        for mode, line, character, before in (
+            ("block", 1, 11, BEFORE),
+            ("line", 1, 9, BEFORE[:-2]),
+        ):
             after = (BEFORE + AFTER)[len(before) :]
             files = {"other.py": "def sub(a, b):\n    return a - b\n"}
-            expected = served.model.infill(before, after, path="src/a.py", files=files, order="spm", heal=True, ends=mode).text  # type: ignore[arg-type]
+            expected = served.model.infill(
+                before, after, path="src/a.py", files=files, order="spm", heal=True, ends=mode
+            ).text  # type: ignore[arg-type]
             items = await one.items(uri, line, character)
             assert [item.insert_text for item in items] == ([expected] if expected.strip() else [])
         assert one.told == []
@@ -72,7 +77,9 @@ async def test_it_gives_what_the_model_behind_the_server_infills(served: Served)
 
 
 async def test_cancelling_stops_the_server_s_work(served: Served) -> None:
-    async with editor("--server", served.url, "--mode", "free", "--max-tokens", "1900", "--timeout", "60") as one:
+    async with editor(
+        "--server", served.url, "--mode", "free", "--max-tokens", "1900", "--timeout", "60"
+    ) as one:
         await one.initialize()
         uri = one.open("a.py", "x = [")
         await one.ready()
@@ -113,8 +120,13 @@ async def test_two_editors_at_one_server(served: Served) -> None:
             [item] = await each.items(each.open("a.py", text), 0, len(text))
             return item.insert_text
 
-        found = await asyncio.gather(*(asked(each, text) for each, text in zip((one, other), texts, strict=True)))
-        assert found == [served.model.infill(text, "", path="a.py", order="spm", heal=True, ends="block").text for text in texts]
+        found = await asyncio.gather(
+            *(asked(each, text) for each, text in zip((one, other), texts, strict=True))
+        )
+        assert found == [
+            served.model.infill(text, "", path="a.py", order="spm", heal=True, ends="block").text
+            for text in texts
+        ]
 
 
 async def test_with_the_key_and_without(bundle: Path, tmp_path: Path) -> None:
@@ -130,7 +142,10 @@ async def test_with_the_key_and_without(bundle: Path, tmp_path: Path) -> None:
             for _ in range(3):
                 assert not await one.items(uri, 0, 5)
             [told] = one.told
-            assert told == f"sc2onnx: the server at {running.url} wants another key, or one at all: give the file that holds it (--key-file FILE)"
+            assert told == (
+                f"sc2onnx: the server at {running.url} wants another key, or one at all: give "
+                "the file that holds it (--key-file FILE)"
+            )
 
 
 async def test_a_server_that_comes_and_goes(bundle: Path) -> None:
@@ -154,7 +169,11 @@ async def test_a_server_that_comes_and_goes(bundle: Path) -> None:
     ("status", "body", "told"),
     [
         (429, b'{"error": {"message": "come\\nlater", "code": 429}}', "refuses (429): come later"),
-        (503, b'{"error": {"message": "Loading model", "code": 503}}', "refuses (503): Loading model"),
+        (
+            503,
+            b'{"error": {"message": "Loading model", "code": 503}}',
+            "refuses (503): Loading model",
+        ),
         (404, b"", "refuses (404): it does not say why"),
         (200, b"<html>\n", "does not speak llama.cpp's /infill"),
         (200, b"[1]\n", "does not speak llama.cpp's /infill"),
@@ -177,7 +196,11 @@ async def test_an_answer_that_is_no_stream_and_an_error_inside_one() -> None:
             await one.initialize({"mode": "line"})
             [item] = await one.items(one.open("a.py", "x = ["), 0, 5)
             assert item.insert_text == "1,"
-    with answering(200, b'data: {"content": "1"}\n\ndata: {"error": {"message": "out of\\nslots", "code": 500}}\n\n') as url:
+    with answering(
+        200,
+        b'data: {"content": "1"}\n\ndata: {"error": {"message": "out '
+        b'of\\nslots", "code": 500}}\n\n',
+    ) as url:
         async with editor("--server", url) as one:
             await one.initialize()
             with pytest.raises(JsonRpcException, match=r"refuses \(500\): out of slots"):

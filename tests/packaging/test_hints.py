@@ -1,4 +1,6 @@
-"""What we say to install can be installed today: by the names of packages, as this project is in no index."""
+"""What we say to install can be installed today: by the names of packages, as
+this project is in no index.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = project["optional-dependencies"]
-    assert dict(EXTRAS) == {name: tuple(declared[name]) for name in declared if name not in ("test", "browser", "dev", "docs")}
+    assert dict(EXTRAS) == {
+        name: tuple(declared[name])
+        for name in declared
+        if name not in ("test", "browser", "dev", "docs")
+    }
 
 
 def test_a_package_that_two_extras_list_is_named_once() -> None:

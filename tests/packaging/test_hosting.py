@@ -22,7 +22,14 @@ def read(path: Path) -> Any:
 def test_the_workflow_has_the_hosts_form() -> None:
     """By the schema that check-jsonschema carries, so that no network is needed."""
     pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+        str(WORKFLOW),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -44,7 +51,11 @@ def test_the_workflow_runs_what_everybody_runs_and_may_only_read() -> None:
 
 
 def test_forms_for_issues_ask_for_something() -> None:
-    forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"]
+    forms = [
+        path
+        for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")
+        if path.stem != "config"
+    ]
     assert len(forms) == 2
     for path in forms:
         form = read(path)
@@ -75,4 +86,7 @@ def test_the_citation_names_the_model_and_its_licence() -> None:
     titles = [reference["title"] for reference in citation["references"]]
     assert titles[0].startswith("StarCoder 2")
     for entry in [citation, *citation["references"]]:
-        assert all("name" in author or {"family-names", "given-names"} <= author.keys() for author in entry["authors"])
+        assert all(
+            "name" in author or {"family-names", "given-names"} <= author.keys()
+            for author in entry["authors"]
+        )

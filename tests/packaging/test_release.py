@@ -33,7 +33,13 @@ CHANGELOG = """# Changelog
 - Less.
 """
 
-STATE = ("CHANGELOG.md", "CITATION.cff", "pyproject.toml", "sc2onnx/__init__.py", "native/pyproject.toml")
+STATE = (
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "pyproject.toml",
+    "sc2onnx/__init__.py",
+    "native/pyproject.toml",
+)
 
 
 @pytest.fixture
@@ -91,11 +97,23 @@ def test_this_clone_agrees_with_itself() -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
-        ("CITATION.cff", "version: 0.1.0", "version: 0.0.9", "CITATION.cff has version: 0.0.9, expected version: 0.1.0"),
-        ("native/pyproject.toml", 'version = "0.1.0"', 'version = "0.3.0"', "sc2onnx_kernels is 0.1.0 and native/pyproject.toml says 0.3.0"),
+        (
+            "CITATION.cff",
+            "version: 0.1.0",
+            "version: 0.0.9",
+            "CITATION.cff has version: 0.0.9, expected version: 0.1.0",
+        ),
+        (
+            "native/pyproject.toml",
+            'version = "0.1.0"',
+            'version = "0.3.0"',
+            "sc2onnx_kernels is 0.1.0 and native/pyproject.toml says 0.3.0",
+        ),
     ],
 )
-def test_versions_that_differ_are_told(clone: Path, name: str, old: str, new: str, said: str) -> None:
+def test_versions_that_differ_are_told(
+    clone: Path, name: str, old: str, new: str, said: str
+) -> None:
     rewrite(clone / name, old, new)
     assert [*release_state.contradictions(clone)] == [said]
 
@@ -110,11 +128,21 @@ def test_a_version_without_a_section_or_an_introduction_is_told(clone: Path) -> 
 def test_a_release_takes_a_day_addresses_and_a_clean_clone(clone: Path) -> None:
     told = [*release_state.obstacles(clone)]
     assert [sentence for sentence in told if "0.1.0 Unreleased, expected the day" in sentence]
-    assert [sentence for sentence in told if "no https address for Source, Issues, Changelog" in sentence]
+    assert [
+        sentence
+        for sentence in told
+        if "no https address for Source, Issues, Changelog" in sentence
+    ]
     rewrite(clone / "CHANGELOG.md", "[0.1.0] - Unreleased", "[0.1.0] - 2026-01-31")
     urls = "\n".join(f'{name} = "https://a.example/"' for name in release_state.URLS)
-    rewrite(clone / "pyproject.toml", "[project.scripts]", f"[project.urls]\n{urls}\n\n[project.scripts]")
-    assert [*release_state.obstacles(clone)] == ["2 files are changed, expected every one committed"]
+    rewrite(
+        clone / "pyproject.toml",
+        "[project.scripts]",
+        f"[project.urls]\n{urls}\n\n[project.scripts]",
+    )
+    assert [*release_state.obstacles(clone)] == [
+        "2 files are changed, expected every one committed"
+    ]
 
 
 def wheel(path: Path, names: dict[str, int]) -> None:
@@ -127,7 +155,10 @@ def wheel(path: Path, names: dict[str, int]) -> None:
 def archives(tmp_path: Path) -> Path:
     """Five archives without a fault."""
     for name in ("sc2onnx", "sc2onnx_runtime", "sc2onnx_kernels"):
-        wheel(tmp_path / f"{name}-0.1.0-py3-none-any.whl", {f"{name}/__init__.py": 9, f"{name}-0.1.0.dist-info/licenses/LICENSE": 9})
+        wheel(
+            tmp_path / f"{name}-0.1.0-py3-none-any.whl",
+            {f"{name}/__init__.py": 9, f"{name}-0.1.0.dist-info/licenses/LICENSE": 9},
+        )
     for name in ("sc2onnx", "sc2onnx_kernels"):
         with tarfile.open(tmp_path / f"{name}-0.1.0.tar.gz", "w:gz") as archive:
             member = tarfile.TarInfo(f"{name}-0.1.0/LICENSE")
@@ -145,9 +176,18 @@ def test_archives_without_a_fault_pass(archives: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ({"sc2onnx/__init__.py": 9, "x/LICENSE": 9}, "sc2onnx/__init__.py is in sc2onnx-0.1.0-py3-none-any.whl and in"),
-        ({"x/LICENSE": 9, "sc2onnx_runtime/big.bin": 2_000_000}, "sc2onnx_runtime/big.bin in sc2onnx_runtime-0.1.0-py3-none-any.whl has 2,000,000"),
-        ({"x/LICENSE": 9, "sc2onnx_runtime/__pycache__/a.pyc": 9}, "expected nothing of __pycache__"),
+        (
+            {"sc2onnx/__init__.py": 9, "x/LICENSE": 9},
+            "sc2onnx/__init__.py is in sc2onnx-0.1.0-py3-none-any.whl and in",
+        ),
+        (
+            {"x/LICENSE": 9, "sc2onnx_runtime/big.bin": 2_000_000},
+            "sc2onnx_runtime/big.bin in sc2onnx_runtime-0.1.0-py3-none-any.whl has 2,000,000",
+        ),
+        (
+            {"x/LICENSE": 9, "sc2onnx_runtime/__pycache__/a.pyc": 9},
+            "expected nothing of __pycache__",
+        ),
         ({"sc2onnx_runtime/a.py": 9}, "sc2onnx_runtime-0.1.0-py3-none-any.whl has no LICENSE"),
     ],
 )
@@ -158,7 +198,9 @@ def test_faults_of_archives_are_told(archives: Path, names: dict[str, int], said
 
 def test_an_archive_that_is_missing_is_told(archives: Path) -> None:
     (archives / "sc2onnx-0.1.0.tar.gz").unlink()
-    assert [*release_files.faults(archives)] == ["0 archives are called sc2onnx-*.tar.gz, expected one"]
+    assert [*release_files.faults(archives)] == [
+        "0 archives are called sc2onnx-*.tar.gz, expected one"
+    ]
 
 
 def test_copies_of_the_licence_are_the_licence() -> None:

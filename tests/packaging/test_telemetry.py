@@ -14,7 +14,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_the_package_imports_it_in_one_place() -> None:
     importing = re.compile(r"^\s*(import|from) onnxruntime\b", re.MULTILINE)
-    files = [file.relative_to(ROOT).as_posix() for file in (ROOT / "sc2onnx").rglob("*.py") if importing.search(file.read_text(encoding="utf-8"))]
+    files = [
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "sc2onnx").rglob("*.py")
+        if importing.search(file.read_text(encoding="utf-8"))
+    ]
     assert files == ["sc2onnx/runtime/ort/library.py"]
 
 
@@ -33,5 +37,11 @@ def test_the_package_imports_it_in_one_place() -> None:
 )
 def test_examples_turn_it_off_before_the_library_looks(file: str, loads: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
-    off = "./telemetry.mjs" if file.endswith(".mjs") else "{_QUIET}" if file.endswith("card.py") else VARIABLE
+    off = (
+        "./telemetry.mjs"
+        if file.endswith(".mjs")
+        else "{_QUIET}"
+        if file.endswith("card.py")
+        else VARIABLE
+    )
     assert 0 < text.index(off) < text.index(loads)

@@ -97,7 +97,10 @@ def test_what_is_left_out_is_what_only_the_whole_package_can_do(wheel: Path) -> 
 
 
 def test_requirements_are_those_of_the_whole_package() -> None:
-    whole, runtime = (tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"] for folder in (ROOT, RUNTIME))
+    whole, runtime = (
+        tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for folder in (ROOT, RUNTIME)
+    )
     assert runtime["dependencies"] == whole["dependencies"]
     assert runtime["requires-python"] == whole["requires-python"]
     extras = runtime["optional-dependencies"]
@@ -177,5 +180,8 @@ LACKING = [
 def test_it_says_what_it_has_not(unpacked: Path, bundle: Path, arguments: tuple[str, ...]) -> None:
     done = run(unpacked, *(bundle if word == "BUNDLE" else word for word in arguments))
     assert done.returncode == 2
-    assert "this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel" in done.stderr
+    assert (
+        "this is the runtime alone, which cannot do that: install sc2onnx, from its clone or wheel"
+        in done.stderr
+    )
     assert done.stderr.count("\n") == 1

@@ -26,11 +26,15 @@ class Exported:
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
     directory = tmp_path_factory.mktemp("shape")
     checkpoint = make(request.param, directory / "checkpoint")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # random checkpoints have no tokenizer
         export(checkpoint, directory / "bundle")
-    yield Exported(request.param, checkpoint, directory / "bundle", sc2onnx.load(directory / "bundle"))
+    yield Exported(
+        request.param, checkpoint, directory / "bundle", sc2onnx.load(directory / "bundle")
+    )
     shutil.rmtree(directory)

@@ -1,4 +1,6 @@
-"""Graphs that are wrong in a small way, which verification must notice: each patches the exporter."""
+"""Graphs that are wrong in a small way, which verification must notice:
+each patches the exporter.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from sc2onnx.runtime.opening import bundle
 
 
 def let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Open bundles whose graphs the exporter never writes: opening refuses some mistakes before they are compared with anything."""
+    """Open bundles whose graphs the exporter never writes: opening refuses some mistakes before
+    they are compared with anything.
+    """
     monkeypatch.setattr(bundle, "check_agreement", lambda directory, manifest: None)
 
 
@@ -28,7 +32,10 @@ def slot_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(op: Recorder, *arguments: Any) -> attention.RingStep:
         step = real(op, *arguments)
         one = op.ints(1)
-        return dataclasses.replace(step, past=op.Add(step.past, one), positions=op.Add(step.positions, one))  # what is left to do with them: write
+        # what is left to do with them: write
+        return dataclasses.replace(
+            step, past=op.Add(step.past, one), positions=op.Add(step.positions, one)
+        )
 
     monkeypatch.setattr(attention, "ring_step", wrong)
 
@@ -39,7 +46,9 @@ def window_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(op: Recorder, config: Starcoder2Config, *arguments: Any) -> attention.RingStep:
         assert config.sliding_window is not None
-        return real(op, dataclasses.replace(config, sliding_window=config.sliding_window + 1), *arguments)
+        return real(
+            op, dataclasses.replace(config, sliding_window=config.sliding_window + 1), *arguments
+        )
 
     monkeypatch.setattr(attention, "ring_step", wrong)
 
@@ -47,12 +56,19 @@ def window_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def softmax_scaled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     let_in(monkeypatch)
     real = Recorder.scalar
-    monkeypatch.setattr(Recorder, "scalar", lambda self, value, dtype: real(self, value**2 if value == 16**-0.5 else value, dtype))
+    monkeypatch.setattr(
+        Recorder,
+        "scalar",
+        lambda self, value, dtype: real(self, value**2 if value == 16**-0.5 else value, dtype),
+    )
 
 
 def heads_turned_the_wrong_way(monkeypatch: pytest.MonkeyPatch) -> None:
     let_in(monkeypatch)
-    monkeypatch.setattr("sc2onnx.export.graph.attention.rotary", lambda op, heads, cos, sin: rotary(op, heads, cos, op.Neg(sin)))
+    monkeypatch.setattr(
+        "sc2onnx.export.graph.attention.rotary",
+        lambda op, heads, cos, sin: rotary(op, heads, cos, op.Neg(sin)),
+    )
 
 
 MISTAKES = (slot_off_by_one, window_off_by_one, softmax_scaled_twice, heads_turned_the_wrong_way)
@@ -81,15 +97,24 @@ def gqa_position_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "contrib_outputs", wrong)
 
 
-def _change_attribute(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Any], Any]) -> None:
+def _change_attribute(
+    monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Any], Any]
+) -> None:
     let_in(monkeypatch)
     real = Recorder.contrib_outputs
 
     def wrong(self: Recorder, operator: str, outputs: int, *inputs: Any, **attributes: Any) -> Any:
         assert operator == "GroupQueryAttention"
-        return real(self, operator, outputs, *inputs, **{**attributes, name: change(attributes.get(name))})
+        return real(
+            self, operator, outputs, *inputs, **{**attributes, name: change(attributes.get(name))}
+        )
 
     monkeypatch.setattr(Recorder, "contrib_outputs", wrong)
 
 
-GQA_MISTAKES = (gqa_window_off_by_one, gqa_unscaled_scores, gqa_heads_not_turned, gqa_position_off_by_one)
+GQA_MISTAKES = (
+    gqa_window_off_by_one,
+    gqa_unscaled_scores,
+    gqa_heads_not_turned,
+    gqa_position_off_by_one,
+)

@@ -1,4 +1,6 @@
-"""Random-weight checkpoints that cover what a StarCoder2 may be: small, but with attention that matters."""
+"""Random-weight checkpoints that cover what a StarCoder2 may be: small, but
+with attention that matters.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Shape:
     config: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     shard: str = "5GB"
-    edit: Mapping[str, Any] = field(default_factory=dict)  # changes to config.json after saving; None removes a key
+    # changes to config.json after saving; None removes a key
+    edit: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
@@ -50,23 +53,58 @@ SHAPES = [
     Shape("window as large as the context", {"sliding_window": CONTEXT}),
     Shape("one key-value head", {"num_key_value_heads": 1, "sliding_window": 64}),
     Shape("as many key-value heads as heads", {"num_key_value_heads": 4}),
-    Shape("groups of 12, head size 64", {"hidden_size": 768, "num_attention_heads": 12, "num_key_value_heads": 1, "sliding_window": 64}),
-    Shape("head size 128", {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 64}),
-    Shape("three groups of two, odd sizes", {"hidden_size": 72, "intermediate_size": 101, "num_attention_heads": 6, "num_key_value_heads": 3}),
+    Shape(
+        "groups of 12, head size 64",
+        {
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 1,
+            "sliding_window": 64,
+        },
+    ),
+    Shape(
+        "head size 128",
+        {
+            "hidden_size": 256,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "sliding_window": 64,
+        },
+    ),
+    Shape(
+        "three groups of two, odd sizes",
+        {
+            "hidden_size": 72,
+            "intermediate_size": 101,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+        },
+    ),
     Shape("separate head", {"tie_word_embeddings": False}),
     Shape("no biases", {"use_bias": False, "sliding_window": 64}),
-    Shape("no biases, separate head, no window", {"use_bias": False, "tie_word_embeddings": False, "sliding_window": None}),
+    Shape(
+        "no biases, separate head, no window",
+        {"use_bias": False, "tie_word_embeddings": False, "sliding_window": None},
+    ),
     Shape("exact GELU", {"hidden_act": "gelu"}),
     Shape("wide epsilon, one layer", {"norm_epsilon": 1e-2, "num_hidden_layers": 1}),
     Shape("stored as bf16 in shards", {"sliding_window": 64}, dtype=torch.bfloat16, shard="40KB"),
     Shape("stored as fp16", {}, dtype=torch.float16),
-    Shape("rope_theta at the top level", edit={"rope_parameters": None, "rope_scaling": None, "rope_theta": 999999.4420358813}),
-    Shape("rope_theta in rope_parameters", edit={"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rope_theta": None}),
+    Shape(
+        "rope_theta at the top level",
+        edit={"rope_parameters": None, "rope_scaling": None, "rope_theta": 999999.4420358813},
+    ),
+    Shape(
+        "rope_theta in rope_parameters",
+        edit={"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rope_theta": None},
+    ),
 ]
 
 
 def make(shape: Shape, out: Path) -> Path:
-    """Save a checkpoint with random weights, norms and biases, spread so that logits and attention are far from uniform."""
+    """Save a checkpoint with random weights, norms and biases, spread so that logits and
+    attention are far from uniform.
+    """
     settings = {**DEFAULTS, **shape.config}
     theta = settings.pop("rope_theta")
     config = Starcoder2Config(**settings)
@@ -88,5 +126,9 @@ def make(shape: Shape, out: Path) -> Path:
     path = out / "config.json"
     raw = json.loads(path.read_text())
     raw.update(shape.edit)
-    path.write_text(json.dumps({key: value for key, value in raw.items() if not (key in shape.edit and value is None)}))
+    path.write_text(
+        json.dumps(
+            {key: value for key, value in raw.items() if not (key in shape.edit and value is None)}
+        )
+    )
     return out

@@ -1,4 +1,6 @@
-"""Graphs of others that are not what they say, or not what their configuration says: named, and no memory is read as what it is not."""
+"""Graphs of others that are not what they say, or not what their configuration says: named, and no
+memory is read as what it is not.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,14 @@ def changed(exported: Path, to: Path, change: Change) -> Path:
     return to
 
 
-def through(name: str, operator: str, data_type: int, shape: tuple[int | str, ...] | None, *inputs: str, **attributes: Any) -> Change:
+def through(
+    name: str,
+    operator: str,
+    data_type: int,
+    shape: tuple[int | str, ...] | None,
+    *inputs: str,
+    **attributes: Any,
+) -> Change:
     """The output ``name`` comes through another node, and is said to be of this type and shape."""
 
     def change(graph: onnx.GraphProto) -> None:
@@ -46,14 +55,18 @@ def through(name: str, operator: str, data_type: int, shape: tuple[int | str, ..
         for node in graph.node:
             for names in (node.input, node.output):
                 names[:] = [f"{name}.before" if known == name else known for known in names]
-        graph.node.append(helper.make_node(operator, [f"{name}.before", *inputs], [name], **attributes))
+        graph.node.append(
+            helper.make_node(operator, [f"{name}.before", *inputs], [name], **attributes)
+        )
         output.CopyFrom(helper.make_tensor_value_info(name, data_type, shape))
 
     return change
 
 
 def more_inputs(graph: onnx.GraphProto) -> None:
-    graph.input.append(helper.make_tensor_value_info("token_type_ids", TensorProto.INT64, ("batch", "step")))
+    graph.input.append(
+        helper.make_tensor_value_info("token_type_ids", TensorProto.INT64, ("batch", "step"))
+    )
 
 
 def fewer_outputs(graph: onnx.GraphProto) -> None:
@@ -69,23 +82,34 @@ def fewer_outputs(graph: onnx.GraphProto) -> None:
             through("present.0.key", "Cast", HALF, ("b", 2, "n", 64), to=HALF),
             r"has present\.0\.key as tensor\(float16\) of shape .*, expected tensor\(float\)",
         ),
-        (through("logits", "Cast", TensorProto.DOUBLE, ("b", "n", 4096), to=TensorProto.DOUBLE), r"has logits as tensor\(double\)"),
+        (
+            through("logits", "Cast", TensorProto.DOUBLE, ("b", "n", 4096), to=TensorProto.DOUBLE),
+            r"has logits as tensor\(double\)",
+        ),
     ],
 )
-def test_what_a_graph_says_of_itself(exported: Path, tmp_path: Path, change: Change, said: str) -> None:
+def test_what_a_graph_says_of_itself(
+    exported: Path, tmp_path: Path, change: Change, said: str
+) -> None:
     with pytest.raises((BundleError, InferenceError), match=said):
         Foreign.of_export(changed(exported, tmp_path / "changed", change))
 
 
 def halved(name: str) -> Change:
     """The output has one position, whatever it says."""
-    shape = ("batch", "some", "thing", "else") if name.startswith("present") else ("batch", "some", "thing")
+    shape = (
+        ("batch", "some", "thing", "else")
+        if name.startswith("present")
+        else ("batch", "some", "thing")
+    )
 
     parts = {"from": 0, "to": 1, "axis": 2 if name.startswith("present") else 1}
 
     def change(graph: onnx.GraphProto) -> None:
         for label, value in parts.items():
-            graph.initializer.append(helper.make_tensor(f"{name}.{label}", TensorProto.INT64, (1,), [value]))
+            graph.initializer.append(
+                helper.make_tensor(f"{name}.{label}", TensorProto.INT64, (1,), [value])
+            )
         through(name, "Slice", FLOAT, shape, f"{name}.from", f"{name}.to", f"{name}.axis")(graph)
 
     return change
@@ -94,7 +118,13 @@ def halved(name: str) -> Change:
 @pytest.mark.parametrize("name", ["present.3.value", "logits"])
 def test_what_a_graph_gives(exported: Path, tmp_path: Path, name: str) -> None:
     opened = Foreign.of_export(changed(exported, tmp_path / "changed", halved(name)))
-    with opened.sequence() as sequence, pytest.raises(InferenceError, match=rf"the graph gave {name} as tensor\(float\) of shape \(1, .*, expected"):
+    with (
+        opened.sequence() as sequence,
+        pytest.raises(
+            InferenceError,
+            match=rf"the graph gave {name} as tensor\(float\) of shape \(1, .*, expected",
+        ),
+    ):
         sequence.append(np.array([5, 6, 7], dtype=np.int64))
 
 

@@ -32,7 +32,14 @@ from tests.runtime.rows import cache_of
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 DEEP = Shape("12 layers", {"num_hidden_layers": 12, "sliding_window": 64})
 ODD = "three groups of two, odd sizes"
-NAMES = ("window of 1", "window of 7", "no biases, separate head, no window", "head size 128", "stored as fp16", "wide epsilon, one layer")
+NAMES = (
+    "window of 1",
+    "window of 7",
+    "no biases, separate head, no window",
+    "head size 128",
+    "stored as fp16",
+    "wide epsilon, one layer",
+)
 UNEVEN = Shape("odd sizes", {"hidden_size": 96, "intermediate_size": 101, "num_attention_heads": 6})
 TAKEN = [
     *(shape for shape in SHAPES if shape.name != ODD),
@@ -64,13 +71,20 @@ def test_every_length_split_and_rewind(shape: Shape, precision: str, tmp_path: P
     assert summary.tolerance == half_tolerance(precision, Manifest.read(bundle).model.num_layers)
     assert summary.max_rel_diff is not None
     assert summary.tolerance / 10 < summary.max_rel_diff <= summary.tolerance
-    assert {result.case.split for result in report.cases} == {"at once", "token by token", "uneven chunks", "with rewinds"}
+    assert {result.case.split for result in report.cases} == {
+        "at once",
+        "token by token",
+        "uneven chunks",
+        "with rewinds",
+    }
     window = {"sliding_window": 7, **shape.config}["sliding_window"]
     assert summary.longest == (2 * window + 3 if window else 259)
     assert Manifest.read(bundle).verification == summary
 
 
-def test_the_mini_bundle_passes_past_its_window(checkpoint: Path, precision: str, tmp_path: Path) -> None:
+def test_the_mini_bundle_passes_past_its_window(
+    checkpoint: Path, precision: str, tmp_path: Path
+) -> None:
     export(checkpoint, tmp_path / "bundle", precision=precision, target="cuda")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -84,21 +98,34 @@ def test_the_mini_bundle_passes_past_its_window(checkpoint: Path, precision: str
 
 
 @pytest.mark.parametrize("shape", [*TAKEN, DEEP], ids=str)
-def test_the_roundings_are_those_of_torch_in_the_same_precision(shape: Shape, precision: str, tmp_path: Path) -> None:
-    """Not better, which would mean that roundings were dropped, and not worse. Past the window, in uneven steps."""
+def test_the_roundings_are_those_of_torch_in_the_same_precision(
+    shape: Shape, precision: str, tmp_path: Path
+) -> None:
+    """Not better, which would mean that roundings were dropped, and not worse.
+    Past the window, in uneven steps.
+    """
     checkpoint, bundle = exported(shape, precision, tmp_path)
     tokens = np.random.default_rng(0).integers(0, 97, 200)
     with Reference(checkpoint) as reference:
         expected = reference.logits(tokens[None])[0]
-    model = transformers.Starcoder2ForCausalLM.from_pretrained(checkpoint, dtype=DTYPES[precision], attn_implementation="eager")
+    model = transformers.Starcoder2ForCausalLM.from_pretrained(
+        checkpoint, dtype=DTYPES[precision], attn_implementation="eager"
+    )
     with torch.inference_mode():
         theirs = model(torch.from_numpy(tokens)[None], use_cache=False).logits.float().numpy()[0]
     with open_subject(bundle).sequence() as sequence:
-        ours = np.concatenate([appended(sequence, tokens[:90]), *(appended(sequence, tokens[i : i + 1]) for i in range(90, 200))])
+        ours = np.concatenate(
+            [
+                appended(sequence, tokens[:90]),
+                *(appended(sequence, tokens[i : i + 1]) for i in range(90, 200)),
+            ]
+        )
     found, torchs = (compare(logits, expected, tokens[1:]) for logits in (ours, theirs))
     assert 0.6 * torchs.kl_divergence < found.kl_divergence < 1.5 * torchs.kl_divergence
     assert found.max_rel_diff < 2 * torchs.max_rel_diff
-    assert max(found.max_rel_diff, torchs.max_rel_diff) <= half_tolerance(precision, len(model.model.layers))
+    assert max(found.max_rel_diff, torchs.max_rel_diff) <= half_tolerance(
+        precision, len(model.model.layers)
+    )
 
 
 def appended(sequence: Played, tokens: npt.NDArray[np.int64]) -> Floats:
@@ -132,14 +159,23 @@ def test_an_fp16_bundle_computes_with_onnxruntime_alone(checkpoint: Path, tmp_pa
     assert TOLERANCE < compare(ours, expected, tokens[1:]).max_rel_diff < half_tolerance("fp16", 6)
 
 
-def test_the_emulation_leaves_no_node_that_computes_in_half_precision(precision: str, tmp_path: Path) -> None:
+def test_the_emulation_leaves_no_node_that_computes_in_half_precision(
+    precision: str, tmp_path: Path
+) -> None:
     _, bundle = exported(Shape("window of 7"), precision, tmp_path)
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(emulated(bundle / "model.onnx")), strict_mode=True)
+    model = onnx.shape_inference.infer_shapes(
+        onnx.load_model_from_string(emulated(bundle / "model.onnx")), strict_mode=True
+    )
     graph, float32 = model.graph, onnx.TensorProto.FLOAT
-    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.input, *graph.output, *graph.value_info)
+    }
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     half = types["past_key_values.0.key"]
-    halves = {node.op_type for node in graph.node if half in (types[name] for name in node.input if name)}
+    halves = {
+        node.op_type for node in graph.node if half in (types[name] for name in node.input if name)
+    }
     assert halves == {"Cast", "Gather", "Reshape", "Slice", "Shape"}
     made = {node.output[0]: node.op_type for node in graph.node}
     used = {name: {node.op_type for node in graph.node if name in node.input} for name in made}
@@ -149,19 +185,38 @@ def test_the_emulation_leaves_no_node_that_computes_in_half_precision(precision:
             assert used[name] == {"Cast"}  # rounded before anything else sees it
     outputs = [(value.name, value.type.tensor_type.elem_type) for value in graph.output]
     assert {dtype for name, dtype in outputs if name.startswith("present.")} == {half}
-    assert {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"} == {"model.onnx.data"}
-    assert [value.name for value in graph.output] == [value.name for value in onnx.load(bundle / "model.onnx", load_external_data=False).graph.output]
+    assert {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    } == {"model.onnx.data"}
+    assert [value.name for value in graph.output] == [
+        value.name
+        for value in onnx.load(bundle / "model.onnx", load_external_data=False).graph.output
+    ]
 
 
-def test_heads_that_the_operator_does_not_take_are_refused_before_any_work(precision: str, tmp_path: Path) -> None:
+def test_heads_that_the_operator_does_not_take_are_refused_before_any_work(
+    precision: str, tmp_path: Path
+) -> None:
     shape = next(shape for shape in SHAPES if shape.name == ODD)
-    with pytest.raises(RequestError, match="heads are 12 wide, expected a multiple of 16 for a GPU in half precision: choose --target cpu"):
+    with pytest.raises(
+        RequestError,
+        match=(
+            "heads are 12 wide, expected a multiple of 16 for a GPU in half "
+            "precision: choose --target cpu"
+        ),
+    ):
         exported(shape, precision, tmp_path)
     assert not (tmp_path / "bundle").exists()
 
 
 def difference(**changes: float) -> Difference:
-    return dataclasses.replace(Difference(1, 1, 0.01, 1.0, 1e-4, 1.0, 1.0, 1.0, 1.0), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(
+        Difference(1, 1, 0.01, 1.0, 1e-4, 1.0, 1.0, 1.0, 1.0),
+        **changes,
+    )  # type: ignore[arg-type]
 
 
 def test_greedy_tokens_may_part_only_at_near_ties_and_in_fp32_never() -> None:
@@ -192,7 +247,9 @@ def test_where_greedy_decoding_parts() -> None:
     assert part([], [], logits[:0]) is None
 
 
-def test_a_device_that_is_not_there_is_named_before_anything_is_compared(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_named_before_anything_is_compared(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     """On a GPU this is for tests/cuda."""
     export(checkpoint, tmp_path / "bundle", precision="fp16", target="cuda")
     with pytest.raises(DeviceError, match="cuda:7"):

@@ -1,4 +1,6 @@
-"""The shipped checkpoint: its verification, as ``sc2onnx verify`` does it, and sampling against transformers."""
+"""The shipped checkpoint: its verification, as ``sc2onnx verify`` does it, and
+sampling against transformers.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,12 @@ def test_the_mini_bundle_passes_and_keeps_its_figures(copy: Path, checkpoint: Pa
     assert summary.longest == 515
     assert summary.greedy_match == summary.greedy_tokens == 512
     assert {result.case.length for result in report.cases} == {1, 255, 256, 257, 515}
-    assert {result.case.split for result in report.cases} == {"at once", "token by token", "uneven chunks", "with rewinds"}
+    assert {result.case.split for result in report.cases} == {
+        "at once",
+        "token by token",
+        "uneven chunks",
+        "with rewinds",
+    }
     assert summary.nll is not None
     assert 0 < summary.nll == pytest.approx(summary.nll_reference, abs=1e-5)
     assert "argparse.py of Python" in summary.text
@@ -48,11 +55,14 @@ def test_the_mini_bundle_passes_and_keeps_its_figures(copy: Path, checkpoint: Pa
     card = (copy / "README.md").read_text()
     assert f"{summary.max_rel_diff:.2e}" in card
     assert "passed" in card
-    assert sc2onnx.load(copy, check="full").manifest.verification == summary  # the bundle is still whole
+    # the bundle is still whole
+    assert sc2onnx.load(copy, check="full").manifest.verification == summary
 
 
 def test_a_wrong_weight_fails_and_says_so(copy: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """The verifier must be able to fail: one bias of one layer, off by a little, in a bundle with valid digests."""
+    """The verifier must be able to fail: one bias of one layer, off by a little, in a
+    bundle with valid digests.
+    """
     from safetensors.torch import load_file, save_file
 
     from sc2onnx.export import export
@@ -72,7 +82,9 @@ def test_a_wrong_weight_fails_and_says_so(copy: Path, checkpoint: Path, tmp_path
     assert "**failed**" in (copy / "README.md").read_text()
 
 
-def test_a_tokenizer_that_is_not_of_the_bundle_is_not_verified_with(token_bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_not_of_the_bundle_is_not_verified_with(
+    token_bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     copied = Path(shutil.copytree(token_bundle, tmp_path / "tokens"))
     shutil.copy(checkpoint / "tokenizer.json", copied)
     summary = verify(copied, checkpoint, max_length=8, greedy_tokens=4).summary
@@ -80,7 +92,9 @@ def test_a_tokenizer_that_is_not_of_the_bundle_is_not_verified_with(token_bundle
     assert "random token ids" in summary.text
 
 
-def test_logits_that_are_not_numbers_fail_whatever_the_rest(copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_that_are_not_numbers_fail_whatever_the_rest(
+    copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = TokenSequence.append
 
     def poisoned(self: TokenSequence, tokens: Any, logits: Any = "all") -> Any:
@@ -100,22 +114,32 @@ def test_logits_that_are_not_numbers_fail_whatever_the_rest(copy: Path, checkpoi
 
 
 def test_pooling_keeps_what_is_not_a_number_wherever_it_stands() -> None:
-    good, bad = (Difference(1, 1, value, value, value, value, value, value, value) for value in (1e-7, math.nan))
+    good, bad = (
+        Difference(1, 1, value, value, value, value, value, value, value)
+        for value in (1e-7, math.nan)
+    )
     for parts in ([good, bad], [bad, good]):
-        assert all(math.isnan(getattr(pool(parts), name)) for name in ("max_abs_diff", "max_rel_diff", "kl_divergence", "nll"))
+        assert all(
+            math.isnan(getattr(pool(parts), name))
+            for name in ("max_abs_diff", "max_rel_diff", "kl_divergence", "nll")
+        )
 
 
 def test_the_mean_nll_is_over_the_tokens_that_are_known() -> None:
     rng = np.random.default_rng(0)
     logits, following = rng.standard_normal((4, 10)).astype(np.float32), np.array([1, 2, 3])
     whole = compare(logits, logits, following)
-    single = pool([compare(logits[i : i + 1], logits[i : i + 1], following[i : i + 1]) for i in range(4)])
+    single = pool(
+        [compare(logits[i : i + 1], logits[i : i + 1], following[i : i + 1]) for i in range(4)]
+    )
     assert single.nll == pytest.approx(whole.nll)
     assert (single.positions, single.known) == (4, 3)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_an_outcome_that_cannot_be_recorded_is_still_the_outcome(copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_an_outcome_that_cannot_be_recorded_is_still_the_outcome(
+    copy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refused(*arguments: Any) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -138,17 +162,27 @@ def test_the_outcome_of_one_bundle_is_not_recorded_in_another(copy: Path, checkp
 
 
 @pytest.mark.parametrize("damage", ["smaller", "truncated", "garbage"])
-def test_another_or_a_damaged_checkpoint_is_refused(copy: Path, checkpoint: Path, tmp_path: Path, damage: str) -> None:
+def test_another_or_a_damaged_checkpoint_is_refused(
+    copy: Path, checkpoint: Path, tmp_path: Path, damage: str
+) -> None:
     other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     weights = other / "model.safetensors"
     if damage == "smaller":
-        config = transformers.Starcoder2Config(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+        config = transformers.Starcoder2Config(
+            vocab_size=100,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
         transformers.Starcoder2ForCausalLM(config).save_pretrained(other)
     elif damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:5_000_000])
     else:
         weights.write_bytes(b"garbage" * 1000)
-    with pytest.raises(CheckpointError, match=r"the checkpoint has vocab_size 100, the bundle 4096|could not load"):
+    with pytest.raises(
+        CheckpointError, match=r"the checkpoint has vocab_size 100, the bundle 4096|could not load"
+    ):
         verify(copy, other, max_length=4)
 
 
@@ -190,9 +224,13 @@ def test_the_distribution_drawn_from_is_that_of_transformers(settings: dict[str,
         chain.append(hf.TopPLogitsWarper(settings["top_p"]))
     if "min_p" in settings:
         chain.append(hf.MinPLogitsWarper(settings["min_p"]))
-    warped = hf.LogitsProcessorList(chain)(torch.from_numpy(seen)[None], torch.from_numpy(scores)[None].clone())
+    warped = hf.LogitsProcessorList(chain)(
+        torch.from_numpy(seen)[None], torch.from_numpy(scores)[None].clone()
+    )
     expected = warped[0].softmax(-1).numpy()
     parameters = SamplingParameters(**settings)
-    tokens, probabilities = candidates(Sampler(parameters, seen, 4096).penalised(scores), parameters)
+    tokens, probabilities = candidates(
+        Sampler(parameters, seen, 4096).penalised(scores), parameters
+    )
     assert tokens.tolist() == np.flatnonzero(expected).tolist()
     np.testing.assert_allclose(probabilities, expected[tokens], rtol=1e-4)

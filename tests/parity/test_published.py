@@ -23,12 +23,16 @@ from tests.published import PUBLISHED, reduced
 def random_tensors(settings: dict[str, Any]) -> dict[str, Any]:
     random = np.random.default_rng(0)
     return {
-        name: (random.standard_normal(shape) / (shape[-1] ** 0.5 if len(shape) > 1 else 4)).astype(np.float32)
+        name: (random.standard_normal(shape) / (shape[-1] ** 0.5 if len(shape) > 1 else 4)).astype(
+            np.float32
+        )
         for name, shape in checkpoint_shapes(Starcoder2Config.from_dict(settings)).items()
     }
 
 
-def write(directory: Path, settings: dict[str, Any], edit: Callable[[dict[str, Any]], object] = len) -> Path:
+def write(
+    directory: Path, settings: dict[str, Any], edit: Callable[[dict[str, Any]], object] = len
+) -> Path:
     """A checkpoint of random numbers, ``edit`` applied to its tensors before they are saved."""
     tensors = random_tensors(settings)
     edit(tensors)
@@ -76,7 +80,9 @@ FIVE = int(transformers.__version__.split(".")[0]) >= 5
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("edit", [untied, head_in_half, only_the_head, bare])
-def test_a_pair_is_what_transformers_makes_of_it(edit: Callable[[dict[str, Any]], None], precision: str, tmp_path: Path) -> None:
+def test_a_pair_is_what_transformers_makes_of_it(
+    edit: Callable[[dict[str, Any]], None], precision: str, tmp_path: Path
+) -> None:
     checkpoint = write(tmp_path / "checkpoint", reduced("3b"), edit)
     out = tmp_path / "out"
     calibration = Calibration(wanted=False) if precision == "int8" else None

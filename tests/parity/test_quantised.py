@@ -1,4 +1,6 @@
-"""Quantised bundles against torch with the same weights: exact but for what the kernels do to activations, which is emulated too."""
+"""Quantised bundles against torch with the same weights: exact but for what the kernels do to
+activations, which is emulated too.
+"""
 
 from __future__ import annotations
 
@@ -57,23 +59,46 @@ CASES = [
     Case(Shape("int8, window of 64", {"intermediate_size": 192, "sliding_window": 64}), "int8"),
     Case(Shape("4 bits in 16, window of 7"), Recipe("16", Scheme(4, 16), Scheme(8, 32))),
     Case(
-        Shape("4 bits in 32, separate head, stored as bf16", {"tie_word_embeddings": False}, dtype=torch.bfloat16),
+        Shape(
+            "4 bits in 32, separate head, stored as bf16",
+            {"tie_word_embeddings": False},
+            dtype=torch.bfloat16,
+        ),
         Recipe("32", Scheme(4, 32), Scheme(8, 16)),
     ),
     Case(
-        Shape("4 and 8 bits in 64 and 32, one key-value head, no biases", {"use_bias": False, "num_key_value_heads": 1, "intermediate_size": 192}),
+        Shape(
+            "4 and 8 bits in 64 and 32, one key-value head, no biases",
+            {"use_bias": False, "num_key_value_heads": 1, "intermediate_size": 192},
+        ),
         Recipe("64", Scheme(4, 64), Scheme(8, 64), (Override("*.c_proj", Scheme(8, 32)),)),
     ),
     Case(
         Shape(
             "8 bits in 16, as many key-value heads, no biases, separate head, no window",
-            {"num_key_value_heads": 4, "use_bias": False, "tie_word_embeddings": False, "sliding_window": None},
+            {
+                "num_key_value_heads": 4,
+                "use_bias": False,
+                "tie_word_embeddings": False,
+                "sliding_window": None,
+            },
         ),
         Recipe("8 in 16", Scheme(8, 16), Scheme(8, 32)),
     ),
-    Case(Shape("int4-fast", {"hidden_size": 256, "intermediate_size": 512, "sliding_window": 64}), "int4-fast"),
     Case(
-        Shape("4 bits in 256, head size 128", {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1}),
+        Shape("int4-fast", {"hidden_size": 256, "intermediate_size": 512, "sliding_window": 64}),
+        "int4-fast",
+    ),
+    Case(
+        Shape(
+            "4 bits in 256, head size 128",
+            {
+                "hidden_size": 256,
+                "intermediate_size": 512,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+            },
+        ),
         Recipe("256", Scheme(4, 256), Scheme(8, 256)),
     ),
 ]
@@ -81,7 +106,9 @@ CASES = [
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint and its bundles by target, and what torch makes of the tokens with the bundles' weights: in floats, and in rounded ones."""
+    """A checkpoint and its bundles by target, and what torch makes of the tokens with the bundles'
+    weights: in floats, and in rounded ones.
+    """
 
     checkpoint: Path
     bundles: Mapping[str, Path]
@@ -104,7 +131,9 @@ class Exported:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
     directory = tmp_path_factory.mktemp("quantised")
     yield compared(request.param, directory, TARGETS)
     shutil.rmtree(directory)
@@ -119,7 +148,13 @@ def compared(case: Case, directory: Path, targets: Sequence[str]) -> Exported:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # random checkpoints have no tokenizer
         for target, bundle in bundles.items():
-            export(checkpoint, bundle, precision=precision, target=target, calibration=Calibration(False))
+            export(
+                checkpoint,
+                bundle,
+                precision=precision,
+                target=target,
+                calibration=Calibration(False),
+            )
     tokens = np.random.default_rng(0).integers(0, 97, LENGTH)
     with Reference(checkpoint) as reference:
         found = matrices(bundles["cpu"])
@@ -147,7 +182,9 @@ def take(reference: Reference, found: Mapping[str, Matrix]) -> None:
 
 @contextmanager
 def rounded_activations(reference: Reference, found: Mapping[str, Matrix]) -> Iterator[None]:
-    """Inputs of every product become the nearest multiples of a block's largest magnitude / 127, in the blocks of its weights."""
+    """Inputs of every product become the nearest multiples of a block's largest magnitude / 127, in
+    the blocks of its weights.
+    """
     handles = []
     for name, module in reference.model.named_modules():
         if isinstance(module, torch.nn.Linear):
@@ -168,7 +205,9 @@ def _rounding(block_size: int) -> Any:
 
 
 class Session:
-    """A bundle in a plain session whose products round their activations (``accuracy_level`` 4) or do not (0, 1)."""
+    """A bundle in a plain session whose products round their activations
+    (``accuracy_level`` 4) or do not (0, 1).
+    """
 
     def __init__(self, bundle: Path, accuracy_level: int) -> None:
         model = onnx.load(bundle / "model.onnx", load_external_data=False)
@@ -178,23 +217,40 @@ class Session:
                     attribute.i = accuracy_level
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle))
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry(
+            "session.qdq_matmulnbits_accuracy_level", str(accuracy_level)
+        )
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(bundle)
+        )
+        self._session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
-    def logits(self, tokens: Tokens, steps: Sequence[int] | None = None, capacity: int = 256) -> Floats:
+    def logits(
+        self, tokens: Tokens, steps: Sequence[int] | None = None, capacity: int = 256
+    ) -> Floats:
         """Of every position, computed in steps of so many tokens on a ring of so many slots."""
         outputs = [value.name for value in self._session.get_outputs()]
         sizes = {"batch": 1, "capacity": capacity}
-        caches = {value.name: value.shape for value in self._session.get_inputs() if value.name.startswith("past_key_values.")}
+        caches = {
+            value.name: value.shape
+            for value in self._session.get_inputs()
+            if value.name.startswith("past_key_values.")
+        }
         feeds: dict[str, npt.NDArray[Any]] = {
-            name: np.zeros([sizes.get(size, size) for size in shape], dtype=np.float32) for name, shape in caches.items()
+            name: np.zeros([sizes.get(size, size) for size in shape], dtype=np.float32)
+            for name, shape in caches.items()
         }
         found = []
         ends = np.cumsum([0, *(steps or [len(tokens)])])
         assert ends[-1] == len(tokens)
         for first, stop in pairwise(ends):
-            feeds |= {"input_ids": tokens[None, first:stop], "past_lengths": np.array([first]), "num_logits": np.array([stop - first])}
+            feeds |= {
+                "input_ids": tokens[None, first:stop],
+                "past_lengths": np.array([first]),
+                "num_logits": np.array([stop - first]),
+            }
             made = dict(zip(outputs, self._session.run(outputs, feeds), strict=True))
             found.append(made["logits"][0])
             feeds |= {name: made[name.replace("past_key_values", "present")] for name in caches}
@@ -202,50 +258,71 @@ class Session:
 
 
 every_target = pytest.mark.parametrize("target", TARGETS)
-every_split = pytest.mark.parametrize("steps", [EVENLY, UNEVENLY, ONE_BY_ONE], ids=["evenly", "unevenly", "one by one"])
+every_split = pytest.mark.parametrize(
+    "steps", [EVENLY, UNEVENLY, ONE_BY_ONE], ids=["evenly", "unevenly", "one by one"]
+)
 
 
 @pytest.mark.parametrize("accuracy_level", [0, 1])
 @every_target
-def test_with_activations_in_floats_the_graph_is_exact(exported: Exported, target: str, accuracy_level: int) -> None:
-    """As near to torch as an fp32 bundle is, in one step and in any others, past the window and around the ring. Measured: 1.7e-6 at most."""
+def test_with_activations_in_floats_the_graph_is_exact(
+    exported: Exported, target: str, accuracy_level: int
+) -> None:
+    """As near to torch as an fp32 bundle is, in one step and in any others, past the window and
+    around the ring. Measured: 1.7e-6 at most.
+    """
     session = Session(exported.bundles[target], accuracy_level)
     assert exported.difference(session.logits(exported.tokens)) <= TOLERANCE
     for steps in (EVENLY, UNEVENLY, ONE_BY_ONE):
-        assert exported.difference(session.logits(exported.tokens, steps, exported.capacity)) <= TOLERANCE
+        assert (
+            exported.difference(session.logits(exported.tokens, steps, exported.capacity))
+            <= TOLERANCE
+        )
 
 
 @every_target
 def test_the_rest_is_that_the_kernels_round_activations(exported: Exported, target: str) -> None:
-    """Emulating that in torch explains it but for activations that lie so near to the middle between two integers that one unit in
-    the last place decides: each moves its product by 1 / 127 of a block's largest, and what comes after. Measured: 0.025 to 0.038 of
-    the largest logit, root mean square 0.004 to 0.007, of which 10 to 35 % are left.
+    """Emulating that in torch explains it but for activations that lie so near to the middle
+    between two integers that one unit in the last place decides: each moves its product by 1 / 127
+    of a block's largest, and what comes after. Measured: 0.025 to 0.038 of the largest logit, root
+    mean square 0.004 to 0.007, of which 10 to 35 % are left.
     """
     ours = Session(exported.bundles[target], 4).logits(exported.tokens)
     assert 100 * TOLERANCE < exported.difference(ours) <= integer_tolerance() / 2
     assert exported.noise(ours, exported.emulated) < 0.6 * exported.noise(ours, exported.expected)
-    assert exported.noise(exported.emulated, exported.expected) == pytest.approx(exported.noise(ours, exported.expected), rel=0.1)
+    assert exported.noise(exported.emulated, exported.expected) == pytest.approx(
+        exported.noise(ours, exported.expected), rel=0.1
+    )
 
 
 def test_both_targets_compute_the_same(exported: Exported) -> None:
-    cpu, portable = (Session(exported.bundles[target], 4).logits(exported.tokens) for target in TARGETS)
+    cpu, portable = (
+        Session(exported.bundles[target], 4).logits(exported.tokens) for target in TARGETS
+    )
     np.testing.assert_array_equal(cpu, portable)
 
 
 @every_target
 @every_split
-def test_steps_differ_by_less_than_rounding_activations_does(exported: Exported, target: str, steps: Sequence[int]) -> None:
-    """In the runtime. One step of all tokens, or several, should be the same and is, with activations in floats, to 1.2e-6 (above).
+def test_steps_differ_by_less_than_rounding_activations_does(
+    exported: Exported, target: str, steps: Sequence[int]
+) -> None:
+    """In the runtime. One step of all tokens, or several, should be the same and is, with
+    activations in floats, to 1.2e-6 (above).
 
-    With one row, ``MatMul`` (as many key-value heads as heads) and ``MatMulNBits`` (4 bits from blocks of 64 on, 8 bits from 128) sum in
-    another order than with several, and a ring that has turned has its slots in another order: that decides which way activations
-    near the middle are rounded. Measured: 0 to 0.012 of the largest logit, root mean square at most 15 % of what rounding
-    activations makes.
+    With one row, ``MatMul`` (as many key-value heads as heads) and ``MatMulNBits`` (4 bits from
+    blocks of 64 on, 8 bits from 128) sum in another order than with several, and a ring that has
+    turned has its slots in another order: that decides which way activations near the middle are
+    rounded. Measured: 0 to 0.012 of the largest logit, root mean square at most 15 % of what
+    rounding activations makes.
     """
     model = sc2onnx.load(exported.bundles[target])
     with model.sequence() as whole, model.sequence() as parts:
         at_once = whole.append(exported.tokens)
-        in_steps = [parts.append(exported.tokens[first:stop]) for first, stop in pairwise(np.cumsum([0, *steps]))]
+        in_steps = [
+            parts.append(exported.tokens[first:stop])
+            for first, stop in pairwise(np.cumsum([0, *steps]))
+        ]
     assert at_once is not None
     ours = np.concatenate([logits for logits in in_steps if logits is not None])
     for logits in (at_once, ours):
@@ -256,9 +333,16 @@ def test_steps_differ_by_less_than_rounding_activations_does(exported: Exported,
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_head_and_an_embedding_in_4_bits(tied: bool, tmp_path: Path) -> None:
     """On the CPU, whose own operator gathers packed codes."""
-    case = Case(Shape("head in 4 bits", {"tie_word_embeddings": tied}), Recipe("head in 4 bits", Scheme(8, 16), Scheme(4, 32)))
+    case = Case(
+        Shape("head in 4 bits", {"tie_word_embeddings": tied}),
+        Recipe("head in 4 bits", Scheme(8, 16), Scheme(4, 32)),
+    )
     found = compared(case, tmp_path, ["cpu"])
-    assert {matrix.bits for name, matrix in matrices(found.bundles["cpu"]).items() if "layers" not in name} == {4}
+    assert {
+        matrix.bits
+        for name, matrix in matrices(found.bundles["cpu"]).items()
+        if "layers" not in name
+    } == {4}
     assert found.difference(Session(found.bundles["cpu"], 1).logits(found.tokens)) <= TOLERANCE
 
 
@@ -270,10 +354,19 @@ def test_the_weights_were_moved_by_rounding_them(exported: Exported) -> None:
 
 
 @every_target
-def test_a_scale_that_is_wrong_by_a_thousandth_is_noticed(exported: Exported, target: str, tmp_path: Path) -> None:
-    """One of thousands, of a query or of the last product: the tolerance of floats leaves no room for a mistake in the weights."""
+def test_a_scale_that_is_wrong_by_a_thousandth_is_noticed(
+    exported: Exported, target: str, tmp_path: Path
+) -> None:
+    """One of thousands, of a query or of the last product: the tolerance of floats leaves no room
+    for a mistake in the weights.
+    """
     graph = onnx.load(exported.bundles[target] / "model.onnx", load_external_data=False).graph
-    for number, name in enumerate(("model.layers.0.self_attn.qkv_proj.weight.scales", "model.layers.1.mlp.c_proj.weight.scales")):
+    for number, name in enumerate(
+        (
+            "model.layers.0.self_attn.qkv_proj.weight.scales",
+            "model.layers.1.mlp.c_proj.weight.scales",
+        )
+    ):
         (tensor,) = (tensor for tensor in graph.initializer if tensor.name == name)
         offset = int(next(entry.value for entry in tensor.external_data if entry.key == "offset"))
         bundle = Path(shutil.copytree(exported.bundles[target], tmp_path / str(number)))

@@ -1,4 +1,6 @@
-"""Deep positions: the frequencies' rounding is multiplied by the position, so it shows here or nowhere."""
+"""Deep positions: the frequencies' rounding is multiplied by the position, so
+it shows here or nowhere.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ DEPTH = 8300
 
 @pytest.mark.parametrize("theta", [999999.4420358813, 1e6, 1e5], ids=["3B", "7B", "15B"])
 def test_the_real_thetas_agree_at_position_8300(theta: float, tmp_path: Path) -> None:
-    settings = {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 500, "rope_theta": theta}
+    settings = {
+        "hidden_size": 256,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "sliding_window": 500,
+        "rope_theta": theta,
+    }
     shape = Shape("deep", {**settings, "num_hidden_layers": 1, "max_position_embeddings": 16384})
     checkpoint = make(shape, tmp_path / "checkpoint")
     with warnings.catch_warnings():

@@ -1,4 +1,6 @@
-"""fp32 bundles of every shape against torch: all lengths, splits and rewinds, 512 greedy tokens, ragged batches."""
+"""fp32 bundles of every shape against torch: all lengths, splits and rewinds, 512
+greedy tokens, ragged batches.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,26 @@ def test_every_length_split_and_rewind_and_512_greedy_tokens(exported: Exported)
     report = verify(exported.bundle, exported.checkpoint, greedy_tokens=GREEDY)
     worst = max(report.cases, key=lambda result: result.difference.max_rel_diff)
     assert report.summary.max_rel_diff is not None
-    assert report.summary.max_rel_diff <= TOLERANCE, f"{worst.case.length} tokens {worst.case.split}"
+    assert report.summary.max_rel_diff <= TOLERANCE, (
+        f"{worst.case.length} tokens {worst.case.split}"
+    )
     assert (report.summary.greedy_match, report.summary.greedy_tokens) == (GREEDY, GREEDY)
     assert report.summary.passed
     window = exported.shape.config.get("sliding_window", 7)
-    assert {result.case.length for result in report.cases} >= ({1, window, min(2 * window + 3, CONTEXT)} if window else {1, 128, 259})
+    assert {result.case.length for result in report.cases} >= (
+        {1, window, min(2 * window + 3, CONTEXT)} if window else {1, 128, 259}
+    )
 
 
 def test_a_ragged_batch_with_rewinds_in_single_rows(exported: Exported) -> None:
-    """Rows of different lengths, decoded together in steps of other sizes, rewound one by one, one leaving."""
+    """Rows of different lengths, decoded together in steps of other sizes,
+    rewound one by one, one leaving.
+    """
     model, lengths = exported.model, (3, 150, 71)
     seats = model.engine.seats
-    tokens = np.random.default_rng(1).integers(0, model.manifest.model.vocab_size, (len(lengths), 260))
+    tokens = np.random.default_rng(1).integers(
+        0, model.manifest.model.vocab_size, (len(lengths), 260)
+    )
     with Reference(exported.checkpoint) as torch_model:
         expected = torch_model.logits(tokens)
     rows = [seats.new() for _ in lengths]
@@ -75,8 +85,12 @@ def test_a_ragged_batch_with_rewinds_in_single_rows(exported: Exported) -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_both_attentions_of_torch_agree_with_the_bundle(exported: Exported, attention: str) -> None:
-    """The reference itself is cross-checked: transformers masks the window in two different ways."""
-    tokens = np.random.default_rng(3).integers(0, exported.model.manifest.model.vocab_size, (1, 150))
+    """The reference itself is cross-checked: transformers masks the
+    window in two different ways.
+    """
+    tokens = np.random.default_rng(3).integers(
+        0, exported.model.manifest.model.vocab_size, (1, 150)
+    )
     with Reference(exported.checkpoint, attention=attention) as torch_model:
         expected = torch_model.logits(tokens)
     with exported.model.sequence() as sequence:

@@ -20,7 +20,13 @@ from sc2onnx.verify.reference import Reference
 from tests.parity.mistakes import MISTAKES
 from tests.parity.shapes import SHAPES, Shape, make
 
-NAMES = ("window of 1", "window of 7", "no biases, separate head, no window", "one key-value head", "stored as bf16 in shards")
+NAMES = (
+    "window of 1",
+    "window of 7",
+    "no biases, separate head, no window",
+    "one key-value head",
+    "stored as bf16 in shards",
+)
 CHOSEN = [shape for shape in SHAPES if shape.name in NAMES]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokenizer.json:UserWarning")
@@ -29,13 +35,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*tokenizer.json:UserWarning")
 def recipe(bits: int, directory: Path) -> str:
     """One whose blocks fit the small shapes."""
     path = directory / f"{bits}-bits.json"
-    path.write_text(json.dumps({"body": {"bits": bits, "block_size": 16}, "head": {"bits": 8, "block_size": 16}}))
+    path.write_text(
+        json.dumps(
+            {"body": {"bits": bits, "block_size": 16}, "head": {"bits": 8, "block_size": 16}}
+        )
+    )
     return str(path)
 
 
 @pytest.mark.parametrize(("bits", "target"), [(4, "cpu"), (8, "portable")])
 @pytest.mark.parametrize("shape", CHOSEN, ids=str)
-def test_every_length_split_and_rewind(shape: Shape, bits: int, target: str, tmp_path: Path) -> None:
+def test_every_length_split_and_rewind(
+    shape: Shape, bits: int, target: str, tmp_path: Path
+) -> None:
     checkpoint = make(shape, tmp_path / "checkpoint")
     export(checkpoint, tmp_path / "bundle", precision=recipe(bits, tmp_path), target=target)
     summary = verify(tmp_path / "bundle", checkpoint, greedy_tokens=16).summary
@@ -47,7 +59,9 @@ def test_every_length_split_and_rewind(shape: Shape, bits: int, target: str, tmp
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
-def test_mistakes_are_far_outside(mistake: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mistakes_are_far_outside(
+    mistake: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     mistake(monkeypatch)
     checkpoint = make(Shape("window of 7"), tmp_path / "checkpoint")
     export(checkpoint, tmp_path / "bundle", precision=recipe(4, tmp_path))
@@ -58,15 +72,23 @@ def test_mistakes_are_far_outside(mistake: Callable[[pytest.MonkeyPatch], None],
 
 
 @pytest.mark.kernels
-def test_the_graph_for_the_kernels_passes_and_leaves_no_record(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_graph_for_the_kernels_passes_and_leaves_no_record(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     export(checkpoint, tmp_path / "bundle", precision="int4", calibration=Calibration(False))
-    summary = verify(tmp_path / "bundle", checkpoint, greedy_tokens=16, max_length=300, kernels="on").summary
+    summary = verify(
+        tmp_path / "bundle", checkpoint, greedy_tokens=16, max_length=300, kernels="on"
+    ).summary
     assert summary.passed
     assert Manifest.read(tmp_path / "bundle").verification is None
 
 
-def test_a_calibrated_bundle_is_compared_with_its_own_weights(checkpoint: Path, tmp_path: Path) -> None:
-    export(checkpoint, tmp_path / "bundle", precision="int4-fast", calibration=Calibration(tokens=512))
+def test_a_calibrated_bundle_is_compared_with_its_own_weights(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    export(
+        checkpoint, tmp_path / "bundle", precision="int4-fast", calibration=Calibration(tokens=512)
+    )
     summary = verify(tmp_path / "bundle", checkpoint, max_length=64, greedy_tokens=8).summary
     assert summary.passed
     assert "with the bundle's weights (at most " in summary.reference
@@ -85,7 +107,11 @@ def test_another_checkpoint_is_told_by_its_weights(tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "bundle", precision=recipe(8, tmp_path))
     rewrite(other)
     with pytest.raises(
-        CheckpointError, match=r"the bundle's model\.layers\.1\.mlp\.c_fc\.weight is .* away .* give the checkpoint that the bundle was made from"
+        CheckpointError,
+        match=(
+            r"the bundle's model\.layers\.1\.mlp\.c_fc\.weight is .* away .* give the checkpoint "
+            r"that the bundle was made from"
+        ),
     ):
         verify(tmp_path / "bundle", other)
 
@@ -99,17 +125,27 @@ def test_another_checkpoint_is_told_by_its_weights(tmp_path: Path) -> None:
         ("model.layers.1.mlp.c_fc.bias", 10.0, True),
     ],
 )
-def test_norms_and_biases_are_compared_too(name: str, factor: float, calibrated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_norms_and_biases_are_compared_too(
+    name: str, factor: float, calibrated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     checkpoint = make(Shape("window of 7"), tmp_path / "checkpoint")
     export(checkpoint, tmp_path / "bundle", precision=recipe(8, tmp_path))
 
     def changed(bundle: Path, shapes: Shapes) -> Iterator[tuple[str, Floats]]:
-        return ((found, array * np.float32(factor if found == name else 1)) for found, array in parameters(bundle, shapes))
+        return (
+            (found, array * np.float32(factor if found == name else 1))
+            for found, array in parameters(bundle, shapes)
+        )
 
     with Reference(checkpoint) as reference:
         reference.take_weights(tmp_path / "bundle", calibrated)
     monkeypatch.setattr("sc2onnx.verify.reference.parameters", changed)
-    with Reference(checkpoint) as reference, pytest.raises(CheckpointError, match=f"the bundle's {name} is .* away from the checkpoint's"):
+    with (
+        Reference(checkpoint) as reference,
+        pytest.raises(
+            CheckpointError, match=f"the bundle's {name} is .* away from the checkpoint's"
+        ),
+    ):
         reference.take_weights(tmp_path / "bundle", calibrated)
 
 
@@ -127,4 +163,8 @@ def test_the_tolerance_is_that_of_rounded_activations() -> None:
     assert integer_tolerance() == pytest.approx(0.126, rel=0.01)
     for precision in ("int4", "int8", "my recipe"):
         rule = criterion(precision, 30, quantised=True)
-        assert (rule.figure, rule.tolerance, rule.greedy) == ("max_rel_diff", integer_tolerance(), "reported")
+        assert (rule.figure, rule.tolerance, rule.greedy) == (
+            "max_rel_diff",
+            integer_tolerance(),
+            "reported",
+        )

@@ -16,7 +16,14 @@ import numpy.typing as npt
 import pytest
 
 import sc2onnx
-from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, RewindError, SequenceStateError, TokenIdError
+from sc2onnx.errors import (
+    ContextLengthError,
+    EmptyPromptError,
+    RequestError,
+    RewindError,
+    SequenceStateError,
+    TokenIdError,
+)
 from sc2onnx.runtime.cache.ring import RingCache
 from sc2onnx.runtime.cache.storage import InMemory
 from sc2onnx.runtime.engine.sequence import TokenSequence
@@ -38,7 +45,9 @@ def assert_close(ours: npt.NDArray[np.float32] | None, expected: npt.NDArray[np.
 
 
 @pytest.mark.parametrize("sizes", [[600], [1] * 600, [255, 1, 1, 300, 43], [7] * 85 + [5]])
-def test_logits_are_those_of_torch(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]], sizes: list[int]) -> None:
+def test_logits_are_those_of_torch(
+    sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]], sizes: list[int]
+) -> None:
     tokens, logits = reference["tokens"], reference["logits"]
     done = 0
     for size in sizes:
@@ -47,7 +56,9 @@ def test_logits_are_those_of_torch(sequence: TokenSequence, reference: Mapping[s
     assert sequence.length == len(sequence) == 600
 
 
-def test_past_the_window_rewinds_are_exact_or_refused(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]) -> None:
+def test_past_the_window_rewinds_are_exact_or_refused(
+    sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]
+) -> None:
     tokens, logits = reference["tokens"], reference["logits"]
     sequence.append(tokens, logits=None)
     allowed = sequence.rewindable
@@ -60,7 +71,9 @@ def test_past_the_window_rewinds_are_exact_or_refused(sequence: TokenSequence, r
     assert_close(sequence.append(tokens[:50]), logits[:50])
 
 
-def test_only_the_logits_asked_for(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]) -> None:
+def test_only_the_logits_asked_for(
+    sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]
+) -> None:
     tokens, logits = reference["tokens"], reference["logits"]
     assert sequence.append(tokens[:300], logits=None) is None
     assert_close(sequence.append(tokens[300:580], logits="last"), logits[579:580])
@@ -69,7 +82,9 @@ def test_only_the_logits_asked_for(sequence: TokenSequence, reference: Mapping[s
 
 
 @pytest.mark.parametrize(("capacity", "chunk"), [(256, 256), (257, 16), (300, 1000), (2048, 512)])
-def test_any_capacity_and_chunk_give_the_same_logits(bundle: Path, reference: Mapping[str, npt.NDArray[Any]], capacity: int, chunk: int) -> None:
+def test_any_capacity_and_chunk_give_the_same_logits(
+    bundle: Path, reference: Mapping[str, npt.NDArray[Any]], capacity: int, chunk: int
+) -> None:
     model = sc2onnx.load(bundle, cache_capacity=capacity, prefill_chunk=chunk, threads=1)
     with model.sequence() as sequence:
         assert_close(sequence.append(reference["tokens"][:560]), reference["logits"][:560])
@@ -86,7 +101,9 @@ def test_any_capacity_and_chunk_give_the_same_logits(bundle: Path, reference: Ma
         ([2**70], "too large"),
     ],
 )
-def test_impossible_tokens_are_refused(sequence: TokenSequence, tokens: list[Any], message: str) -> None:
+def test_impossible_tokens_are_refused(
+    sequence: TokenSequence, tokens: list[Any], message: str
+) -> None:
     with pytest.raises(TokenIdError, match=message):
         sequence.append(tokens)
     assert sequence.length == 0
@@ -97,13 +114,19 @@ def test_no_tokens_are_refused(sequence: TokenSequence) -> None:
         sequence.append([])
 
 
-def test_numpy_integers_of_any_width_are_tokens(sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]) -> None:
-    assert_close(sequence.append(reference["tokens"][:3].astype(np.uint16)), reference["logits"][:3])
+def test_numpy_integers_of_any_width_are_tokens(
+    sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    assert_close(
+        sequence.append(reference["tokens"][:3].astype(np.uint16)), reference["logits"][:3]
+    )
 
 
 def test_the_context_is_the_limit_and_is_checked_before_any_work(sequence: TokenSequence) -> None:
     sequence.append(np.full(2000, 5), logits=None)
-    with pytest.raises(ContextLengthError, match="49 tokens after 2000 make 2049, the model's context holds 2048"):
+    with pytest.raises(
+        ContextLengthError, match="49 tokens after 2000 make 2049, the model's context holds 2048"
+    ):
         sequence.append(np.full(49, 5))
     assert sequence.length == 2000
     sequence.append(np.full(48, 5), logits="last")
@@ -156,7 +179,9 @@ def test_a_rewind_takes_a_whole_number(sequence: TokenSequence, count: Any) -> N
 
 
 def test_running_out_of_memory_while_growing_leaves_the_sequence_as_it_was(
-    sequence: TokenSequence, reference: Mapping[str, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
+    sequence: TokenSequence,
+    reference: Mapping[str, npt.NDArray[Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokens, logits = reference["tokens"], reference["logits"]
     sequence.append(tokens[:60])
@@ -176,7 +201,9 @@ def test_running_out_of_memory_while_growing_leaves_the_sequence_as_it_was(
     assert_close(sequence.append(tokens[60:100]), logits[60:100])
 
 
-def test_length_and_rewindable_can_be_read_while_another_thread_closes(model: sc2onnx.Model) -> None:
+def test_length_and_rewindable_can_be_read_while_another_thread_closes(
+    model: sc2onnx.Model,
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         for _ in range(200):
             sequence = model.sequence()
@@ -187,14 +214,17 @@ def test_length_and_rewindable_can_be_read_while_another_thread_closes(model: sc
                 assert sequence.rewindable in (0, 3)
 
 
-def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(forgetful: sc2onnx.Model) -> None:
+def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(
+    forgetful: sc2onnx.Model,
+) -> None:
     """The handler interrupts the very append that it closes: it must not wait for it."""
     for delay in (0.001, 0.002, 0.004, 0.008, 0.016):
         sequence = forgetful.sequence()
         before = signal.signal(signal.SIGALRM, lambda *_, open=sequence: open.close())
         try:
             signal.setitimer(signal.ITIMER_REAL, delay)
-            with pytest.raises(SequenceStateError):  # noqa: PT012 - the signal may come in either call
+            # the signal may come in either call
+            with pytest.raises(SequenceStateError):  # noqa: PT012
                 for _ in range(100_000):
                     sequence.append([1], logits="last")
                     sequence.rewind(1)
@@ -204,7 +234,9 @@ def test_closing_in_a_signal_handler_of_the_working_thread_does_not_hang(forgetf
         assert forgetful.memory_footprint().cache == 0
 
 
-def test_using_a_sequence_in_a_signal_handler_of_its_own_append_is_refused(model: sc2onnx.Model) -> None:
+def test_using_a_sequence_in_a_signal_handler_of_its_own_append_is_refused(
+    model: sc2onnx.Model,
+) -> None:
     seen: list[Exception] = []
     with model.sequence() as sequence:
 
@@ -263,26 +295,47 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
 
     options = ort.SessionOptions()
     options.log_severity_level = 2
-    session = ort.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
     facts = Manifest.read(bundle).model
-    cache = RingCache(CacheShape(facts.num_layers, facts.num_kv_heads, facts.head_dim, facts.window, facts.context_length, 512), rows=1)
+    cache = RingCache(
+        CacheShape(
+            facts.num_layers,
+            facts.num_kv_heads,
+            facts.head_dim,
+            facts.window,
+            facts.context_length,
+            512,
+        ),
+        rows=1,
+    )
     capfd.readouterr()
     loud = ort.RunOptions()
     loud.log_severity_level = 2
-    graph = Graph(session, Device(), range(facts.num_layers), lambda number: loud, lambda array, device: None)
+    graph = Graph(
+        session, Device(), range(facts.num_layers), lambda number: loud, lambda array, device: None
+    )
     step = Step([graph], facts.vocab_size, cache.buffers)
     step.run(np.array([[1, 2, 3]]), cache.lengths, 1)
     assert "in-place optimization not activated" not in capfd.readouterr().err
     assert all(buffer[:, :, :3].any() for buffer in cache.by_slot)
     assert not any(buffer[:, :, 3:].any() for buffer in cache.by_slot)
     names = [output.name for output in session.get_outputs()]
-    caches = {f"past_key_values.{layer}.{kind}": cache.buffers[kind == "value"] for layer in range(6) for kind in ("key", "value")}
+    caches = {
+        f"past_key_values.{layer}.{kind}": cache.buffers[kind == "value"]
+        for layer in range(6)
+        for kind in ("key", "value")
+    }
     session.run(names, {"input_ids": np.array([[1]]), "past_lengths": cache.lengths, **caches})
-    assert "in-place optimization not activated" in capfd.readouterr().err  # the listener hears it when it happens
+    # the listener hears it when it happens
+    assert "in-place optimization not activated" in capfd.readouterr().err
 
 
 def test_passes_of_all_threads_go_through_the_sessions_own() -> None:
-    """As a GPU needs it; who is interrupted meanwhile leaves only when nothing is written any more."""
+    """As a GPU needs it; who is interrupted meanwhile leaves only when
+    nothing is written any more.
+    """
     from sc2onnx.runtime.ort.binding import Graph
     from sc2onnx.runtime.ort.devices import Device
 
@@ -303,7 +356,14 @@ def test_passes_of_all_threads_go_through_the_sessions_own() -> None:
                 raise ValueError(binding)
 
     session: Any = Session()
-    graph = Graph(session, Device("cuda"), range(1), lambda number: None, lambda array, device: None, thread=ThreadPoolExecutor(1, "own"))
+    graph = Graph(
+        session,
+        Device("cuda"),
+        range(1),
+        lambda number: None,
+        lambda array, device: None,
+        thread=ThreadPoolExecutor(1, "own"),
+    )
     callers = [threading.Thread(target=graph.run, args=("good", None)) for _ in range(3)]
     for caller in callers:
         caller.start()

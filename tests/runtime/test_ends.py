@@ -22,7 +22,9 @@ def test_a_line_is_the_first_one_of_the_whole(model: sc2onnx.Model) -> None:
 
 
 def test_a_stream_gives_the_same_and_nothing_behind_it(model: sc2onnx.Model) -> None:
-    with model.stream_infill(PREFIX + "        result", SUFFIX, max_new_tokens=48, ends="block") as stream:
+    with model.stream_infill(
+        PREFIX + "        result", SUFFIX, max_new_tokens=48, ends="block"
+    ) as stream:
         text = "".join(piece.text for piece in stream)
     done = model.infill(PREFIX + "        result", SUFFIX, max_new_tokens=48, ends="block")
     free = model.infill(PREFIX + "        result", SUFFIX, max_new_tokens=48)
@@ -46,7 +48,10 @@ def test_after_its_time_it_ends_with_more_than_a_line(model: sc2onnx.Model) -> N
     assert "\n" not in late.text[:-8]  # as soon as the break has come
 
 
-@pytest.mark.parametrize(("option", "value"), [("ends", "paragraph"), ("ends", 1), ("line_seconds", 0), ("line_seconds", "1")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("ends", "paragraph"), ("ends", 1), ("line_seconds", 0), ("line_seconds", "1")],
+)
 def test_anything_else_is_refused(model: sc2onnx.Model, option: str, value: object) -> None:
     with pytest.raises(RequestError, match=f"{option} is"):
         model.generate(PREFIX, **{option: value})  # type: ignore[call-overload]

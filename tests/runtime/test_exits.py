@@ -1,4 +1,6 @@
-"""A program ends while its daemon threads compute: with its own status, soon, and without a crash."""
+"""A program ends while its daemon threads compute: with its own status,
+soon, and without a crash.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,15 @@ sys.exit(7)
 
 @pytest.mark.parametrize("what", ["stream", "tokens", "generate", "sequence", "load"])
 def test_a_program_ends_under_its_daemon_threads(bundle: Path, what: str) -> None:
-    """Python ends such a thread where it comes back from C++, which took the whole process with it (status 134)."""
+    """Python ends such a thread where it comes back from C++, which took the whole
+    process with it (status 134).
+    """
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", CODE, str(bundle), what, "0.2"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(bundle), what, "0.2"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout.strip()) == (7, "2"), done.stderr
     assert time.perf_counter() - began < 15

@@ -1,4 +1,6 @@
-"""A model and forks: in the child everything refuses by name, and the child ends. One process for each number of threads."""
+"""A model and forks: in the child everything refuses by name, and the child ends.
+One process for each number of threads.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,12 @@ def ends(name, child, wanted=0):
 
 def refuses():
     for call in (
-        lambda: model.generate(text), lambda: model.generate([text, text]), lambda: model.stream(text), lambda: model.infill(text, text),
-        lambda: model.stream_infill(text, text), lambda: next(model.generate_tokens([1])), lambda: next(stream), lambda: next(unbegun),
-        lambda: next(tokens), lambda: sequence.append([1]), lambda: sequence.rewind(1), lambda: model.sequence(), lambda: model.codec,
+        lambda: model.generate(text), lambda: model.generate([text, text]),
+        lambda: model.stream(text), lambda: model.infill(text, text),
+        lambda: model.stream_infill(text, text), lambda: next(model.generate_tokens([1])),
+        lambda: next(stream), lambda: next(unbegun),
+        lambda: next(tokens), lambda: sequence.append([1]), lambda: sequence.rewind(1),
+        lambda: model.sequence(), lambda: model.codec,
         lambda: busy.append([1]), model.forget, model.memory_footprint,
     ):
         try:
@@ -95,5 +100,11 @@ print("all")
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_forked_child_refuses_and_ends(bundle: Path, threads: int) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(bundle), str(threads)], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(bundle), str(threads)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.stdout == "all\n", done.stderr

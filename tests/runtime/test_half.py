@@ -1,4 +1,6 @@
-"""Bundles for other devices, on the CPU: caches in half precision, one warning, or a reason why not."""
+"""Bundles for other devices, on the CPU: caches in half precision, one
+warning, or a reason why not.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def made_for(bundle: Path, out: Path, precision: str, dtype: str) -> Path:
 
 @pytest.mark.parametrize("dtype", STORAGE)
 def test_a_cache_keeps_its_type_however_it_changes(dtype: str) -> None:
-    shape = CacheShape(layers=2, kv_heads=1, width=2, window=100, context=1000, capacity=228, dtype=dtype)
+    shape = CacheShape(
+        layers=2, kv_heads=1, width=2, window=100, context=1000, capacity=228, dtype=dtype
+    )
     cache, other = RingCache(shape, rows=1), RingCache(shape, rows=2)
     width = np.dtype(STORAGE[dtype]).itemsize
     assert cache.nbytes == 2 * 2 * 64 * 2 * width
@@ -46,14 +50,23 @@ def test_a_cache_keeps_its_type_however_it_changes(dtype: str) -> None:
     assert (joined.by_slot[3][0, 0, 7] == 5).all()
 
 
-def test_a_cuda_bundle_that_runs_on_the_cpu_warns_once_and_computes(bundle: Path, tmp_path: Path) -> None:
+def test_a_cuda_bundle_that_runs_on_the_cpu_warns_once_and_computes(
+    bundle: Path, tmp_path: Path
+) -> None:
     copy = made_for(bundle, tmp_path / "copy", "fp32", "float32")
-    with pytest.warns(UserWarning, match="the bundle is fp32 for cuda: on the CPU it is good for checking its numbers, but slow") as caught:
+    with pytest.warns(
+        UserWarning,
+        match=(
+            "the bundle is fp32 for cuda: on the CPU it is good for checking its numbers, but slow"
+        ),
+    ) as caught:
         model = sc2onnx.load(copy)
     assert len(caught) == 1
     tokens = [token.id for token in model.generate_tokens([5, 6, 7], max_new_tokens=8)]
     assert caught[0].filename == __file__
-    assert tokens == [token.id for token in sc2onnx.load(bundle).generate_tokens([5, 6, 7], max_new_tokens=8)]
+    assert tokens == [
+        token.id for token in sc2onnx.load(bundle).generate_tokens([5, 6, 7], max_new_tokens=8)
+    ]
 
 
 def test_a_cpu_bundle_does_not_warn(bundle: Path) -> None:
@@ -62,21 +75,36 @@ def test_a_cpu_bundle_does_not_warn(bundle: Path) -> None:
         sc2onnx.load(bundle)
 
 
-def test_a_bf16_bundle_says_what_to_do_instead(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_module, "check_agreement", lambda directory, manifest: None)  # its graph is not in bf16
+def test_a_bf16_bundle_says_what_to_do_instead(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # its graph is not in bf16
+    monkeypatch.setattr(bundle_module, "check_agreement", lambda directory, manifest: None)
     copy = made_for(bundle, tmp_path / "copy", "bf16", "bfloat16")
-    with pytest.raises(DeviceError, match=r"bf16 for cuda, and onnxruntime's CPU provider has no kernels.*export it as fp32.*sc2onnx verify"):
+    with pytest.raises(
+        DeviceError,
+        match=(
+            r"bf16 for cuda, and onnxruntime's CPU provider has no kernels.*export it "
+            r"as fp32.*sc2onnx verify"
+        ),
+    ):
         sc2onnx.load(copy)
 
 
-def test_a_graph_that_is_not_of_the_type_of_the_manifest_is_an_error(bundle: Path, tmp_path: Path) -> None:
+def test_a_graph_that_is_not_of_the_type_of_the_manifest_is_an_error(
+    bundle: Path, tmp_path: Path
+) -> None:
     copy = made_for(bundle, tmp_path / "copy", "fp16", "float16")
-    with pytest.raises(BundleIntegrityError, match=r"is float32 .* in model\.onnx, the manifest says float16"):
+    with pytest.raises(
+        BundleIntegrityError, match=r"is float32 .* in model\.onnx, the manifest says float16"
+    ):
         sc2onnx.load(copy)
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])
-def test_the_memory_it_needs_follows_the_type(bundle: Path, tmp_path: Path, dtype: str, width: int) -> None:
+def test_the_memory_it_needs_follows_the_type(
+    bundle: Path, tmp_path: Path, dtype: str, width: int
+) -> None:
     copy = made_for(bundle, tmp_path / "copy", "fp32", dtype)
     need = memory_need(sc2onnx.bundle.manifest.Manifest.read(copy), context=2048)
     assert need.cache == 512 * 2 * 6 * 2 * 64 * width

@@ -1,4 +1,6 @@
-"""The runtime stays lean: quick to import, and at home where the exporter's packages cannot be imported."""
+"""The runtime stays lean: quick to import, and at home where the exporter's
+packages cannot be imported.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-FORBIDDEN = ("torch", "transformers", "onnx", "onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "tqdm")
+FORBIDDEN = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "safetensors",
+    "ml_dtypes",
+    "huggingface_hub",
+    "filelock",
+    "tqdm",
+)
 
 GUARD = f"""
 import sys
@@ -24,20 +36,30 @@ sys.meta_path.insert(0, Guard())
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def test_the_runtime_works_where_the_exporters_packages_cannot_be_imported(bundle: Path) -> None:
     code = GUARD + (
         "import sc2onnx\n"
         "model = sc2onnx.load(sys.argv[1])\n"
-        "print(len(model.generate('def f(', max_new_tokens=5).tokens), len(model.infill('a', 'b', max_new_tokens=3).tokens) <= 3)\n"
+        "print(len(model.generate('def f(', max_new_tokens=5).tokens), len(model.infill('a', 'b', "
+        "max_new_tokens=3).tokens) <= 3)\n"
     )
     done = run(code, str(bundle))
     assert done.stdout.split() == ["5", "True"], done.stderr
 
 
-@pytest.mark.parametrize(("module", "packages"), [("sc2onnx.export", '"onnx>=1.19" '), ("sc2onnx.verify", '"onnxruntime>=1.32" "torch>=2.6" ')])
+@pytest.mark.parametrize(
+    ("module", "packages"),
+    [("sc2onnx.export", '"onnx>=1.19" '), ("sc2onnx.verify", '"onnxruntime>=1.32" "torch>=2.6" ')],
+)
 def test_the_other_halves_say_what_to_install(module: str, packages: str) -> None:
     done = run(GUARD + f"import {module}")
     assert "MissingDependencyError" in done.stderr
@@ -45,7 +67,10 @@ def test_the_other_halves_say_what_to_install(module: str, packages: str) -> Non
 
 
 def test_the_command_line_says_what_to_install_in_one_line(tmp_path: Path) -> None:
-    code = GUARD + f"from sc2onnx.cli.main import main; sys.exit(main(['export', 'x', {str(tmp_path / 'out')!r}]))"
+    code = GUARD + (
+        "from sc2onnx.cli.main import main; sys.exit(main(['export', 'x', "
+        f"{str(tmp_path / 'out')!r}]))"
+    )
     done = run(code)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -61,7 +86,9 @@ def test_every_public_name_can_be_had() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    done = run("import sys, sc2onnx; print(*sorted(name for name in sys.modules if '.' not in name))")
+    done = run(
+        "import sys, sc2onnx; print(*sorted(name for name in sys.modules if '.' not in name))"
+    )
     loaded = set(done.stdout.split())
     assert not loaded & {*FORBIDDEN, "numpy", "onnxruntime", "tokenizers"}, done.stderr
 
@@ -71,7 +98,12 @@ def test_the_package_imports_in_a_quarter_of_a_second() -> None:
     times = []
     for _ in range(3):
         done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-c", "import sc2onnx"], capture_output=True, text=True, check=True, env=os.environ, timeout=60
+            [sys.executable, "-X", "importtime", "-c", "import sc2onnx"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ,
+            timeout=60,
         )
         last = done.stderr.strip().splitlines()[-1]  # import time: self [us] | cumulative | package
         assert last.endswith("sc2onnx")

@@ -1,4 +1,6 @@
-"""Files that are replaced after they were checked, and before they were opened, are not computed with."""
+"""Files that are replaced after they were checked, and before they were
+opened, are not computed with.
+"""
 
 from __future__ import annotations
 
@@ -55,18 +57,31 @@ def replaced(path: Path, old: bytes, new: bytes) -> None:
     os.replace(path.parent / "new", path)
 
 
-@pytest.mark.parametrize(("name", "change"), [("model.onnx", EPSILON), ("model.onnx.data", (b"\x80\x80", b"\x80\x81"))])
-def test_a_bundle_that_changes_while_it_is_loaded(copy: Path, before_opening: Any, name: str, change: tuple[bytes, bytes]) -> None:
+@pytest.mark.parametrize(
+    ("name", "change"), [("model.onnx", EPSILON), ("model.onnx.data", (b"\x80\x80", b"\x80\x81"))]
+)
+def test_a_bundle_that_changes_while_it_is_loaded(
+    copy: Path, before_opening: Any, name: str, change: tuple[bytes, bytes]
+) -> None:
     before_opening(lambda: replaced(copy / name, *change))
-    with pytest.raises(BundleIntegrityError, match=rf"{name} changed after it was checked: load the bundle again"):
+    with pytest.raises(
+        BundleIntegrityError, match=rf"{name} changed after it was checked: load the bundle again"
+    ):
         sc2onnx.load(copy, packed="off", kernels="off")
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("name", "change"), [("model.kernels.onnx", EPSILON), ("model.onnx.data", (b"\x80\x80", b"\x80\x81"))])
-def test_a_bundle_that_changes_while_it_is_loaded_for_the_kernels(copy: Path, before_opening: Any, name: str, change: tuple[bytes, bytes]) -> None:
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("model.kernels.onnx", EPSILON), ("model.onnx.data", (b"\x80\x80", b"\x80\x81"))],
+)
+def test_a_bundle_that_changes_while_it_is_loaded_for_the_kernels(
+    copy: Path, before_opening: Any, name: str, change: tuple[bytes, bytes]
+) -> None:
     before_opening(lambda: replaced(copy / name, *change))
-    with pytest.raises(BundleIntegrityError, match=rf"{name} changed after it was checked: load the bundle again"):
+    with pytest.raises(
+        BundleIntegrityError, match=rf"{name} changed after it was checked: load the bundle again"
+    ):
         sc2onnx.load(copy, packed="off", kernels="on")
 
 

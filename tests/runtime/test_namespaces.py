@@ -25,7 +25,10 @@ def test_what_one_left_computed_serves_its_own_namespace_only(bundle: Path) -> N
 def test_texts_of_others_are_not_looked_into(bundle: Path) -> None:
     model = sc2onnx.load(bundle)
     model.generate(PROMPT, max_new_tokens=8, namespace="one")
-    rows = [model.requests.continuing(PROMPT, GenerationOptions(namespace=name), "whole") for name in ("one", "two")]
+    rows = [
+        model.requests.continuing(PROMPT, GenerationOptions(namespace=name), "whole")
+        for name in ("one", "two")
+    ]
     others = [row.drafter.lookup.others for row in rows if row.drafter is not None]
     assert [len(each) for each in others] == [0, 0]  # the same text is an earlier state of it
     other = model.requests.continuing("x = 1\n", GenerationOptions(namespace="one"), "whole")

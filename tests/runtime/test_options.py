@@ -59,7 +59,9 @@ def test_sampling_keeps_every_rule_of_a_request() -> None:
         "logit_bias": ((4, 2.0),),
     }
     assert set(rules) == {field.name for field in fields(SamplingParameters)}
-    assert GenerationOptions.of(rules).sampling == SamplingParameters(**rules)  # type: ignore[arg-type]
+    assert GenerationOptions.of(rules).sampling == SamplingParameters(
+        **rules,
+    )  # type: ignore[arg-type]
     assert type(GenerationOptions().sampling) is SamplingParameters
 
 

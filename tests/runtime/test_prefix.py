@@ -1,4 +1,6 @@
-"""The store against a brute-force model of it: caches whose slots hold the very tokens, so that whatever is given out can be read."""
+"""The store against a brute-force model of it: caches whose slots hold the very tokens, so that
+whatever is given out can be read.
+"""
 
 from __future__ import annotations
 
@@ -57,27 +59,41 @@ def kept(tokens: list[int], asked: int | None = None) -> Kept:
 
 
 def holds(seat: Seat, tokens: npt.NDArray[np.int64]) -> bool:
-    """Whether a next token would read exactly these: as many, and all that its window still sees."""
+    """Whether a next token would read exactly these: as many, and all
+    that its window still sees.
+    """
     cache = cache_of(seat)
     length = cache.length()
     seen = range(max(0, length - WINDOW + 1), length)
-    return length <= len(tokens) and all(buffer[0, 0, p % cache.capacity, 0] == tokens[p] for buffer in cache.by_slot for p in seen)
+    return length <= len(tokens) and all(
+        buffer[0, 0, p % cache.capacity, 0] == tokens[p] for buffer in cache.by_slot for p in seen
+    )
 
 
 texts = st.builds(
-    lambda head, size, tail: [*([head] * size), *tail], st.integers(1, 2), st.integers(0, 160), st.lists(st.integers(1, 3), min_size=1, max_size=90)
+    lambda head, size, tail: [*([head] * size), *tail],
+    st.integers(1, 2),
+    st.integers(0, 160),
+    st.lists(st.integers(1, 3), min_size=1, max_size=90),
 )
 
 
 @settings(max_examples=300, deadline=None)
-@given(requests=st.lists(st.tuples(texts, st.integers(0, 30)), min_size=1, max_size=10), limit=st.integers(0, 4 * SHAPE.nbytes))
-def test_whatever_is_given_out_is_exact_its_takers_alone_and_the_longest_there_is(requests: list[tuple[list[int], int]], limit: int) -> None:
+@given(
+    requests=st.lists(st.tuples(texts, st.integers(0, 30)), min_size=1, max_size=10),
+    limit=st.integers(0, 4 * SHAPE.nbytes),
+)
+def test_whatever_is_given_out_is_exact_its_takers_alone_and_the_longest_there_is(
+    requests: list[tuple[list[int], int]], limit: int
+) -> None:
     store = PrefixStore(limit)
     for text, written in requests:
         prompt = np.array(text, dtype=np.int64)
         before = list(store.sequences)
         shared = {id(k): min(common(k.tokens, prompt), len(prompt) - 1) for k in before}
-        usable = [k for k in before if k.seat.earliest <= shared[id(k)] and Match.of(k, prompt).useful]
+        usable = [
+            k for k in before if k.seat.earliest <= shared[id(k)] and Match.of(k, prompt).useful
+        ]
         seat = store.take(prompt)
         assert (seat is None) == (not usable)
         if seat is not None:
@@ -129,14 +145,26 @@ def test_the_least_recently_used_goes_first() -> None:
     ("held", "asked", "prompt", "expected", "edited"),
     [
         ([1] * 300, 300, [1] * 300, Match(299, 0, 1), True),
-        ([1] * 300, 100, [*[1] * 90, 5], Match(90, 10, 0), True),  # the model's own words are not missed
-        ([1] * 3000 + [2] * 400 + [3] * 600, 4000, [1] * 3000 + [2] * 399 + [4] + [3] * 600, Match(3399, 1, 600), True),  # a typed character
-        ([1] * 3000 + [2] * 1000, 4000, [1] * 3000 + [3] * 1000, Match(3000, 1000, 0), False),  # another file, the same context
+        # the model's own words are not missed
+        ([1] * 300, 100, [*[1] * 90, 5], Match(90, 10, 0), True),
+        # a typed character
+        (
+            [1] * 3000 + [2] * 400 + [3] * 600,
+            4000,
+            [1] * 3000 + [2] * 399 + [4] + [3] * 600,
+            Match(3399, 1, 600),
+            True,
+        ),
+        # another file, the same context
+        ([1] * 3000 + [2] * 1000, 4000, [1] * 3000 + [3] * 1000, Match(3000, 1000, 0), False),
         ([1] * 5 + [2] * 1995, 2000, [1] * 5 + [3] * 10, Match(5, 1995, 0), False),
-        ([1] * 2 + [2] * 40, 42, [1] * 2 + [3] * 10, Match(2, 40, 0), False),  # never more lost than shared
+        # never more lost than shared
+        ([1] * 2 + [2] * 40, 42, [1] * 2 + [3] * 10, Match(2, 40, 0), False),
     ],
 )
-def test_an_edit_is_told_from_another_text(held: list[int], asked: int, prompt: list[int], expected: Match, edited: bool) -> None:
+def test_an_edit_is_told_from_another_text(
+    held: list[int], asked: int, prompt: list[int], expected: Match, edited: bool
+) -> None:
     seat = fresh(CacheShape(1, 1, 1, 4000, 10_000, 4096), len(held))
     seat.cache.begin(len(held))
     seat.cache.commit(len(held))
@@ -184,7 +212,8 @@ def test_threads_get_a_cache_each_and_the_bound_holds() -> None:
         with lock:
             out.remove(id(seat))
         store.put(Kept(prompt, len(prompt), seat))
-        assert store.nbytes <= store.limit + 4 * SHAPE.nbytes  # read without the lock, while others put theirs
+        # read without the lock, while others put theirs
+        assert store.nbytes <= store.limit + 4 * SHAPE.nbytes
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(400)))

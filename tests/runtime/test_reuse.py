@@ -1,4 +1,6 @@
-"""Requests that begin alike, end to end: what a model answers with kept caches is what one without them answers."""
+"""Requests that begin alike, end to end: what a model answers with kept caches is what
+one without them answers.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def other(bundle: Path) -> list[int]:
 
 
 def ask(model: sc2onnx.Model, prompt: list[int], count: int = 6) -> list[int]:
-    return [token.id for token in model.generate_tokens(prompt, max_new_tokens=count, stop_tokens=())]
+    return [
+        token.id for token in model.generate_tokens(prompt, max_new_tokens=count, stop_tokens=())
+    ]
 
 
 def assert_exact(model: sc2onnx.Model, forgetful: sc2onnx.Model, prompt: list[int]) -> int:
@@ -70,11 +74,18 @@ Edit = Callable[[list[int]], list[int]]
         pytest.param(lambda ids: [*ids[:-1], 7], 1, id="a typed character"),
         pytest.param(lambda ids: ids[:-12], 13, id="the cursor moved back"),
         pytest.param(lambda ids: [*ids[:-20], *ids[-10:]], 20, id="a deleted line near the end"),
-        pytest.param(lambda ids: [*ids[:-20], 5, 6, *ids[-20:]], 20, id="an inserted word near the end"),
+        pytest.param(
+            lambda ids: [*ids[:-20], 5, 6, *ids[-20:]], 20, id="an inserted word near the end"
+        ),
     ],
 )
 def test_an_edited_prompt_is_answered_exactly_and_its_beginning_reused(
-    model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int], edit: Edit, least: int, size: int
+    model: sc2onnx.Model,
+    forgetful: sc2onnx.Model,
+    code: list[int],
+    edit: Edit,
+    least: int,
+    size: int,
 ) -> None:
     before = code[:size]
     ask(model, before)
@@ -114,13 +125,17 @@ def test_files_after_the_same_context_share_it_and_both_stay(
         assert assert_exact(model, forgetful, [*second, 7]) >= 299
 
 
-def test_a_long_sequence_is_not_given_up_for_a_short_beginning(model: sc2onnx.Model, code: list[int], other: list[int]) -> None:
+def test_a_long_sequence_is_not_given_up_for_a_short_beginning(
+    model: sc2onnx.Model, code: list[int], other: list[int]
+) -> None:
     ask(model, code[:500])
     assert prefilled(model, [*code[:5], *other[100:400]])[1] == 0
     assert prefilled(model, code[:501])[1] == 500
 
 
-def test_kept_caches_stay_within_their_bytes_and_the_oldest_goes(bundle: Path, forgetful: sc2onnx.Model, code: list[int]) -> None:
+def test_kept_caches_stay_within_their_bytes_and_the_oldest_goes(
+    bundle: Path, forgetful: sc2onnx.Model, code: list[int]
+) -> None:
     model = sc2onnx.load(bundle, prefix_memory=2 * FULL)
     texts = [code[start : start + 600] for start in (0, 700, 1400)]
     for text in texts:
@@ -155,7 +170,9 @@ def test_the_limit_is_a_whole_number(bundle: Path, wrong: Any) -> None:
         sc2onnx.load(bundle, prefix_memory=wrong)
 
 
-def test_every_kind_of_request_reuses_and_says_so(model: sc2onnx.Model, forgetful: sc2onnx.Model) -> None:
+def test_every_kind_of_request_reuses_and_says_so(
+    model: sc2onnx.Model, forgetful: sc2onnx.Model
+) -> None:
     text, suffix = CODE[:900], CODE[1200:1500]
     first, again = model.generate(text, max_new_tokens=8), model.generate(text, max_new_tokens=8)
     assert (first.reused_tokens, again.reused_tokens) == (0, first.prompt_tokens - 1)
@@ -174,9 +191,12 @@ def test_every_kind_of_request_reuses_and_says_so(model: sc2onnx.Model, forgetfu
     assert 0 < typed.reused_tokens < typed.prompt_tokens
 
 
-def test_an_accepted_completion_is_reused_with_the_prompt(model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int]) -> None:
+def test_an_accepted_completion_is_reused_with_the_prompt(
+    model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int]
+) -> None:
     answer = ask(model, code[:300], 20)
-    assert assert_exact(model, forgetful, [*code[:300], *answer]) == 319  # the last token was drawn, never computed
+    # the last token was drawn, never computed
+    assert assert_exact(model, forgetful, [*code[:300], *answer]) == 319
 
 
 def test_batches_leave_what_they_computed_and_sequences_nothing(model: sc2onnx.Model) -> None:
@@ -193,11 +213,14 @@ def test_batches_leave_what_they_computed_and_sequences_nothing(model: sc2onnx.M
 
 
 @pytest.mark.parametrize("size", [200, 700])
-def test_a_stream_closed_midway_leaves_what_it_computed(model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int], size: int) -> None:
+def test_a_stream_closed_midway_leaves_what_it_computed(
+    model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int], size: int
+) -> None:
     tokens = model.generate_tokens(code[:size], max_new_tokens=50, stop_tokens=())
     begun = [next(tokens).id for _ in range(5)]
     tokens.close()
-    assert assert_exact(model, forgetful, [*code[:size], *begun, 7]) >= size + 4  # more where a draft was right
+    # more where a draft was right
+    assert assert_exact(model, forgetful, [*code[:size], *begun, 7]) >= size + 4
 
 
 def test_a_forgotten_stream_leaves_its_cache_at_once(model: sc2onnx.Model) -> None:
@@ -232,14 +255,22 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, BaseExce
 
 
 @pytest.mark.parametrize(
-    "error", [CancelledError("closed"), InferenceError("broken"), KeyboardInterrupt(), MemoryError()], ids=lambda e: type(e).__name__
+    "error",
+    [CancelledError("closed"), InferenceError("broken"), KeyboardInterrupt(), MemoryError()],
+    ids=lambda e: type(e).__name__,
 )
 @pytest.mark.parametrize("step", [2, 3, 5])
 def test_after_a_failed_step_the_tokens_before_it_are_reused_exactly(
-    model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int], fail_at: Callable[[int, BaseException], None], error: BaseException, step: int
+    model: sc2onnx.Model,
+    forgetful: sc2onnx.Model,
+    code: list[int],
+    fail_at: Callable[[int, BaseException], None],
+    error: BaseException,
+    step: int,
 ) -> None:
     fail_at(step, error)
-    stream = model.generate_tokens(code[:700], max_new_tokens=6, stop_tokens=())  # steps of 256, 256 and 188 tokens, then of one
+    # steps of 256, 256 and 188 tokens, then of one
+    stream = model.generate_tokens(code[:700], max_new_tokens=6, stop_tokens=())
     if isinstance(error, CancelledError):
         list(stream)
         assert stream.finish_reason == "cancelled"
@@ -251,10 +282,13 @@ def test_after_a_failed_step_the_tokens_before_it_are_reused_exactly(
     held = {2: 256, 3: 512, 5: 701}[step]
     (kept,) = model.engine.store.sequences
     assert len(kept.tokens) == held
-    assert min(held, 700) <= assert_exact(model, forgetful, code[:800]) <= held  # the drawn token may be that of the text
+    # the drawn token may be that of the text
+    assert min(held, 700) <= assert_exact(model, forgetful, code[:800]) <= held
 
 
-def test_closing_from_another_thread_in_a_prefill_leaves_the_rows_as_before(model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int]) -> None:
+def test_closing_from_another_thread_in_a_prefill_leaves_the_rows_as_before(
+    model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int]
+) -> None:
     for delay in (0.005, 0.02, 0.05, 0.1):
         ask(model, code[:600], 1)
         prompt = b"".join(map(model.codec.token_bytes, code[:1800])).decode()
@@ -267,7 +301,9 @@ def test_closing_from_another_thread_in_a_prefill_leaves_the_rows_as_before(mode
         model.forget()
 
 
-def test_a_signal_handler_may_close_streams_while_caches_change_hands(model: sc2onnx.Model, forgetful: sc2onnx.Model) -> None:
+def test_a_signal_handler_may_close_streams_while_caches_change_hands(
+    model: sc2onnx.Model, forgetful: sc2onnx.Model
+) -> None:
     streams = [model.stream(CODE[:200], max_new_tokens=4) for _ in range(30)]
     for stream in streams:
         next(stream)
@@ -289,7 +325,9 @@ def test_a_signal_handler_may_close_streams_while_caches_change_hands(model: sc2
     assert done == forgetful.generate(CODE[:200], max_new_tokens=2)
 
 
-def test_threads_that_ask_the_same_never_share_a_cache(model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int]) -> None:
+def test_threads_that_ask_the_same_never_share_a_cache(
+    model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int]
+) -> None:
     prompts = [[*code[:200], *code[start : start + 30]] for start in range(210, 250, 10)] * 3
     expected = [ask(forgetful, prompt, 12) for prompt in prompts]
     with ThreadPoolExecutor(4) as pool:
@@ -298,7 +336,9 @@ def test_threads_that_ask_the_same_never_share_a_cache(model: sc2onnx.Model, for
 
 def test_two_that_run_at_once_have_different_caches(model: sc2onnx.Model, code: list[int]) -> None:
     ask(model, code[:300])
-    running: list[Iterator[Token]] = [model.generate_tokens(code[:300], max_new_tokens=5, stop_tokens=()) for _ in range(2)]
+    running: list[Iterator[Token]] = [
+        model.generate_tokens(code[:300], max_new_tokens=5, stop_tokens=()) for _ in range(2)
+    ]
     interleaved = [[next(tokens).id for tokens in running] for _ in range(5)]
     assert all(a == b for a, b in interleaved)
     for tokens in running:
@@ -307,7 +347,11 @@ def test_two_that_run_at_once_have_different_caches(model: sc2onnx.Model, code: 
 
 
 def test_running_out_of_memory_while_copying_gives_the_kept_cache_itself(
-    model: sc2onnx.Model, forgetful: sc2onnx.Model, code: list[int], other: list[int], monkeypatch: pytest.MonkeyPatch
+    model: sc2onnx.Model,
+    forgetful: sc2onnx.Model,
+    code: list[int],
+    other: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def failing(self: object, *_: object) -> Any:
         raise MemoryError
@@ -318,21 +362,34 @@ def test_running_out_of_memory_while_copying_gives_the_kept_cache_itself(
         assert assert_exact(model, forgetful, [*code[:200], *other[:150]]) == 200
 
 
-def test_values_that_are_not_finite_are_not_kept(model: sc2onnx.Model, code: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Step, "run", lambda self, tokens, past, wanted, ids, ragged=None: np.full((1, wanted, 4096), np.nan, np.float32))
+def test_values_that_are_not_finite_are_not_kept(
+    model: sc2onnx.Model, code: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Step,
+        "run",
+        lambda self, tokens, past, wanted, ids, ragged=None: np.full(
+            (1, wanted, 4096), np.nan, np.float32
+        ),
+    )
     with pytest.raises(InferenceError, match="not finite"):
         ask(model, code[:100])
     assert model.memory_footprint().cache == 0
 
 
-def test_typing_reuses_the_suffix_where_it_comes_first(model: sc2onnx.Model, forgetful: sc2onnx.Model) -> None:
+def test_typing_reuses_the_suffix_where_it_comes_first(
+    model: sc2onnx.Model, forgetful: sc2onnx.Model
+) -> None:
     prefix, suffix = CODE[:400], CODE[900:1300]
     model.infill(prefix, suffix, order="spm", max_new_tokens=4)
     typed = model.infill(prefix + "\n\nx", suffix, order="spm", max_new_tokens=4)
     assert typed == forgetful.infill(prefix + "\n\nx", suffix, order="spm", max_new_tokens=4)
     assert typed.prompt_tokens - typed.reused_tokens < 6
     with model.stream_infill(prefix, suffix, order="spm", max_new_tokens=4) as stream:
-        assert "".join(piece.text for piece in stream) == forgetful.infill(prefix, suffix, order="spm", max_new_tokens=4).text
+        assert (
+            "".join(piece.text for piece in stream)
+            == forgetful.infill(prefix, suffix, order="spm", max_new_tokens=4).text
+        )
     model.forget()
     model.infill(prefix, suffix, max_new_tokens=4)
     behind = model.infill(prefix + "\n\nx", suffix, max_new_tokens=4)

@@ -38,7 +38,9 @@ def plain(bundle: Path) -> sc2onnx.Model:
 
 @pytest.fixture
 def eager(bundle: Path) -> sc2onnx.Model:
-    """A model that drafts whenever there is a match: further tokens cost nothing, and being wrong is always borne."""
+    """A model that drafts whenever there is a match: further tokens cost nothing, and
+    being wrong is always borne.
+    """
     model = sc2onnx.load(bundle, speculate=True)
     _costless(model)
     return model
@@ -63,7 +65,9 @@ class _Free(StepCosts):
 
 
 def _longest_earlier(tokens: list[int]) -> int:
-    """Length of the longest end of the text that stood before as well and was followed by something."""
+    """Length of the longest end of the text that stood before as well and
+    was followed by something.
+    """
     return max((n for place in range(1, len(tokens)) for n in [_common(tokens, place)]), default=0)
 
 
@@ -95,7 +99,11 @@ def test_a_guess_follows_the_longest_match(tokens: list[int], cut: int) -> None:
         followed = [_common(tokens, place) for place in places if tokens[place] == guess.token]
         assert max(followed) == guess.length or guess.length < 2
         if longest >= 2 and sum(_common(tokens, place) == longest for place in places) == 1:
-            rest = sum(8.0 ** _common(tokens, place) for place in places if _common(tokens, place) < longest)
+            rest = sum(
+                8.0 ** _common(tokens, place)
+                for place in places
+                if _common(tokens, place) < longest
+            )
             assert guess.length == longest or rest >= 8.0**longest
 
 
@@ -186,7 +194,10 @@ def test_what_was_measured_on_a_busy_machine_is_forgotten() -> None:
 
 def test_acceptance_starts_as_code_has_it_and_follows_the_text() -> None:
     rates = Acceptance()
-    sure, split = ([rates.rate(Guess(0, length, share)) for length in (1, 2, 3, 8, 9, 40)] for share in (1.0, 0.6))
+    sure, split = (
+        [rates.rate(Guess(0, length, share)) for length in (1, 2, 3, 8, 9, 40)]
+        for share in (1.0, 0.6)
+    )
     assert sure == sorted(sure)
     assert all(0 < low < high < 1 for low, high in zip(split, sure, strict=True))
     for _ in range(50):
@@ -216,7 +227,8 @@ def _simulate(text: list[int], prompt: int, seconds: Any) -> tuple[float, Drafte
 def test_wrong_drafts_never_cost_more_than_a_few_per_cent(slope: float) -> None:
     noise = random.Random(0)
     pairs = [noise.randrange(40) for _ in range(600)]
-    text = [token for i, pair in enumerate(pairs) for token in (1000 + pair, 2000 + pair, 5000 + i)]  # pairs come again, what follows does not
+    # pairs come again, what follows does not
+    text = [token for i, pair in enumerate(pairs) for token in (1000 + pair, 2000 + pair, 5000 + i)]
     total, drafter = _simulate(text, 300, lambda size: 1 + slope * (size - 1))
     plain = len(text) - 301
     assert total <= plain * (1 + RISK) + STAKE + 1e-6
@@ -240,11 +252,19 @@ def test_steps_that_cost_in_proportion_are_not_speculated_on() -> None:
     assert drafter.draft(31) == []
 
 
-@pytest.mark.parametrize("prompt", [REPEATING, "import os\n" * 300, "x = 1\n"], ids=["repeating", "past the window", "short"])
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0.9, "top_p": 0.95, "seed": 3}, {"repetition_penalty": 1.2}], ids=["greedy", "sampled", "penalised"]
+    "prompt",
+    [REPEATING, "import os\n" * 300, "x = 1\n"],
+    ids=["repeating", "past the window", "short"],
 )
-def test_tokens_are_those_without_drafts(plain: sc2onnx.Model, eager: sc2onnx.Model, prompt: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.9, "top_p": 0.95, "seed": 3}, {"repetition_penalty": 1.2}],
+    ids=["greedy", "sampled", "penalised"],
+)
+def test_tokens_are_those_without_drafts(
+    plain: sc2onnx.Model, eager: sc2onnx.Model, prompt: str, options: dict[str, Any]
+) -> None:
     expected = plain.generate(prompt, max_new_tokens=96, stop_tokens=(), **options)
     done = eager.generate(prompt, max_new_tokens=96, stop_tokens=(), **options)
     assert done == expected
@@ -255,9 +275,16 @@ def test_tokens_are_those_without_drafts(plain: sc2onnx.Model, eager: sc2onnx.Mo
 
 
 def test_stops_inside_a_draft_end_it(plain: sc2onnx.Model, eager: sc2onnx.Model) -> None:
-    cases: list[dict[str, Any]] = [{"stop": ["\n\n"]}, {"stop_tokens": plain.codec.encode(" return")}, {"max_new_tokens": 7}]
+    cases: list[dict[str, Any]] = [
+        {"stop": ["\n\n"]},
+        {"stop_tokens": plain.codec.encode(" return")},
+        {"max_new_tokens": 7},
+    ]
     for options in cases:
-        expected, done = (model.generate(REPEATING, **{"max_new_tokens": 64, **options}) for model in (plain, eager))
+        expected, done = (
+            model.generate(REPEATING, **{"max_new_tokens": 64, **options})
+            for model in (plain, eager)
+        )
         assert done == expected
     eager.forget()
     assert eager.memory_footprint().cache == 0
@@ -275,13 +302,17 @@ def test_the_smallest_cache_and_the_end_of_the_context(bundle: Path, plain: sc2o
     facts = plain.manifest.model
     tight = sc2onnx.load(bundle, cache_capacity=facts.window)
     _costless(tight)
-    assert tight.generate("import os\n" * 200, max_new_tokens=20) == plain.generate("import os\n" * 200, max_new_tokens=20)
+    assert tight.generate("import os\n" * 200, max_new_tokens=20) == plain.generate(
+        "import os\n" * 200, max_new_tokens=20
+    )
 
     prompt = plain.codec.encode(REPEATING)
     prompt = (prompt * (facts.context_length // len(prompt) + 1))[: facts.context_length - 30]
 
     def to_the_end(model: sc2onnx.Model) -> Iterator[int]:
-        return (token.id for token in model.generate_tokens(prompt, max_new_tokens=100, stop_tokens=()))
+        return (
+            token.id for token in model.generate_tokens(prompt, max_new_tokens=100, stop_tokens=())
+        )
 
     eager = sc2onnx.load(bundle)
     _costless(eager)
@@ -290,11 +321,19 @@ def test_the_smallest_cache_and_the_end_of_the_context(bundle: Path, plain: sc2o
     assert tokens == list(to_the_end(plain))
 
 
-def test_sampling_with_drafts_keeps_the_distribution(eager: sc2onnx.Model, plain: sc2onnx.Model) -> None:
+def test_sampling_with_drafts_keeps_the_distribution(
+    eager: sc2onnx.Model, plain: sc2onnx.Model
+) -> None:
     prompt = plain.codec.encode(REPEATING)
     for seed in range(20):  # the same random numbers make the same choices, whatever was drafted
         sampling = SamplingParameters(temperature=1.3, seed=seed)
-        drawn = [[token.id for token in model.generate_tokens(prompt, max_new_tokens=24, sampling=sampling)] for model in (plain, eager)]
+        drawn = [
+            [
+                token.id
+                for token in model.generate_tokens(prompt, max_new_tokens=24, sampling=sampling)
+            ]
+            for model in (plain, eager)
+        ]
         assert drawn[0] == drawn[1]
 
 
@@ -302,7 +341,9 @@ def test_a_waiting_prompt_joins_where_another_ended(bundle: Path, plain: sc2onnx
     prompts = ["x = [1, 2", REPEATING, "import sys\n" * 100, "class A:\n    def", "for i in range("]
     options: dict[str, Any] = {"max_new_tokens": 24, "stop": ["\n"]}
     narrow = sc2onnx.load(bundle, max_batch=2, prefix_memory=0)
-    assert narrow.generate(prompts, **options) == [plain.generate(prompt, **options) for prompt in prompts]
+    assert narrow.generate(prompts, **options) == [
+        plain.generate(prompt, **options) for prompt in prompts
+    ]
     options |= {"temperature": 0.8, "seed": 5}
     assert narrow.generate(prompts, **options) == plain.generate(prompts, **options)
     assert narrow.memory_footprint().cache == 0
@@ -310,7 +351,9 @@ def test_a_waiting_prompt_joins_where_another_ended(bundle: Path, plain: sc2onnx
         sc2onnx.load(bundle, max_batch=0)
 
 
-def test_a_batch_holds_no_more_rows_than_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_holds_no_more_rows_than_asked(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = list[int]()
     real = Step.run
 
@@ -319,12 +362,16 @@ def test_a_batch_holds_no_more_rows_than_asked(bundle: Path, monkeypatch: pytest
         return real(self, tokens, *args, **options)
 
     monkeypatch.setattr(Step, "run", watched)
-    sc2onnx.load(bundle, max_batch=3).generate(["a = ", "b = ", "c = ", "d = ", "e = "], max_new_tokens=6, stop_tokens=())
+    sc2onnx.load(bundle, max_batch=3).generate(
+        ["a = ", "b = ", "c = ", "d = ", "e = "], max_new_tokens=6, stop_tokens=()
+    )
     assert max(seen) == 4  # three, in rows of an even number
 
 
 def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
-    """Of the schemes that are said to agree, every one does; blocks of 128 do not, which is why the rule is there."""
+    """Of the schemes that are said to agree, every one does; blocks of 128 do not, which
+    is why the rule is there.
+    """
 
     manifest = Manifest.read(bundle)
     assert steps_agree(manifest)
@@ -335,14 +382,33 @@ def test_drafts_are_made_where_they_cannot_change_a_token(bundle: Path) -> None:
         ({"a": Scheme(8, 128)}, False),
     ):
         integers = replace(manifest, quantization=Quantization("r", schemes, 5.0, "nearest", None))
-        assert not steps_agree(integers)  # of an earlier version, whose attention is not made for it
-        assert steps_agree(replace(integers, agreeing_steps="any" if expected else "even")) is expected
-    assert sc2onnx.load(bundle).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens > 0
-    assert sc2onnx.load(bundle, speculate=False).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens == 0
+        # of an earlier version, whose attention is not made for it
+        assert not steps_agree(integers)
+        assert (
+            steps_agree(replace(integers, agreeing_steps="any" if expected else "even")) is expected
+        )
+    assert (
+        sc2onnx.load(bundle).generate(REPEATING, max_new_tokens=64, stop_tokens=()).drafted_tokens
+        > 0
+    )
+    assert (
+        sc2onnx.load(bundle, speculate=False)
+        .generate(REPEATING, max_new_tokens=64, stop_tokens=())
+        .drafted_tokens
+        == 0
+    )
 
 
 def test_the_verifier_drafts_where_a_loaded_model_does(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    coarse = replace(opened.manifest, quantization=Quantization("r", {"a": Scheme(4, 128)}, 4.25, "nearest", None))
+    coarse = replace(
+        opened.manifest,
+        quantization=Quantization("r", {"a": Scheme(4, 128)}, 4.25, "nearest", None),
+    )
     assert open_model(opened).requests.row([1, 2, 3], RULES, "tokens").drafter is not None
-    assert open_model(replace(opened, manifest=coarse)).requests.row([1, 2, 3], RULES, "tokens").drafter is None
+    assert (
+        open_model(replace(opened, manifest=coarse))
+        .requests.row([1, 2, 3], RULES, "tokens")
+        .drafter
+        is None
+    )

@@ -21,12 +21,21 @@ from sc2onnx.runtime.engine.sequence import TokenSequence
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
 TOLERANCE = 1e-5  # of the largest logit, for fp32; int8 has none
 LONGEST = 900  # tokens of a sequence: the window is 256, the ring has 512 slots
-SETTINGS = settings(max_examples=8, stateful_step_count=14, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(
+    max_examples=8,
+    stateful_step_count=14,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 places, numbers = st.sampled_from([0, 0, 40, 3000]), st.integers(0, 2)
 
 
 class Requests(RuleBasedStateMachine):
-    """One model that reuses and drafts by default, with up to three open sequences, and one that computes everything plainly."""
+    """One model that reuses and drafts by default, with up to three open sequences, and one that
+    computes everything plainly.
+    """
 
     def __init__(self, fast: sc2onnx.Model, plain: sc2onnx.Model, ids: list[int]) -> None:
         super().__init__()
@@ -75,12 +84,22 @@ class Requests(RuleBasedStateMachine):
         if number in self.open:
             self.open.pop(number)[0].close()
 
-    @rule(place=places, length=st.one_of(st.integers(1, 60), st.integers(200, 700)), count=st.integers(1, 24), seed=st.none() | st.integers(0, 9))
+    @rule(
+        place=places,
+        length=st.one_of(st.integers(1, 60), st.integers(200, 700)),
+        count=st.integers(1, 24),
+        seed=st.none() | st.integers(0, 9),
+    )
     def generate(self, place: int, length: int, count: int, seed: int | None) -> None:
-        sampling = SamplingParameters() if seed is None else SamplingParameters(temperature=0.9, seed=seed)
+        sampling = (
+            SamplingParameters() if seed is None else SamplingParameters(temperature=0.9, seed=seed)
+        )
         options: dict[str, Any] = {"max_new_tokens": count, "sampling": sampling, "stop_tokens": ()}
         prompt = self.ids[place : place + length]
-        found, expected = ([token.id for token in model.generate_tokens(prompt, **options)] for model in (self.fast, self.plain))
+        found, expected = (
+            [token.id for token in model.generate_tokens(prompt, **options)]
+            for model in (self.fast, self.plain)
+        )
         assert found == expected
 
     @rule()
@@ -93,9 +112,14 @@ class Requests(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_nothing_depends_on_what_came_before(bundle: Path, int8_bundle: Path, precision: str) -> None:
+def test_nothing_depends_on_what_came_before(
+    bundle: Path, int8_bundle: Path, precision: str
+) -> None:
     directory = bundle if precision == "fp32" else int8_bundle
-    fast, plain = sc2onnx.load(directory, packed="off"), sc2onnx.load(directory, packed="off", speculate=False, prefix_memory=0)
+    fast, plain = (
+        sc2onnx.load(directory, packed="off"),
+        sc2onnx.load(directory, packed="off", speculate=False, prefix_memory=0),
+    )
     assert fast.speculates
     ids = plain.codec.encode(CODE)[:5000]
 

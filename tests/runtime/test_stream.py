@@ -66,7 +66,9 @@ def test_a_stream_closed_midway_ends_and_says_so(forgetful: sc2onnx.Model) -> No
 
 
 @pytest.mark.parametrize("after", [0.0, 0.003, 0.01, 0.03])
-def test_closing_from_another_thread_is_never_taken_for_the_end(forgetful: sc2onnx.Model, after: float) -> None:
+def test_closing_from_another_thread_is_never_taken_for_the_end(
+    forgetful: sc2onnx.Model, after: float
+) -> None:
     for kind in ("stream", "tokens"):
         made: Any = (
             forgetful.stream(PROMPT, max_new_tokens=2000, stop_tokens=())
@@ -108,7 +110,9 @@ def test_a_stream_is_for_one_thread_at_a_time(slow: sc2onnx.Model) -> None:
     assert stream.finish_reason == "cancelled"
 
 
-def test_after_an_error_there_is_no_reason(forgetful: sc2onnx.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_error_there_is_no_reason(
+    forgetful: sc2onnx.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(self: Sampler, logits: Any) -> int:
         raise InferenceError("on purpose")
 
@@ -121,7 +125,9 @@ def test_after_an_error_there_is_no_reason(forgetful: sc2onnx.Model, monkeypatch
 
 
 @pytest.mark.parametrize("where", ["__init__", "begin"])
-def test_no_memory_is_an_error_of_ours_that_says_how_much(forgetful: sc2onnx.Model, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_no_memory_is_an_error_of_ours_that_says_how_much(
+    forgetful: sc2onnx.Model, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     def full(self: RingCache, *arguments: Any, **options: Any) -> None:
         raise MemoryError("Unable to allocate 3.00 GiB for an array")
 
@@ -136,7 +142,10 @@ def test_no_memory_is_an_error_of_ours_that_says_how_much(forgetful: sc2onnx.Mod
         lambda: forgetful.sequence().append([1]),
     ]
     for call in calls:
-        with pytest.raises(OutOfMemoryError, match=r"not enough memory \(Unable to allocate 3.00 GiB.*cache_capacity"):
+        with pytest.raises(
+            OutOfMemoryError,
+            match=r"not enough memory \(Unable to allocate 3.00 GiB.*cache_capacity",
+        ):
             call()
     assert issubclass(OutOfMemoryError, MemoryError)
 
@@ -194,7 +203,8 @@ def test_a_cancelled_task_stops_the_work(slow: sc2onnx.Model) -> None:
 
     began = time.perf_counter()
     assert asyncio.run(impatient()) < whole * 0.9
-    assert time.perf_counter() - began < whole  # and run() has waited for its threads: to the end it takes far longer
+    # and run() has waited for its threads: to the end it takes far longer
+    assert time.perf_counter() - began < whole
     assert stream.finish_reason == "cancelled"
     assert slow.memory_footprint().cache == 0
 
@@ -236,14 +246,18 @@ async def main():
 asyncio.run(main())
 """
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, timeout=30
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cancelled")
     assert time.perf_counter() - began < 10
 
 
 def test_a_stream_is_left_where_no_thread_is_free(forgetful: sc2onnx.Model) -> None:
-    """Other work of an application may hold all of asyncio's threads, or the pool may be gone already."""
+    """Other work of an application may hold all of asyncio's threads, or the
+    pool may be gone already.
+    """
     free = threading.Event()
 
     async def leave() -> float:

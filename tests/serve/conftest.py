@@ -31,7 +31,12 @@ class Served:
 
     def post(self, path: str, body: object, **options: object) -> httpx.Response:
         """The answer to a body in JSON."""
-        return httpx.post(self.url + path, json=body, timeout=60, **options)  # type: ignore[arg-type]
+        return httpx.post(
+            self.url + path,
+            json=body,
+            timeout=60,
+            **options,
+        )  # type: ignore[arg-type]
 
     def get(self, path: str, **options: object) -> httpx.Response:
         """The answer to a question."""
@@ -42,7 +47,13 @@ class Served:
 def serving(model: sc2onnx.Model, settings: Settings | None = None) -> Iterator[Served]:
     settings = settings or Settings(port=0)
     service, listening = Service(settings), bound(settings)
-    config = uvicorn.Config(application(service), log_config=None, lifespan="off", access_log=False, http=bounded(settings))
+    config = uvicorn.Config(
+        application(service),
+        log_config=None,
+        lifespan="off",
+        access_log=False,
+        http=bounded(settings),
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     service.ready({"mini": model})

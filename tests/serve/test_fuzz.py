@@ -21,15 +21,18 @@ COUNT = int(os.environ.get("SC2ONNX_FUZZ", "1000"))
 """Requests in all."""
 
 SEEDS = 4
-PATHS = """/v1/completions /infill /completion /tokenize /detokenize /api/generate /api/show /v1/fim/completions
-    /v1/events /v1/health /completions /v1/chat/completions /api/chat /v2/models/mini/generate
-    /v2/models/mini/generate_stream""".split()
-OTHERS = """/props /slots /health /livez /metrics /v1/models /models /api/tags /api/ps /api/version /v1beta/server_setting / /page.js /x
-    /v2 /v2/health/live /v2/health/ready /v2/models/mini /v2/models/mini/ready /v2/models/x""".split()
-FIELDS = """prompt model suffix max_tokens temperature top_p top_k min_p n best_of stop seed stream stream_options logprobs echo logit_bias
-    input_prefix input_suffix input_extra n_predict n_indent t_max_predict_ms samplers n_cmpl response_fields repeat_penalty content tokens
-    options format system template name random_seed grammar lora json_schema segments language user filename ends
-    ignore_eos text_input parameters t_max_prompt_ms prediction cache_prompt id_slot repetition_penalty logit_bias keep_alive raw""".split()
+PATHS = """/v1/completions /infill /completion /tokenize /detokenize /api/generate /api/show
+    /v1/fim/completions /v1/events /v1/health /completions /v1/chat/completions /api/chat
+    /v2/models/mini/generate /v2/models/mini/generate_stream""".split()
+OTHERS = """/props /slots /health /livez /metrics /v1/models /models /api/tags /api/ps /api/version
+    /v1beta/server_setting / /page.js /x /v2 /v2/health/live /v2/health/ready /v2/models/mini
+    /v2/models/mini/ready /v2/models/x""".split()
+FIELDS = """prompt model suffix max_tokens temperature top_p top_k min_p n best_of stop seed stream
+    stream_options logprobs echo logit_bias input_prefix input_suffix input_extra n_predict n_indent
+    t_max_predict_ms samplers n_cmpl response_fields repeat_penalty content tokens options format
+    system template name random_seed grammar lora json_schema segments language user filename ends
+    ignore_eos text_input parameters t_max_prompt_ms prediction cache_prompt id_slot
+    repetition_penalty logit_bias keep_alive raw""".split()
 NUMBERS: list[object] = [0, 1, -1, 2, 3.5, -0.0, 1e308, 2**31, 2**63, 2**64, -(2**63)]
 TEXTS: list[object] = ["", "x", "def f():\n", "\x00", "\ud7ff", "<fim_middle>"]
 ODD = [None, True, False, *NUMBERS, *TEXTS, [], {}]
@@ -48,7 +51,9 @@ def value(chance: random.Random, depth: int = 0) -> object:
 
 
 def body(chance: random.Random) -> bytes:
-    """A body: mostly fields that mean something, small so that it is computed at once, some of them wrong."""
+    """A body: mostly fields that mean something, small so that it is computed at
+    once, some of them wrong.
+    """
     asked: dict[str, object] = {
         "prompt": "def f():\n",
         "content": "x",
@@ -83,19 +88,37 @@ def test_other_methods_paths_and_headers(served: Served, seed: int) -> None:
     chance = random.Random(seed)
     with httpx.Client(timeout=60) as client:
         for _ in range(COUNT // SEEDS // 5):
-            method = chance.choice(["GET", "GET", "GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "QUERY"])
-            path = chance.choice([*PATHS, *OTHERS]) + chance.choice(["", "", "?model=x", "?" + "a" * 3000, "/..%2f..%2fetc", "%00", "//"])
-            reply = client.request(method, served.url + path, headers=chance.choice(HEADERS), content=chance.choice([None, b"{}", b"\xff"]))
-            assert reply.status_code in (200, 204, 304, 400, 403, 404, 405, 415, 501), (method, path, reply.status_code)
+            method = chance.choice(
+                ["GET", "GET", "GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "QUERY"]
+            )
+            path = chance.choice([*PATHS, *OTHERS]) + chance.choice(
+                ["", "", "?model=x", "?" + "a" * 3000, "/..%2f..%2fetc", "%00", "//"]
+            )
+            reply = client.request(
+                method,
+                served.url + path,
+                headers=chance.choice(HEADERS),
+                content=chance.choice([None, b"{}", b"\xff"]),
+            )
+            assert reply.status_code in (200, 204, 304, 400, 403, 404, 405, 415, 501), (
+                method,
+                path,
+                reply.status_code,
+            )
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_what_is_no_http(served: Served, seed: int) -> None:
     chance = random.Random(seed)
     host, port = served.url.removeprefix("http://").split(":")
-    whole = b"POST /infill HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+    whole = (
+        b"POST /infill HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        b"content-length: 2\r\n\r\n{}"
+    )
     for _ in range(COUNT // SEEDS // 10):
-        sent = bytearray(whole if chance.random() < 0.7 else chance.randbytes(chance.randrange(2000)))
+        sent = bytearray(
+            whole if chance.random() < 0.7 else chance.randbytes(chance.randrange(2000))
+        )
         for _ in range(chance.randrange(4)):
             if sent:
                 sent[chance.randrange(len(sent))] = chance.randrange(256)
@@ -106,7 +129,16 @@ def test_what_is_no_http(served: Served, seed: int) -> None:
                 answer = connection.recv(4096)
             except ConnectionError:
                 answer = b""
-            assert not answer or answer.split(b" ")[1] in (b"200", b"400", b"403", b"404", b"405", b"413", b"415", b"501"), (sent, answer)
+            assert not answer or answer.split(b" ")[1] in (
+                b"200",
+                b"400",
+                b"403",
+                b"404",
+                b"405",
+                b"413",
+                b"415",
+                b"501",
+            ), (sent, answer)
     assert served.get("/health").status_code == 200
 
 
@@ -117,7 +149,9 @@ def test_nothing_is_answered_with_a_fault(served: Served, seed: int) -> None:
 
     def ask(each: tuple[str, bytes]) -> int:
         with httpx.Client(timeout=60) as client:
-            reply = client.post(served.url + each[0], content=each[1], headers={"content-type": "application/json"})
+            reply = client.post(
+                served.url + each[0], content=each[1], headers={"content-type": "application/json"}
+            )
         assert reply.status_code in (200, 400, 404, 413, 429, 501), (each, reply.text)
         if reply.status_code != 200:
             assert reply.json()["error"]

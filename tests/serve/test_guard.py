@@ -26,7 +26,13 @@ BODY = {"prompt": "def f():\n", "max_tokens": 2, "temperature": 0}
 
 @pytest.fixture(scope="module")
 def keyed(bundle: Path) -> Iterator[Served]:
-    settings = Settings(port=0, keys=("another-key-here", KEY), origins=("https://page.example",), body_bytes=10_000, waiting=4)
+    settings = Settings(
+        port=0,
+        keys=("another-key-here", KEY),
+        origins=("https://page.example",),
+        body_bytes=10_000,
+        waiting=4,
+    )
     with serving(sc2onnx.load(bundle), settings) as running:
         yield running
 
@@ -56,7 +62,12 @@ def test_other_addresses_need_a_key() -> None:
     ],
 )
 def test_every_path_asks_for_the_key(keyed: Served, path: str) -> None:
-    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY[:-1]}, {"x-api-key": ""}):
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": KEY[:-1]},
+        {"x-api-key": ""},
+    ):
         reply = keyed.post(path, BODY, headers=headers)
         assert reply.status_code == 401
         error = reply.json()["error"]
@@ -66,7 +77,19 @@ def test_every_path_asks_for_the_key(keyed: Served, path: str) -> None:
             assert error["type"] == "authentication_error"
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/props", "/slots", "/v1/models", "/models", "/api/tags", "/api/ps", "/api/version"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/props",
+        "/slots",
+        "/v1/models",
+        "/models",
+        "/api/tags",
+        "/api/ps",
+        "/api/version",
+    ],
+)
 def test_so_does_what_tells_of_the_server(keyed: Served, path: str) -> None:
     assert keyed.get(path).status_code == 401
     assert keyed.get(path, headers={"x-api-key": KEY}).status_code == 200
@@ -77,12 +100,22 @@ def test_health_is_open(keyed: Served) -> None:
     assert keyed.get("/livez").status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}, {"authorization": "Bearer another-key-here"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": f"Bearer {KEY}"},
+        {"x-api-key": KEY},
+        {"authorization": "Bearer another-key-here"},
+    ],
+)
 def test_any_of_the_keys_opens(keyed: Served, headers: dict[str, str]) -> None:
     assert keyed.post("/v1/completions", BODY, headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8012", "127.0.0.1.evil.example", "", "localhost.evil.example"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8012", "127.0.0.1.evil.example", "", "localhost.evil.example"],
+)
 def test_a_name_that_was_made_to_point_here_is_refused(served: Served, host: str) -> None:
     for path in ("/health", "/v1/models"):
         assert served.get(path, headers={"host": host}).status_code in (400, 403)
@@ -106,14 +139,21 @@ def test_pages_that_are_listed_may_ask(keyed: Served) -> None:
     reply = keyed.post("/v1/completions", BODY, headers=headers)
     assert reply.status_code == 200
     assert reply.headers["access-control-allow-origin"] == "https://page.example"
-    asked = httpx.options(keyed.url + "/v1/completions", headers={"origin": "https://page.example", "access-control-request-method": "POST"})
+    asked = httpx.options(
+        keyed.url + "/v1/completions",
+        headers={"origin": "https://page.example", "access-control-request-method": "POST"},
+    )
     assert asked.status_code == 204
     assert asked.headers["access-control-allow-origin"] == "https://page.example"
 
 
 def test_what_a_page_may_send_unasked_is_refused(served: Served) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
-        reply = httpx.post(served.url + "/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
+        reply = httpx.post(
+            served.url + "/v1/completions",
+            content=b'{"prompt": "x"}',
+            headers={"content-type": kind},
+        )
         assert reply.status_code == 415
 
 
@@ -156,7 +196,9 @@ def test_a_program_may_leave_the_type_out(served: Served) -> None:
 
     def status(headers: dict[str, str]) -> int:
         content = b'{"prompt": "x", "max_tokens": 1}'
-        return httpx.post(served.url + "/v1/completions", content=content, headers=headers).status_code
+        return httpx.post(
+            served.url + "/v1/completions", content=content, headers=headers
+        ).status_code
 
     assert status({}) == 200
     assert status({"origin": served.url}) == 415
@@ -169,14 +211,29 @@ def test_bodies_are_bounded(keyed: Served) -> None:
     reply = httpx.post(keyed.url + "/v1/completions", content=b" " * 20_000, headers=headers)
     assert reply.status_code == 413
     deep = b'{"json_schema":' + b'{"a":' * 1800 + b"1" + b"}" * 1800 + b"}"
-    assert httpx.post(keyed.url + "/infill", content=deep, headers=headers).status_code in (400, 413)
+    assert httpx.post(keyed.url + "/infill", content=deep, headers=headers).status_code in (
+        400,
+        413,
+    )
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b'{"prompt": 1}', b"\xff\xfe", b'{"prompt":"x","max_tokens":1e400}', b'{"prompt":"\\ud800"}']
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"prompt": 1}',
+        b"\xff\xfe",
+        b'{"prompt":"x","max_tokens":1e400}',
+        b'{"prompt":"\\ud800"}',
+    ],
 )
 def test_what_is_no_request_is_told_so(served: Served, body: bytes) -> None:
-    reply = httpx.post(served.url + "/v1/completions", content=body, headers={"content-type": "application/json"})
+    reply = httpx.post(
+        served.url + "/v1/completions", content=body, headers={"content-type": "application/json"}
+    )
     assert reply.status_code == 400
     assert reply.json()["error"]["message"]
 
@@ -195,7 +252,13 @@ def test_when_there_is_too_much_to_do_clients_come_again(keyed: Served) -> None:
 
 def test_a_request_that_waits_in_vain_is_told_to_come_later(bundle: Path) -> None:
     with serving(sc2onnx.load(bundle, max_batch=1), Settings(port=0, queue_seconds=0.2)) as busy:
-        body = {"prompt": "def f():\n", "max_tokens": 1900, "ignore_eos": True, "temperature": 1, "seed": 1}
+        body = {
+            "prompt": "def f():\n",
+            "max_tokens": 1900,
+            "ignore_eos": True,
+            "temperature": 1,
+            "seed": 1,
+        }
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(busy.post, "/v1/completions", body)
             while not busy.model.engine.lobby.active:
@@ -222,7 +285,10 @@ def test_while_models_load_and_while_it_ends() -> None:
             assert (await client.get("/livez")).status_code == 200
             await service.drain()
             reply = await client.get("/health")
-            assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the server is ending")
+            assert (reply.status_code, reply.json()["error"]["message"]) == (
+                503,
+                "the server is ending",
+            )
 
     asyncio.run(states())
 
@@ -244,7 +310,14 @@ def test_who_does_not_read_is_not_waited_for(bundle: Path) -> None:
     """Nor who does not send: both hold what others wait for."""
     body = b'{"prompt": "def f():", "max_tokens": 500, "temperature": 1, "seed": 1, "stream": true}'
     head = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "path": "/v1/completions", "raw_path": b"/v1/completions", "method": "POST", "headers": head, "query_string": b""}
+    scope = {
+        "type": "http",
+        "path": "/v1/completions",
+        "raw_path": b"/v1/completions",
+        "method": "POST",
+        "headers": head,
+        "query_string": b"",
+    }
     model = sc2onnx.load(bundle)
 
     async def asked(whole: bool) -> list[int]:
@@ -276,11 +349,19 @@ def test_who_does_not_read_is_not_waited_for(bundle: Path) -> None:
 
 
 def test_one_key_does_not_end_what_another_asks(keyed: Served) -> None:
-    body = {"language": "python", "user": "me", "segments": {"prefix": "def f():\n    x = [", "suffix": "", "filepath": "a.py"}}
+    body = {
+        "language": "python",
+        "user": "me",
+        "segments": {"prefix": "def f():\n    x = [", "suffix": "", "filepath": "a.py"},
+    }
     expected = keyed.post("/v1/completions", body, headers={"x-api-key": KEY}).json()["choices"]
     with ThreadPoolExecutor(2) as pool:
         keys = [KEY, "another-key-here"] * 10
-        found = list(pool.map(lambda key: keyed.post("/v1/completions", body, headers={"x-api-key": key}), keys))
+        found = list(
+            pool.map(
+                lambda key: keyed.post("/v1/completions", body, headers={"x-api-key": key}), keys
+            )
+        )
     assert all(reply.json()["choices"] == expected for reply in found if reply.status_code == 200)
     assert sum(reply.status_code == 200 for reply in found) > 10
 

@@ -1,4 +1,6 @@
-"""Prompts that somebody waits for: cut to what there is time for, and whole for the keys that follow."""
+"""Prompts that somebody waits for: cut to what there is time for, and whole
+for the keys that follow.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def test_a_cold_prompt_is_cut_and_the_next_one_is_whole(served: Served) -> None:
     first = served.post("/infill", BODY).json()
     assert 32 <= first["tokens_evaluated"] <= 64
     assert first["truncated"] is True
-    near = served.model.infill(CODE[:HALF], CODE[HALF:], order="spm", heal=True, max_new_tokens=4, prompt_tokens=64)
+    near = served.model.infill(
+        CODE[:HALF], CODE[HALF:], order="spm", heal=True, max_new_tokens=4, prompt_tokens=64
+    )
     assert first["content"] == near.text
     quiet(served)
     second = served.post("/infill", {**BODY, "input_prefix": CODE[:HALF] + "x"}).json()
@@ -63,14 +67,19 @@ def test_streams_are_cut_as_well(served: Served) -> None:
     quiet(served)
 
 
-@pytest.mark.parametrize("body", [{"t_max_prompt_ms": 0}, {"t_max_prompt_ms": 60_000}, {"t_max_prompt_ms": 1, "n_predict": 0}])
+@pytest.mark.parametrize(
+    "body",
+    [{"t_max_prompt_ms": 0}, {"t_max_prompt_ms": 60_000}, {"t_max_prompt_ms": 1, "n_predict": 0}],
+)
 def test_there_may_be_time_for_all(served: Served, body: dict[str, int]) -> None:
     answer = served.post("/infill", {**BODY, **body}).json()
     assert answer["truncated"] is False
     assert answer["tokens_evaluated"] > 300
 
 
-def test_nothing_is_cut_before_anything_was_measured(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_cut_before_anything_was_measured(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(StepCosts, "known", False)
     assert served.post("/infill", BODY).json()["truncated"] is False
 
@@ -80,10 +89,15 @@ def test_only_the_latest_are_computed_behind(served: Served) -> None:
         served.post("/infill", {**BODY, "input_suffix": f"# {number}\n{CODE[HALF:]}"})
     assert len(served.service._following) == 2
     quiet(served)
-    assert served.post("/infill", {**BODY, "input_suffix": f"# 5\n{CODE[HALF:]}"}).json()["truncated"] is False
+    assert (
+        served.post("/infill", {**BODY, "input_suffix": f"# 5\n{CODE[HALF:]}"}).json()["truncated"]
+        is False
+    )
 
 
-def test_cuts_stay_where_they_are_while_costs_waver(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuts_stay_where_they_are_while_costs_waver(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cuts = set()
     for cost in (0.0051, 0.0056, 0.006, 0.0065, 0.0075):  # of a token: there is time for 133 to 196
         costs(monkeypatch, cost)

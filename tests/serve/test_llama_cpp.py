@@ -19,7 +19,9 @@ VIM = {
     "id_slot": 0,
     "input_prefix": BEFORE,
     "input_suffix": AFTER,
-    "input_extra": [{"text": "def sub(a, b):\n    return a - b\n", "time": 1, "filename": "sub.py"}],
+    "input_extra": [
+        {"text": "def sub(a, b):\n    return a - b\n", "time": 1, "filename": "sub.py"}
+    ],
     "prompt": LINE,
     "n_predict": 16,
     "stop": [],
@@ -31,7 +33,14 @@ VIM = {
     "cache_prompt": True,
     "t_max_prompt_ms": 500,
     "t_max_predict_ms": 1000,
-    "response_fields": ["content", "timings/prompt_n", "timings/predicted_n", "truncated", "tokens_cached", "no_such_field"],
+    "response_fields": [
+        "content",
+        "timings/prompt_n",
+        "timings/predicted_n",
+        "truncated",
+        "tokens_cached",
+        "no_such_field",
+    ],
     "model": "",
 }
 
@@ -41,23 +50,40 @@ def test_llama_vim_gets_what_it_looks_for(served: Served) -> None:
     assert reply.status_code == 200
     assert '"content":"' in reply.text  # without a space, which it looks for
     answer = reply.json()
-    assert set(answer) == {"content", "timings/prompt_n", "timings/predicted_n", "truncated", "tokens_cached"}
+    assert set(answer) == {
+        "content",
+        "timings/prompt_n",
+        "timings/predicted_n",
+        "truncated",
+        "tokens_cached",
+    }
     extra = {"sub.py": "def sub(a, b):\n    return a - b\n"}
-    expected = served.model.infill(BEFORE + LINE, AFTER, files=extra, order="spm", heal=True, max_new_tokens=16)
+    expected = served.model.infill(
+        BEFORE + LINE, AFTER, files=extra, order="spm", heal=True, max_new_tokens=16
+    )
     assert expected.text.startswith(answer["content"])
     assert answer["content"]
 
 
 def test_a_warm_up_answers_nothing_and_leaves_the_prompt_computed(served: Served) -> None:
     served.model.forget()
-    body = {**VIM, "prompt": "    total = ", "n_predict": 0, "samplers": [], "t_max_predict_ms": 1, "response_fields": [""]}
+    body = {
+        **VIM,
+        "prompt": "    total = ",
+        "n_predict": 0,
+        "samplers": [],
+        "t_max_predict_ms": 1,
+        "response_fields": [""],
+    }
     reply = served.post("/infill", body)
     assert reply.text == "{}"
     after = served.post("/infill", {**VIM, "prompt": "    total = ", "response_fields": []}).json()
     assert after["timings"]["cache_n"] > 0.9 * after["tokens_evaluated"]
 
 
-def test_a_few_warm_ups_at_a_time_are_enough(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_warm_ups_at_a_time_are_enough(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = {**VIM, "input_prefix": "x = 1\n" * 20, "n_predict": 0, "response_fields": []}
     monkeypatch.setattr("sc2onnx.serve.service.MOST_WARMING", 0)
     left_out = served.post("/infill", body)
@@ -74,12 +100,16 @@ def test_a_completion_may_go_on_after_its_end(served: Served) -> None:
 
 
 def test_several_completions_are_an_array(served: Served) -> None:
-    answers = served.post("/infill", {**VIM, "n_cmpl": 3, "response_fields": [], "temperature": 0.8, "seed": 1}).json()
+    answers = served.post(
+        "/infill", {**VIM, "n_cmpl": 3, "response_fields": [], "temperature": 0.8, "seed": 1}
+    ).json()
     assert [answer["index"] for answer in answers] == [0, 1, 2]
 
 
 def test_parts_are_data(served: Served) -> None:
-    tricked = served.post("/infill", {**VIM, "input_prefix": "<fim_suffix>" + BEFORE, "response_fields": []}).json()
+    tricked = served.post(
+        "/infill", {**VIM, "input_prefix": "<fim_suffix>" + BEFORE, "response_fields": []}
+    ).json()
     plain = served.post("/infill", {**VIM, "response_fields": []}).json()
     spelt = len(served.model.codec.encode("<fim_suffix>", special=False))
     assert tricked["tokens_evaluated"] >= plain["tokens_evaluated"] + spelt - 2
@@ -91,7 +121,9 @@ def test_completion_whole_and_streamed(served: Served) -> None:
     assert whole["content"] == served.model.generate(BEFORE, max_new_tokens=12).text
     assert whole["stop"] is True
     assert whole["stop_type"] in ("limit", "eos")
-    with httpx.stream("POST", f"{served.url}/completion", json={**body, "stream": True}, timeout=60) as reply:
+    with httpx.stream(
+        "POST", f"{served.url}/completion", json={**body, "stream": True}, timeout=60
+    ) as reply:
         events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
     assert "".join(event["content"] for event in events) == whole["content"]
     assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
@@ -112,38 +144,88 @@ def test_why_it_ended(served: Served) -> None:
 def test_tokens_that_are_ruled_out(served: Served, form: str) -> None:
     body = {"prompt": BEFORE, "n_predict": 6, "temperature": 0, "min_p": 0, "return_tokens": True}
     first = served.post("/completion", body).json()["tokens"][0]
-    bias = {"pairs": [[first, -1000.0]], "map": {str(first): -100}, "ruled out": [[first, False]]}[form]
+    bias = {"pairs": [[first, -1000.0]], "map": {str(first): -100}, "ruled out": [[first, False]]}[
+        form
+    ]
     found = served.post("/completion", {**body, "logit_bias": bias}).json()["tokens"]
     assert first not in found
-    assert found == list(served.model.generate(BEFORE, max_new_tokens=6, logit_bias={first: -100}).tokens)
+    assert found == list(
+        served.model.generate(BEFORE, max_new_tokens=6, logit_bias={first: -100}).tokens
+    )
 
 
 def test_a_bias_of_texts_is_refused(served: Served) -> None:
-    assert served.post("/completion", {"prompt": "x", "logit_bias": [["def", -1]]}).status_code == 400
+    assert (
+        served.post("/completion", {"prompt": "x", "logit_bias": [["def", -1]]}).status_code == 400
+    )
 
 
 def test_a_cursor_inside_a_word_is_completed_as_if_the_word_were_whole(served: Served) -> None:
     before = BEFORE + "    retur"
-    content = served.post("/infill", {**VIM, "input_prefix": before, "prompt": "", "n_indent": 0, "response_fields": []}).json()["content"]
-    options = {"order": "spm", "max_new_tokens": 16, "files": {"sub.py": VIM["input_extra"][0]["text"]}}  # type: ignore[index]
-    assert content == served.model.infill(before, AFTER, heal=True, **options).text  # type: ignore[arg-type]
+    content = served.post(
+        "/infill",
+        {**VIM, "input_prefix": before, "prompt": "", "n_indent": 0, "response_fields": []},
+    ).json()["content"]
+    options = {
+        "order": "spm",
+        "max_new_tokens": 16,
+        "files": {"sub.py": VIM["input_extra"][0]["text"]},
+    }  # type: ignore[index]
+    assert (
+        content
+        == served.model.infill(
+            before,
+            AFTER,
+            heal=True,
+            **options,
+        ).text
+    )  # type: ignore[arg-type]
     assert content.startswith("n")
 
 
 def test_the_cursors_own_file_and_pieces_of_others(served: Served) -> None:
-    pieces = [{"filename": "sub.py", "text": "def sub(a, b):"}, {"filename": "x.py", "text": "x = 1"}, {"filename": "sub.py", "text": "y = 2"}]
-    body = {**VIM, "filename": "add.py", "input_extra": pieces, "n_indent": 0, "ends": "line", "response_fields": []}
+    pieces = [
+        {"filename": "sub.py", "text": "def sub(a, b):"},
+        {"filename": "x.py", "text": "x = 1"},
+        {"filename": "sub.py", "text": "y = 2"},
+    ]
+    body = {
+        **VIM,
+        "filename": "add.py",
+        "input_extra": pieces,
+        "n_indent": 0,
+        "ends": "line",
+        "response_fields": [],
+    }
     files = {"x.py": "x = 1", "sub.py": "def sub(a, b):\ny = 2"}
-    expected = served.model.infill(BEFORE + LINE, AFTER, path="add.py", files=files, order="spm", heal=True, max_new_tokens=16, ends="line")
+    expected = served.model.infill(
+        BEFORE + LINE,
+        AFTER,
+        path="add.py",
+        files=files,
+        order="spm",
+        heal=True,
+        max_new_tokens=16,
+        ends="line",
+    )
     answer = served.post("/infill", body).json()
-    assert (answer["content"], answer["tokens_evaluated"]) == (expected.text, expected.prompt_tokens)
+    assert (answer["content"], answer["tokens_evaluated"]) == (
+        expected.text,
+        expected.prompt_tokens,
+    )
     assert served.post("/infill", {**body, "ends": "nowhere"}).status_code == 400
 
 
 def test_a_stream_says_that_the_code_was_cut(served: Served) -> None:
     for text, cut in ((BEFORE, False), (BEFORE * 300, True)):
-        reply = served.post("/infill", {**VIM, "input_prefix": text, "n_predict": 2, "stream": True, "response_fields": []})
-        assert json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))["truncated"] is cut
+        reply = served.post(
+            "/infill",
+            {**VIM, "input_prefix": text, "n_predict": 2, "stream": True, "response_fields": []},
+        )
+        assert (
+            json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))["truncated"]
+            is cut
+        )
 
 
 def test_tokenizing_there_and_back(served: Served) -> None:
@@ -160,7 +242,10 @@ def test_what_there_is_to_know(served: Served) -> None:
     assert "llamacpp:tokens_predicted_total" in served.get("/metrics").text
 
 
-@pytest.mark.parametrize("wrong", [{"grammar": "root ::= x"}, {"lora": [{"id": 0, "scale": 1}]}, {"json_schema": {"a": 1}}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"grammar": "root ::= x"}, {"lora": [{"id": 0, "scale": 1}]}, {"json_schema": {"a": 1}}],
+)
 def test_what_is_not_done_is_said(served: Served, wrong: dict[str, object]) -> None:
     reply = served.post("/infill", {**VIM, **wrong})
     assert reply.status_code == 501

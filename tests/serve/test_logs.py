@@ -279,7 +279,9 @@ def _of_request(path: str) -> logging.LogRecord:
     logger.setLevel(logging.INFO)
     try:
         scope = {"type": "http", "method": "GET", "path": path, "headers": []}
-        asyncio.run(Logged(answer, lambda: False, lambda status: None)(scope, send, send))  # type: ignore[arg-type]
+        asyncio.run(
+            Logged(answer, lambda: False, lambda status: None)(scope, send, send),
+        )  # type: ignore[arg-type]
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

@@ -43,14 +43,19 @@ def alone(served: Served) -> dict[str, float]:
     return figures(served.get("/metrics").text)
 
 
-def test_a_request_that_finds_its_prompt_computed_is_a_hit(served: Served, alone: dict[str, float]) -> None:
+def test_a_request_that_finds_its_prompt_computed_is_a_hit(
+    served: Served, alone: dict[str, float]
+) -> None:
     body = {"prompt": LONG, "max_tokens": 4, "temperature": 0}
     served.post(COMPLETIONS, body)
     assert grown(served, "sc2onnx:requests_reusing_total", alone) == 0
     used = served.post(COMPLETIONS, body).json()["usage"]
     assert grown(served, "sc2onnx:requests_reusing_total", alone) == 1
     assert grown(served, "vllm:time_to_first_token_seconds_count", alone) == 2
-    assert grown(served, "vllm:prefix_cache_hits_total", alone) == used["prompt_tokens_details"]["cached_tokens"]
+    assert (
+        grown(served, "vllm:prefix_cache_hits_total", alone)
+        == used["prompt_tokens_details"]["cached_tokens"]
+    )
     assert grown(served, "vllm:prefix_cache_queries_total", alone) == 2 * used["prompt_tokens"]
 
 
@@ -65,7 +70,9 @@ def test_seconds_of_a_token_are_without_the_first(service: Service) -> None:
     assert found["vllm:request_queue_time_seconds_count"] == 3
 
 
-def test_requests_that_wait_are_told_from_those_that_are_computed(served: Served, service: Service) -> None:
+def test_requests_that_wait_are_told_from_those_that_are_computed(
+    served: Served, service: Service
+) -> None:
     """The engine of this model does not run here: nothing enters by itself."""
     model = served.model
     rows = [made(model, Ask((LONG,)), "whole", service.settings).rows[0] for _ in range(3)]
@@ -77,7 +84,9 @@ def test_requests_that_wait_are_told_from_those_that_are_computed(served: Served
     assert found["llamacpp:requests_deferred"] == 2
 
 
-def test_caches_that_are_kept_and_those_that_had_to_go(served: Served, alone: dict[str, float]) -> None:
+def test_caches_that_are_kept_and_those_that_had_to_go(
+    served: Served, alone: dict[str, float]
+) -> None:
     store = served.model.engine.store
     limit, texts = store.limit, [LONG, f"# another file\n{LONG}"]
     assert alone["sc2onnx:prefix_cache_bytes"] == 0

@@ -33,8 +33,12 @@ def test_whole_and_streamed(client: ollama.Client, served: Served) -> None:
 
 
 def test_a_suffix_is_filled_in_before(client: ollama.Client, served: Served) -> None:
-    expected = served.model.infill(PROMPT, "\n\nprint(add(1, 2))\n", max_new_tokens=12, order="spm", heal=True)
-    found = client.generate(model="mini", prompt=PROMPT, suffix="\n\nprint(add(1, 2))\n", options=GREEDY)
+    expected = served.model.infill(
+        PROMPT, "\n\nprint(add(1, 2))\n", max_new_tokens=12, order="spm", heal=True
+    )
+    found = client.generate(
+        model="mini", prompt=PROMPT, suffix="\n\nprint(add(1, 2))\n", options=GREEDY
+    )
     assert found.response == expected.text
 
 
@@ -42,7 +46,8 @@ def test_what_there_is_to_know(client: ollama.Client) -> None:
     assert [model.model for model in client.list().models] == ["mini"]
     assert [model.model for model in client.ps().models] == ["mini"]
     shown = client.show("mini")
-    assert ".Suffix" in (shown.template or "")  # by which Continue sees that the middle can be filled in
+    # by which Continue sees that the middle can be filled in
+    assert ".Suffix" in (shown.template or "")
     assert shown.capabilities == ["completion", "insert"]
 
 
@@ -60,13 +65,24 @@ def test_mistakes_are_told_of(client: ollama.Client) -> None:
 
 @pytest.mark.parametrize(("path", "host"), [("generate", "elsewhere"), ("absent", "localhost")])
 def test_refusals_before_its_routes_are_texts_too(served: Served, path: str, host: str) -> None:
-    refused = served.post(f"/api/{path}", {"model": "mini", "prompt": PROMPT}, headers={"host": host})
+    refused = served.post(
+        f"/api/{path}", {"model": "mini", "prompt": PROMPT}, headers={"host": host}
+    )
     assert refused.status_code in (403, 404)
     assert isinstance(refused.json()["error"], str)  # its client for Node.js shows nothing else
 
 
 def test_lines_are_what_continue_reads(served: Served) -> None:
-    body = {"model": "mini", "prompt": PROMPT, "raw": True, "options": {**GREEDY, "num_ctx": 4096}, "keep_alive": 1800}
+    body = {
+        "model": "mini",
+        "prompt": PROMPT,
+        "raw": True,
+        "options": {**GREEDY, "num_ctx": 4096},
+        "keep_alive": 1800,
+    }
     with httpx.stream("POST", f"{served.url}/api/generate", json=body, timeout=60) as reply:
         lines = [json.loads(line) for line in reply.iter_lines()]
-    assert "".join(line["response"] for line in lines) == served.model.generate(PROMPT, max_new_tokens=12).text
+    assert (
+        "".join(line["response"] for line in lines)
+        == served.model.generate(PROMPT, max_new_tokens=12).text
+    )

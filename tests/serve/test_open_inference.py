@@ -1,4 +1,6 @@
-"""The Open Inference Protocol: shapes of its specification (generate_rest.yaml, inference_rest.md)."""
+"""The Open Inference Protocol: shapes of its specification
+(generate_rest.yaml, inference_rest.md).
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,13 @@ def started(
     the lines before the one that has the address.
     """
     command = [sys.executable, "-m", "sc2onnx", "serve", *map(str, arguments), "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     try:
         assert process.stderr is not None
         while "listening" not in (told := process.stderr.readline()):
@@ -37,7 +43,10 @@ def started(
         address = re.search(r"http://\S+?(?=,)", told)
         assert address is not None, told
         until = time.monotonic() + 60
-        while httpx.get(f"{address[0]}/health", timeout=60).status_code != 200 and time.monotonic() < until:
+        while (
+            httpx.get(f"{address[0]}/health", timeout=60).status_code != 200
+            and time.monotonic() < until
+        ):
             time.sleep(0.05)
         yield process, address[0]
     finally:
@@ -46,11 +55,18 @@ def started(
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_until_a_signal_ends_it_in_order(bundle: Path, tmp_path: Path, sig: signal.Signals) -> None:
+def test_it_answers_until_a_signal_ends_it_in_order(
+    bundle: Path, tmp_path: Path, sig: signal.Signals
+) -> None:
     with started(bundle, "--alias", "code", cwd=tmp_path) as (process, address):
         assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "code"
         assert httpx.post(f"{address}/v1/completions", json=BODY, timeout=60).status_code == 200
-        with httpx.stream("POST", f"{address}/v1/completions", json={**BODY, "max_tokens": 60, "stream": True}, timeout=60) as reply:
+        with httpx.stream(
+            "POST",
+            f"{address}/v1/completions",
+            json={**BODY, "max_tokens": 60, "stream": True},
+            timeout=60,
+        ) as reply:
             lines = reply.iter_lines()
             next(lines)
             process.send_signal(sig)
@@ -66,14 +82,30 @@ def test_keys_come_from_a_file(bundle: Path, tmp_path: Path) -> None:
     with started(bundle, "--key-file", tmp_path / "keys", cwd=tmp_path) as (_, address):
         assert httpx.post(f"{address}/v1/completions", json=BODY, timeout=60).status_code == 401
         headers = {"authorization": "Bearer second-key-of-all"}
-        assert httpx.post(f"{address}/v1/completions", json=BODY, headers=headers, timeout=60).status_code == 200
+        assert (
+            httpx.post(
+                f"{address}/v1/completions", json=BODY, headers=headers, timeout=60
+            ).status_code
+            == 200
+        )
 
 
 def test_two_bundles_by_name(bundle: Path, int8_bundle: Path, tmp_path: Path) -> None:
-    with started(bundle, "--alias", "one", "--model", f"two={int8_bundle}", cwd=tmp_path) as (_, address):
-        assert [each["id"] for each in httpx.get(f"{address}/v1/models").json()["data"]] == ["one", "two"]
+    with started(bundle, "--alias", "one", "--model", f"two={int8_bundle}", cwd=tmp_path) as (
+        _,
+        address,
+    ):
+        assert [each["id"] for each in httpx.get(f"{address}/v1/models").json()["data"]] == [
+            "one",
+            "two",
+        ]
         for name, status in (("one", 200), ("two", 200), ("", 200), ("three", 404)):
-            assert httpx.post(f"{address}/v1/completions", json={**BODY, "model": name}, timeout=60).status_code == status
+            assert (
+                httpx.post(
+                    f"{address}/v1/completions", json={**BODY, "model": name}, timeout=60
+                ).status_code
+                == status
+            )
 
 
 def test_a_signal_while_models_load_ends_it_at_once(tmp_path: Path) -> None:
@@ -89,7 +121,14 @@ def load():
 serve(Settings(port=0), load)
 """
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], timeout=50, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        timeout=50,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - began < 20
 
@@ -105,7 +144,9 @@ serve(Settings(port=0), load)
 )
 def test_mistakes_are_a_line(bundle: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
     command = [sys.executable, "-m", "sc2onnx", "serve", str(bundle), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+    )
     assert done.returncode == 2
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
@@ -113,7 +154,9 @@ def test_mistakes_are_a_line(bundle: Path, tmp_path: Path, arguments: list[str],
 
 def test_a_bundle_that_is_none_ends_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sc2onnx", "serve", str(tmp_path / "absent"), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+    )
     assert done.returncode == 2
     assert "absent" in done.stderr
     assert "Traceback" not in done.stderr

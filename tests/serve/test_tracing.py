@@ -1,4 +1,6 @@
-"""Traces: off without a trace, and otherwise a span for each request, with what the engine did inside it."""
+"""Traces: off without a trace, and otherwise a span for each request, with what
+the engine did inside it.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ class _Client(httpx.Client):
         return asyncio.run(sent())
 
 
-def test_a_request_has_a_span_and_its_steps_are_inside(traced: httpx.Client, traces: Traces) -> None:
+def test_a_request_has_a_span_and_its_steps_are_inside(
+    traced: httpx.Client, traces: Traces
+) -> None:
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "mine"}
     body = {"prompt": SECRET, "max_tokens": 4, "temperature": 0}
     usage = traced.post("/v1/completions", json=body, headers=headers).json()["usage"]
@@ -114,7 +118,9 @@ def _inside(outer: ReadableSpan, steps: list[ReadableSpan]) -> None:
 
 
 def test_no_text_is_in_a_trace(traced: httpx.Client, traces: Traces) -> None:
-    text = traced.post("/v1/completions", json={"prompt": SECRET, "max_tokens": 8}).json()["choices"][0]["text"]
+    text = traced.post("/v1/completions", json={"prompt": SECRET, "max_tokens": 8}).json()[
+        "choices"
+    ][0]["text"]
     assert traces.spans
     told = "".join(span.to_json() for span in traces.spans)
     assert "nobody_may_see" not in told
@@ -189,7 +195,9 @@ def test_off_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(("traces", "imported"), [("off", False), ("console", True)])
-def test_nothing_of_it_is_imported_unless_it_is_on(tmp_path: Path, traces: str, imported: bool) -> None:
+def test_nothing_of_it_is_imported_unless_it_is_on(
+    tmp_path: Path, traces: str, imported: bool
+) -> None:
     program = """
 import os, signal, sys, threading
 from sc2onnx.serve.run import serve
@@ -200,14 +208,19 @@ def load():
     return {}
 
 serve(Settings(port=0, traces=sys.argv[1]), load)
-print(any(name.startswith("opentelemetry") for name in sys.modules), [each.name for each in threading.enumerate() if "Otel" in each.name])
+print(any(name.startswith("opentelemetry") for name in sys.modules), [each.name for each in \
+threading.enumerate() if "Otel" in each.name])
 """
     command = [sys.executable, "-c", program, traces]
-    done = subprocess.run(command, timeout=60, capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        command, timeout=60, capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert done.stdout == f"{imported} []\n"
 
 
-def test_they_go_where_the_environment_says(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_go_where_the_environment_says(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And what is left when the server ends goes too."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with Collector() as (address, came):
@@ -228,7 +241,9 @@ def test_they_go_where_the_environment_says(bundle: Path, tmp_path: Path, monkey
     assert b"/health" not in sent
 
 
-def test_a_collector_that_is_not_there_delays_no_end(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_is_not_there_delays_no_end(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     with started(bundle, "--traces", "otlp", cwd=tmp_path) as (process, url):
@@ -239,7 +254,8 @@ def test_a_collector_that_is_not_there_delays_no_end(bundle: Path, tmp_path: Pat
 
 def test_without_the_extra_a_line_says_what_to_install(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()
-    (tmp_path / "opentelemetry" / "__init__.py").touch()  # a package that has nothing, before the real one
+    # a package that has nothing, before the real one
+    (tmp_path / "opentelemetry" / "__init__.py").touch()
     command = [
         sys.executable,
         "-m",

@@ -68,7 +68,9 @@ impl Buffer {
     pub fn grow(&mut self, shape: Shape, before: usize, after: usize) {
         let (rows, slot) = shape.layout(self.keys);
         let mut larger = vec![0; rows * after * slot];
-        let rows = larger.chunks_exact_mut(after * slot).zip(self.words.chunks_exact(before * slot));
+        let rows = larger
+            .chunks_exact_mut(after * slot)
+            .zip(self.words.chunks_exact(before * slot));
         rows.for_each(|(to, from)| to[..from.len()].copy_from_slice(from));
         self.words = larger;
     }
@@ -88,7 +90,11 @@ mod tests {
             };
             let (rows, slot) = shape.layout(keys);
             let mut buffer = Buffer::all(1, shape, 16).swap_remove(usize::from(!keys));
-            buffer.words.iter_mut().enumerate().for_each(|(at, word)| *word = at as u32);
+            buffer
+                .words
+                .iter_mut()
+                .enumerate()
+                .for_each(|(at, word)| *word = at as u32);
             buffer.grow(shape, 16, 48);
             assert_eq!(buffer.words.len(), rows * 48 * slot);
             for (row, words) in buffer.words.chunks_exact(48 * slot).enumerate() {
@@ -107,12 +113,24 @@ mod tests {
             kernels,
         };
         for keys in [true, false] {
-            let elements = |kernels| shape(kernels).tensor(keys, 32).iter().product::<i64>() as usize;
-            let words = |kernels| Buffer::all(1, shape(kernels), 32)[usize::from(!keys)].words.len();
-            assert_eq!((words(false), 4 * words(true)), (elements(false), elements(true)));
+            let elements =
+                |kernels| shape(kernels).tensor(keys, 32).iter().product::<i64>() as usize;
+            let words = |kernels| {
+                Buffer::all(1, shape(kernels), 32)[usize::from(!keys)]
+                    .words
+                    .len()
+            };
+            assert_eq!(
+                (words(false), 4 * words(true)),
+                (elements(false), elements(true))
+            );
         }
         assert_eq!(
-            (shape(true).tiled(767), shape(true).tiled(768), shape(false).tiled(767)),
+            (
+                shape(true).tiled(767),
+                shape(true).tiled(768),
+                shape(false).tiled(767)
+            ),
             (768, 768, 767)
         );
     }

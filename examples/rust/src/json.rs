@@ -17,7 +17,8 @@ impl Json {
         let mut rest = text.chars().peekable();
         let found = value(&mut rest)?;
         skip(&mut rest);
-        rest.next().map_or(Ok(found), |extra| Err(format!("{extra:?} after the end")))
+        rest.next()
+            .map_or(Ok(found), |extra| Err(format!("{extra:?} after the end")))
     }
 
     /// The member of that name; Null where there is none.
@@ -53,7 +54,10 @@ impl Json {
 type Rest<'a> = Peekable<Chars<'a>>;
 
 fn skip(rest: &mut Rest) {
-    while rest.next_if(|character| character.is_ascii_whitespace()).is_some() {}
+    while rest
+        .next_if(|character| character.is_ascii_whitespace())
+        .is_some()
+    {}
 }
 
 fn expect(rest: &mut Rest, wanted: char) -> Result<(), String> {
@@ -83,7 +87,12 @@ fn value(rest: &mut Rest) -> Result<Json, String> {
     }
 }
 
-fn sequence<T>(rest: &mut Rest, open: char, close: char, item: impl Fn(&mut Rest) -> Result<T, String>) -> Result<Vec<T>, String> {
+fn sequence<T>(
+    rest: &mut Rest,
+    open: char,
+    close: char,
+    item: impl Fn(&mut Rest) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
     expect(rest, open)?;
     let mut items = Vec::new();
     loop {
@@ -107,8 +116,10 @@ fn string(rest: &mut Rest) -> Result<String, String> {
             '\\' => match rest.next().ok_or("text without an end")? {
                 'u' => {
                     let code: String = rest.by_ref().take(4).collect();
-                    let code = u32::from_str_radix(&code, 16).map_err(|_| format!("\\u{code} is no character"))?;
-                    text.push(char::from_u32(code).unwrap_or('\u{fffd}')); // names and numbers have no surrogate pairs
+                    let code = u32::from_str_radix(&code, 16)
+                        .map_err(|_| format!("\\u{code} is no character"))?;
+                    // names and numbers have no surrogate pairs
+                    text.push(char::from_u32(code).unwrap_or('\u{fffd}'));
                 }
                 'n' => text.push('\n'),
                 't' => text.push('\t'),
@@ -122,13 +133,18 @@ fn string(rest: &mut Rest) -> Result<String, String> {
 
 fn word(rest: &mut Rest) -> Result<Json, String> {
     let mut word = String::new();
-    while let Some(character) = rest.next_if(|character| character.is_ascii_alphanumeric() || "+-.".contains(*character)) {
+    while let Some(character) =
+        rest.next_if(|character| character.is_ascii_alphanumeric() || "+-.".contains(*character))
+    {
         word.push(character);
     }
     match word.as_str() {
         "null" => Ok(Json::Null),
         "true" | "false" => Ok(Json::Bool(word == "true")),
-        _ => word.parse().map(Json::Number).map_err(|_| format!("{word:?} is no JSON")),
+        _ => word
+            .parse()
+            .map(Json::Number)
+            .map_err(|_| format!("{word:?} is no JSON")),
     }
 }
 
@@ -138,9 +154,11 @@ mod tests {
 
     #[test]
     fn a_manifest() {
-        let found =
-            Json::parse(r#" {"model": {"window": 4096, "none": null, "eos": [0, 1]}, "name": "a\"\u00e9\n", "x": -1.5e3, "y": [] } "#)
-                .unwrap();
+        let found = Json::parse(
+            r#" {"model": {"window": 4096, "none": null, "eos": [0, 1]},
+       "name": "a\"\u00e9\n", "x": -1.5e3, "y": [] } "#,
+        )
+        .unwrap();
         assert_eq!(found.get("model").get("window").number("window"), Ok(4096));
         assert_eq!(found.get("model").get("none"), &Json::Null);
         assert_eq!(found.get("model").get("eos").list().len(), 2);
@@ -151,7 +169,17 @@ mod tests {
 
     #[test]
     fn what_is_no_json() {
-        for text in ["", "{", "[1,]", "[1 2]", "{\"a\" 1}", "nul", "1 2", "\"a", "{\"a\": }"] {
+        for text in [
+            "",
+            "{",
+            "[1,]",
+            "[1 2]",
+            "{\"a\" 1}",
+            "nul",
+            "1 2",
+            "\"a",
+            "{\"a\": }",
+        ] {
             assert!(Json::parse(text).is_err(), "{text}");
         }
     }

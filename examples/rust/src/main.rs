@@ -32,13 +32,21 @@ struct Facts {
 
 impl Facts {
     fn read(bundle: &str) -> Result<Facts> {
-        let text = fs::read_to_string(format!("{bundle}/sc2onnx.json"))
-            .map_err(|error| format!("{bundle} is not a bundle (sc2onnx.json: {error}): make one with `sc2onnx export CHECKPOINT OUT`"))?;
-        let manifest = Json::parse(&text).map_err(|error| format!("sc2onnx.json is malformed: {error}"))?;
+        let text = fs::read_to_string(format!("{bundle}/sc2onnx.json")).map_err(|error| {
+            format!(
+                "{bundle} is not a bundle (sc2onnx.json: {error}): \
+                     make one with `sc2onnx export CHECKPOINT OUT`"
+            )
+        })?;
+        let manifest =
+            Json::parse(&text).map_err(|error| format!("sc2onnx.json is malformed: {error}"))?;
         let (model, cache) = (manifest.get("model"), manifest.get("cache"));
-        if (cache.get("kind").text(), cache.get("dtype").text()) != ("ring-transposed-values", "float32") {
+        if (cache.get("kind").text(), cache.get("dtype").text())
+            != ("ring-transposed-values", "float32")
+        {
             return Err(format!(
-                "the bundle has a cache of kind {}, expected a ring in float32: export it with --target cpu",
+                "the bundle has a cache of kind {}, expected a ring in float32: \
+                 export it with --target cpu",
                 cache.get("kind").text()
             ));
         }
@@ -95,9 +103,18 @@ impl Sequence {
             size: facts.size,
             kernels: library.is_some(),
         };
-        let graph = if shape.kernels { "model.kernels.onnx" } else { "model.onnx" };
+        let graph = if shape.kernels {
+            "model.kernels.onnx"
+        } else {
+            "model.onnx"
+        };
         let config = Self::config(setup, &facts, shape.kernels);
-        let session = Session::open(&format!("{bundle}/{graph}"), setup.threads, &config, library)?;
+        let session = Session::open(
+            &format!("{bundle}/{graph}"),
+            setup.threads,
+            &config,
+            library,
+        )?;
         // Room for a chunk, and to rewind as much.
         let full = shape.tiled((facts.window + 2 * CHUNK - 1).min(facts.context));
         let ring = Ring::new(facts.window, FIRST.min(full));
@@ -121,7 +138,12 @@ impl Sequence {
         }
         if kernels {
             found.push(("sc2onnx.threads", setup.threads.to_string()));
-            found.extend(setup.packed.iter().map(|file| ("sc2onnx.packed", file.clone())));
+            found.extend(
+                setup
+                    .packed
+                    .iter()
+                    .map(|file| ("sc2onnx.packed", file.clone())),
+            );
         }
         found
     }
@@ -145,7 +167,10 @@ impl Sequence {
     fn check(&self, tokens: &[i64]) -> Result<()> {
         let (total, vocab) = (self.ring.length + tokens.len(), self.facts.vocab);
         if tokens.is_empty() || total > self.facts.context {
-            return Err(format!("{total} tokens, expected 1 to {}, the context", self.facts.context));
+            return Err(format!(
+                "{total} tokens, expected 1 to {}, the context",
+                self.facts.context
+            ));
         }
         match tokens.iter().find(|&&id| id < 0 || id >= vocab as i64) {
             Some(id) => Err(format!("token id {id}, expected 0 to {}", vocab - 1)),
@@ -154,7 +179,10 @@ impl Sequence {
     }
 
     fn grow(&mut self, slots: usize) {
-        let (before, after) = (self.ring.capacity, slots.max(2 * self.ring.capacity).min(self.full));
+        let (before, after) = (
+            self.ring.capacity,
+            slots.max(2 * self.ring.capacity).min(self.full),
+        );
         for buffer in &mut self.buffers {
             buffer.grow(self.shape, before, after);
         }
@@ -185,7 +213,13 @@ impl Sequence {
         if self.logits.iter().any(|logit| !logit.is_finite()) {
             return Err("logits are not numbers: the weights are damaged".into());
         }
-        let best = (1..self.logits.len()).fold(0, |best, id| if self.logits[id] > self.logits[best] { id } else { best });
+        let best = (1..self.logits.len()).fold(0, |best, id| {
+            if self.logits[id] > self.logits[best] {
+                id
+            } else {
+                best
+            }
+        });
         Ok(best as i64)
     }
 }
@@ -207,7 +241,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
         most: 64,
         setup: Setup {
             threads,
-            library: env::var("SC2ONNX_KERNELS_LIBRARY").ok().filter(|path| !path.is_empty()),
+            library: env::var("SC2ONNX_KERNELS_LIBRARY")
+                .ok()
+                .filter(|path| !path.is_empty()),
             packed: None,
         },
         ignore_eos: false,
@@ -229,7 +265,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
                 let list = words.next().ok_or(USAGE)?;
                 found.ids = list
                     .split(',')
-                    .map(|id| id.trim().parse().map_err(|_| format!("{id:?} is no token id")))
+                    .map(|id| {
+                        id.trim()
+                            .parse()
+                            .map_err(|_| format!("{id:?} is no token id"))
+                    })
                     .collect::<Result<_>>()?;
             }
             "--ignore-eos" => found.ignore_eos = true,
@@ -247,7 +287,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
 fn complete(arguments: &Arguments) -> Result<()> {
     let mut sequence = Sequence::open(&arguments.bundle, &arguments.setup)?;
     let (mut tokens, mut next, mut seconds) = (Vec::new(), arguments.ids.clone(), Vec::new());
-    while tokens.len() < arguments.most && sequence.ring.length + next.len() <= sequence.facts.context {
+    while tokens.len() < arguments.most
+        && sequence.ring.length + next.len() <= sequence.facts.context
+    {
         let began = Instant::now();
         let token = sequence.append(&next)?;
         if !tokens.is_empty() {
@@ -268,19 +310,26 @@ fn complete(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     seconds.sort_by(f64::total_cmp);
-    let (median, version) = (seconds.get(seconds.len() / 2).copied().unwrap_or(0.0), ort::version());
+    let (median, version) = (
+        seconds.get(seconds.len() / 2).copied().unwrap_or(0.0),
+        ort::version(),
+    );
     let runtime = if sequence.shape.kernels {
         "onnxruntime and kernels, Rust"
     } else {
         "onnxruntime, Rust"
     };
-    println!("{{\"tokens\": {tokens:?}, \"seconds_per_token\": {median}, \"runtime\": \"{runtime}\", \"version\": \"{version}\"}}");
+    println!(
+        "{{\"tokens\": {tokens:?}, \"seconds_per_token\": {median}, \
+         \"runtime\": \"{runtime}\", \"version\": \"{version}\"}}"
+    );
     Ok(())
 }
 
 fn main() {
     if env::var_os("ORT_DISABLE_TELEMETRY").is_none() {
-        env::set_var("ORT_DISABLE_TELEMETRY", "1"); // read when ONNX Runtime's environment is made: else it reports home
+        // read when ONNX Runtime's environment is made: else it reports home
+        env::set_var("ORT_DISABLE_TELEMETRY", "1");
     }
     if let Err(message) = parse(env::args().skip(1)).and_then(|arguments| complete(&arguments)) {
         eprintln!("{message}");

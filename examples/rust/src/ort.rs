@@ -1,13 +1,22 @@
-//! As much of ONNX Runtime as decoding takes, over its C API: what is made is released, statuses are errors.
+//! As much of ONNX Runtime as decoding takes, over its C API: what is made is
+//! released, statuses are errors.
 use std::ffi::{CStr, CString};
 use std::ptr::{null, null_mut};
 
-#[allow(non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code, clippy::all)]
+#[allow(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    dead_code,
+    clippy::all
+)]
 mod sys {
     include!(concat!(env!("OUT_DIR"), "/sys.rs"));
 }
 
-use sys::{OrtApi, OrtEnv, OrtIoBinding, OrtMemoryInfo, OrtSession, OrtSessionOptions, OrtStatus, OrtValue};
+use sys::{
+    OrtApi, OrtEnv, OrtIoBinding, OrtMemoryInfo, OrtSession, OrtSessionOptions, OrtStatus, OrtValue,
+};
 
 pub type Result<T> = std::result::Result<T, String>;
 
@@ -38,7 +47,9 @@ fn checked(status: *mut OrtStatus) -> Result<()> {
 
 /// Calls an entry of the table that may fail.
 macro_rules! call {
-    ($name:ident($($argument:expr),*)) => { checked(unsafe { (api().$name.unwrap())($($argument),*) }) };
+    ($name:ident($($argument:expr),*)) => {
+        checked(unsafe { (api().$name.unwrap())($($argument),*) })
+    };
 }
 
 /// A type whose values own a pointer that ONNX Runtime made and releases.
@@ -65,20 +76,24 @@ pub trait Element: Copy {
     const KIND: sys::ONNXTensorElementDataType::Type;
 }
 impl Element for f32 {
-    const KIND: sys::ONNXTensorElementDataType::Type = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    const KIND: sys::ONNXTensorElementDataType::Type =
+        sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 impl Element for u8 {
-    const KIND: sys::ONNXTensorElementDataType::Type = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+    const KIND: sys::ONNXTensorElementDataType::Type =
+        sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 }
 impl Element for i64 {
-    const KIND: sys::ONNXTensorElementDataType::Type = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    const KIND: sys::ONNXTensorElementDataType::Type =
+        sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 }
 
 fn text(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| format!("{text:?} has a zero byte"))
 }
 
-/// A loaded graph. Fields are released in this order: the session before the environment that it lives in.
+/// A loaded graph. Fields are released in this order: the session before the
+/// environment that it lives in.
 pub struct Session {
     session: Loaded,
     memory: Memory,
@@ -87,10 +102,19 @@ pub struct Session {
 
 impl Session {
     /// `library`: of further operators, which is told of `config` when it is registered.
-    pub fn open(graph: &str, threads: i32, config: &[(&str, String)], library: Option<&str>) -> Result<Session> {
+    pub fn open(
+        graph: &str,
+        threads: i32,
+        config: &[(&str, String)],
+        library: Option<&str>,
+    ) -> Result<Session> {
         let name = text("starcoder2")?;
         let mut env = null_mut();
-        call!(CreateEnv(sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR, name.as_ptr(), &mut env))?;
+        call!(CreateEnv(
+            sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR,
+            name.as_ptr(),
+            &mut env
+        ))?;
         let env = Env(env);
         let mut options = null_mut();
         call!(CreateSessionOptions(&mut options))?;
@@ -98,7 +122,11 @@ impl Session {
         call!(SetIntraOpNumThreads(options.0, threads))?;
         for (key, value) in config {
             let (key, value) = (text(key)?, text(value)?);
-            call!(AddSessionConfigEntry(options.0, key.as_ptr(), value.as_ptr()))?;
+            call!(AddSessionConfigEntry(
+                options.0,
+                key.as_ptr(),
+                value.as_ptr()
+            ))?;
         }
         if let Some(path) = library {
             let path = text(path)?;
@@ -155,25 +183,49 @@ impl<'a> Run<'a> {
         Ok(value)
     }
 
-    pub fn input<T: Element>(&mut self, name: &str, data: &'a mut [T], shape: &[i64]) -> Result<()> {
+    pub fn input<T: Element>(
+        &mut self,
+        name: &str,
+        data: &'a mut [T],
+        shape: &[i64],
+    ) -> Result<()> {
         let (name, value) = (text(name)?, self.value::<T, T>(data, shape)?);
         call!(BindInput(self.binding.0, name.as_ptr(), value))
     }
 
-    pub fn output<T: Element>(&mut self, name: &str, data: &'a mut [T], shape: &[i64]) -> Result<()> {
+    pub fn output<T: Element>(
+        &mut self,
+        name: &str,
+        data: &'a mut [T],
+        shape: &[i64],
+    ) -> Result<()> {
         let (name, value) = (text(name)?, self.value::<T, T>(data, shape)?);
         call!(BindOutput(self.binding.0, name.as_ptr(), value))
     }
 
     /// An output in the memory of an input, which ONNX Runtime then changes in place. A word holds
     /// a float or four bytes.
-    pub fn in_place<T: Element>(&mut self, input: &str, output: &str, words: &'a mut [u32], shape: &[i64]) -> Result<()> {
-        let (input, output, value) = (text(input)?, text(output)?, self.value::<T, u32>(words, shape)?);
+    pub fn in_place<T: Element>(
+        &mut self,
+        input: &str,
+        output: &str,
+        words: &'a mut [u32],
+        shape: &[i64],
+    ) -> Result<()> {
+        let (input, output, value) = (
+            text(input)?,
+            text(output)?,
+            self.value::<T, u32>(words, shape)?,
+        );
         call!(BindInput(self.binding.0, input.as_ptr(), value))?;
         call!(BindOutput(self.binding.0, output.as_ptr(), value))
     }
 
     pub fn finish(self) -> Result<()> {
-        call!(RunWithBinding(self.session.session.0, null(), self.binding.0))
+        call!(RunWithBinding(
+            self.session.session.0,
+            null(),
+            self.binding.0
+        ))
     }
 }

@@ -1,6 +1,7 @@
 //! Arithmetic of the ring: position p lies in slot p mod capacity (docs/bundle.md).
 
-/// Positions of a sequence, and the slots that hold them. `written`: one past the highest position that was ever written.
+/// Positions of a sequence, and the slots that hold them. `written`: one past the highest
+/// position that was ever written.
 #[derive(Clone, Copy, Debug)]
 pub struct Ring {
     pub window: usize,
@@ -26,7 +27,10 @@ impl Ring {
 
     /// The longest exact step of at most so many tokens.
     pub fn step(&self, most: usize) -> usize {
-        (1..=most).rev().find(|&step| self.exact(self.length, step)).unwrap_or(1)
+        (1..=most)
+            .rev()
+            .find(|&step| self.exact(self.length, step))
+            .unwrap_or(1)
     }
 
     pub fn advance(&mut self, step: usize) {
@@ -34,7 +38,8 @@ impl Ring {
         self.written = self.written.max(self.length);
     }
 
-    /// Drops the latest tokens; false, and nothing happens, where their predecessors were written over.
+    /// Drops the latest tokens; false, and nothing happens, where their
+    /// predecessors were written over.
     #[allow(dead_code)] // an editor calls it when a text changes; this program only appends
     pub fn rewind(&mut self, count: usize) -> bool {
         let possible = count <= self.length && self.exact(self.length - count, 1);
@@ -49,14 +54,17 @@ impl Ring {
 mod tests {
     use super::*;
 
-    /// What the slots hold after a step, and whether each query sees exactly its window in them, as the graph decides it.
+    /// What the slots hold after a step, and whether each query sees exactly its window in
+    /// them, as the graph decides it.
     fn sees_its_window(slots: &[Option<usize>], ring: &Ring, length: usize, step: usize) -> bool {
         let mut slots = slots.to_vec();
-        (length..length + step).for_each(|position| slots[position % ring.capacity] = Some(position));
+        (length..length + step)
+            .for_each(|position| slots[position % ring.capacity] = Some(position));
         let last = length + step - 1;
         (length..=last).all(|query| {
             let visible = |slot: usize| {
-                let held = last as i64 - (last as i64 - slot as i64).rem_euclid(ring.capacity as i64);
+                let held =
+                    last as i64 - (last as i64 - slot as i64).rem_euclid(ring.capacity as i64);
                 held >= 0 && held <= query as i64 && query as i64 - held < ring.window as i64
             };
             let seen: Vec<usize> = (0..ring.capacity)
@@ -79,8 +87,12 @@ mod tests {
                     let _ = ring.rewind(1 + turn % 3);
                 }
                 let step = ring.step(1 + turn % (capacity + 1));
-                assert!(sees_its_window(&slots, &ring, ring.length, step), "{ring:?} {step}");
-                (ring.length..ring.length + step).for_each(|position| slots[position % capacity] = Some(position));
+                assert!(
+                    sees_its_window(&slots, &ring, ring.length, step),
+                    "{ring:?} {step}"
+                );
+                (ring.length..ring.length + step)
+                    .for_each(|position| slots[position % capacity] = Some(position));
                 ring.advance(step);
             }
         }

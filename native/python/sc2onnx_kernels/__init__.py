@@ -11,7 +11,9 @@ OPERATORS = 2
 
 
 def library() -> Path:
-    """Return the path of the shared library. Raises :class:`FileNotFoundError` where it was not built."""
+    """Return the path of the shared library.
+    Raises :class:`FileNotFoundError` where it was not built.
+    """
     folder = Path(__file__).parent
     for name in ("libsc2onnx_kernels.so", "libsc2onnx_kernels.dylib", "libsc2onnx_kernels.dll"):
         if (folder / name).is_file():

@@ -13,6 +13,8 @@ namespace avx512vnni {
 
 extern const Instructions kAvx512Vnni;
 constexpr Instructions kAvx512Vnni = {
-    "avx512-vnni", {avx512vnni::round_rows, avx512vnni::product, avx512vnni::code_at, avx512vnni::scale_at}, avx512vnni::attention_kernels()};
+    "avx512-vnni",
+    {avx512vnni::round_rows, avx512vnni::product, avx512vnni::code_at, avx512vnni::scale_at},
+    avx512vnni::attention_kernels()};
 
 }  // namespace sc2onnx

@@ -13,6 +13,8 @@ namespace avxvnni {
 
 extern const Instructions kAvxVnni;
 constexpr Instructions kAvxVnni = {
-    "avx-vnni", {avxvnni::round_rows, avxvnni::product, avxvnni::code_at, avxvnni::scale_at}, avxvnni::attention_kernels()};
+    "avx-vnni",
+    {avxvnni::round_rows, avxvnni::product, avxvnni::code_at, avxvnni::scale_at},
+    avxvnni::attention_kernels()};
 
 }  // namespace sc2onnx

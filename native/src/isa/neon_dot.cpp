@@ -13,6 +13,8 @@ namespace neondot {
 
 extern const Instructions kNeonDot;
 constexpr Instructions kNeonDot = {
-    "neon-dot", {neondot::round_rows, neondot::product, neondot::code_at, neondot::scale_at}, neondot::attention_kernels()};
+    "neon-dot",
+    {neondot::round_rows, neondot::product, neondot::code_at, neondot::scale_at},
+    neondot::attention_kernels()};
 
 }  // namespace sc2onnx

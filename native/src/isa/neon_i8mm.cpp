@@ -13,6 +13,8 @@ namespace neoni8mm {
 
 extern const Instructions kNeonI8mm;
 constexpr Instructions kNeonI8mm = {
-    "neon-i8mm", {neoni8mm::round_rows, neoni8mm::product, neoni8mm::code_at, neoni8mm::scale_at}, neoni8mm::attention_kernels()};
+    "neon-i8mm",
+    {neoni8mm::round_rows, neoni8mm::product, neoni8mm::code_at, neoni8mm::scale_at},
+    neoni8mm::attention_kernels()};
 
 }  // namespace sc2onnx

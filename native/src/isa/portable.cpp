@@ -13,6 +13,8 @@ namespace portable {
 
 extern const Instructions kPortable;
 constexpr Instructions kPortable = {
-    "portable", {portable::round_rows, portable::product, portable::code_at, portable::scale_at}, portable::attention_kernels()};
+    "portable",
+    {portable::round_rows, portable::product, portable::code_at, portable::scale_at},
+    portable::attention_kernels()};
 
 }  // namespace sc2onnx

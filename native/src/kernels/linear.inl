@@ -1,9 +1,10 @@
 // Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes and math.inl.
 //
-// A block of a tile is 16 outputs by `block` inputs. With 8 bits each 64-byte vector holds 4 consecutive
-// inputs of 16 outputs. With 4 bits the low nibbles do, and the high ones hold the 4 inputs half a block
-// further on. Products of a block are summed as int32, exactly; then one conversion and one fused
-// multiply-add take them to float32. So a row's sums have one order, whatever rows are beside it.
+// A block of a tile is 16 outputs by `block` inputs. With 8 bits each 64-byte vector holds 4
+// consecutive inputs of 16 outputs. With 4 bits the low nibbles do, and the high ones hold the 4
+// inputs half a block further on. Products of a block are summed as int32, exactly; then one
+// conversion and one fused multiply-add take them to float32. So a row's sums have one order,
+// whatever rows are beside it.
 
 constexpr float kSmallest = 1e-36f;  // 127 / x is finite above it
 
@@ -21,7 +22,8 @@ SC2ONNX_LANES void normalise(const Rounding &a, const float *x, float &mean, flo
 }
 
 // One block of a row to int8: x / scale to the nearest, where the scale is the largest size / 127.
-SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &scale, int32_t &total) {
+SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &scale,
+                               int32_t &total) {
   F size = splat(0.f), poison = splat(0.f);
   for (int i = 0; i < block; i += 16) {
     const F v = load(x + i);
@@ -46,17 +48,19 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
   total = isum(codes_sum);
 }
 
-// Rows that are computed at once, and where they begin: groups that differ by one row at most, 8 rows are
-// 4 and 4, not 6 and 2. Few rows make larger groups, though not all of their sums stay in registers:
-// they read the weights less often, and reading overlaps with computing.
+// Rows that are computed at once, and where they begin: groups that differ by one row at most, 8
+// rows are 4 and 4, not 6 and 2. Few rows make larger groups, though not all of their sums stay in
+// registers: they read the weights less often, and reading overlaps with computing.
 SC2ONNX_LANES int64_t groups_of(int64_t rows) {
   const int64_t most = rows <= 2 * kFewRows ? kFewRows : kRows;
   return (rows + most - 1) / most;
 }
-SC2ONNX_LANES int64_t first_of(int64_t rows, int64_t group) { return rows * group / groups_of(rows); }
+SC2ONNX_LANES int64_t first_of(int64_t rows, int64_t group) {
+  return rows * group / groups_of(rows);
+}
 
-// Where a row's codes lie: those of a group by fours of inputs, row after row, so that one pointer serves
-// all of them. (Scales and starts: by blocks, row after row.)
+// Where a row's codes lie: those of a group by fours of inputs, row after row, so that one pointer
+// serves all of them. (Scales and starts: by blocks, row after row.)
 struct RowPlace {
   int64_t first, together, number;  // of its group: first row and rows; the row's number in it
 
@@ -134,8 +138,8 @@ SC2ONNX_LANES void finish(const Product &a, F sums, int64_t row, int64_t tile) {
 
 constexpr int kAhead = 4096;  // bytes that are fetched before they are wanted
 
-// A whole group of kM rows from `row` on, and kN tiles. kFetch: whether the weights come from memory, and are
-// asked for before they are wanted.
+// A whole group of kM rows from `row` on, and kN tiles. kFetch: whether the weights come from
+// memory, and are asked for before they are wanted.
 template <int kBits, int kM, int kN, bool kFetch>
 SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
   const int64_t blocks = a.matrix.blocks(), tile_bytes = a.matrix.tile_bytes();

@@ -1,4 +1,5 @@
-// Functions of sixteen lanes that more than one kernel takes. Included inside a namespace, after its lanes.
+// Functions of sixteen lanes that more than one kernel takes. Included inside a
+// namespace, after its lanes.
 
 // e^x for -87 <= x <= 87, with a relative error of about 2e-7.
 SC2ONNX_LANES F exponential_within(F x) {

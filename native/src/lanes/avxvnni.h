@@ -16,7 +16,9 @@ SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) {
   return {_mm256_dpbusd_avx_epi32(acc.low, codes.low, x),
           _mm256_dpbusd_avx_epi32(acc.high, codes.high, x)};
 }
-SC2ONNX_LANES I dot_byte(I acc, B codes, const int8_t *four) { return dot_nibble(acc, codes, four); }
+SC2ONNX_LANES I dot_byte(I acc, B codes, const int8_t *four) {
+  return dot_nibble(acc, codes, four);
+}
 SC2ONNX_LANES I dot_seven(I acc, B values, const int8_t *four) {
   const __m256i x = four_bytes(four);
   return {_mm256_dpbusd_avx_epi32(acc.low, x, values.low),

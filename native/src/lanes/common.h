@@ -1,13 +1,13 @@
 // What every set of lanes shares: how functions are declared that must become part of their caller.
 //
 // Each processor's file (lanes/*.h) defines the same types and functions in a namespace of its own:
-//   F  sixteen float32         I  sixteen int32         B  sixty-four bytes, as sixteen groups of four
-// However wide a register is, there are sixteen lanes, and sums over lanes have one order. So a kernel
-// that is written with them gives the same bits on every processor.
+//   F  sixteen float32      I  sixteen int32      B  sixty-four bytes, as sixteen groups of four
+// However wide a register is, there are sixteen lanes, and sums over lanes have one order. So a
+// kernel that is written with them gives the same bits on every processor.
 //
-// Files that are compiled for one processor must not use templates or inline functions of the standard
-// library: the linker keeps one copy of those, and it could be the one with instructions that
-// the machine at hand does not have. Nor may they have variables that are initialised when the
+// Files that are compiled for one processor must not use templates or inline functions of the
+// standard library: the linker keeps one copy of those, and it could be the one with instructions
+// that the machine at hand does not have. Nor may they have variables that are initialised when the
 // library is loaded (theirs are constexpr): that would run those instructions on every machine.
 #pragma once
 

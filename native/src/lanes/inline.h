@@ -1,5 +1,5 @@
-// Members that kernels use become part of their callers: a copy that the linker keeps could be the one
-// with instructions that the machine at hand does not have.
+// Members that kernels use become part of their callers: a copy that the linker keeps could be the
+// one with instructions that the machine at hand does not have.
 #pragma once
 
 #if defined(_MSC_VER) && !defined(__clang__)

@@ -1,4 +1,5 @@
-// Sixteen lanes in four registers of NEON. Included inside a namespace, which adds the dot products.
+// Sixteen lanes in four registers of NEON. Included inside a namespace,
+// which adds the dot products.
 
 struct F {
   float32x4_t part[4];

@@ -16,7 +16,9 @@ SC2ONNX_LANES I dot_seven(I acc, B values, const int8_t *four) {
   SC2ONNX_EACH(acc, vdotq_s32(acc.part[i], vreinterpretq_s8_u8(values.part[i]), x));
   return acc;
 }
-SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) { return dot_seven(acc, codes, four); }
+SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) {
+  return dot_seven(acc, codes, four);
+}
 SC2ONNX_LANES I dot_byte(I acc, B codes, const int8_t *four) {
   B values;
   SC2ONNX_EACH(values, veorq_u8(codes.part[i], vdupq_n_u8(128)));

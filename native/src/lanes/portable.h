@@ -20,8 +20,8 @@ struct B {
 // Whether dot_byte multiplies codes as they lie (0..255), so that sums begin at -128 times the
 // sum of the other factor; otherwise it takes the 128 off by itself.
 constexpr bool kBiased = false;
-// What a product computes at once: kRows rows, or kFewRows if there are at most two groups of these, by
-// kTiles tiles of sixteen outputs; a single row has its own number of tiles.
+// What a product computes at once: kRows rows, or kFewRows if there are at most two groups of
+// these, by kTiles tiles of sixteen outputs; a single row has its own number of tiles.
 constexpr int kRows = 2, kFewRows = 2, kTiles = 1, kTilesOfOneRow = 1;
 
 SC2ONNX_LANES F splat(float x) {
@@ -149,7 +149,8 @@ SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) {
     for (int j = 0; j < 4; j++) acc.lane[i] += (int32_t)codes.byte[4 * i + j] * four[j];
   return acc;
 }
-// The same with codes of 0..255, of which each stands for itself less 128 (see kBiased); four: -127..127.
+// The same with codes of 0..255, of which each stands for itself less 128 (see
+// kBiased); four: -127..127.
 SC2ONNX_LANES I dot_byte(I acc, B codes, const int8_t *four) {
   for (int i = 0; i < 16; i++)
     for (int j = 0; j < 4; j++) acc.lane[i] += ((int32_t)codes.byte[4 * i + j] - 128) * four[j];

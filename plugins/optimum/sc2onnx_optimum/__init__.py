@@ -1,7 +1,8 @@
 """StarCoder2 for optimum-onnx: ``import sc2onnx_optimum`` lets it export, load and run the model.
 
-``optimum-cli`` imports what exporting needs by itself (``optimum.commands.register``). Either import turns
-ONNX Runtime's telemetry off, unless ``ORT_DISABLE_TELEMETRY`` is in the environment, or onnxruntime was imported before.
+``optimum-cli`` imports what exporting needs by itself (``optimum.commands.register``). Either
+import turns ONNX Runtime's telemetry off, unless ``ORT_DISABLE_TELEMETRY`` is in the environment,
+or onnxruntime was imported before.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""transformers 4 does not read the base of the rotary embedding where transformers 5 writes it, and takes 10,000 instead: another model."""
+"""transformers 4 does not read the base of the rotary embedding where transformers 5 writes it, and
+takes 10,000 instead: another model.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,14 @@ from transformers import Starcoder2Config
 
 
 def reads_rope_parameters() -> None:
-    """Let its configuration take ``rope_parameters.rope_theta`` where there is no ``rope_theta``. Once; transformers 5 does it itself."""
+    """Let its configuration take ``rope_parameters.rope_theta`` where there is no ``rope_theta``.
+    Once; transformers 5 does it itself.
+    """
     made = Starcoder2Config.__init__
-    if getattr(made, "reads_rope_parameters", False) or "rope_theta" not in Starcoder2Config().to_dict():
+    if (
+        getattr(made, "reads_rope_parameters", False)
+        or "rope_theta" not in Starcoder2Config().to_dict()
+    ):
         return
 
     @wraps(made)

@@ -1,4 +1,6 @@
-"""``ORTModelForCausalLM`` makes an empty cache with a head for each query head, unless it knows the architecture."""
+"""``ORTModelForCausalLM`` makes an empty cache with a head for each query head, unless
+it knows the architecture.
+"""
 
 from __future__ import annotations
 

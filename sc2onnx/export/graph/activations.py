@@ -1,4 +1,6 @@
-"""The type that a graph computes in, and the way into float32 and back where range or the contract ask for it."""
+"""The type that a graph computes in, and the way into float32 and back where range
+or the contract ask for it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from sc2onnx.export.graph.ops import Recorder
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """Activations and cache of this numpy type: float32, float16 or bfloat16. In float32 nothing is cast."""
+    """Activations and cache of this numpy type: float32, float16 or bfloat16.
+    In float32 nothing is cast.
+    """
 
     numpy: np.dtype[Any]
 

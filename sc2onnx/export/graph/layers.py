@@ -1,4 +1,5 @@
-"""Norm, linear, multilayer perceptron and rotary embedding, on tokens flattened to (batch * step, channels).
+"""Norm, linear, multilayer perceptron and rotary embedding, on tokens flattened to
+(batch * step, channels).
 
 Source: ``modeling_starcoder2.py`` of transformers.
 """
@@ -112,10 +113,16 @@ def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
 
 
 def rotary_rows(op: Recorder, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Cosine and sine for these positions (batch, step), gathered once for all layers: (batch, step, head_dim / 2)."""
-    return op.Gather(op.weight(COS_CACHE), positions, axis=0), op.Gather(op.weight(SIN_CACHE), positions, axis=0)
+    """Cosine and sine for these positions (batch, step), gathered once for all layers:
+    (batch, step, head_dim / 2).
+    """
+    return op.Gather(op.weight(COS_CACHE), positions, axis=0), op.Gather(
+        op.weight(SIN_CACHE), positions, axis=0
+    )
 
 
 def rotary(op: Recorder, heads: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
-    """Turn the two halves of each head: ``(a, b) -> (a cos - b sin, b cos + a sin)``. heads: (batch, heads, step, head_dim)."""
+    """Turn the two halves of each head: ``(a, b) -> (a cos - b sin, b cos + a sin)``. heads:
+    (batch, heads, step, head_dim).
+    """
     return op.RotaryEmbedding(heads, cos, sin)

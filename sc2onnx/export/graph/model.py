@@ -1,4 +1,6 @@
-"""The whole model: embedding, layers, final norm, head. Attention and the linear products are passed in."""
+"""The whole model: embedding, layers, final norm, head.
+Attention and the linear products are passed in.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,9 @@ def attention_mask(op: Recorder) -> ir.Value:
 class Form:
     """With what a model is built.
 
-    ``chooses``: it also gives the most likely tokens, so that a device need not hand out logits. ``asks``: for how many last positions to give
-    logits, by an input; otherwise all of them get some.
+    ``chooses``: it also gives the most likely tokens, so that a device need not hand
+    out logits. ``asks``: for how many last positions to give logits, by an input;
+    otherwise all of them get some.
     """
 
     attention: MakeAttention
@@ -51,12 +54,20 @@ class Form:
     asks: bool = True
 
 
-def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], form: Form, layers: range | None = None) -> ir.Model:
-    """The graph of one step: ``step`` new tokens per row after those that are cached, logits for the last ``num_logits``.
+def build(
+    config: Starcoder2Config,
+    weights: Mapping[str, ir.TensorProtocol],
+    form: Form,
+    layers: range | None = None,
+) -> ir.Model:
+    """The graph of one step: ``step`` new tokens per row after those that are cached, logits
+    for the last ``num_logits``.
 
-    ``num_logits`` is an input with a default of 1, so that other runtimes need not know it; 0 skips the head. Logits are float32
-    whatever the activations are, which is the type that the weights come in. ``layers``: a stage of these alone, by default all. One that
-    does not begin the model takes hidden states beside the tokens, of which it reads the shape; one that does not end it hands them on.
+    ``num_logits`` is an input with a default of 1, so that other runtimes need not know it; 0
+    skips the head. Logits are float32 whatever the activations are, which is the type that the
+    weights come in. ``layers``: a stage of these alone, by default all. One that does not begin
+    the model takes hidden states beside the tokens, of which it reads the shape; one that does
+    not end it hands them on.
     """
     layers = range(config.num_hidden_layers) if layers is None else layers
     op = Recorder("starcoder2", weights, form.opset)
@@ -72,15 +83,26 @@ def build(config: Starcoder2Config, weights: Mapping[str, ir.TensorProtocol], fo
     if not ends:
         op.output(x, contract.NEXT_HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
     else:
-        logits = form.activations.widen(op, _head(op, x, input_ids, num_logits, config, form.products.head))
-        op.output(logits, contract.LOGITS, ir.DataType.FLOAT, ("batch", "num_logits" if form.asks else "step", config.vocab_size))
+        logits = form.activations.widen(
+            op, _head(op, x, input_ids, num_logits, config, form.products.head)
+        )
+        op.output(
+            logits,
+            contract.LOGITS,
+            ir.DataType.FLOAT,
+            ("batch", "num_logits" if form.asks else "step", config.vocab_size),
+        )
         if form.chooses:
-            op.output(_greedy(op, logits), contract.GREEDY_IDS, ir.DataType.INT64, ("batch", "num_logits"))
+            op.output(
+                _greedy(op, logits), contract.GREEDY_IDS, ir.DataType.INT64, ("batch", "num_logits")
+            )
     attention.caches.hand_back(op, present)
     return ir.Model(op.graph, ir_version=IR_VERSION, producer_name="sc2onnx")
 
 
-def _entry(op: Recorder, input_ids: ir.Value, config: Starcoder2Config, form: Form, begins: bool) -> ir.Value:
+def _entry(
+    op: Recorder, input_ids: ir.Value, config: Starcoder2Config, form: Form, begins: bool
+) -> ir.Value:
     if begins:
         return form.products.embed(op, op.Reshape(input_ids, op.ints(-1)))
     return op.input(contract.HIDDEN, form.activations.onnx, ("tokens", config.hidden_size))
@@ -119,21 +141,31 @@ def _head(
     config: Starcoder2Config,
     head: Head,
 ) -> ir.Value:
-    """Logits (batch, num_logits, vocab) of the last ``num_logits`` positions of each row; None: of all."""
+    """Logits (batch, num_logits, vocab) of the last ``num_logits`` positions
+    of each row; None: of all.
+    """
     norm = Norm("model.norm", config.norm_epsilon)
     if num_logits is None:
         logits = head(op, x, norm)
-        return op.Reshape(logits, op.Concat(op.Shape(input_ids), op.ints(config.vocab_size), axis=0))
-    rows = op.Reshape(x, op.Concat(op.Shape(input_ids), op.ints(config.hidden_size), axis=0))  # (batch, step, hidden)
+        return op.Reshape(
+            logits, op.Concat(op.Shape(input_ids), op.ints(config.vocab_size), axis=0)
+        )
+    # (batch, step, hidden)
+    rows = op.Reshape(x, op.Concat(op.Shape(input_ids), op.ints(config.hidden_size), axis=0))
     step = op.Shape(input_ids, start=1, end=2)
-    wanted = op.Slice(rows, op.Sub(step, num_logits), step, op.ints(1))  # (batch, num_logits, hidden)
+    # (batch, num_logits, hidden)
+    wanted = op.Slice(rows, op.Sub(step, num_logits), step, op.ints(1))
     logits = head(op, op.Reshape(wanted, op.ints(-1, config.hidden_size)), norm)
     batch = op.Shape(input_ids, start=0, end=1)
-    return op.Reshape(logits, op.Concat(batch, num_logits, op.ints(config.vocab_size), axis=0), allowzero=1)
+    return op.Reshape(
+        logits, op.Concat(batch, num_logits, op.ints(config.vocab_size), axis=0), allowzero=1
+    )
 
 
 def _greedy(op: Recorder, logits: ir.Value) -> ir.Value:
-    """The most likely token of each position (batch, num_logits); -1 where a logit is infinite or not a number: 0 times it is no 0."""
+    """The most likely token of each position (batch, num_logits); -1 where a logit is infinite or
+    not a number: 0 times it is no 0.
+    """
     nothing = op.ReduceSum(op.Mul(logits, op.scalar(0.0, np.float32)), op.ints(-1), keepdims=0)
     numbers = op.Equal(nothing, op.scalar(0.0, np.float32))
     return op.Where(numbers, op.ArgMax(logits, axis=-1, keepdims=0), op.scalar(-1, np.int64))

@@ -1,4 +1,6 @@
-"""Products with matrices in few bits: by ONNX Runtime's own operators, or by standard ones alone."""
+"""Products with matrices in few bits: by ONNX Runtime's own operators,
+or by standard ones alone.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,15 @@ Schemes = Mapping[str, Scheme]
 """Scheme by product: the name of its weight without ``.weight``."""
 
 _INT8_ACTIVATIONS: Final = 4
-"""``accuracy_level``: activations are rounded to int8 per block too, the only fast way on a CPU (findings, "ORT facts")."""
+"""``accuracy_level``: activations are rounded to int8 per block too, the only fast way on a
+CPU (findings, "ORT facts").
+"""
 
 
 def nbits_products(schemes: Schemes) -> Products:
-    """``MatMulNBits`` with the bias inside, and ``GatherBlockQuantized`` on the same bytes where the head is tied."""
+    """``MatMulNBits`` with the bias inside, and ``GatherBlockQuantized`` on the same
+    bytes where the head is tied.
+    """
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
         return _matmul(op, x, name, schemes[name], bias(op, name), accuracy_level=_INT8_ACTIVATIONS)
@@ -29,7 +35,9 @@ def nbits_products(schemes: Schemes) -> Products:
 
 
 def cuda_products(schemes: Schemes) -> Products:
-    """The same operators as a GPU takes them: activations stay floats, and the fast kernels add no bias."""
+    """The same operators as a GPU takes them: activations stay floats, and the
+    fast kernels add no bias.
+    """
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
         y, added = _matmul(op, x, name, schemes[name], None), bias(op, name)
@@ -47,7 +55,9 @@ def _products(linear: Linear, embed: Embed) -> Products:
     return Products(product, embed, head)
 
 
-def _matmul(op: Recorder, x: ir.Value, name: str, scheme: Scheme, bias: ir.Value | None, **attributes: int) -> ir.Value:
+def _matmul(
+    op: Recorder, x: ir.Value, name: str, scheme: Scheme, bias: ir.Value | None, **attributes: int
+) -> ir.Value:
     codes, scales = packed(op, name)
     attributes |= sizes(codes, scheme)
     return op.contrib("MatMulNBits", x, codes, scales, None, None, bias, **attributes)
@@ -65,25 +75,38 @@ def gathered(schemes: Schemes) -> Embed:
 
     def embed(op: Recorder, ids: ir.Value) -> ir.Value:
         scheme, (codes, scales) = schemes[EMBEDDING_PRODUCT], packed(op, EMBEDDING_PRODUCT)
-        how = {"gather_axis": 0, "quantize_axis": 1, "bits": scheme.bits, "block_size": scheme.block_size}
+        how = {
+            "gather_axis": 0,
+            "quantize_axis": 1,
+            "bits": scheme.bits,
+            "block_size": scheme.block_size,
+        }
         return op.contrib("GatherBlockQuantized", codes, ids, scales, **how)
 
     return embed
 
 
 def standard_products(schemes: Schemes) -> Products:
-    """``DequantizeLinear`` and ``MatMul`` on matrices that lie (in, out), which ONNX Runtime fuses into ``MatMulNBits`` at load."""
+    """``DequantizeLinear`` and ``MatMul`` on matrices that lie (in, out), which ONNX Runtime fuses
+    into ``MatMulNBits`` at load.
+    """
 
     def linear(op: Recorder, x: ir.Value, name: str) -> ir.Value:
         codes, scales = packed(op, name)  # (in, out), (in / block_size, out)
-        y = op.MatMul(x, op.DequantizeLinear(codes, scales, axis=0, block_size=schemes[name].block_size))
+        y = op.MatMul(
+            x, op.DequantizeLinear(codes, scales, axis=0, block_size=schemes[name].block_size)
+        )
         added = bias(op, name)
         return y if added is None else op.Add(y, added)
 
     def embed(op: Recorder, ids: ir.Value) -> ir.Value:
         """What DequantizeLinear does, written out: OpenVINO has it for constants only."""
-        codes, scales = (op.Gather(part, ids, axis=1) for part in packed(op, EMBEDDING_PRODUCT))  # (hidden, tokens), (blocks, tokens)
-        blocks = op.Reshape(op.Cast(codes, to=ir.DataType.FLOAT), op.Concat(op.Shape(scales, end=1), op.ints(-1), op.Shape(ids), axis=0))
+        # (hidden, tokens), (blocks, tokens)
+        codes, scales = (op.Gather(part, ids, axis=1) for part in packed(op, EMBEDDING_PRODUCT))
+        blocks = op.Reshape(
+            op.Cast(codes, to=ir.DataType.FLOAT),
+            op.Concat(op.Shape(scales, end=1), op.ints(-1), op.Shape(ids), axis=0),
+        )
         floats = op.Mul(blocks, op.Unsqueeze(scales, op.ints(1)))  # (blocks, block_size, tokens)
         return op.Transpose(op.Reshape(floats, op.Shape(codes)), perm=[1, 0])
 

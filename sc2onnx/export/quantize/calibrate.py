@@ -1,7 +1,8 @@
 """Layer by layer: what the text makes of each product's inputs, and the rounding that suits them.
 
-Two streams of activations run through the model side by side, that of the original and that of what is rounded so far. Only
-one matrix is held in floats at a time; the largest pieces of memory are the second moments of the widest product's inputs.
+Two streams of activations run through the model side by side, that of the original and that of what
+is rounded so far. Only one matrix is held in floats at a time; the largest pieces of memory are the
+second moments of the widest product's inputs.
 """
 
 from __future__ import annotations
@@ -32,16 +33,27 @@ Pair = tuple[Floats, Floats]
 """The same of the original and of ours."""
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite is noticed at the next product, and named
-def calibrate(config: Starcoder2Config, weights: Weights, schemes: Mapping[str, Scheme], windows: Windows, store: Store, report: Progress) -> None:
-    """Round every product of the layers on windows (count, length) of token ids, and leave the outcome in ``store``.
+# what is not finite is noticed at the next product, and named
+@np.errstate(over="ignore", invalid="ignore")
+def calibrate(
+    config: Starcoder2Config,
+    weights: Weights,
+    schemes: Mapping[str, Scheme],
+    windows: Windows,
+    store: Store,
+    report: Progress,
+) -> None:
+    """Round every product of the layers on windows (count, length) of token ids, and leave
+    the outcome in ``store``.
 
     What is there already is taken as it is; if all of it is, nothing is computed.
     """
     products = [name for name in schemes if name.startswith(LAYERS)]
     if all(store.has(name, schemes[name]) for name in products):
         return
-    streams = ResidualStreams(*embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")]))
+    streams = ResidualStreams(
+        *embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")])
+    )
     work = CalibrationRun(config, weights, schemes, store, report, streams)
     for layer in range(config.num_hidden_layers):
         work.layer(f"model.layers.{layer}")
@@ -54,8 +66,8 @@ def embed(weight: LazyWeight, windows: Windows, scheme: Scheme) -> Pair:
     """
     if (largest := int(windows.max())) >= weight.shape[0]:
         raise CheckpointError(
-            f"tokenizer.json makes token {largest} of the calibration text, expected less than {weight.shape[0]}, the rows of {weight.name}: "
-            "it belongs to another model"
+            f"tokenizer.json makes token {largest} of the calibration text, expected less than "
+            f"{weight.shape[0]}, the rows of {weight.name}: it belongs to another model"
         )
     original = np.empty((*windows.shape, weight.shape[1]), dtype=np.float32)
     ours = np.empty_like(original)
@@ -70,7 +82,10 @@ def embed(weight: LazyWeight, windows: Windows, scheme: Scheme) -> Pair:
 
 def affine(weights: Weights, name: str) -> Affine:
     """A product or a norm in floats."""
-    return Affine(whole(weights[f"{name}.weight"]), whole(weights[f"{name}.bias"]) if f"{name}.bias" in weights else None)
+    return Affine(
+        whole(weights[f"{name}.weight"]),
+        whole(weights[f"{name}.bias"]) if f"{name}.bias" in weights else None,
+    )
 
 
 def whole(weight: LazyWeight) -> Floats:
@@ -118,11 +133,15 @@ class CalibrationRun:
         qkv = self.rounded(f"{name}.self_attn.qkv_proj", lambda batch: self._normed(batch, norm))
         tables = rotary_tables(self.config, self.streams.original.shape[1])
         width = self.config.query_size
-        mixed: Pair = tuple(np.empty((*self.streams.original.shape[:2], width), dtype=np.float32) for _ in range(2))  # type: ignore[assignment]
+        mixed: Pair = tuple(
+            np.empty((*self.streams.original.shape[:2], width), dtype=np.float32) for _ in range(2)
+        )  # type: ignore[assignment]
         for batch in self.streams.batches():
             for into, product, x in zip(mixed, qkv, self._normed(batch, norm), strict=True):
                 into[batch] = attention(product(x), self.config, tables)
-        out = self.rounded(f"{name}.self_attn.o_proj", lambda batch: (mixed[0][batch], mixed[1][batch]))
+        out = self.rounded(
+            f"{name}.self_attn.o_proj", lambda batch: (mixed[0][batch], mixed[1][batch])
+        )
         self._add(out, lambda batch: (mixed[0][batch], mixed[1][batch]))
 
     def _mlp(self, name: str, norm: Affine) -> None:
@@ -136,7 +155,9 @@ class CalibrationRun:
 
     def _normed(self, batch: slice, norm: Affine) -> Pair:
         epsilon = self.config.norm_epsilon
-        return layer_norm(self.streams.original[batch], norm, epsilon), layer_norm(self.streams.ours[batch], norm, epsilon)
+        return layer_norm(self.streams.original[batch], norm, epsilon), layer_norm(
+            self.streams.ours[batch], norm, epsilon
+        )
 
     def _add(self, products: tuple[Affine, Affine], inputs: Callable[[slice], Pair]) -> None:
         for batch in self.streams.batches():
@@ -150,9 +171,14 @@ class CalibrationRun:
         done = self.store.get(name, self.schemes[name])
         if done is None:
             try:
-                done = round_product(product, self.schemes[name], map(inputs, self.streams.batches()))
+                done = round_product(
+                    product, self.schemes[name], map(inputs, self.streams.batches())
+                )
             except np.linalg.LinAlgError as error:
-                raise TensorError(f"{name} cannot be calibrated ({error}): check the checkpoint, or pass --no-calibration") from error
+                raise TensorError(
+                    f"{name} cannot be calibrated ({error}): check the checkpoint, "
+                    "or pass --no-calibration"
+                ) from error
             self.store.put(name, done)
         self.report.advance(product.weight.nbytes)
         return product, Affine(dequantise(done.quantised), done.bias)

@@ -1,8 +1,10 @@
-"""Block-wise symmetric integers: an array -> codes and scales -> packed bytes, and back. Pure numpy.
+"""Block-wise symmetric integers: an array -> codes and scales -> packed bytes, and back.
+Pure numpy.
 
-A block of ``block_size`` consecutive inputs of one output shares a scale: ``weight = code * scale``, with codes in
-``-half .. half - 1``, half = ``2 ** (bits - 1)``. The range has one more negative code, so scales carry a sign: the value of
-largest magnitude becomes ``-half`` whatever its own sign.
+A block of ``block_size`` consecutive inputs of one output shares a scale:
+``weight = code * scale``, with codes in ``-half .. half - 1``, half = ``2 ** (bits - 1)``. The
+range has one more negative code, so scales carry a sign: the value of largest magnitude becomes
+``-half`` whatever its own sign.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ _ZERO: Final = np.float32(1e-30)
 """Below this a block counts as zeros: its scale would not be a normal number."""
 
 ZERO_SCALE: Final = np.float32(2.0**-98)
-"""Of a block of zeros. Not 1: kernels subtract the zero point after multiplying, which leaves rounding errors in proportion to the scale."""
+"""Of a block of zeros. Not 1: kernels subtract the zero point after multiplying, which leaves
+rounding errors in proportion to the scale.
+"""
 
 _SHRINK: Final = {4: (1.0, 0.92, 0.85, 0.78), 8: (1.0,)}
-"""Tried ranges, of the largest magnitude. Clipping a little pays at 4 bits, where the step is coarse, and not at 8."""
+"""Tried ranges, of the largest magnitude.
+Clipping a little pays at 4 bits, where the step is coarse, and not at 8.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +57,26 @@ class Quantised:
 def quantise(weights: Floats, scheme: Scheme, importance: Floats | None = None) -> Quantised:
     """Nearest codes under the scales that minimise the squared error of each block.
 
-    weights: (rows, columns); importance: (columns,), the weight of each column's squared error. A few ranges are tried; for the
-    codes that each gives, the best scale is ``sum(w c) / sum(c c)``, and the codes are rounded once more under it.
+    weights: (rows, columns); importance: (columns,), the weight of each column's squared error. A
+    few ranges are tried; for the codes that each gives, the best scale is ``sum(w c) / sum(c c)``,
+    and the codes are rounded once more under it.
     """
     rows, columns = weights.shape
     codes = np.empty((rows, columns), dtype=np.int8)
     scales = np.empty((rows, columns // scheme.block_size), dtype=np.float32)
-    if importance is not None:  # by a power of 2, which is exact: only ratios count, and sums must not overflow
-        importance = np.asarray(np.ldexp(importance, -np.frexp(importance.max())[1]), dtype=np.float32)
+    # by a power of 2, which is exact: only ratios count, and sums must not overflow
+    if importance is not None:
+        importance = np.asarray(
+            np.ldexp(importance, -np.frexp(importance.max())[1]), dtype=np.float32
+        )
 
     def tile(first: int, stop: int) -> None:
         blocks = weights[first:stop].reshape(stop - first, -1, scheme.block_size)
-        found = _best_scales(blocks, scheme, None if importance is None else importance.reshape(-1, scheme.block_size))
+        found = _best_scales(
+            blocks,
+            scheme,
+            None if importance is None else importance.reshape(-1, scheme.block_size),
+        )
         codes[first:stop] = nearest(blocks, found, scheme).reshape(stop - first, columns)
         scales[first:stop] = found[..., 0]
 
@@ -72,29 +86,43 @@ def quantise(weights: Floats, scheme: Scheme, importance: Floats | None = None) 
 
 def dequantise(quantised: Quantised) -> Floats:
     """The weights that the codes stand for, (rows, columns)."""
-    return np.asarray(quantised.codes * np.repeat(quantised.scales, quantised.scheme.block_size, axis=1), dtype=np.float32)
+    return np.asarray(
+        quantised.codes * np.repeat(quantised.scales, quantised.scheme.block_size, axis=1),
+        dtype=np.float32,
+    )
 
 
 def pack(codes: Codes, scheme: Scheme) -> npt.NDArray[np.uint8]:
     """codes (rows, columns) -> bytes (rows, columns * bits / 8), unsigned by adding half.
 
-    Of two 4-bit codes the first is the low nibble: codes 1, -8 become 0x09. Source: ``MatMulNBits``, ONNX Runtime's contrib operators.
+    Of two 4-bit codes the first is the low nibble: codes 1, -8 become 0x09. Source:
+    ``MatMulNBits``, ONNX Runtime's contrib operators.
     """
     unsigned = codes.view(np.uint8) + np.uint8(scheme.half)  # wraps as it should
-    return unsigned if scheme.bits == 8 else unsigned[:, ::2] & np.uint8(15) | unsigned[:, 1::2] << np.uint8(4)
+    return (
+        unsigned
+        if scheme.bits == 8
+        else unsigned[:, ::2] & np.uint8(15) | unsigned[:, 1::2] << np.uint8(4)
+    )
 
 
 def unpack(packed: npt.NDArray[np.uint8], scheme: Scheme) -> Codes:
     """What :func:`pack` packed."""
     if scheme.bits == 4:
-        packed = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(len(packed), -1)
+        packed = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(
+            len(packed), -1
+        )
     return (packed - np.uint8(scheme.half)).view(np.int8)
 
 
 def by_tiles(work: Callable[[int, int], None], rows: int, columns: int) -> None:
-    """Call ``work(first, stop)`` for ranges of rows small enough for the cache, on all processors (numpy lets threads run)."""
+    """Call ``work(first, stop)`` for ranges of rows small enough for the cache, on all processors
+    (numpy lets threads run).
+    """
     height = max(1, TILE // columns)
-    ranges: Iterator[tuple[int, int]] = ((first, min(first + height, rows)) for first in range(0, rows, height))
+    ranges: Iterator[tuple[int, int]] = (
+        (first, min(first + height, rows)) for first in range(0, rows, height)
+    )
     if rows <= height:
         work(0, rows)
         return
@@ -111,9 +139,11 @@ def nearest(weights: Floats, scales: Floats, scheme: Scheme) -> Floats:
 
 
 def _best_scales(blocks: Floats, scheme: Scheme, importance: Floats | None) -> Floats:
-    """blocks (rows, n, block_size) -> scales (rows, n, 1), never 0: a block of zeros gets :data:`ZERO_SCALE`.
+    """blocks (rows, n, block_size) -> scales (rows, n, 1), never 0: a block of
+    zeros gets :data:`ZERO_SCALE`.
 
-    Searched in units of ``starts``, in which weights are at most half: sums of squares would overflow, or vanish, in their own.
+    Searched in units of ``starts``, in which weights are at most half: sums of squares would
+    overflow, or vanish, in their own.
     """
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
     starts = np.where(np.abs(peaks) < _ZERO, ZERO_SCALE, peaks / np.float32(-scheme.half))
@@ -124,9 +154,11 @@ def _best_scales(blocks: Floats, scheme: Scheme, importance: Floats | None) -> F
         weighted = codes if importance is None else codes * importance
         along = np.einsum("rnb,rnb->rn", relative, weighted)[..., None]
         power = np.maximum(np.einsum("rnb,rnb->rn", codes, weighted), _ZERO)[..., None]
-        # With the best scale for these codes, along / power, the squared error is sum(w w) - along ** 2 / power.
+        # With the best scale for these codes, along / power, the squared error is
+        # sum(w w) - along ** 2 / power.
         better = along * along / power > gain
         best = np.where(better & (along != 0), along / power, best)
         gain = np.where(better, along * along / power, gain)
-    limit = np.finfo(np.float32).max / np.float32(scheme.half)  # beyond it the lowest code stands for no finite number
+    # beyond it the lowest code stands for no finite number
+    limit = np.finfo(np.float32).max / np.float32(scheme.half)
     return np.asarray(np.clip(starts * best, -limit, limit), dtype=np.float32)

@@ -22,13 +22,19 @@ from sc2onnx.export.text_files import origin, tokenizer_data
 from sc2onnx.export.tokenizer import open_tokenizer
 
 LENGTH: Final = 512
-"""Tokens of a window: long enough for attention to see what it will see, short enough for many different texts."""
+"""Tokens of a window: long enough for attention to see what it will see, short enough
+for many different texts.
+"""
 
 DEFAULT_TOKENS: Final = 57344
-"""Time and memory are in proportion to it; twice as many gain little (docs/decisions/0008-calibration.md)."""
+"""Time and memory are in proportion to it; twice as many gain little
+(docs/decisions/0008-calibration.md).
+"""
 
 _PER_TOKEN: Final = 8
-"""Characters that are tokenised for each token that is wanted: twice what a token of code has, and more."""
+"""Characters that are tokenised for each token that is wanted: twice what a
+token of code has, and more.
+"""
 
 ENOUGH: Final = 1 << 20
 """Characters that are tokenised in any case: tokenising takes 150 bytes of memory for each."""
@@ -50,11 +56,15 @@ class CalibrationText:
         return np.asarray(self.windows[np.linspace(0, len(self.windows) - 1, count).astype(int)])
 
 
-def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: int, separator: int | None) -> CalibrationText:
-    """Text as the tokenizer of the checkpoint at ``directory`` cuts it: the files joined by ``separator``, cut into windows.
+def read(
+    directory: Path, files: Sequence[Path] | None, tokens: int, context: int, separator: int | None
+) -> CalibrationText:
+    """Text as the tokenizer of the checkpoint at ``directory`` cuts it: the files joined by
+    ``separator``, cut into windows.
 
-    ``files``: None for the package's own. Windows are taken evenly from the whole, up to ``tokens``; of long texts only pieces, evenly
-    spread too, are given to the tokenizer. Raises :class:`RequestError` and :class:`TokenizerError`.
+    ``files``: None for the package's own. Windows are taken evenly from the whole, up to
+    ``tokens``; of long texts only pieces, evenly spread too, are given to the tokenizer. Raises
+    :class:`RequestError` and :class:`TokenizerError`.
     """
     tokenizer = tokenizer_of(directory)
     texts = list(packaged_texts() if files is None else map(_text, files))
@@ -69,15 +79,26 @@ def read(directory: Path, files: Sequence[Path] | None, tokens: int, context: in
     length = min(LENGTH, context)
     count = len(ids) // length
     if count == 0:
-        raise RequestError(f"the calibration text has {len(ids)} tokens, expected {length} at least, better {DEFAULT_TOKENS}: give more files")
+        raise RequestError(
+            f"the calibration text has {len(ids)} tokens, expected {length} at least, better "
+            f"{DEFAULT_TOKENS}: give more files"
+        )
     windows = np.array(ids[: count * length], dtype=np.int64).reshape(count, length)
     taken = CalibrationText(windows, "").sample(max(tokens, length))
-    origin = "code shipped with sc2onnx" if files is None else f"{len(files)} file{'s' if len(files) > 1 else ''}"
-    return CalibrationText(taken, f"{taken.size} tokens of {origin} (SHA-256 {digest.hexdigest()[:16]})")
+    origin = (
+        "code shipped with sc2onnx"
+        if files is None
+        else f"{len(files)} file{'s' if len(files) > 1 else ''}"
+    )
+    return CalibrationText(
+        taken, f"{taken.size} tokens of {origin} (SHA-256 {digest.hexdigest()[:16]})"
+    )
 
 
 def evenly_spread(texts: Sequence[str], limit: int) -> Iterator[str]:
-    """The texts, or if they have more than ``limit`` characters about so many of them, in pieces evenly spread over the whole."""
+    """The texts, or if they have more than ``limit`` characters about so many of them, in pieces
+    evenly spread over the whole.
+    """
     total = sum(map(len, texts))
     if total <= limit:
         yield from texts
@@ -103,7 +124,10 @@ def tokenizer_of(directory: Path) -> Tokenizer:
             return open_tokenizer(data, origin(files))
     except CheckpointError as error:
         raise TokenizerError(f"{error}; or pass --no-calibration") from error
-    raise RequestError(f"the checkpoint has no {TOKENIZER_FILE}, which calibration needs to read text: add it, or pass --no-calibration")
+    raise RequestError(
+        f"the checkpoint has no {TOKENIZER_FILE}, which calibration needs to read text: add it, "
+        "or pass --no-calibration"
+    )
 
 
 def packaged_texts() -> Iterator[str]:
@@ -117,6 +141,11 @@ def _text(path: Path) -> str:
     try:
         return texts.contents(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
-        raise RequestError(f"{path} cannot be read ({error.strerror}), expected a text file to calibrate on") from error
+        raise RequestError(
+            f"{path} cannot be read ({error.strerror}), expected a text file to calibrate on"
+        ) from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it first, or leave it out") from error
+        raise RequestError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it "
+            "first, or leave it out"
+        ) from error

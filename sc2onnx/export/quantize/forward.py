@@ -1,6 +1,7 @@
 """What one layer computes, in numpy: calibration sees the activations that the weights will meet.
 
-Equations: ``modeling_starcoder2.py`` of transformers, as in :mod:`sc2onnx.export.graph.layers`; no cache, whole windows of text.
+Equations: ``modeling_starcoder2.py`` of transformers, as in :mod:`sc2onnx.export.graph.layers`; no
+cache, whole windows of text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from sc2onnx.export.quantize.codec import Floats
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """``x W^T + b`` (a product) or the scale and shift of a norm. weight: (out, in) or (channels,); bias: (out,) or None."""
+    """``x W^T + b`` (a product) or the scale and shift of a norm. weight: (out, in) or
+    (channels,); bias: (out,) or None.
+    """
 
     weight: Floats
     bias: Floats | None
@@ -43,7 +46,9 @@ def layer_norm(x: Floats, norm: Affine, epsilon: float) -> Floats:
 def gelu(x: Floats, config: Starcoder2Config) -> Floats:
     """The activation of the multilayer perceptron."""
     if ACTIVATIONS[config.hidden_act] == "none":
-        return np.asarray(x * np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5))), dtype=np.float32)
+        return np.asarray(
+            x * np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5))), dtype=np.float32
+        )
     inner = x * x
     inner *= np.float32(0.044715)
     inner += 1
@@ -64,7 +69,9 @@ def rotary_tables(config: Starcoder2Config, length: int) -> tuple[Floats, Floats
 
 
 def attention(qkv: Floats, config: Starcoder2Config, tables: tuple[Floats, Floats]) -> Floats:
-    """qkv (windows, length, (heads + 2 kv_heads) * head_dim) -> (windows, length, heads * head_dim); each window starts a text."""
+    """qkv (windows, length, (heads + 2 kv_heads) * head_dim) -> (windows, length, heads *
+    head_dim); each window starts a text.
+    """
     count, length, _ = qkv.shape
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     packed = qkv.reshape(count, length, heads + 2 * kv_heads, width).transpose(0, 2, 1, 3)
@@ -73,13 +80,21 @@ def attention(qkv: Floats, config: Starcoder2Config, tables: tuple[Floats, Float
     mixed = np.empty((count, length, heads, width), dtype=np.float32)
     for window in range(count):  # one at a time: scores take heads * length * length
         keys, values = turned[window, heads:], packed[window, heads + kv_heads :]
-        queries = turned[window, :heads].reshape(kv_heads, config.group_size * length, width) * np.float32(width**-0.5)
-        scores = (queries @ keys.transpose(0, 2, 1)).reshape(kv_heads, config.group_size, length, length)
+        queries = turned[window, :heads].reshape(
+            kv_heads, config.group_size * length, width
+        ) * np.float32(width**-0.5)
+        scores = (queries @ keys.transpose(0, 2, 1)).reshape(
+            kv_heads, config.group_size, length, length
+        )
         scores[..., hidden] = -np.inf
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
-        mixed[window] = (scores.reshape(kv_heads, -1, length) @ values).reshape(heads, length, width).transpose(1, 0, 2)
+        mixed[window] = (
+            (scores.reshape(kv_heads, -1, length) @ values)
+            .reshape(heads, length, width)
+            .transpose(1, 0, 2)
+        )
     return mixed.reshape(count, length, heads * width)
 
 

@@ -1,4 +1,6 @@
-"""Finished roundings on disk: an interrupted or repeated calibration starts where the last one ended."""
+"""Finished roundings on disk: an interrupted or repeated calibration starts
+where the last one ended.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
 ALGORITHM: Final = 3
-"""Raised whenever the same text gives other codes, unless that is by one of :func:`sc2onnx.export.quantize.rounding.constants`."""
+"""Raised whenever the same text gives other codes, unless that is by one of
+:func:`sc2onnx.export.quantize.rounding.constants`.
+"""
 
 KEPT: Final = 2
 """Calibrations kept on disk; older ones go when a new one starts."""
@@ -67,7 +71,14 @@ class Store:
     def get(self, product: str, scheme: Scheme) -> Rounded | None:
         """What was saved, if it was."""
         found = self._intact(product, scheme)
-        return None if found is None else Rounded(Quantised(unpack(found["codes"], scheme), found["scales"], scheme), found.get("bias"))
+        return (
+            None
+            if found is None
+            else Rounded(
+                Quantised(unpack(found["codes"], scheme), found["scales"], scheme),
+                found.get("bias"),
+            )
+        )
 
     def has(self, product: str, scheme: Scheme) -> bool:
         """Whether :meth:`get` would find it."""
@@ -76,7 +87,10 @@ class Store:
     def put(self, product: str, rounded: Rounded) -> None:
         """Save, whole or not at all. Raises :class:`OutputError`."""
         scheme = rounded.quantised.scheme
-        arrays: Arrays = {"codes": pack(rounded.quantised.codes, scheme), "scales": rounded.quantised.scales}
+        arrays: Arrays = {
+            "codes": pack(rounded.quantised.codes, scheme),
+            "scales": rounded.quantised.scales,
+        }
         if rounded.bias is not None:
             arrays["bias"] = rounded.bias
         partial = self.directory / f".{product}.partial"
@@ -89,14 +103,20 @@ class Store:
             raise _unwritable(self.directory, error) from error
 
     def sensitivities(self, products: Iterable[str]) -> dict[str, float] | None:
-        """What was measured of these products, if it was; a file that says anything else is damaged."""
+        """What was measured of these products, if it was; a file that says
+        anything else is damaged.
+        """
         try:
             found = json.loads((self.directory / _SENSITIVITY).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         if not isinstance(found, dict) or found.keys() != set(products):
             return None
-        return found if all(isinstance(value, float) and isfinite(value) for value in found.values()) else None
+        return (
+            found
+            if all(isinstance(value, float) and isfinite(value) for value in found.values())
+            else None
+        )
 
     def put_sensitivities(self, measured: Mapping[str, float]) -> None:
         """Save, whole or not at all. Raises :class:`OutputError`."""
@@ -108,33 +128,45 @@ class Store:
             raise _unwritable(self.directory, error) from error
 
     def check_space(self, nbytes: int, bundle: Need | None = None) -> None:
-        """Raise :class:`DiskSpaceError` unless the calibration, ``nbytes`` in all, fits beside what is there of it.
+        """Raise :class:`DiskSpaceError` unless the calibration, ``nbytes`` in all, fits
+        beside what is there of it.
 
         And beside the bundle, if that is to be on the same disk.
         """
         try:
             missing = nbytes - sum(path.stat().st_size for path in self.directory.iterdir())
             free = shutil.disk_usage(self.directory).free
-            shared = bundle is not None and bundle.place.stat().st_dev == self.directory.stat().st_dev
+            shared = (
+                bundle is not None and bundle.place.stat().st_dev == self.directory.stat().st_dev
+            )
         except OSError as error:
             raise _unwritable(self.directory, error) from error
         also = bundle.nbytes if bundle is not None and shared else 0
         if free < max(missing, 0) + also:
             rest = f", and the bundle takes {also / 1e9:.2f} GB on the same disk" if also else ""
             raise DiskSpaceError(
-                f"calibration keeps {max(missing, 0) / 1e9:.2f} GB more in {self.directory.parent}{rest}, {free / 1e9:.2f} GB are free there: "
-                "free some space, or set SC2ONNX_CACHE to a directory on another disk"
+                f"calibration keeps {max(missing, 0) / 1e9:.2f} GB more in "
+                f"{self.directory.parent}{rest}, {free / 1e9:.2f} GB are free there: free some "
+                "space, or set SC2ONNX_CACHE to a directory on another disk"
             )
 
     def _path(self, product: str) -> Path:
         return self.directory / f"{product}.safetensors"
 
     def _intact(self, product: str, scheme: Scheme) -> Arrays | None:
-        """A file's arrays if they are as they were saved; a file that is damaged, or of another scheme, is removed, to be made again."""
+        """A file's arrays if they are as they were saved; a file that is damaged, or of another
+        scheme, is removed, to be made again.
+        """
         path = self._path(product)
         try:
             with safe_open(path, framework="np") as file:
-                found: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                # it is no dict
+                found: Arrays = {
+                    name: file.get_tensor(
+                        name,
+                    )
+                    for name in file.keys()  # noqa: SIM118
+                }
                 if file.metadata() == _about(found, scheme):
                     return found
         except FileNotFoundError:
@@ -150,12 +182,17 @@ class Store:
 
 @contextmanager
 def open_store(parts: Mapping[str, object], report: Progress | None = None) -> Iterator[Store]:
-    """The store of what these parts determine (checkpoint, recipe, text), for this process alone; others wait, and say so.
+    """The store of what these parts determine (checkpoint, recipe, text), for this process
+    alone; others wait, and say so.
 
     Raises :class:`OutputError` where there is no cache directory, it cannot be written, or somebody
     else could write to it (:mod:`sc2onnx.bundle.trust`): what is read there becomes weights.
     """
-    key = hashlib.sha256(json.dumps({"algorithm": [ALGORITHM, *rounding.constants()], **parts}, sort_keys=True).encode()).hexdigest()[:32]
+    key = hashlib.sha256(
+        json.dumps(
+            {"algorithm": [ALGORITHM, *rounding.constants()], **parts}, sort_keys=True
+        ).encode()
+    ).hexdigest()[:32]
     root = cache_directory() / "calibration"
     lock = FileLock(root / f"{key}.lock")
     try:
@@ -179,7 +216,9 @@ def _acquire(lock: FileLock, report: Progress) -> None:
 
 
 def checkpoint_digest(files: list[Path]) -> str:
-    """SHA-256 over the names and contents of the weight files: seconds, where calibration takes an hour."""
+    """SHA-256 over the names and contents of the weight files: seconds, where
+    calibration takes an hour.
+    """
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -206,9 +245,11 @@ def _made(root: Path, key: str) -> Path:
 
 
 def _forget(root: Path, keep: int) -> None:
-    """Remove all but the latest calibrations, and none that another process is at work on, or that we may not touch.
+    """Remove all but the latest calibrations, and none that another process is at work on,
+    or that we may not touch.
 
-    Their lock files stay: a process that waits for one would hold a file that the next process does not see.
+    Their lock files stay: a process that waits for one would hold a file that the
+    next process does not see.
     """
     ours = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
     directories = sorted(ours, key=_last_use, reverse=True)
@@ -238,10 +279,12 @@ def _about(arrays: Arrays, scheme: Scheme) -> dict[str, str]:
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape} ".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)
-    return {"sc2onnx": f"{scheme}, SHA-256 {digest.hexdigest()}"}  # one entry, because safetensors writes several in any order
+    # one entry, because safetensors writes several in any order
+    return {"sc2onnx": f"{scheme}, SHA-256 {digest.hexdigest()}"}
 
 
 def _unwritable(place: Path, error: OSError) -> OutputError:
     return (DiskSpaceError if error.errno == errno.ENOSPC else OutputError)(
-        f"calibration cannot be kept in {place} ({error.strerror or error}): free some space, or set SC2ONNX_CACHE to a directory that can be written"
+        f"calibration cannot be kept in {place} ({error.strerror or error}): free some space, or "
+        "set SC2ONNX_CACHE to a directory that can be written"
     )

@@ -1,4 +1,6 @@
-"""Float weights of the graph -> codes and scales, still lazy: rounded when they are written, a few rows at a time."""
+"""Float weights of the graph -> codes and scales, still lazy: rounded when they are
+written, a few rows at a time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from sc2onnx.export.quantize.recipe import Recipe
 from sc2onnx.export.weights import EMBEDDING, HEAD, LazyWeight, recast
 
 Layout = Literal["rows", "columns"]
-"""``rows``: (out, in) for ``MatMulNBits``; ``columns``: (in, out) for ``DequantizeLinear`` before ``MatMul``."""
+"""``rows``: (out, in) for ``MatMulNBits``; ``columns``: (in, out) for
+``DequantizeLinear`` before ``MatMul``.
+"""
 
 Rounding = Callable[[LazyWeight, Scheme], Iterable[Quantised]]
 """A float weight -> its rows in order, rounded."""
@@ -38,10 +42,13 @@ def scales_name(product: str) -> str:
     return f"{product}.weight.scales"
 
 
-def schemes(config: Starcoder2Config, weights: Mapping[str, LazyWeight], recipe: Recipe) -> dict[str, Scheme]:
+def schemes(
+    config: Starcoder2Config, weights: Mapping[str, LazyWeight], recipe: Recipe
+) -> dict[str, Scheme]:
     """Scheme of every matrix by product; the head's own entry is there also where it is tied.
 
-    Raises :class:`~sc2onnx.errors.RequestError` where blocks do not divide a matrix, and for an override of nothing.
+    Raises :class:`~sc2onnx.errors.RequestError` where blocks do not divide a matrix, and
+    for an override of nothing.
     """
     found: dict[str, Scheme] = {}
     for name, weight in weights.items():
@@ -54,7 +61,10 @@ def schemes(config: Starcoder2Config, weights: Mapping[str, LazyWeight], recipe:
     for override in recipe.overrides:
         if not any(override.matches(product) for product in layers):
             products = ", ".join(sorted({product.split(".", 3)[3] for product in layers}))
-            raise RequestError(f"recipe {recipe.name}: {override.pattern!r} matches no product, expected {LAYERS}LAYER. and one of {products}")
+            raise RequestError(
+                f"recipe {recipe.name}: {override.pattern!r} matches no product, expected "
+                f"{LAYERS}LAYER. and one of {products}"
+            )
     for product, scheme in found.items():
         columns = weights[f"{product}.weight"].shape[1]
         scheme.check_columns(f"{product}.weight", columns)
@@ -79,27 +89,38 @@ def quantised_weights(
     rounding: Rounding = nearest,
     dtype: np.dtype[Any] = _FLOAT32,
 ) -> dict[str, LazyWeight]:
-    """The same weights, with codes and scales in the place of every matrix that has a scheme. ``dtype``: of scales and all other weights.
+    """The same weights, with codes and scales in the place of every matrix that has a scheme.
+    ``dtype``: of scales and all other weights.
 
-    A head that is tied appears as a second view of the embedding's bytes: in ``rows`` its operator wants another shape; in
-    ``columns`` ONNX Runtime packs the matrix of a product only if nothing else reads it.
+    A head that is tied appears as a second view of the embedding's bytes: in ``rows`` its
+    operator wants another shape; in ``columns`` ONNX Runtime packs the matrix of a product only
+    if nothing else reads it.
     """
     made: dict[str, LazyWeight] = {}
     for name, weight in weights.items():
         product = name.removesuffix(".weight")
         is_matrix = name.endswith(".weight") and product in chosen
         pair = _Matrix(weight, chosen[product], rounding).pair(layout) if is_matrix else [weight]
-        made |= {part.name: part if part.name == codes_name(product) else recast(part, dtype) for part in pair}
+        made |= {
+            part.name: part if part.name == codes_name(product) else recast(part, dtype)
+            for part in pair
+        }
     if HEAD_PRODUCT in chosen and HEAD not in weights:
-        for part in _Matrix(weights[EMBEDDING], chosen[HEAD_PRODUCT], rounding, HEAD_PRODUCT).pair(layout):
+        for part in _Matrix(weights[EMBEDDING], chosen[HEAD_PRODUCT], rounding, HEAD_PRODUCT).pair(
+            layout
+        ):
             shares = part.name.replace(HEAD_PRODUCT, EMBEDDING_PRODUCT)
-            made[part.name] = LazyWeight(part.name, part.shape, made[shares].dtype, lambda: iter(()), shares)
+            made[part.name] = LazyWeight(
+                part.name, part.shape, made[shares].dtype, lambda: iter(()), shares
+            )
     return made
 
 
 @dataclass(slots=True)
 class _Matrix:
-    """One matrix (out, in) under a scheme. Rounding gives codes and scales at once; the scales wait until they are written."""
+    """One matrix (out, in) under a scheme.
+    Rounding gives codes and scales at once; the scales wait until they are written.
+    """
 
     weight: LazyWeight
     scheme: Scheme
@@ -109,25 +130,42 @@ class _Matrix:
 
     def pair(self, layout: Layout) -> list[LazyWeight]:
         """Codes and scales."""
-        return self._columns() if layout == "columns" else self._rows(blocked=self._name != EMBEDDING_PRODUCT)
+        return (
+            self._columns()
+            if layout == "columns"
+            else self._rows(blocked=self._name != EMBEDDING_PRODUCT)
+        )
 
     @property
     def _name(self) -> str:
         return self.product or self.weight.name.removesuffix(".weight")
 
     def _rows(self, blocked: bool) -> list[LazyWeight]:
-        """Codes (out, in / block_size, bytes of a block), or (out, bytes of a row) if not ``blocked``; scales (out, in / block_size)."""
+        """Codes (out, in / block_size, bytes of a block), or (out, bytes of a row) if not
+        ``blocked``; scales (out, in / block_size).
+        """
         out, columns = self.weight.shape
-        blocks, width = columns // self.scheme.block_size, self.scheme.bits * self.scheme.block_size // 8
+        blocks, width = (
+            columns // self.scheme.block_size,
+            self.scheme.bits * self.scheme.block_size // 8,
+        )
         shape = (out, blocks, width) if blocked else (out, blocks * width)
-        return self._pair(shape, np.dtype(np.uint8), self._packed, (out, blocks), lambda: iter(self._taken()))
+        return self._pair(
+            shape, np.dtype(np.uint8), self._packed, (out, blocks), lambda: iter(self._taken())
+        )
 
     def _columns(self) -> list[LazyWeight]:
         """Codes (in, out), signed, and scales (in / block_size, out)."""
         out, columns = self.weight.shape
         dtype = np.dtype(ml_dtypes.int4 if self.scheme.bits == 4 else np.int8)
         shape = (columns // self.scheme.block_size, out)
-        return self._pair((columns, out), dtype, self._transposed, shape, lambda: iter([np.ascontiguousarray(np.concatenate(self._taken()).T)]))
+        return self._pair(
+            (columns, out),
+            dtype,
+            self._transposed,
+            shape,
+            lambda: iter([np.ascontiguousarray(np.concatenate(self._taken()).T)]),
+        )
 
     def _pair(
         self,
@@ -153,7 +191,8 @@ class _Matrix:
 
     def _transposed(self) -> Iterator[npt.NDArray[np.uint8]]:
         whole = np.ascontiguousarray(np.concatenate([part.codes for part in self._rounded()]).T)
-        # The standard's 4-bit integers are signed: two's complement in each nibble, where the contrib operator adds half.
+        # The standard's 4-bit integers are signed: two's complement in each nibble, where the
+        # contrib operator adds half.
         signed = pack(whole.reshape(1, -1), self.scheme).reshape(-1)
         yield signed ^ np.uint8(0x88 if self.scheme.bits == 4 else 0x80)
 

@@ -12,10 +12,14 @@ import numpy.typing as npt
 from sc2onnx.errors import RequestError
 
 CHUNK: Final = 256
-"""Tokens of a step of prefill, by default. From 64 to 512 all are as fast (docs/measurements.md); a larger one takes more slots past the window."""
+"""Tokens of a step of prefill, by default. From 64 to 512 all are as fast (docs/measurements.md); a
+larger one takes more slots past the window.
+"""
 
 GRANULE: Final = 64
-"""Capacities are multiples of this, so that kernels see aligned sizes and growth is not token by token."""
+"""Capacities are multiples of this, so that kernels see aligned sizes and
+growth is not token by token.
+"""
 
 STORAGE: Final[Mapping[str, npt.DTypeLike]] = {
     "float32": np.float32,
@@ -23,17 +27,21 @@ STORAGE: Final[Mapping[str, npt.DTypeLike]] = {
     "bfloat16": np.uint16,
     "uint8": np.uint8,
 }
-"""Element type of a cache -> the numpy type that its bits are held in. Numpy has no bfloat16; nothing here computes with it."""
+"""Element type of a cache -> the numpy type that its bits are held in.
+Numpy has no bfloat16; nothing here computes with it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """What decides a cache's size. ``window`` counts the current token; ``context`` is the most positions there can be.
+    """What decides a cache's size. ``window`` counts the current token; ``context`` is the
+    most positions there can be.
 
-    ``capacity`` is the most slots a row may take; a step past the window may have ``capacity - window + 1`` tokens, and as
-    many tokens can be rewound there. ``width``: elements of a slot of one head, which are its channels, or bytes.
-    ``dtype``: of the elements, a key of :data:`STORAGE`. ``turned``: values lie (width, capacity). ``tile``: slots that
-    are made and copied together; the capacity is a multiple.
+    ``capacity`` is the most slots a row may take; a step past the window may have
+    ``capacity - window + 1`` tokens, and as many tokens can be rewound there. ``width``: elements
+    of a slot of one head, which are its channels, or bytes. ``dtype``: of the elements, a key of
+    :data:`STORAGE`. ``turned``: values lie (width, capacity). ``tile``: slots that are made and
+    copied together; the capacity is a multiple.
     Raises :class:`RequestError` if the capacity is below the window.
     """
 
@@ -51,7 +59,10 @@ class CacheShape:
         assert self.capacity % self.tile == 0
         assert self.tile == 1 or not self.turned
         if self.capacity < min(self.window, self.context):
-            raise RequestError(f"cache capacity is {self.capacity} slots, expected at least the window of {self.window}: raise it or leave it out")
+            raise RequestError(
+                f"cache capacity is {self.capacity} slots, expected at least the window of "
+                f"{self.window}: raise it or leave it out"
+            )
 
     def room(self, length: int) -> int:
         """How many tokens the next step of a row may have.
@@ -66,22 +77,34 @@ class CacheShape:
         Going back needs ``max(0, new - W + 1) + C >= max(written, new + 1)``, so
         ``new >= written + W - 1 - C``.
         """
-        nothing_lost = written <= capacity or self.window == 1  # a window of 1 reads nothing from before
+        # a window of 1 reads nothing from before
+        nothing_lost = written <= capacity or self.window == 1
         return 0 if nothing_lost else written + self.window - 1 - capacity
 
     @property
     def rewindable(self) -> int:
-        """How many tokens can be rewound exactly at any depth; the whole context if every position keeps a slot."""
+        """How many tokens can be rewound exactly at any depth; the whole context if
+        every position keeps a slot.
+        """
         return self.context if self.capacity >= self.context else self.capacity - self.window + 1
 
     @property
     def nbytes(self) -> int:
         """Bytes of one row at the full capacity."""
-        return 2 * self.layers * self.kv_heads * self.capacity * self.width * np.dtype(STORAGE[self.dtype]).itemsize
+        return (
+            2
+            * self.layers
+            * self.kv_heads
+            * self.capacity
+            * self.width
+            * np.dtype(STORAGE[self.dtype]).itemsize
+        )
 
 
 def default_capacity(window: int, context: int, chunk: int) -> int:
-    """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up, never beyond the context."""
+    """Slots for exact steps of ``chunk`` tokens at any depth: window + chunk - 1, rounded up,
+    never beyond the context.
+    """
     return min(round_up(window + chunk - 1, GRANULE), context)
 
 

@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 
 class Storage(Protocol):
-    """Where buffers lie. What it gives for an array has its ``shape``, and is not otherwise looked into."""
+    """Where buffers lie. What it gives for an array has its ``shape``, and is
+    not otherwise looked into.
+    """
 
     def put(self, number: int, array: npt.NDArray[Any]) -> Any:
         """The ``number``-th buffer, with these contents; the array is given up."""

@@ -1,9 +1,10 @@
 """Token healing: a prompt that ends inside a word goes on as if it did not.
 
-A tokenizer cuts ``print(ite`` so that its end, ``ite``, is a token by itself. The model has hardly ever seen that token before ``ms``: what is
-usual there is one token, ``items``, and so it goes on badly. Healing takes the last tokens of the prompt back and lets the model choose
-tokens again, of those only that repeat what was taken back, and may go beyond it (Lundberg 2023, "The art of prompt design:
-prompt boundaries and token healing").
+A tokenizer cuts ``print(ite`` so that its end, ``ite``, is a token by itself. The model has hardly
+ever seen that token before ``ms``: what is usual there is one token, ``items``, and so it goes on
+badly. Healing takes the last tokens of the prompt back and lets the model choose tokens again, of
+those only that repeat what was taken back, and may go beyond it (Lundberg 2023, "The art of prompt
+design: prompt boundaries and token healing").
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ MOST: Final = 4
 
 
 HEALED: Final = 1 << 16
-"""Characters at the end of a text that are tokenized to see what is taken back; from a line break on, where there is one."""
+"""Characters at the end of a text that are tokenized to see what is taken back; from a line
+break on, where there is one.
+"""
 
 
 def taken_back(codec: TokenBytes, vocabulary: Vocabulary, tokens: Sequence[int]) -> str:
-    """The text of the last tokens, of as many (:data:`MOST`) as some single token might stand for together with what follows; often none.
+    """The text of the last tokens, of as many (:data:`MOST`) as some single token might stand for
+    together with what follows; often none.
 
-    After ``print(`` and ``ite`` it is ``ite``, if that begins a longer token, and ``(ite`` does not. The first token always stays.
+    After ``print(`` and ``ite`` it is ``ite``, if that begins a longer token, and ``(ite`` does
+    not. The first token always stays.
     """
     found, end = "", b""
     for token in reversed(tokens[1:][-MOST:]):
@@ -42,9 +47,13 @@ def taken_back(codec: TokenBytes, vocabulary: Vocabulary, tokens: Sequence[int])
 
 
 class Healing:
-    """A sampler that first repeats a text, in tokens of the model's choice among those that can, and then is the one it wraps."""
+    """A sampler that first repeats a text, in tokens of the model's choice among those that can,
+    and then is the one it wraps.
+    """
 
-    def __init__(self, sampler: Chooser, codec: TokenBytes, vocabulary: Vocabulary, text: str) -> None:
+    def __init__(
+        self, sampler: Chooser, codec: TokenBytes, vocabulary: Vocabulary, text: str
+    ) -> None:
         self._sampler, self._codec, self._vocabulary = sampler, codec, vocabulary
         self._rest = text.encode()
 

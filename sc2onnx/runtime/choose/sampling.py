@@ -1,4 +1,6 @@
-"""Logits -> token. Filters compose in the order of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p."""
+"""Logits -> token. Filters compose in the order of transformers' generate: repetition penalty,
+temperature, top-k, top-p, min-p.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,18 @@ class SamplingParameters:
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             _check(name, getattr(self, name), _is_number(getattr(self, name)), "a number")
-        _check("temperature", self.temperature, 0.0 <= self.temperature < math.inf, "0 (greedy) or more")
-        _check("top_k", self.top_k, _is_whole(self.top_k) and self.top_k >= 0, "a whole number, 0 for no limit")
+        _check(
+            "temperature",
+            self.temperature,
+            0.0 <= self.temperature < math.inf,
+            "0 (greedy) or more",
+        )
+        _check(
+            "top_k",
+            self.top_k,
+            _is_whole(self.top_k) and self.top_k >= 0,
+            "a whole number, 0 for no limit",
+        )
         _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "more than 0 and at most 1")
         _check("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "0 to 1")
         penalty = self.repetition_penalty
@@ -76,7 +88,9 @@ class SamplingParameters:
         object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
 
     def _as_plain_numbers(self) -> None:
-        """Keep Python's numbers in the place of numpy's, whose arithmetic wraps: -np.uint8(5) is 251."""
+        """Keep Python's numbers in the place of numpy's, whose arithmetic
+        wraps: -np.uint8(5) is 251.
+        """
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "top_k", int(self.top_k))
@@ -88,7 +102,13 @@ def _bias(given: object) -> tuple[tuple[int, float], ...]:
     pairs = given.items() if isinstance(given, Mapping) else given
     expected = f"a dict of at most {_MOST_BIASED} token ids and numbers from -100 to 100"
     try:
-        found = sorted((operator.index(token), float(value)) for token, value in pairs)  # type: ignore[attr-defined]
+        found = sorted(
+            (
+                operator.index(token),
+                float(value),
+            )
+            for token, value in pairs
+        )  # type: ignore[attr-defined]
     except (TypeError, ValueError, OverflowError):
         raise SamplingError(f"logit_bias is {shown(given)}, expected {expected}") from None
     right = all(0 <= token < 2**31 and -100 <= value <= 100 for token, value in found)
@@ -96,18 +116,25 @@ def _bias(given: object) -> tuple[tuple[int, float], ...]:
     return tuple(found)
 
 
-_NOT_FINITE: Final = "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or overflows in this precision"
+_NOT_FINITE: Final = (
+    "the model computed logits that are not finite: the checkpoint holds infinities or NaN, or "
+    "overflows in this precision"
+)
 
 
 def finite(token: int) -> int:
-    """A token that a device chose. Raises :class:`NotFiniteError` for -1, which stands for logits that are not numbers."""
+    """A token that a device chose. Raises :class:`NotFiniteError` for -1, which stands for
+    logits that are not numbers.
+    """
     if token < 0:
         raise NotFiniteError(_NOT_FINITE)
     return token
 
 
 class Sampler:
-    """Draws tokens for one sequence: its own random state, and what it has seen for the repetition penalty."""
+    """Draws tokens for one sequence: its own random state, and what it has seen
+    for the repetition penalty.
+    """
 
     def __init__(
         self,
@@ -120,22 +147,33 @@ class Sampler:
         single sample.
         """
         self._parameters = parameters
-        self._random = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=spawned))
+        self._random = np.random.default_rng(
+            np.random.SeedSequence(parameters.seed, spawn_key=spawned)
+        )
         bias = dict(parameters.logit_bias)
         self._biased = np.array(list(bias), dtype=np.int64)
         self._bias = np.array(list(bias.values()), dtype=np.float32)
-        _check("logit_bias", parameters.logit_bias, not self._biased.size or self._biased.max() < vocab, f"token ids below {vocab}")
+        _check(
+            "logit_bias",
+            parameters.logit_bias,
+            not self._biased.size or self._biased.max() < vocab,
+            f"token ids below {vocab}",
+        )
         self._seen: npt.NDArray[np.bool_] | None = None
         if parameters.repetition_penalty != 1.0:
             self._seen = np.zeros(vocab, dtype=np.bool_)
             self._seen[prompt] = True
 
     def draw(self, logits: npt.NDArray[np.float32]) -> int:
-        """One token from logits (vocab,), which are left alone. Raises :class:`NotFiniteError` if they are not numbers."""
+        """One token from logits (vocab,), which are left alone.
+        Raises :class:`NotFiniteError` if they are not numbers.
+        """
         if not np.isfinite(logits.max()):
             raise NotFiniteError(_NOT_FINITE)
         scores = self.penalised(logits)
-        token = int(scores.argmax()) if self._parameters.temperature == 0.0 else self._sample(scores)
+        token = (
+            int(scores.argmax()) if self._parameters.temperature == 0.0 else self._sample(scores)
+        )
         if self._seen is not None:
             self._seen[token] = True
         return token
@@ -150,7 +188,9 @@ class Sampler:
         return drawn(_weights(scores, self._parameters), self._random.random())
 
     def penalised(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits (vocab,) after their bias, and the repetition penalty on the tokens seen so far."""
+        """Logits (vocab,) after their bias, and the repetition penalty
+        on the tokens seen so far.
+        """
         if self._biased.size:
             logits = logits.copy()
             logits[self._biased] += self._bias
@@ -163,7 +203,9 @@ class Sampler:
 
 
 class _Scratch(threading.local):
-    """Arrays of a thread that are used again: fresh ones of this size cost more than what is computed."""
+    """Arrays of a thread that are used again: fresh ones of this size cost
+    more than what is computed.
+    """
 
     def __init__(self) -> None:
         self._arrays: dict[str, npt.NDArray[Any]] = {}
@@ -179,18 +221,27 @@ class _Scratch(threading.local):
 _scratch: Final = _Scratch()
 
 
-def candidates(scores: npt.NDArray[np.float32], parameters: SamplingParameters) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Tokens that survive temperature, top-k, top-p and min-p, by id, and their probabilities (summing to 1)."""
+def candidates(
+    scores: npt.NDArray[np.float32], parameters: SamplingParameters
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Tokens that survive temperature, top-k, top-p and min-p, by id, and their
+    probabilities (summing to 1).
+    """
     weights = _weights(scores, parameters)
     tokens = np.flatnonzero(weights)
     return tokens, weights[tokens] / weights.sum()
 
 
-def _weights(scores: npt.NDArray[np.float32], parameters: SamplingParameters) -> npt.NDArray[np.float64]:
-    """Weights (vocab,) relative to the most likely token, 0 for those that do not survive; scratch."""
+def _weights(
+    scores: npt.NDArray[np.float32], parameters: SamplingParameters
+) -> npt.NDArray[np.float64]:
+    """Weights (vocab,) relative to the most likely token, 0 for those
+    that do not survive; scratch.
+    """
     weights: npt.NDArray[np.float64] = _scratch.take("weights", scores.size, np.float64)
     np.subtract(scores, scores.max(), out=weights)  # in float32, as both are
-    with np.errstate(over="ignore"):  # a temperature next to 0 sends all but the best to -inf, which is what it means
+    # a temperature next to 0 sends all but the best to -inf, which is what it means
+    with np.errstate(over="ignore"):
         weights /= parameters.temperature
     np.exp(weights, out=weights)
     if 0 < parameters.top_k < scores.size:
@@ -206,8 +257,8 @@ def _weights(scores: npt.NDArray[np.float32], parameters: SamplingParameters) ->
 
 
 def cut_to_nucleus(weights: npt.NDArray[np.float64], top_p: float) -> None:
-    """Keep the fewest weights that together reach ``top_p`` of the sum, one at least (Holtzman 2020), of
-    equal ones the first; the others become 0.
+    """Keep the fewest weights that together reach ``top_p`` of the sum, one at least (Holtzman
+    2020), of equal ones the first; the others become 0.
     """
     likely = np.flatnonzero(weights >= _LIKELY * weights.max())
     goal, pool = top_p * weights.sum(), weights[likely]
@@ -221,7 +272,11 @@ def cut_to_nucleus(weights: npt.NDArray[np.float64], top_p: float) -> None:
 
 def _cut(weights: npt.NDArray[np.float64], goal: float) -> None:
     """Keep the fewest weights that together reach ``goal``."""
-    ranked = _scratch.take("ranked", weights.size, np.float64) if weights.size > _BLOCK else np.empty_like(weights)
+    ranked = (
+        _scratch.take("ranked", weights.size, np.float64)
+        if weights.size > _BLOCK
+        else np.empty_like(weights)
+    )
     ranked[:] = weights
     ranked.sort()  # a tenth of the time of sorting indices
     count = min(_reaching(ranked[::-1], goal, "left") + 1, weights.size)
@@ -235,17 +290,18 @@ def _cut(weights: npt.NDArray[np.float64], goal: float) -> None:
 def drawn(weights: npt.NDArray[np.float64], share: float) -> int:
     """Where the running sum of weights passes this share of their total; never at a weight of 0."""
     place = _reaching(weights, share * weights.sum(), "right")
-    while place == weights.size or not weights[place]:  # rounding went beyond the last that can be drawn
+    # rounding went beyond the last that can be drawn
+    while place == weights.size or not weights[place]:
         place = int(np.flatnonzero(weights[:place])[-1])
     return place
 
 
 def _reaching(weights: npt.NDArray[np.float64], goal: float, side: Literal["left", "right"]) -> int:
-    """Index at which the running sum reaches (``left``) or passes (``right``) a goal, or their number
-    where rounding keeps it from that.
+    """Index at which the running sum reaches (``left``) or passes (``right``) a goal, or their
+    number where rounding keeps it from that.
 
-    Sums of blocks say in which of these it is: a running sum of 49,152 numbers takes longer than all
-    the rest.
+    Sums of blocks say in which of these it is: a running sum of 49,152 numbers takes
+    longer than all the rest.
     """
     starts = np.arange(0, weights.size, _BLOCK)
     sums = np.add.reduceat(weights, starts).cumsum()
@@ -260,11 +316,15 @@ def _reaching(weights: npt.NDArray[np.float64], goal: float, side: Literal["left
 
 
 def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
-    """Natural log of the model's own probability of ``token`` (no temperature, no filters). logits: (vocab,)."""
+    """Natural log of the model's own probability of ``token`` (no temperature, no
+    filters). logits: (vocab,).
+    """
     return log_probabilities(logits, [token])[0]
 
 
-def log_probabilities(logits: npt.NDArray[np.float32], tokens: Sequence[int] | npt.NDArray[np.int64]) -> list[float]:
+def log_probabilities(
+    logits: npt.NDArray[np.float32], tokens: Sequence[int] | npt.NDArray[np.int64]
+) -> list[float]:
     """The same of several ``tokens``, over one sum of the vocabulary. logits: (vocab,)."""
     shifted = (logits - logits.max()).astype(np.float64)
     found: list[float] = (shifted[tokens] - np.log(np.exp(shifted).sum())).tolist()
@@ -272,8 +332,8 @@ def log_probabilities(logits: npt.NDArray[np.float32], tokens: Sequence[int] | n
 
 
 def likeliest(logits: npt.NDArray[np.float32], count: int) -> tuple[tuple[int, float], ...]:
-    """The ``count`` most likely tokens and their log probabilities, as :func:`log_probability` has them; the
-    lower id first where two are equal. logits: (vocab,).
+    """The ``count`` most likely tokens and their log probabilities, as :func:`log_probability` has
+    them; the lower id first where two are equal. logits: (vocab,).
     """
     count = min(count, len(logits))
     if not count:

@@ -18,7 +18,9 @@ class TokenBytes(Protocol):
 
 
 class Vocabulary:
-    """The tokens of a codec by their bytes, special ones left out. Immutable; made once, in a tenth of a second."""
+    """The tokens of a codec by their bytes, special ones left out.
+    Immutable; made once, in a tenth of a second.
+    """
 
     def __init__(self, codec: TokenBytes, size: int) -> None:
         """``size``: how many ids the model has logits for."""
@@ -35,13 +37,24 @@ class Vocabulary:
         return bool(self._between(start + b"\0", _past(start)))
 
     def compatible(self, rest: bytes) -> npt.NDArray[np.int64]:
-        """Ids of the tokens that ``rest``, followed by whatever, can begin with: those that begin with it, and those that it begins with."""
-        inside = [token for length in range(1, len(rest)) for token in self._between(rest[:length], rest[:length] + b"\0")]
+        """Ids of the tokens that ``rest``, followed by whatever, can begin with: those that begin
+        with it, and those that it begins with.
+        """
+        inside = [
+            token
+            for length in range(1, len(rest))
+            for token in self._between(rest[:length], rest[:length] + b"\0")
+        ]
         return np.array(inside + self.beginning_with(rest), dtype=np.int64)
 
     def _between(self, first: bytes, end: bytes) -> list[int]:
         """Ids of the tokens from ``first`` on and before ``end``, in the order of bytes."""
-        return [token for _, token in self._sorted[bisect_left(self._spellings, first) : bisect_left(self._spellings, end)]]
+        return [
+            token
+            for _, token in self._sorted[
+                bisect_left(self._spellings, first) : bisect_left(self._spellings, end)
+            ]
+        ]
 
 
 def _past(start: bytes) -> bytes:

@@ -1,1 +1,3 @@
-"""The one loop that decodes: requests wait, enter, are computed together step by step, and leave."""
+"""The one loop that decodes: requests wait, enter, are computed
+together step by step, and leave.
+"""

@@ -13,10 +13,12 @@ FLAT: Final = 0.1
 
 
 class StepCosts:
-    """Seconds of a step by its number of tokens, as measured: medians of the latest. Shared by the requests of a model.
+    """Seconds of a step by its number of tokens, as measured: medians of the latest.
+    Shared by the requests of a model.
 
-    What was measured while the machine was busy must not stay true for ever: of lengths that are not used, because they seemed dear, the
-    oldest measurement is forgotten now and then, until they are thought to cost what is assumed and tried again.
+    What was measured while the machine was busy must not stay true for ever: of lengths that are
+    not used, because they seemed dear, the oldest measurement is forgotten now and then, until they
+    are thought to cost what is assumed and tried again.
     """
 
     _KEPT: Final = 9
@@ -25,7 +27,9 @@ class StepCosts:
     """Steps of one token after which each other length forgets a measurement."""
 
     def __init__(self, per_token: float = 0.4) -> None:
-        """``per_token``: what each further token costs, of a step of one, until it is measured (docs/decisions/0009-speculation.md)."""
+        """``per_token``: what each further token costs, of a step of one, until it is measured
+        (docs/decisions/0009-speculation.md).
+        """
         self._per_token = per_token
         self._measured: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
@@ -58,7 +62,9 @@ class StepCosts:
 
     @property
     def known(self) -> bool:
-        """Whether steps were measured often enough: the first one after loading also reads the weights."""
+        """Whether steps were measured often enough: the first one after
+        loading also reads the weights.
+        """
         return any(len(times) >= self._ENOUGH for times in list(self._measured.values()))
 
     def seconds(self, size: int) -> float:
@@ -75,7 +81,11 @@ class StepCosts:
         below = max(known for known in medians if known < size)
         above = min((known for known in medians if known > size), default=None)
         if above is None:
-            slope = self._per_token * medians[1] if below == 1 else (medians[below] - medians[1]) / (below - 1)
+            slope = (
+                self._per_token * medians[1]
+                if below == 1
+                else (medians[below] - medians[1]) / (below - 1)
+            )
         else:
             slope = (medians[above] - medians[below]) / (above - below)
         return medians[below] + max(slope, 0.0) * (size - below)
@@ -84,8 +94,8 @@ class StepCosts:
 class MixedCosts:
     """Seconds of a step in which rows decode and prompts enter.
 
-    ``together``: all are one pass. Else each prompt is a pass of its own, which costs what passes of
-    about its size have cost.
+    ``together``: all are one pass. Else each prompt is a pass of its own, which costs what passes
+    of about its size have cost.
     """
 
     _MOST: Final = 64
@@ -103,7 +113,9 @@ class MixedCosts:
         return (self.steps.seconds(decoding) if decoding else 0.0) + prompts.seconds(entering)
 
     def add(self, decoding: Sequence[int], entering: int, seconds: float) -> None:
-        """A step took so long: ``decoding``, tokens of each row that decoded, and ``entering``, tokens of prompts."""
+        """A step took so long: ``decoding``, tokens of each row that decoded, and
+        ``entering``, tokens of prompts.
+        """
         if self._together:
             if not entering or sum(decoding) + entering <= self._MOST:
                 self.steps.add(sum(decoding) + entering, seconds)

@@ -49,7 +49,9 @@ class Handle(Measured, Generic[T]):
     def __next__(self) -> T:
         self._engine.process.check()  # before a lock that another thread may have held at the fork
         if not self._reading.acquire(blocking=False):
-            raise SequenceStateError("the stream is in use, by another thread or further up in this one: only close it")
+            raise SequenceStateError(
+                "the stream is in use, by another thread or further up in this one: only close it"
+            )
         try:
             return self._next()
         finally:
@@ -87,8 +89,8 @@ class Handle(Measured, Generic[T]):
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why it ended: ``"stop"``, ``"length"``, ``"timeout"``, or ``"cancelled"`` if it was closed
-        or replaced before that.
+        """Why it ended: ``"stop"``, ``"length"``, ``"timeout"``, or ``"cancelled"`` if it was
+        closed or replaced before that.
 
         None while it runs, or while parts of it wait to be read, and after an error, which was
         raised.
@@ -190,7 +192,8 @@ class Handle(Measured, Generic[T]):
     async def aclose(self) -> None:
         """Close it from asyncio: the event loop goes on while the step that runs stops."""
         self._closed = True
-        if self._row.ended or self._engine.cancel(self._row):  # no thread is needed, of which none may be free
+        # no thread is needed, of which none may be free
+        if self._row.ended or self._engine.cancel(self._row):
             return
         import asyncio
 
@@ -239,7 +242,9 @@ class Stream(Handle[Piece]):
 
     @property
     def used(self) -> Surroundings | None:
-        """What of the code around the cursor is in the prompt; None where it is not for infilling."""
+        """What of the code around the cursor is in the prompt; None
+        where it is not for infilling.
+        """
         return self._row.used
 
     def _next(self) -> Piece:

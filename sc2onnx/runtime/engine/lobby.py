@@ -1,4 +1,6 @@
-"""Coming and going: rows wait, enter with a seat, share prompts, and leave their seat to later ones."""
+"""Coming and going: rows wait, enter with a seat, share prompts, and leave
+their seat to later ones.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from sc2onnx.runtime.engine.scheduler import Standing, Wish, admitted
 from sc2onnx.runtime.engine.seats import Seat, Seats
 from sc2onnx.runtime.memory import not_enough
 
-_BUSY: Final = "the request waited for as long as it may for others to end: ask again, or for less at a time"
+_BUSY: Final = (
+    "the request waited for as long as it may for others to end: ask again, or for less at a time"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,9 @@ class Bounds:
 class Lobby:
     """The rows of a model. For whoever has the turn; ``fresh`` and ``over`` are for any thread."""
 
-    def __init__(self, seats: Seats, bounds: Bounds, store: PrefixStore, tell: Callable[[Row], None]) -> None:
+    def __init__(
+        self, seats: Seats, bounds: Bounds, store: PrefixStore, tell: Callable[[Row], None]
+    ) -> None:
         """``tell``: wakes a row's reader, if there is something for it."""
         self.seats, self.bounds, self.store, self._tell = seats, bounds, store, tell
         self.waiting: list[Row] = []
@@ -192,7 +198,9 @@ class Lobby:
         self._tell(row)
 
     def _keep(self, row: Row, seat: Seat, length: int) -> None:
-        """Leave a sequence to later requests, as far as their steps agree with those that made it."""
+        """Leave a sequence to later requests, as far as their steps
+        agree with those that made it.
+        """
         asked = len(row.prompt)
         generated = np.array([token.id for token in row.tokens], dtype=np.int64)
         held = np.concatenate([row.prompt, generated])[:length]

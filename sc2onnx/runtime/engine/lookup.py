@@ -1,8 +1,8 @@
 """Texts, and what followed their tokens: the guesses that drafts are made of.
 
-A guess is the token that most often followed the last tokens when they stood somewhere before, the more
-so the longer the match. It looks in the text that is being written and in earlier texts of the same model:
-other files that were completed, and what came of it.
+A guess is the token that most often followed the last tokens when they stood somewhere before, the
+more so the longer the match. It looks in the text that is being written and in earlier texts of the
+same model: other files that were completed, and what came of it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _SINGLE: Final = 8
 """Places of a single token, where its pair is new."""
 
 _NEAR: Final = 24
-"""After a run of copied tokens broke off, it may go on within so many tokens of its source: a name was
-replaced, an argument added."""
+"""After a run of copied tokens broke off, it may go on within so many tokens of its source: a name
+was replaced, an argument added.
+"""
 
 _NEAR_BONUS: Final = 3
 """What standing there is worth, in tokens of a match."""
@@ -42,11 +43,15 @@ would make slower than computing a token.
 """
 
 _SAME: Final = 0.9
-"""A text takes the place of an earlier one if so much of the shorter one's beginning is the same."""
+"""A text takes the place of an earlier one if so much of the shorter
+one's beginning is the same.
+"""
 
 
 class Text:
-    """A growing sequence of tokens, and where its pairs and its tokens stand. ``namespace``: whose it is."""
+    """A growing sequence of tokens, and where its pairs and its tokens stand.
+    ``namespace``: whose it is.
+    """
 
     def __init__(self, tokens: Iterable[int] = (), namespace: str | None = None) -> None:
         self.tokens, self.namespace = list(tokens), namespace
@@ -67,13 +72,17 @@ class Text:
             self._pairs.setdefault((self.tokens[size - 2], self.tokens[size - 1]), []).append(size)
 
     def places(self, tail: Sequence[int]) -> list[int]:
-        """Return positions of tokens that followed the last two of ``tail``, or else the last one; the latest of them."""
+        """Return positions of tokens that followed the last two of ``tail``, or else the
+        last one; the latest of them.
+        """
         if len(tail) >= 2 and (found := self._pairs.get((tail[-2], tail[-1]))):
             return found[-_CANDIDATES:]
         return self._singles.get(tail[-1], [])[-_SINGLE:]
 
     def agreement(self, place: int, tail: Sequence[int]) -> int:
-        """Return how many tokens before ``place`` are those at the end of ``tail``, :data:`LONGEST` at most."""
+        """Return how many tokens before ``place`` are those at the end of
+        ``tail``, :data:`LONGEST` at most.
+        """
         length, most = 0, min(LONGEST, place, len(tail))
         while length < most and self.tokens[place - 1 - length] == tail[-1 - length]:
             length += 1
@@ -87,8 +96,8 @@ class Text:
 
 
 class Memory:
-    """The latest texts of a model, up to ``limit`` tokens together and :data:`MOST_TEXTS`. For several
-    threads.
+    """The latest texts of a model, up to ``limit`` tokens together and :data:`MOST_TEXTS`.
+    For several threads.
     """
 
     def __init__(self, limit: int = MEMORY) -> None:
@@ -97,12 +106,18 @@ class Memory:
         self._lock = threading.Lock()
 
     def begin(self, tokens: Sequence[int], namespace: str | None = None) -> Text:
-        """Return a new text, which is kept as it grows; one that begins alike is an earlier state of it, and goes."""
+        """Return a new text, which is kept as it grows; one that begins alike is an
+        earlier state of it, and goes.
+        """
         text = Text(tokens, namespace)
         if not self.limit:
             return text
         with self._lock:
-            kept = deque(old for old in self._texts if old.namespace != namespace or not old.begins_like(text.tokens))
+            kept = deque(
+                old
+                for old in self._texts
+                if old.namespace != namespace or not old.begins_like(text.tokens)
+            )
             kept.append(text)
             total = sum(len(each.tokens) for each in kept)
             while len(kept) > 1 and (total > self.limit or len(kept) > MOST_TEXTS):
@@ -112,7 +127,9 @@ class Memory:
 
     def others(self, text: Text) -> list[Text]:
         """Return the texts of its namespace but this one."""
-        return [each for each in self._texts if each is not text and each.namespace == text.namespace]
+        return [
+            each for each in self._texts if each is not text and each.namespace == text.namespace
+        ]
 
     def clear(self) -> None:
         """Forget all texts."""
@@ -122,7 +139,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A token that may come next. ``length``: of the longest match before it; ``share``: of all votes, 0 to 1."""
+    """A token that may come next. ``length``: of the longest match before it;
+    ``share``: of all votes, 0 to 1.
+    """
 
     token: int
     length: int
@@ -144,8 +163,8 @@ class Lookup:
         namespace: str | None = None,
         prediction: Sequence[int] = (),
     ) -> Lookup:
-        """Return one over a new text of ``memory``. ``prediction``: tokens that somebody thinks will come,
-        looked up behind the end of the text.
+        """Return one over a new text of ``memory``.
+        ``prediction``: tokens that somebody thinks will come, looked up behind the end of the text.
         """
         if memory is None:
             return cls(Text(tokens))
@@ -163,7 +182,9 @@ class Lookup:
             self.text.append(token)
 
     def guesses(self) -> Iterator[Guess]:
-        """Return tokens that may come next, one after the other, each after those before it. Ends where nothing is known."""
+        """Return tokens that may come next, one after the other, each after those before it.
+        Ends where nothing is known.
+        """
         tail = self.text.tokens[-LONGEST:]
         first = True
         while tail and (found := self._vote(tail, near=first)) is not None:
@@ -194,4 +215,8 @@ class Lookup:
         if near and self._source is not None:
             text, place = self._source
             end = min(place + _NEAR, len(text.tokens))
-            yield from ((text, at, _NEAR_BONUS) for at in range(max(1, place), end) if text.tokens[at - 1] == tail[-1])
+            yield from (
+                (text, at, _NEAR_BONUS)
+                for at in range(max(1, place), end)
+                if text.tokens[at - 1] == tail[-1]
+            )

@@ -1,5 +1,5 @@
-"""Who computes: one thread at a time, for all; a caller that waits for its own request, or the engine's
-own thread.
+"""Who computes: one thread at a time, for all; a caller that waits for its own request,
+or the engine's own thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from sc2onnx.runtime.engine.steps import Steps
 from sc2onnx.runtime.engine.turn import Gate, Turn
 from sc2onnx.runtime.forks import Process
 
-_FURTHER_UP: Final = "the model is in use further up in this thread: do not use it in a signal handler, other than to close what runs"
+_FURTHER_UP: Final = (
+    "the model is in use further up in this thread: do not use it in a signal handler, other "
+    "than to close what runs"
+)
 
 
 class Engine:
@@ -121,7 +124,9 @@ class Engine:
             self.seats.cancel()
 
     def close(self, row: Row) -> None:
-        """End a row from any thread, and return when it is over; at once in the thread that computes."""
+        """End a row from any thread, and return when it is over; at once in
+        the thread that computes.
+        """
         if self.cancel(row) or self.turn.mine:
             return
         with self.exclusive(inside=True):
@@ -160,7 +165,9 @@ class Engine:
         self.seats.tidy()
 
     def _freed(self) -> None:
-        """What was closed meanwhile is freed; memory goes back where nobody would have to wait for that."""
+        """What was closed meanwhile is freed; memory goes back where nobody
+        would have to wait for that.
+        """
         self.lobby.see()
         if not self.lobby.active:
             self.seats.tidy()
@@ -176,8 +183,8 @@ class Engine:
         return self._thread is not None
 
     def start(self, *, bulk: bool = False) -> None:
-        """Have a thread compute, so that callers only wait. Starting twice is fine. ``bulk``: nobody
-        waits for one request, so prompts are computed in whole chunks.
+        """Have a thread compute, so that callers only wait. Starting twice is fine.
+        ``bulk``: nobody waits for one request, so prompts are computed in whole chunks.
         """
         self.process.check()
         if self._thread is None:

@@ -148,7 +148,10 @@ class Row:
         """
         end = len(self.prompt) - self.prompt_left
         following = self.prompt[end - len(logits) + 1 : end + 1]
-        self.scored += [self._measured(int(token), scores) for token, scores in zip(following, logits, strict=False)]
+        self.scored += [
+            self._measured(int(token), scores)
+            for token, scores in zip(following, logits, strict=False)
+        ]
         return logits[len(following) :]
 
     def draft(self, limit: int, beside: int) -> list[int]:
@@ -190,13 +193,17 @@ class Row:
         return right
 
     def _take(self, scores: Scores) -> int | None:
-        """Draw a token, and give it to the reader; None if it is a stop token, which is not given."""
+        """Draw a token, and give it to the reader; None if it is a stop
+        token, which is not given.
+        """
         drawn = isinstance(scores, np.ndarray)
         token = self.sampler.draw(scores) if isinstance(scores, np.ndarray) else finite(int(scores))
         if token in self.rules.stop_tokens:
             self._finish("stop")
             return None
-        self.tokens.append(self._measured(token, scores) if self.rules.logprobs and drawn else Token(token))  # type: ignore[arg-type]
+        self.tokens.append(
+            self._measured(token, scores) if self.rules.logprobs and drawn else Token(token)
+        )  # type: ignore[arg-type]
         if self.gives == "tokens":
             self.parts.append(self.tokens[-1])
         full = len(self.prompt) + self.produced > self.context
@@ -212,7 +219,9 @@ class Row:
 
     def _measured(self, token: int, logits: npt.NDArray[np.float32]) -> Token:
         """A token with its log probability, and those that were asked for besides."""
-        return Token(token, log_probability(logits, token), likeliest(logits, self.rules.top_logprobs))
+        return Token(
+            token, log_probability(logits, token), likeliest(logits, self.rules.top_logprobs)
+        )
 
     @property
     def _late(self) -> bool:
@@ -233,7 +242,9 @@ class Row:
     def _piece(self, text: str, reason: FinishReason | None) -> None:
         fresh, self._given = self.tokens[self._given :], len(self.tokens)
         ended_by = self.text.stop_string if reason is not None and self.text is not None else None
-        self.parts.append(Piece(text, *self._columns(fresh), reason, self._likeliest(fresh), ended_by))
+        self.parts.append(
+            Piece(text, *self._columns(fresh), reason, self._likeliest(fresh), ended_by)
+        )
 
     def end(self, reason: FinishReason) -> None:
         """End it from outside, unless it has ended. What its reader has not taken stays."""
@@ -269,14 +280,18 @@ class Row:
             used=self.used,
             top_logprobs=self._likeliest(self.tokens),
             stop_string=self.text.stop_string,
-            prompt=(Token(int(self.prompt[0])), *self.scored) if self.rules.prompt_logprobs else None,
+            prompt=(Token(int(self.prompt[0])), *self.scored)
+            if self.rules.prompt_logprobs
+            else None,
         )
         return self._whole
 
     @property
     def usage(self) -> Usage:
         """What it took so far."""
-        drafted, accepted = (0, 0) if self.drafter is None else (self.drafter.drafted, self.drafter.accepted)
+        drafted, accepted = (
+            (0, 0) if self.drafter is None else (self.drafter.drafted, self.drafter.accepted)
+        )
         now = time.perf_counter()
         end = self._times.get("end", now)
         entered = self._times.get("enter", end)
@@ -293,8 +308,8 @@ class Row:
         )
 
     def settle(self) -> None:
-        """Drop what its seat holds beyond its tokens, or while it runs beyond those drawn from: what a
-        step computed that was broken off, or stopped.
+        """Drop what its seat holds beyond its tokens, or while it runs beyond those drawn from:
+        what a step computed that was broken off, or stopped.
         """
         assert self.seat is not None
         most = len(self.prompt) + self.produced - (not self.ended)

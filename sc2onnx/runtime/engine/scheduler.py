@@ -1,11 +1,12 @@
 """Who computes what in the next step. Pure: it knows numbers, no model and no clock.
 
 A step computes the next token of every row that decodes, and beside them as much of the prompts as
-keeps their rhythm: as many tokens as make the step twice as long, or by so little longer that nobody
-sees it. With nobody decoding it computes a whole chunk, or, where others may come meanwhile, no more
-than they can wait for. Rows go by priority, and whoever waits long enough rises. Among prompts of one
-level the one with the least left goes first: a keystroke in a file that is computed already does not
-wait for somebody else's new file. A prompt of a lower level waits while any row of a higher one runs.
+keeps their rhythm: as many tokens as make the step twice as long, or by so little longer that
+nobody sees it. With nobody decoding it computes a whole chunk, or, where others may come
+meanwhile, no more than they can wait for. Rows go by priority, and whoever waits long enough
+rises. Among prompts of one level the one with the least left goes first: a keystroke in a file
+that is computed already does not wait for somebody else's new file. A prompt of a lower level
+waits while any row of a higher one runs.
 
 Worked example, costs of 35 ms for a step and 3.5 ms for each further token: four rows that decode
 take 45 ms, so a prompt gets 13 tokens of a step, which takes 91 ms.
@@ -21,8 +22,9 @@ RHYTHM: Final = 2.0
 """How many times as long a step may take beside a prompt as without one."""
 
 UNSEEN: Final = 0.02
-"""Seconds by which a step may always take longer beside a prompt: 40 tokens a second are faster than
-anybody reads, and on a GPU passes are so short that a prompt cut to them would take ten times as long.
+"""Seconds by which a step may always take longer beside a prompt: 40 tokens a second are
+faster than anybody reads, and on a GPU passes are so short that a prompt cut to them
+would take ten times as long.
 """
 
 LEAST: Final = 8
@@ -32,7 +34,9 @@ SHARED: Final = 0.15
 """Seconds of a step of prompts alone where others may come meanwhile."""
 
 LEAST_SHARED: Final = 4
-"""How many times as long as a step of one token it may be in any case: shorter ones cost too much."""
+"""How many times as long as a step of one token it may be in any case:
+shorter ones cost too much.
+"""
 
 AGING: Final = 10.0
 """Seconds of waiting that are worth a level of priority."""
@@ -68,8 +72,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a row can compute. ``prompt``: tokens of it that are left, 0 if it decodes; ``most``: the
-    most tokens that one step may have of it.
+    """What a row can compute. ``prompt``: tokens of it that are left, 0 if it decodes; ``most``:
+    the most tokens that one step may have of it.
     """
 
     standing: Standing
@@ -113,7 +117,9 @@ def planned(wishes: Sequence[Wish], limits: Limits, costs: Costs) -> dict[int, i
     plan = dict.fromkeys(decoding, 1)
     left = _budget(len(decoding), limits, costs)
     first = min((wish.standing.level for wish in wishes), default=0)
-    prompts = [place for place in order if wishes[place].prompt and wishes[place].standing.level == first]
+    prompts = [
+        place for place in order if wishes[place].prompt and wishes[place].standing.level == first
+    ]
     entering = sorted(prompts, key=lambda place: wishes[place].order)
     for place in entering[: limits.rows - len(decoding) if limits.together else 1]:
         wish = wishes[place]
@@ -144,7 +150,9 @@ def _budget(decoding: int, limits: Limits, costs: Costs) -> int:
 
 
 def _within(seconds: float, decoding: int, limits: Limits, costs: Costs) -> int:
-    """The most tokens of prompts with which a step takes no longer: costs rise with their number."""
+    """The most tokens of prompts with which a step takes no longer:
+    costs rise with their number.
+    """
     low, high = min(LEAST, limits.chunk), limits.chunk
     while low < high:
         middle = (low + high + 1) // 2

@@ -56,7 +56,8 @@ class Seat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one sequence computes in a step: ``tokens`` (n,), of which the last ``wanted`` get logits.
+    """What one sequence computes in a step: ``tokens`` (n,), of which the
+    last ``wanted`` get logits.
 
     ``prefill``: they are of a prompt, which is computed in the same way however it is cut.
     """

@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.facts import ModelFacts
-from sc2onnx.errors import CancelledError, ContextLengthError, RequestError, RewindError, SequenceStateError
+from sc2onnx.errors import (
+    CancelledError,
+    ContextLengthError,
+    RequestError,
+    RewindError,
+    SequenceStateError,
+)
 from sc2onnx.runtime.arguments import shown, some_token_ids
 from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.seats import Run
@@ -42,7 +48,9 @@ class TokenSequence:
         self._worker: int | None = None  # the thread at work
         self._closed = False
 
-    def append(self, tokens: Iterable[int] | npt.NDArray[np.integer], logits: Logits = "all") -> npt.NDArray[np.float32] | None:
+    def append(
+        self, tokens: Iterable[int] | npt.NDArray[np.integer], logits: Logits = "all"
+    ) -> npt.NDArray[np.float32] | None:
         """Append token ids and compute.
 
         Returns float32 logits: (n, vocab) for ``"all"``, one row per appended token; (1, vocab) for
@@ -63,7 +71,9 @@ class TokenSequence:
         """
         self._append(tokens, "last", ids=self._engine.seats.chooses)
 
-    def _append(self, tokens: npt.NDArray[np.int64], logits: Logits, *, ids: bool) -> npt.NDArray[Any] | None:
+    def _append(
+        self, tokens: npt.NDArray[np.int64], logits: Logits, *, ids: bool
+    ) -> npt.NDArray[Any] | None:
         with self._use():
             self._check_context(len(tokens))
             parts, done = list[npt.NDArray[Any]](), 0
@@ -77,7 +87,9 @@ class TokenSequence:
             return None
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _computed(self, tokens: npt.NDArray[np.int64], wanted: int, ids: bool) -> list[npt.NDArray[Any]]:
+    def _computed(
+        self, tokens: npt.NDArray[np.int64], wanted: int, ids: bool
+    ) -> list[npt.NDArray[Any]]:
         try:
             with self._engine.exclusive():
                 if self._closed:
@@ -97,7 +109,10 @@ class TokenSequence:
         context = self._facts.context_length
         whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
         if not whole or abs(int(count)) > context:
-            raise RewindError(f"cannot rewind {shown(count)} tokens of a sequence of {self.length}: give a whole number from 0 to {self.length}")
+            raise RewindError(
+                f"cannot rewind {shown(count)} tokens of a sequence of {self.length}: give a whole "
+                f"number from 0 to {self.length}"
+            )
         with self._use():
             self.seat.rewind(int(count))  # numpy's small integers overflow
 
@@ -114,8 +129,8 @@ class TokenSequence:
         return self.seat.rewindable
 
     def place(self, depth: int, values: npt.NDArray[Any]) -> None:
-        """Be ``depth`` tokens long without having computed them, whose keys and values are ``values``
-        (kv_heads, capacity, width): for measurements.
+        """Be ``depth`` tokens long without having computed them, whose keys and values are
+        ``values`` (kv_heads, capacity, width): for measurements.
         """
         with self._use(), self._engine.exclusive():
             self.seat.place(depth, self._engine.bounds.chunk, values)
@@ -153,16 +168,24 @@ class TokenSequence:
     def _check_context(self, count: int) -> None:
         length, context = self.seat.length, self._facts.context_length
         if length + count > context:
-            raise ContextLengthError(f"{count} tokens after {length} make {length + count}, the model's context holds {context}: shorten the input")
+            raise ContextLengthError(
+                f"{count} tokens after {length} make {length + count}, the model's context holds "
+                f"{context}: shorten the input"
+            )
 
     @contextmanager
     def _use(self) -> Iterator[None]:
         self._engine.process.check()
         if not self._busy.acquire(blocking=False):
-            raise SequenceStateError("the sequence is in use by another thread: give each thread its own")
+            raise SequenceStateError(
+                "the sequence is in use by another thread: give each thread its own"
+            )
         if self._worker is not None:
             self._busy.release()
-            raise SequenceStateError("the sequence is in use further up in this thread: do not use it in a signal handler, other than to close it")
+            raise SequenceStateError(
+                "the sequence is in use further up in this thread: do not use it in a signal "
+                "handler, other than to close it"
+            )
         self._worker = threading.get_ident()
         try:
             if self._closed:

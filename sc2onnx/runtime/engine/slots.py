@@ -161,7 +161,8 @@ class SlotSeats:
         self._free = list(reversed(range(slots)))
         self._dirty: dict[int, int] = {}  # free slots that still have memory: positions
         self._open: dict[int, weakref.ref[SlotSeat]] = {}  # by their spots
-        self._seated: dict[int, weakref.ref[SlotSeat]] = {}  # by slot, the least recently used first
+        # by slot, the least recently used first
+        self._seated: dict[int, weakref.ref[SlotSeat]] = {}
         self._step: Step | None = None
 
     def new(self) -> SlotSeat:
@@ -173,7 +174,9 @@ class SlotSeats:
     @property
     def nbytes(self) -> int:
         """Bytes of all open sequences, and of slots that were left and not given back."""
-        open_ = [seat for reference in list(self._open.values()) if (seat := reference()) is not None]
+        open_ = [
+            seat for reference in list(self._open.values()) if (seat := reference()) is not None
+        ]
         left = sum(list(self._dirty.values()))
         waiting = self.shape.nbytes * left // self.shape.capacity
         return sum(seat.nbytes for seat in open_) + waiting
@@ -208,7 +211,9 @@ class SlotSeats:
         return np.split(logits, ends[:-1])
 
     def _computed(self, seats: Sequence[SlotSeat], runs: Sequence[Run]) -> Array:
-        """Logits of all runs. The tokens that get none go first, so that those that do are the last."""
+        """Logits of all runs. The tokens that get none go first, so that
+        those that do are the last.
+        """
         parts = list[tuple[Array, int, int | None]]()
         for wanted in (False, True):
             for seat, run in zip(seats, runs, strict=True):
@@ -273,7 +278,9 @@ class SlotSeats:
         self._seated[spot.slot] = weakref.ref(seat)
 
     def _vacated(self, busy: Sequence[SlotSeat] | set[SlotSeat]) -> int:
-        """The slot of the sequence that was not computed for the longest time, which is copied out."""
+        """The slot of the sequence that was not computed for the longest
+        time, which is copied out.
+        """
         for slot, reference in list(self._seated.items()):
             seat = reference()
             if seat is None or any(seat is other for other in busy) or seat.spot.slot != slot:

@@ -1,10 +1,11 @@
 """Drafts: tokens that the text suggests, computed together with the one before them.
 
 A step of several tokens costs less than as many steps of one, so tokens that can be guessed
-(:mod:`sc2onnx.runtime.engine.lookup`) are computed together and kept as far as the model draws the same itself
-(speculative decoding, Leviathan et al. 2023; drafts by lookup in the prompt, Saxena 2023). A guess is one
-token, not a distribution: drawing from the model and comparing is then the rejection sampling of that
-paper, with the draws, the random numbers and so the tokens of decoding without drafts.
+(:mod:`sc2onnx.runtime.engine.lookup`) are computed together and kept as far as the model draws
+the same itself (speculative decoding, Leviathan et al. 2023; drafts by lookup in the prompt,
+Saxena 2023). A guess is one token, not a distribution: drawing from the model and comparing is
+then the rejection sampling of that paper, with the draws, the random numbers and so the tokens
+of decoding without drafts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ STAKE: Final = 1.5
 
 
 class Acceptance:
-    """How likely a guess is right, by the match before it and the votes for it: what code has, then what this text has."""
+    """How likely a guess is right, by the match before it and the votes for it: what code
+    has, then what this text has.
+    """
 
     _LENGTHS: Final = (1, 2, 3, 5, 9, 17)
     _SHARES: Final = (0.0, 0.5, 0.999)
@@ -42,8 +45,9 @@ class Acceptance:
         (0.30, 0.51, 0.88),
         (0.30, 0.45, 0.97),
     )
-    """Measured on code (docs/decisions/0009-speculation.md): by at least so many tokens of match, and at
-    least such a share of the votes."""
+    """Measured on code (docs/decisions/0009-speculation.md): by at least so many tokens of match,
+    and at least such a share of the votes.
+    """
     _WEIGHT: Final = 8.0
 
     def __init__(self) -> None:
@@ -63,16 +67,19 @@ class Acceptance:
 
     def _group(self, guess: Guess) -> tuple[int, int]:
         length = max(group for group, least in enumerate(self._LENGTHS) if guess.length >= least)
-        return length, max(group for group, least in enumerate(self._SHARES) if guess.share >= least)
+        return length, max(
+            group for group, least in enumerate(self._SHARES) if guess.share >= least
+        )
 
 
 @dataclass(slots=True)
 class Drafter:
-    """Drafts for one request: how long they should be, by what steps cost and what was accepted so far.
+    """Drafts for one request: how long they should be, by what steps cost and
+    what was accepted so far.
 
-    However it turns out, a request is not slower than without by more than :data:`RISK` of its time and
-    :data:`STAKE` steps: a draft is made only if the time lost, should all of it be wrong, stays within
-    that and within what drafts have gained so far.
+    However it turns out, a request is not slower than without by more than :data:`RISK` of its time
+    and :data:`STAKE` steps: a draft is made only if the time lost, should all of it be wrong, stays
+    within that and within what drafts have gained so far.
     """
 
     lookup: Lookup
@@ -89,11 +96,16 @@ class Drafter:
 
         ``beside``: tokens of other requests in the same step.
         """
-        self._guesses = self._best(min(limit, MOST), beside) if limit >= 1 and self.costs.known else []
+        self._guesses = (
+            self._best(min(limit, MOST), beside) if limit >= 1 and self.costs.known else []
+        )
         return [guess.token for guess in self._guesses]
 
-    def outcome(self, draft: Sequence[int], given: Sequence[int], seconds: float | None, beside: int = 0) -> None:
-        """Learn that a step with ``draft`` gave these tokens: those of the draft as far as it was right, and one more.
+    def outcome(
+        self, draft: Sequence[int], given: Sequence[int], seconds: float | None, beside: int = 0
+    ) -> None:
+        """Learn that a step with ``draft`` gave these tokens: those of the draft as far as
+        it was right, and one more.
 
         ``seconds`` is None where the step was not measured; ``beside`` as in :meth:`draft`.
         """

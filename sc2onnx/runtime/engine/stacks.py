@@ -64,7 +64,9 @@ class StackSeat:
         return self._seats.copied(self, length, room)
 
     def place(self, depth: int, chunk: int, values: Array) -> None:
-        """See :class:`~sc2onnx.runtime.engine.seats.Seat`. The cache grows and wraps as it would."""
+        """See :class:`~sc2onnx.runtime.engine.seats.Seat`.
+        The cache grows and wraps as it would.
+        """
         cache, done = self.cache, 0
         assert cache.rows == 1
         assert not cache.length()
@@ -129,7 +131,9 @@ class StackSeats:
     def nbytes(self) -> int:
         """Bytes of the caches of all open sequences."""
         seats = [seat for reference in list(self._open) if (seat := reference()) is not None]
-        return sum(cache.nbytes for cache in {id(seat.cache): seat.cache for seat in seats}.values())
+        return sum(
+            cache.nbytes for cache in {id(seat.cache): seat.cache for seat in seats}.values()
+        )
 
     def copied(self, source: StackSeat, length: int, room: int) -> StackSeat:
         """A sequence with the first tokens of another."""
@@ -174,8 +178,12 @@ class StackSeats:
         result = self._run(cache, tokens[None], asked, ids)
         return result[0, max(0, asked - extra - wanted) :][:wanted]
 
-    def _together(self, stack: RingCache, members: Sequence[tuple[StackSeat, Run]], ids: bool) -> Iterator[Array]:
-        """Compute rows of one cache. Shorter ones repeat their last token, which counts for nothing."""
+    def _together(
+        self, stack: RingCache, members: Sequence[tuple[StackSeat, Run]], ids: bool
+    ) -> Iterator[Array]:
+        """Compute rows of one cache. Shorter ones repeat their last token,
+        which counts for nothing.
+        """
         longest = max(len(run.tokens) for _, run in members)
         tokens = np.zeros((stack.rows, longest), dtype=np.int64)
         for seat, run in members:
@@ -242,7 +250,11 @@ class StackSeats:
                 self._apart(member)
         joining = [seat for seat in seats if seat.cache is not self._stack]
         empty = [row for row, member in enumerate(self._living()) if member is None]
-        if self._stack is None or len(joining) > len(empty) or self._rows(len(seats)) != self._stack.rows:
+        if (
+            self._stack is None
+            or len(joining) > len(empty)
+            or self._rows(len(seats)) != self._stack.rows
+        ):
             self._restack(seats)
         else:
             for seat, row in zip(joining, empty, strict=False):
@@ -254,7 +266,9 @@ class StackSeats:
 
     def _restack(self, seats: Sequence[StackSeat]) -> None:
         """All in a new cache, with empty rows for those to come."""
-        stack = RingCache.stacked(self._rows(len(seats)), [(seat.cache, seat.row) for seat in seats])
+        stack = RingCache.stacked(
+            self._rows(len(seats)), [(seat.cache, seat.row) for seat in seats]
+        )
         members: list[weakref.ref[StackSeat] | None] = [None] * stack.rows
         for row, seat in enumerate(seats):
             self._moved(seat, stack, row)
@@ -274,7 +288,7 @@ def _even(rows: int) -> int:
 
 
 def _doubled(rows: int) -> int:
-    """Rows of a stack for so many sequences on a GPU, where an empty one costs next to nothing, but a new
-    stack is copied over the host: a power of two.
+    """Rows of a stack for so many sequences on a GPU, where an empty one costs next to nothing, but
+    a new stack is copied over the host: a power of two.
     """
     return 1 << max(1, (rows - 1).bit_length())

@@ -1,7 +1,7 @@
 """A step: what the scheduler says, computed, and drawn from row by row.
 
-A pass that fails leaves every sequence as it was, so its rows are tried one by one, and only those that
-fail by themselves are told.
+A pass that fails leaves every sequence as it was, so its rows are tried one by one, and only those
+that fail by themselves are told.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from sc2onnx.runtime.engine.seats import Run
 
 
 class Steps:
-    """Computes steps for the rows of a lobby. For whoever has the turn, but :meth:`stop_if_cancelled`."""
+    """Computes steps for the rows of a lobby.
+    For whoever has the turn, but :meth:`stop_if_cancelled`.
+    """
 
     def __init__(self, lobby: Lobby, costs: StepCosts, tell: Callable[[Row], None]) -> None:
         """``tell``: wakes a row's reader, if there is something for it."""
@@ -56,19 +58,29 @@ class Steps:
         self._lobby.see()
         self._mend()
         self._lobby.admit()
-        going = [row for row in self._lobby.active if not row.paused and not self._lobby.follows(row)]
+        going = [
+            row for row in self._lobby.active if not row.paused and not self._lobby.follows(row)
+        ]
         if not going:
             if not self._lobby.active:
                 self._lobby.seats.tidy()
             return bool(self._lobby.waiting)
         wishes = [self._lobby.wish(row) for row in going]
         together = self._lobby.seats.together
-        limits = Limits(self._lobby.bounds.rows, self._lobby.bounds.chunk, together, self._lobby.bounds.even, self.shared)
+        limits = Limits(
+            self._lobby.bounds.rows,
+            self._lobby.bounds.chunk,
+            together,
+            self._lobby.bounds.even,
+            self.shared,
+        )
         plan = planned(wishes, limits, self.costs)
         rows = [going[place] for place in plan]
         for row in rows:
             row.guesses = []
-        self._draft([going[place] for place in drafting(plan, wishes, self._lobby.seats.drafts_together)])
+        self._draft(
+            [going[place] for place in drafting(plan, wishes, self._lobby.seats.drafts_together)]
+        )
         ids = self._lobby.seats.chooses and all(row.greedy for row in rows)
         runs = [self._run(row, count) for row, count in zip(rows, plan.values(), strict=True)]
         self._compute(rows, runs, ids)
@@ -78,7 +90,9 @@ class Steps:
         """Have rows as they were before a step that a signal handler broke off."""
         for row in list(self._lobby.active):
             if row.drawing:
-                self._lobby.fail(row, CancelledError("a signal handler interrupted the drawing of a token"))
+                self._lobby.fail(
+                    row, CancelledError("a signal handler interrupted the drawing of a token")
+                )
             elif row.seat is not None and not self._lobby.follows(row):
                 row.settle()
 
@@ -116,7 +130,9 @@ class Steps:
         for row, run, logits in zip(rows, runs, found, strict=True):
             self._advance(row, run, logits, seconds, total - len(run.tokens))
 
-    def _passed(self, rows: Sequence[Row], runs: Sequence[Run], ids: bool) -> list[npt.NDArray[Any]]:
+    def _passed(
+        self, rows: Sequence[Row], runs: Sequence[Run], ids: bool
+    ) -> list[npt.NDArray[Any]]:
         self._passing = rows
         try:
             if all(row.cancelled for row in rows):  # cancel() saw no pass yet, or sees this one
@@ -127,8 +143,12 @@ class Steps:
 
     def _measured(self, rows: Sequence[Row], runs: Sequence[Run], seconds: float) -> float | None:
         """The seconds of a step, if they say what its drafts took; they are noted."""
-        entering = sum(len(run.tokens) for row, run in zip(rows, runs, strict=True) if row.prefilling)
-        decoding = [len(run.tokens) for row, run in zip(rows, runs, strict=True) if not row.prefilling]
+        entering = sum(
+            len(run.tokens) for row, run in zip(rows, runs, strict=True) if row.prefilling
+        )
+        decoding = [
+            len(run.tokens) for row, run in zip(rows, runs, strict=True) if not row.prefilling
+        ]
         self.costs.add(decoding, entering, seconds)
         return None if entering else seconds
 
@@ -142,7 +162,9 @@ class Steps:
             self._compute([row], [single], self._lobby.seats.chooses and row.greedy)
 
     def _cancelled(self, rows: Sequence[Row], error: CancelledError) -> None:
-        """The pass was stopped: for rows that are closed, for others that go first, or because the program ends."""
+        """The pass was stopped: for rows that are closed, for others that go first, or
+        because the program ends.
+        """
         for row in rows:
             row.guesses = []
         asked, self._asked = self._asked, False
@@ -150,7 +172,9 @@ class Steps:
             for row in rows:
                 self._lobby.fail(row, error)
 
-    def _advance(self, row: Row, run: Run, logits: npt.NDArray[Any], seconds: float | None, beside: int) -> None:
+    def _advance(
+        self, row: Row, run: Run, logits: npt.NDArray[Any], seconds: float | None, beside: int
+    ) -> None:
         """Draw from what a step gave, and tell the reader."""
         if row.cancelled or not run.wanted:
             return

@@ -1,9 +1,9 @@
 """Whether a manifest says of its graphs what they say themselves.
 
-A digest shows that a graph is what its manifest was written for; that the manifest is still what was
-written shows only what both know. So a bit of it that changes what is computed is noticed here,
-and every size in it is one that the files bear out before anything is made of that size.
-Nothing is run, and of the weights a row is read.
+A digest shows that a graph is what its manifest was written for; that the manifest is still what
+was written shows only what both know. So a bit of it that changes what is computed is noticed here,
+and every size in it is one that the files bear out before anything is made of that size. Nothing is
+run, and of the weights a row is read.
 """
 
 from __future__ import annotations
@@ -29,19 +29,37 @@ from sc2onnx.runtime.opening.contradictions import REMEDY, check_same
 from sc2onnx.runtime.opening.expected import EMBEDDING, HEAD, Part, Ports
 from sc2onnx.runtime.opening.kernel_graph import check_kernel_graph
 from sc2onnx.runtime.opening.manifest_fields import check_fields
-from sc2onnx.runtime.opening.onnx_graph import MOST_BYTES, OnnxGraph, Place, Port, Tensor, read_graph
-from sc2onnx.runtime.opening.operators import BLOCKWISE_LINEAR, CONTRIB, GATHER_NBITS, GROUPED_QUERY, MATMUL_NBITS, TOKENWISE, check_operators
+from sc2onnx.runtime.opening.onnx_graph import (
+    MOST_BYTES,
+    OnnxGraph,
+    Place,
+    Port,
+    Tensor,
+    read_graph,
+)
+from sc2onnx.runtime.opening.operators import (
+    BLOCKWISE_LINEAR,
+    CONTRIB,
+    GATHER_NBITS,
+    GROUPED_QUERY,
+    MATMUL_NBITS,
+    TOKENWISE,
+    check_operators,
+)
 from sc2onnx.runtime.opening.rotary import check_rotary
 
 
 def check_agreement(directory: Path, manifest: Manifest) -> None:
-    """Raise :class:`BundleIntegrityError` for graphs that the exporter does not write, or not for this manifest.
+    """Raise :class:`BundleIntegrityError` for graphs that the exporter does not write,
+    or not for this manifest.
 
     ``directory``: of the bundle, whose files have the sizes that the manifest says.
     """
     check_fields(manifest)
     parts = expected.parts(manifest)
-    graphs = [_agreed(directory, name, part) for part, name in zip(parts, manifest.graphs, strict=True)]
+    graphs = [
+        _agreed(directory, name, part) for part, name in zip(parts, manifest.graphs, strict=True)
+    ]
     every = [*graphs, *_kernel_graphs(directory, manifest, parts, graphs)]
     _check_epsilon(directory, every, manifest)
     stored = _check_layout(every, manifest)
@@ -52,7 +70,8 @@ def check_agreement(directory: Path, manifest: Manifest) -> None:
 def _agreed(directory: Path, name: str, part: Part) -> OnnxGraph:
     """One of the graphs, which is what the manifest says."""
     graph = _read(directory / name, part)
-    layers = sum(port.startswith("past_key_values.") for port in graph.inputs) / 2  # before anything is made for each
+    # before anything is made for each
+    layers = sum(port.startswith("past_key_values.") for port in graph.inputs) / 2
     check_same(name, "the number of layers", f"{layers:g}", str(len(part.layers)))
     _check_ports(name, "input", graph.inputs, expected.inputs(part))
     _check_ports(name, "output", graph.outputs, expected.outputs(part))
@@ -86,7 +105,9 @@ def _kernel_graphs(
 
 
 def _check_later(directory: Path, manifest: Manifest) -> None:
-    """Graphs for later kernels are not used, and may be anything; those that can be read say for which."""
+    """Graphs for later kernels are not used, and may be anything; those that
+    can be read say for which.
+    """
     for name in kernel_graph_files(manifest.stages) if manifest.kernels else ():
         data = _contents(directory / name)
         try:
@@ -108,7 +129,10 @@ def _contents(path: Path) -> bytes:
     try:
         return records.contents(path, MOST_BYTES)
     except OSError as error:
-        raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
+        raise BundleIntegrityError(
+            f"{path} cannot be read ({error.strerror}): correct its permissions, "
+            "or copy the bundle again"
+        ) from error
 
 
 def _read(path: Path, part: Part) -> OnnxGraph:
@@ -117,7 +141,10 @@ def _read(path: Path, part: Part) -> OnnxGraph:
         graph = read_graph(_contents(path))
         check_operators(graph, manifest, kernels=part.kernels)
     except ValueError as error:
-        raise BundleIntegrityError(f"{path} is no graph that this version wrote ({error}): do not trust it, or upgrade sc2onnx") from error
+        raise BundleIntegrityError(
+            f"{path} is no graph that this version wrote ({error}): do not trust "
+            "it, or upgrade sc2onnx"
+        ) from error
     check_same(path.name, "the opset", graph.opsets.get(""), manifest.opset)
     check_same(path.name, "the opset of ONNX Runtime's operators", graph.opsets.get(CONTRIB, 1), 1)
     if part.kernels:
@@ -156,11 +183,22 @@ def _shown(value: Port | Tensor | None) -> str:
     return f"{_TYPES.get(value.data_type, value.data_type)} ({sizes})"
 
 
-_TYPES: Final = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 16: "bfloat16", 22: "int4"}
+_TYPES: Final = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    6: "int32",
+    7: "int64",
+    10: "float16",
+    16: "bfloat16",
+    22: "int4",
+}
 
 
 def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
-    """Each product with integers takes them for what they are; none is computed with anything else."""
+    """Each product with integers takes them for what they are; none is
+    computed with anything else.
+    """
     shapes, seen = expected.products(part), set[str]()
     quantised = {
         MATMUL_NBITS: (1, 2),
@@ -171,14 +209,23 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
     for node in graph.nodes:
         if node.operator not in quantised:
             continue
-        codes, scales = (node.inputs[number] if len(node.inputs) > number else "" for number in quantised[node.operator])
-        gathered = part.manifest.made_for.transposed and not {codes, scales} & set(graph.tensors)  # as earlier exporters look a row up
-        codes, scales = (f"{EMBEDDING}.weight.codes", f"{EMBEDDING}.weight.scales") if gathered else (codes, scales)
+        codes, scales = (
+            node.inputs[number] if len(node.inputs) > number else ""
+            for number in quantised[node.operator]
+        )
+        # as earlier exporters look a row up
+        gathered = part.manifest.made_for.transposed and not {codes, scales} & set(graph.tensors)
+        codes, scales = (
+            (f"{EMBEDDING}.weight.codes", f"{EMBEDDING}.weight.scales")
+            if gathered
+            else (codes, scales)
+        )
         product = codes.removesuffix(".weight.codes")
         chosen = expected.scheme(part.manifest, product)
         if product not in shapes or chosen is None or scales != f"{product}.weight.scales":
             raise BundleIntegrityError(
-                f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of nothing in the manifest: {REMEDY}"
+                f"{name} multiplies with {codes[:80]!r} and {scales[:80]!r}, codes and scales of "
+                f"nothing in the manifest: {REMEDY}"
             )
         rows, columns = shapes[product]
         promised = {"bits": chosen.bits, "block_size": chosen.block_size, "N": rows, "K": columns}
@@ -187,9 +234,12 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
                 check_same(name, f"{attribute} of {product}", node.attributes[attribute], (value,))
         seen.add(product)
     if part.manifest.made_for.transposed:
-        seen.add(EMBEDDING)  # it gathers codes, and multiplies with scales, by operators that know nothing of blocks
+        # it gathers codes, and multiplies with scales, by operators that know nothing of blocks
+        seen.add(EMBEDDING)
     if missing := {product for product in shapes if expected.scheme(part.manifest, product)} - seen:
-        raise BundleIntegrityError(f"{name} has no product with {min(missing)}, the manifest does: {REMEDY}")
+        raise BundleIntegrityError(
+            f"{name} has no product with {min(missing)}, the manifest does: {REMEDY}"
+        )
 
 
 def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
@@ -199,21 +249,36 @@ def _check_attention(name: str, graph: OnnxGraph, part: Part) -> None:
         nodes = [node for node in graph.nodes if node.operator == GROUPED_QUERY]
         check_same(name, "the number of attentions", len(nodes), len(part.layers))
         window = -1 if facts.sliding_window is None else facts.sliding_window
-        promised = {"local_window_size": window, "num_heads": facts.num_heads, "kv_num_heads": facts.num_kv_heads}
+        promised = {
+            "local_window_size": window,
+            "num_heads": facts.num_heads,
+            "kv_num_heads": facts.num_kv_heads,
+        }
         for node in nodes:
             for attribute, said in promised.items():
-                check_same(name, f"{attribute} of the attention", node.attributes.get(attribute), (said,))
+                check_same(
+                    name, f"{attribute} of the attention", node.attributes.get(attribute), (said,)
+                )
         return
     check_same(name, "the sliding window", _masked(graph), facts.sliding_window)
-    check_same(name, "which steps agree", _agreeing(graph, part.manifest), part.manifest.agreeing_steps)
+    check_same(
+        name, "which steps agree", _agreeing(graph, part.manifest), part.manifest.agreeing_steps
+    )
 
 
 def _agreeing(graph: OnnxGraph, manifest: Manifest) -> str:
-    """Which steps agree: some only where attention is computed token by token, which the graph shows."""
-    facts, tokenwise = manifest.model, any(node.attributes.get("perm") == TOKENWISE for node in graph.nodes)
+    """Which steps agree: some only where attention is computed token by
+    token, which the graph shows.
+    """
+    facts, tokenwise = (
+        manifest.model,
+        any(node.attributes.get("perm") == TOKENWISE for node in graph.nodes),
+    )
     if manifest.quantization is None or not tokenwise:
         return NONE
-    return agreeing_steps(manifest.quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim)
+    return agreeing_steps(
+        manifest.quantization.schemes.values(), facts.num_heads, facts.num_kv_heads, facts.head_dim
+    )
 
 
 def _masked(graph: OnnxGraph) -> int | str | None:
@@ -236,15 +301,21 @@ def _check_epsilon(directory: Path, graphs: list[OnnxGraph], manifest: Manifest)
     }
     said = None
     if _CONFIG in manifest.files:
-        with suppress(OSError, ValueError):  # which is for other programs, and need not be strict JSON
+        # which is for other programs, and need not be strict JSON
+        with suppress(OSError, ValueError):
             said = records.read(directory / _CONFIG).get("norm_epsilon")
     expected = {float(np.float32(said))} if isinstance(said, float) else found
     if len(found) != 1 or found != expected:
-        raise BundleIntegrityError(f"the epsilon of the norms is {sorted(map(str, found))} in the graph, {_CONFIG} says {said}: {REMEDY}")
+        raise BundleIntegrityError(
+            f"the epsilon of the norms is {sorted(map(str, found))} in the graph, {_CONFIG} "
+            f"says {said}: {REMEDY}"
+        )
 
 
 def _check_layout(graphs: list[OnnxGraph], manifest: Manifest) -> dict[str, Tensor]:
-    """Weights by name, of all graphs: inside the data file, each in a place of its own but where a head is tied."""
+    """Weights by name, of all graphs: inside the data file, each in a place of its own
+    but where a head is tied.
+    """
     size, stored = manifest.files[WEIGHTS_FILE].size, dict[str, Tensor]()
     for graph in graphs:
         for tensor in graph.tensors.values():
@@ -253,14 +324,23 @@ def _check_layout(graphs: list[OnnxGraph], manifest: Manifest) -> dict[str, Tens
             known = stored.setdefault(tensor.name, tensor)
             if tensor.place.location != WEIGHTS_FILE or tensor.place.end > size or known != tensor:
                 raise BundleIntegrityError(
-                    f"{tensor.name} lies at {tensor.place.start} to {tensor.place.end} of {tensor.place.location[:80]!r}, "
-                    f"expected one place within the {size} bytes of {WEIGHTS_FILE}: {REMEDY}"
+                    f"{tensor.name} lies at {tensor.place.start} to {tensor.place.end} of "
+                    f"{tensor.place.location[:80]!r}, expected one place within the {size} bytes "
+                    f"of {WEIGHTS_FILE}: {REMEDY}"
                 )
-    placed = sorted((_place(tensor).start, _place(tensor).end, name) for name, tensor in stored.items())
+    placed = sorted(
+        (_place(tensor).start, _place(tensor).end, name) for name, tensor in stored.items()
+    )
     for (start, end, one), (following, also, other) in pairwise(placed):
-        tied = manifest.model.tied_embeddings and {_product(one), _product(other)} == {EMBEDDING, HEAD}
+        tied = manifest.model.tied_embeddings and {_product(one), _product(other)} == {
+            EMBEDDING,
+            HEAD,
+        }
         if following < end and not (tied and (start, end) == (following, also)):
-            raise BundleIntegrityError(f"{one} and {other} share bytes of {WEIGHTS_FILE}, expected a place for each: {REMEDY}")
+            raise BundleIntegrityError(
+                f"{one} and {other} share bytes of {WEIGHTS_FILE}, expected a "
+                f"place for each: {REMEDY}"
+            )
     return stored
 
 
@@ -274,22 +354,46 @@ def _product(weight: str) -> str:
 
 
 def _check_totals(stored: Mapping[str, Tensor], manifest: Manifest) -> None:
-    """What the manifest counts: bytes, parameters, bits of a weight, the products that have a scheme, whether the head is tied."""
+    """What the manifest counts: bytes, parameters, bits of a weight, the products that have a
+    scheme, whether the head is tied.
+    """
     facts, quantization = manifest.model, manifest.quantization
     graph = manifest.graphs[0] if len(manifest.graphs) == 1 else "the graphs"
     kept = {(_place(tensor).start, _place(tensor).end) for tensor in stored.values()}
-    check_same(graph, "the size of the weights", sum(end - start for start, end in kept), manifest.weight_bytes)
-    matrices = {name: shape for part in expected.parts(manifest) for name, shape in expected.products(part).items()}
+    check_same(
+        graph,
+        "the size of the weights",
+        sum(end - start for start, end in kept),
+        manifest.weight_bytes,
+    )
+    matrices = {
+        name: shape
+        for part in expected.parts(manifest)
+        for name, shape in expected.products(part).items()
+    }
     heads = {HEAD} if facts.tied_embeddings else set[str]()
-    others = (prod(tensor.shape) for tensor in stored.values() if not tensor.name.startswith("rotary.") and len(tensor.shape) == 1)
-    check_same(graph, "the number of parameters", sum(others) + sum(prod(matrices[name]) for name in set(matrices) - heads), facts.parameters)
+    others = (
+        prod(tensor.shape)
+        for tensor in stored.values()
+        if not tensor.name.startswith("rotary.") and len(tensor.shape) == 1
+    )
+    check_same(
+        graph,
+        "the number of parameters",
+        sum(others) + sum(prod(matrices[name]) for name in set(matrices) - heads),
+        facts.parameters,
+    )
     if quantization is None:
         return
-    check_same(graph, "the list of quantised matrices", sorted(matrices), sorted(quantization.schemes))
+    check_same(
+        graph, "the list of quantised matrices", sorted(matrices), sorted(quantization.schemes)
+    )
     if facts.tied_embeddings:
         places = [stored[f"{product}.weight.codes"].place for product in (EMBEDDING, HEAD)]
         check_same(graph, "whether the head is tied to the embedding", places[0] == places[1], True)
     body = {name: shape for name, shape in matrices.items() if name not in (EMBEDDING, HEAD)}
-    nbytes = sum(stored[f"{name}.weight.{kind}"].nbytes for name in body for kind in ("codes", "scales"))
+    nbytes = sum(
+        stored[f"{name}.weight.{kind}"].nbytes for name in body for kind in ("codes", "scales")
+    )
     bits = 8 * nbytes / sum(map(prod, body.values()))
     check_same(graph, "the number of bits per weight", round(bits, 4), quantization.body_bits)

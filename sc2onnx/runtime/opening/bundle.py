@@ -20,13 +20,18 @@ from sc2onnx.runtime.opening.end_of_text import check_stops
 from sc2onnx.runtime.opening.stamps import Memo, Stamp
 
 Check = Literal["auto", "full", "size"]
-"""``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not changed since
-(:mod:`sc2onnx.runtime.opening.stamps`); ``size`` compares sizes only."""
+"""``full`` hashes every file; ``auto`` skips large ones that it has hashed before and that have not
+changed since (:mod:`sc2onnx.runtime.opening.stamps`); ``size`` compares sizes only.
+"""
 
 _TYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 SUPPORTED: Final = (
-    *((target.name, target.cache, _TYPES[name]) for target in OWN_TARGETS for name in target.floats),
+    *(
+        (target.name, target.cache, _TYPES[name])
+        for target in OWN_TARGETS
+        for name in target.floats
+    ),
     *((CUDA.name, RING, kind) for kind in _TYPES.values()),
 )
 """Target, cache kind and cache type of bundles that this runtime runs. Earlier exporters wrote
@@ -48,7 +53,9 @@ class Bundle:
 
     @classmethod
     def open(cls, directory: str | Path, check: Check = "auto", *, others: bool = False) -> Bundle:
-        """Raises :class:`BundleError` and its subclasses. ``others``: also what other runtimes run."""
+        """Raises :class:`BundleError` and its subclasses.
+        ``others``: also what other runtimes run.
+        """
         if check not in ("auto", "full", "size"):
             raise RequestError(f"check is {check!r}, expected 'auto', 'full' or 'size'")
         path = Path(directory)
@@ -58,7 +65,9 @@ class Bundle:
             _check_supported(manifest)
         for name in (*manifest.graphs, *manifest.kernel_graphs, WEIGHTS_FILE):
             if name not in manifest.files:
-                raise BundleIntegrityError(f"the manifest of {path} does not list {name}: export the bundle again")
+                raise BundleIntegrityError(
+                    f"the manifest of {path} does not list {name}: export the bundle again"
+                )
         check_links(path, [*manifest.files, CARD_FILE])
         stamps = {name: _check_size(path / name, entry) for name, entry in manifest.files.items()}
         remember = check == "auto"
@@ -76,11 +85,15 @@ class Bundle:
         for name in names:
             path = self.directory / name
             try:
-                same = Stamp.at(path) == self.stamps[name] or _unaltered(self.directory, self.manifest, name)
+                same = Stamp.at(path) == self.stamps[name] or _unaltered(
+                    self.directory, self.manifest, name
+                )
             except OSError:
                 same = False
             if not same:
-                raise BundleIntegrityError(f"{path} changed after it was checked: load the bundle again")
+                raise BundleIntegrityError(
+                    f"{path} changed after it was checked: load the bundle again"
+                )
 
     @property
     def graphs(self) -> list[Path]:
@@ -89,12 +102,16 @@ class Bundle:
 
     @property
     def kernel_graphs(self) -> list[Path]:
-        """Those for the kernels, one for each stage; empty if it has none that this version runs."""
+        """Those for the kernels, one for each stage; empty if it has
+        none that this version runs.
+        """
         return [self.directory / name for name in self.manifest.kernel_graphs]
 
     @property
     def tokenizer(self) -> Path | None:
-        """Where the tokenizer is, if the bundle has one; a file that the manifest does not list is not of the bundle."""
+        """Where the tokenizer is, if the bundle has one; a file that the manifest does not
+        list is not of the bundle.
+        """
         return self.directory / TOKENIZER_FILE if TOKENIZER_FILE in self.manifest.files else None
 
     @property
@@ -103,11 +120,19 @@ class Bundle:
         return self.directory / WEIGHTS_FILE
 
 
-def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision: str | None = None, message: str | None = None) -> str:
-    """Put a bundle on the hub, in the repository ``owner/name``, after checking all of it; the commit's address. See :func:`sc2onnx.bundle.hub.push`.
+def push(
+    bundle: str | Path,
+    repo: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+) -> str:
+    """Put a bundle on the hub, in the repository ``owner/name``, after checking all of it; the
+    commit's address. See :func:`sc2onnx.bundle.hub.push`.
 
-    Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns (:class:`UserWarning`) if the checkpoint did
-    not say its licence.
+    Raises :class:`BundleError` and its subclasses, and :class:`~sc2onnx.errors.HubError`. Warns
+    (:class:`UserWarning`) if the checkpoint did not say its licence.
     """
     text("repo", repo)
     for name, value in (("revision", revision), ("message", message)):
@@ -116,20 +141,33 @@ def push(bundle: str | Path, repo: str, *, private: bool | None = None, revision
         flag("private", private)
     opened = Bundle.open(place_of("bundle", bundle), "full", others=True)
     if opened.manifest.provenance.license is None:
-        warnings.warn("the checkpoint did not say its licence, so neither does the card: write it there before others use it", stacklevel=2)
-    return hub.push(opened.directory, opened.manifest, repo, private=private, revision=revision, message=message)
+        warnings.warn(
+            "the checkpoint did not say its licence, so neither does the card: write it "
+            "there before others use it",
+            stacklevel=2,
+        )
+    return hub.push(
+        opened.directory, opened.manifest, repo, private=private, revision=revision, message=message
+    )
 
 
 def open_named(paths: Sequence[str | Path]) -> dict[str, Bundle]:
-    """Several bundles by what to call them: the directory's name, or the path where that is not enough to tell them apart.
+    """Several bundles by what to call them: the directory's name, or the path where that is not
+    enough to tell them apart.
 
-    Raises :class:`RequestError` for one that is given twice, :class:`BundleError` and its subclasses.
+    Raises :class:`RequestError` for one that is given twice,
+    :class:`BundleError` and its subclasses.
     """
     resolved = [Path(path).resolve() for path in paths]
     if len(set(resolved)) < len(paths):
-        raise RequestError(f"a bundle is given twice among {', '.join(map(str, paths))}: give each once")
+        raise RequestError(
+            f"a bundle is given twice among {', '.join(map(str, paths))}: give each once"
+        )
     names = [path.name for path in resolved]
-    labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+    labels = [
+        name if names.count(name) == 1 else str(path)
+        for name, path in zip(names, paths, strict=True)
+    ]
     return {label: Bundle.open(path) for label, path in zip(labels, paths, strict=True)}
 
 
@@ -142,18 +180,25 @@ def _check_supported(manifest: Manifest) -> None:
     if found not in SUPPORTED:
         known = "; ".join(", ".join(map(repr, supported)) for supported in SUPPORTED)
         raise BundleError(
-            f"the bundle is for target {found[0]!r} with a cache of kind {found[1]!r} in {found[2]!r}, this version runs {known}: "
-            "upgrade sc2onnx, or export the bundle with this version"
+            f"the bundle is for target {found[0]!r} with a cache of kind {found[1]!r} in "
+            f"{found[2]!r}, this version runs {known}: upgrade sc2onnx, or export the "
+            "bundle with this version"
         )
 
 
 def _check_size(path: Path, entry: FileEntry) -> Stamp:
     """The stamp of a file that has the size it must have."""
     if not path.is_file():
-        raise BundleIntegrityError(f"{path.name} is missing from {path.parent}, the manifest lists it: copy or export the bundle again")
+        raise BundleIntegrityError(
+            f"{path.name} is missing from {path.parent}, the manifest lists it: copy or "
+            "export the bundle again"
+        )
     stamp = Stamp.at(path)
     if stamp.size != entry.size:
-        raise BundleIntegrityError(f"{path} is {stamp.size} bytes, the manifest says {entry.size}: copy or export the bundle again")
+        raise BundleIntegrityError(
+            f"{path} is {stamp.size} bytes, the manifest says {entry.size}: copy or "
+            "export the bundle again"
+        )
     return stamp
 
 
@@ -172,7 +217,10 @@ def _check_digests(directory: Path, manifest: Manifest, remember: bool) -> dict[
         try:
             digest = memo.digest(name, entry.sha256 if remember else "")
         except OSError as error:
-            raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
+            raise BundleIntegrityError(
+                f"{path} cannot be read ({error.strerror}): correct its permissions, "
+                "or copy the bundle again"
+            ) from error
         if digest != entry.sha256:
             raise BundleIntegrityError(
                 f"{path} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...: "

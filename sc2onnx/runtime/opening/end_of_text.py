@@ -1,4 +1,5 @@
-"""Whether the tokens that end a text are those of the checkpoint's own files, which lie beside the manifest.
+"""Whether the tokens that end a text are those of the checkpoint's own files,
+which lie beside the manifest.
 
 A graph does not know them: without this, one wrong digit of the manifest would let a model run on.
 """
@@ -18,7 +19,8 @@ _GENERATION: Final = "generation_config.json"
 
 
 def check_stops(directory: Path, manifest: Manifest) -> None:
-    """Raise :class:`BundleIntegrityError` for end-of-text tokens of which the bundle's other files know nothing.
+    """Raise :class:`BundleIntegrityError` for end-of-text tokens of which the bundle's
+    other files know nothing.
 
     generation_config.json, or config.json where that has none, says which ones there must be; any
     other must be in one of them, or be a special token of the tokenizer. A bundle without
@@ -27,7 +29,8 @@ def check_stops(directory: Path, manifest: Manifest) -> None:
     stops, vocabulary = set(manifest.model.eos_token_ids), manifest.model.vocab_size
     if outside := sorted(stop for stop in stops if not 0 <= stop < vocabulary):
         raise BundleIntegrityError(
-            f"model.eos_token_ids has {outside[0]} in the manifest, expected 0 to {vocabulary - 1}, the vocabulary: export the bundle again"
+            f"model.eos_token_ids has {outside[0]} in the manifest, expected 0 to "
+            f"{vocabulary - 1}, the vocabulary: export the bundle again"
         )
     configured, generating = (_stated(directory, manifest, name) for name in (_CONFIG, _GENERATION))
     if configured is None or generating is None:
@@ -36,8 +39,9 @@ def check_stops(directory: Path, manifest: Manifest) -> None:
     if needed <= stops and (stops <= known or stops - known <= _special(directory, manifest)):
         return
     raise BundleIntegrityError(
-        f"model.eos_token_ids is {sorted(stops)} in the manifest, expected {sorted(needed)} by the bundle's {_GENERATION} and {_CONFIG}: "
-        "it was altered or damaged, copy or export the bundle again"
+        f"model.eos_token_ids is {sorted(stops)} in the manifest, expected {sorted(needed)} "
+        f"by the bundle's {_GENERATION} and {_CONFIG}: it was altered or damaged, copy or "
+        "export the bundle again"
     )
 
 
@@ -61,5 +65,7 @@ def _special(directory: Path, manifest: Manifest) -> set[int]:
         added: Any = records.read(directory / TOKENIZER_FILE, most=64 << 20).get("added_tokens")
     except (OSError, ValueError):
         return set()
-    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    tokens = (
+        [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    )
     return {token["id"] for token in tokens if isinstance(token.get("id"), int)}

@@ -1,4 +1,6 @@
-"""What a manifest promises of its graphs: weights with their types and shapes, inputs and outputs."""
+"""What a manifest promises of its graphs: weights with their types and
+shapes, inputs and outputs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,16 @@ from sc2onnx.bundle.contract import (
 from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.schemes import Scheme
-from sc2onnx.runtime.opening.onnx_graph import BFLOAT16, FLOAT, FLOAT16, INT4, INT8, INT64, UINT8, Port
+from sc2onnx.runtime.opening.onnx_graph import (
+    BFLOAT16,
+    FLOAT,
+    FLOAT16,
+    INT4,
+    INT8,
+    INT64,
+    UINT8,
+    Port,
+)
 
 EMBEDDING: Final = "model.embed_tokens"
 HEAD: Final = "lm_head"
@@ -81,12 +92,19 @@ def products(part: Part) -> dict[str, tuple[int, int]]:
     facts = part.manifest.model
     queries = facts.num_heads * facts.head_dim
     by_layer = {
-        "self_attn.qkv_proj": (queries + 2 * facts.num_kv_heads * facts.head_dim, facts.hidden_size),
+        "self_attn.qkv_proj": (
+            queries + 2 * facts.num_kv_heads * facts.head_dim,
+            facts.hidden_size,
+        ),
         "self_attn.o_proj": (facts.hidden_size, queries),
         "mlp.c_fc": (facts.intermediate_size, facts.hidden_size),
         "mlp.c_proj": (facts.hidden_size, facts.intermediate_size),
     }
-    found = {f"model.layers.{layer}.{name}": shape for layer in part.layers for name, shape in by_layer.items()}
+    found = {
+        f"model.layers.{layer}.{name}": shape
+        for layer in part.layers
+        for name, shape in by_layer.items()
+    }
     tied_floats = facts.tied_embeddings and scheme(part.manifest, HEAD) is None
     if part.first or (part.last and tied_floats):
         found[EMBEDDING] = (facts.vocab_size, facts.hidden_size)
@@ -96,7 +114,9 @@ def products(part: Part) -> dict[str, tuple[int, int]]:
 
 
 def weights(part: Part, *, biases: bool) -> dict[str, Weight]:
-    """Every weight of a graph by name. ``biases``: whether products have one, of which a manifest says nothing."""
+    """Every weight of a graph by name. ``biases``: whether products have one, of
+    which a manifest says nothing.
+    """
     facts, element = part.manifest.model, part.element
     found = dict(_matrices(part))
     for layer in part.layers:
@@ -104,9 +124,13 @@ def weights(part: Part, *, biases: bool) -> dict[str, Weight]:
             for kind in ("weight", "bias"):
                 found[f"model.layers.{layer}.{norm}.{kind}"] = element, (facts.hidden_size,)
     if part.last:
-        found |= {f"model.norm.{kind}": (element, (facts.hidden_size,)) for kind in ("weight", "bias")}
+        found |= {
+            f"model.norm.{kind}": (element, (facts.hidden_size,)) for kind in ("weight", "bias")
+        }
     if biases:
-        of_layers = {name: shape for name, shape in products(part).items() if name not in (EMBEDDING, HEAD)}
+        of_layers = {
+            name: shape for name, shape in products(part).items() if name not in (EMBEDDING, HEAD)
+        }
         found |= {f"{name}.bias": (element, shape[:1]) for name, shape in of_layers.items()}
     table = element, (facts.context_length, facts.head_dim // 2)
     return found | {COS_CACHE: table, SIN_CACHE: table}
@@ -142,7 +166,11 @@ def inputs(part: Part) -> Ports:
     """What goes into a graph. None in a shape: known at run time only."""
     manifest, element = part.manifest, part.element
     found = {INPUT_IDS: Port(INT64, (None, None))}
-    found |= {PAST_LENGTHS: Port(INT64, (None,))} if manifest.made_for.own else {ATTENTION_MASK: Port(INT64, (None, None))}
+    found |= (
+        {PAST_LENGTHS: Port(INT64, (None,))}
+        if manifest.made_for.own
+        else {ATTENTION_MASK: Port(INT64, (None, None))}
+    )
     if not part.first:
         found[HIDDEN] = Port(element, (None, manifest.model.hidden_size))
     if part.last and manifest.made_for.own:
@@ -167,8 +195,15 @@ def _cache(part: Part, which: str) -> dict[str, Port]:
     facts, kind, element = part.manifest.model, part.manifest.cache.kind, part.element
     heads = None if kind == GROWING and which == "past" else facts.num_kv_heads
     rows, columns = (None, heads, None, facts.head_dim), (None, heads, facts.head_dim, None)
-    shapes: dict[str, tuple[int | None, ...]] = {"key": rows, "value": columns if kind == RING else rows}
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "key": rows,
+        "value": columns if kind == RING else rows,
+    }
     if part.kernels:  # slots of as many bytes as whoever runs it chooses
         element, shapes = UINT8, dict.fromkeys(shapes, (None, heads, None, None))
     name = past_name if which == "past" else present_name
-    return {name(layer, kind): Port(element, shape) for layer in part.layers for kind, shape in shapes.items()}
+    return {
+        name(layer, kind): Port(element, shape)
+        for layer in part.layers
+        for kind, shape in shapes.items()
+    }

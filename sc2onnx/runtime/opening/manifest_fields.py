@@ -18,16 +18,30 @@ def check_fields(manifest: Manifest) -> None:
     """Raise :class:`BundleIntegrityError` where one field contradicts another."""
     facts, quantization, cache = manifest.model, manifest.quantization, manifest.cache
     if facts.architecture != "starcoder2":
-        raise BundleIntegrityError(f"model.architecture is {facts.architecture[:80]!r}, expected 'starcoder2': {REMEDY}")
-    called = quantization.recipe if quantization else next(name for name, dtype in _FLOATS.items() if dtype == cache.dtype)
+        raise BundleIntegrityError(
+            f"model.architecture is {facts.architecture[:80]!r}, expected 'starcoder2': {REMEDY}"
+        )
+    called = (
+        quantization.recipe
+        if quantization
+        else next(name for name, dtype in _FLOATS.items() if dtype == cache.dtype)
+    )
     if manifest.precision != called or (quantization and called in _FLOATS):
-        raise BundleIntegrityError(f"precision is {manifest.precision[:80]!r}, expected {called[:80]!r} by the cache or the recipe: {REMEDY}")
+        raise BundleIntegrityError(
+            f"precision is {manifest.precision[:80]!r}, expected {called[:80]!r} by the cache "
+            f"or the recipe: {REMEDY}"
+        )
     if not manifest.made_for.own and cache.kind != manifest.made_for.cache:
-        raise BundleIntegrityError(f"cache.kind is {cache.kind[:80]!r} for target {manifest.target!r}: {REMEDY}")
+        raise BundleIntegrityError(
+            f"cache.kind is {cache.kind[:80]!r} for target {manifest.target!r}: {REMEDY}"
+        )
     _check_listed(manifest)
     oldest = _oldest(manifest)
     if manifest.format_version < oldest:
-        raise BundleIntegrityError(f"format_version is {manifest.format_version}, expected {oldest} at least by what else the manifest has: {REMEDY}")
+        raise BundleIntegrityError(
+            f"format_version is {manifest.format_version}, expected {oldest} at least by what else "
+            f"the manifest has: {REMEDY}"
+        )
 
 
 def _oldest(manifest: Manifest) -> int:
@@ -56,7 +70,8 @@ def _check_listed(manifest: Manifest) -> None:
     fits = version_for(manifest.made_for, ring=ring, schemes=schemes, head_dim=head_dim)
     if manifest.kernels == VERSION and not fits:
         raise BundleIntegrityError(
-            f"kernels is {manifest.kernels}, expected 0 for target {manifest.target!r}, {manifest.precision[:80]} and heads of {head_dim}: {REMEDY}",
+            f"kernels is {manifest.kernels}, expected 0 for target {manifest.target!r}, "
+            f"{manifest.precision[:80]} and heads of {head_dim}: {REMEDY}",
         )
 
 

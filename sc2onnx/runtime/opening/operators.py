@@ -13,7 +13,15 @@ from sc2onnx.bundle.contract import RING
 from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.targets import CPU, CUDA, TARGETS, Attention, Products
-from sc2onnx.runtime.opening.onnx_graph import BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64, OnnxGraph
+from sc2onnx.runtime.opening.onnx_graph import (
+    BFLOAT16,
+    BOOL,
+    FLOAT,
+    FLOAT16,
+    INT32,
+    INT64,
+    OnnxGraph,
+)
 
 CONTRIB: Final = "com.microsoft"
 MATMUL_NBITS: Final = f"{CONTRIB}.MatMulNBits"
@@ -23,7 +31,9 @@ BLOCKWISE_LINEAR: Final = f"{DOMAIN}.{LINEAR}"
 RING_ATTENTION: Final = f"{DOMAIN}.{ATTENTION}"
 
 TOKENWISE: Final = (0, 1, 2, 4, 3)
-"""A transposition that only graphs have whose attention is computed token by token, so that steps of any length agree."""
+"""A transposition that only graphs have whose attention is computed token by token, so that
+steps of any length agree.
+"""
 
 _Values = frozenset[tuple[int, ...] | bytes]
 
@@ -52,10 +62,28 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     "Softmax": {"axis": _ints(-1)},
     "Split": {"axis": _ints(1)},
     "TensorScatter": {"axis": _ints(-2, -1), "mode": frozenset({b"circular"})},
-    "Transpose": {"perm": frozenset({(1, 0), (0, 2, 1, 3), (0, 1, 3, 2), (0, 1, 3, 2, 4), TOKENWISE})},
-    MATMUL_NBITS: {"K": _COMPARED, "N": _COMPARED, "bits": _COMPARED, "block_size": _COMPARED, "accuracy_level": _ints(4)},
-    GATHER_NBITS: {"bits": _COMPARED, "block_size": _COMPARED, "gather_axis": _ints(0), "quantize_axis": _ints(1)},
-    GROUPED_QUERY: {"num_heads": _COMPARED, "kv_num_heads": _COMPARED, "local_window_size": _COMPARED, "do_rotary": _ints(1)},
+    "Transpose": {
+        "perm": frozenset({(1, 0), (0, 2, 1, 3), (0, 1, 3, 2), (0, 1, 3, 2, 4), TOKENWISE})
+    },
+    MATMUL_NBITS: {
+        "K": _COMPARED,
+        "N": _COMPARED,
+        "bits": _COMPARED,
+        "block_size": _COMPARED,
+        "accuracy_level": _ints(4),
+    },
+    GATHER_NBITS: {
+        "bits": _COMPARED,
+        "block_size": _COMPARED,
+        "gather_axis": _ints(0),
+        "quantize_axis": _ints(1),
+    },
+    GROUPED_QUERY: {
+        "num_heads": _COMPARED,
+        "kv_num_heads": _COMPARED,
+        "local_window_size": _COMPARED,
+        "do_rotary": _ints(1),
+    },
     BLOCKWISE_LINEAR: {
         **dict.fromkeys(("K", "N", "bits", "block_size", "epsilon"), _COMPARED),
         "gelu": _ints(1),
@@ -64,7 +92,9 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
 }
 """Attributes of the operators that have some, and the values that they may have."""
 
-_MODEL: Final = "Add Cast Concat Gather Gelu Gemm LayerNormalization Reshape Shape Squeeze Sub".split()
+_MODEL: Final = (
+    "Add Cast Concat Gather Gelu Gemm LayerNormalization Reshape Shape Squeeze Sub".split()
+)
 _MASKED: Final = "And GreaterOrEqual Less MatMul Mul Range Softmax Where".split()
 _HEADS: Final = [*_MASKED, *"RotaryEmbedding Slice Split Transpose Unsqueeze".split()]
 _RING: Final = [*_HEADS, *"Equal Mod ReduceMax TensorScatter".split()]
@@ -86,7 +116,8 @@ _PRODUCTS: Final[Mapping[Products, Sequence[str]]] = {
 }
 
 ALLOWED: Final[Mapping[str, frozenset[str]]] = {
-    name: frozenset([*_MODEL, *_ATTENTION[target.attention], *_PRODUCTS[target.products]]) for name, target in TARGETS.items()
+    name: frozenset([*_MODEL, *_ATTENTION[target.attention], *_PRODUCTS[target.products]])
+    for name, target in TARGETS.items()
 }
 """Operators by target."""
 
@@ -97,7 +128,8 @@ KERNELS: Final = frozenset(
 
 
 def check_operators(graph: OnnxGraph, manifest: Manifest, *, kernels: bool = False) -> None:
-    """Raise :class:`ValueError` for an operator, an attribute or a use that the exporter does not write for the manifest's target.
+    """Raise :class:`ValueError` for an operator, an attribute or a use that the exporter does not
+    write for the manifest's target.
 
     ``kernels``: whether it is a graph for the kernels.
     """
@@ -106,19 +138,28 @@ def check_operators(graph: OnnxGraph, manifest: Manifest, *, kernels: bool = Fal
         target = CPU
     allowed = KERNELS if kernels else ALLOWED[target.name]
     if foreign := set(graph.opsets) - {"", CONTRIB} - ({DOMAIN} if kernels else set()):
-        raise ValueError(f"it imports operators of {sorted(foreign)[0][:80]!r}, which the exporter never writes")
+        raise ValueError(
+            f"it imports operators of {sorted(foreign)[0][:80]!r}, which the exporter never writes"
+        )
     for node in graph.nodes:
         if node.operator not in allowed:
-            raise ValueError(f"it has the operator {node.operator[:80]!r}, which the exporter never writes for {manifest.target}")
+            raise ValueError(
+                f"it has the operator {node.operator[:80]!r}, which the exporter never writes "
+                f"for {manifest.target}"
+            )
         known = ATTRIBUTES.get(node.operator, {})
         for name, value in node.attributes.items():
             if name not in known or (known[name] and value not in known[name]):
-                raise ValueError(f"its {node.operator} has {name[:80]!r} = {str(value)[:80]}, which the exporter never writes")
+                raise ValueError(
+                    f"its {node.operator} has {name[:80]!r} = {str(value)[:80]}, which "
+                    "the exporter never writes"
+                )
     _check_sizes(graph)
 
 
 def _check_sizes(graph: OnnxGraph) -> None:
-    """Refuse what would count, or write out, to a number of the file's choice: only shapes say how far.
+    """Refuse what would count, or write out, to a number of the file's
+    choice: only shapes say how far.
 
     A remainder by a zero of the file would end the process.
     """
@@ -141,11 +182,16 @@ def _check_sizes(graph: OnnxGraph) -> None:
             continue
         name = node.inputs[number] if len(node.inputs) > number else ""
         if not measured(name) and not (node.operator == "Mod" and divides(name)):
-            raise ValueError(f"its {node.operator} takes a size that is not a shape's, which the exporter never writes")
+            raise ValueError(
+                f"its {node.operator} takes a size that is not a shape's, which "
+                "the exporter never writes"
+            )
         if node.operator == "Range":
             first, step = (_scalar(graph, name) for name in (node.inputs[0], node.inputs[-1]))
             if (first, step) != (0, 1) or len(node.inputs) != 3:
-                raise ValueError(f"its Range counts from {first} in steps of {step}, expected 0 and 1")
+                raise ValueError(
+                    f"its Range counts from {first} in steps of {step}, expected 0 and 1"
+                )
 
 
 def _scalar(graph: OnnxGraph, name: str) -> int | None:

@@ -14,7 +14,8 @@ from sc2onnx.runtime.opening.onnx_graph import BITS, FLOAT, FLOAT16, Tensor
 
 
 def check_rotary(path: Path, table: Tensor, facts: ModelFacts) -> None:
-    """Raise :class:`BundleIntegrityError` unless the sines in a weights file are those of the manifest's base.
+    """Raise :class:`BundleIntegrityError` unless the sines in a weights file are
+    those of the manifest's base.
 
     The last position is looked at, of which all frequencies make much.
 
@@ -28,15 +29,23 @@ def check_rotary(path: Path, table: Tensor, facts: ModelFacts) -> None:
             file.seek(table.place.end - row)
             found = _floats(file.read(row), table.data_type)
     except OSError as error:
-        raise BundleIntegrityError(f"{path} cannot be read ({error.strerror}): correct its permissions, or copy the bundle again") from error
+        raise BundleIntegrityError(
+            f"{path} cannot be read ({error.strerror}): correct its permissions, "
+            "or copy the bundle again"
+        ) from error
     exponents = np.arange(0, facts.head_dim, 2, dtype=np.float32) / np.float32(facts.head_dim)
     with np.errstate(over="ignore"):
-        powers = np.power(np.float64(np.float32(facts.rope_theta)), exponents.astype(np.float64)).astype(np.float32)
+        powers = np.power(
+            np.float64(np.float32(facts.rope_theta)), exponents.astype(np.float64)
+        ).astype(np.float32)
     phases = np.float32(facts.context_length - 1) * (np.float32(1) / powers)
     tolerance = {FLOAT: 2e-7, FLOAT16: 3e-4}.get(table.data_type, 2.5e-3)
-    if len(found) != len(phases) or not np.allclose(found, np.sin(phases.astype(np.float64)), rtol=0, atol=tolerance):
+    if len(found) != len(phases) or not np.allclose(
+        found, np.sin(phases.astype(np.float64)), rtol=0, atol=tolerance
+    ):
         raise BundleIntegrityError(
-            f"the rotary tables in {path.name} are not those of model.rope_theta {facts.rope_theta}, which the manifest says: {REMEDY}"
+            f"the rotary tables in {path.name} are not those of model.rope_theta "
+            f"{facts.rope_theta}, which the manifest says: {REMEDY}"
         )
 
 

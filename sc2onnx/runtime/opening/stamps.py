@@ -66,7 +66,9 @@ class Stamp:
 
     @property
     def tells(self) -> bool:
-        """Whether it shows every change: not without an inode or a time of change (Windows), nor in memory."""
+        """Whether it shows every change: not without an inode or a time of change
+        (Windows), nor in memory.
+        """
         if sys.platform == "win32" or self.changed == 0 or self.inode == 0:
             return False
         return not in_memory(self.device)
@@ -79,14 +81,18 @@ class Stamp:
 def in_memory(device: int) -> bool:
     """Whether a device is a file system in memory, by the table of mounts (``proc(5)``).
 
-    Its line is ``ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAGS] - TYPE SOURCE OPTIONS``. False where there is none (macOS).
+    Its line is ``ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAGS] - TYPE SOURCE OPTIONS``. False
+    where there is none (macOS).
     """
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     number = f"{os.major(device)}:{os.minor(device)}"
-    rows = [before.split()[2:3] + after.split()[:1] for before, _, after in (line.partition(" - ") for line in lines)]
+    rows = [
+        before.split()[2:3] + after.split()[:1]
+        for before, _, after in (line.partition(" - ") for line in lines)
+    ]
     return any(row in ([number, kind] for kind in _IN_MEMORY) for row in rows)
 
 

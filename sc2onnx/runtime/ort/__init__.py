@@ -1,1 +1,3 @@
-"""ONNX Runtime, which only this room imports: sessions, devices, our kernels and their packed weights."""
+"""ONNX Runtime, which only this room imports: sessions, devices, our kernels
+and their packed weights.
+"""

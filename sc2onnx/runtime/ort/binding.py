@@ -1,7 +1,9 @@
-"""One forward pass with the cache bound in place: through one graph, or through the stages of a model that is cut.
+"""One forward pass with the cache bound in place: through one graph, or through the
+stages of a model that is cut.
 
-What the arrays of a step are bound to is decided here, by device: on the CPU they are read and written where they lie; elsewhere they are
-copied into values that stay on the device, at addresses that stay, as captured CUDA graphs need them.
+What the arrays of a step are bound to is decided here, by device: on the CPU they are read and
+written where they lie; elsewhere they are copied into values that stay on the device, at addresses
+that stay, as captured CUDA graphs need them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.contract import GREEDY_IDS, HIDDEN, INPUT_IDS, LOGITS, NEXT_HIDDEN, NUM_LOGITS, PAST_LENGTHS, past_name, present_name
+from sc2onnx.bundle.contract import (
+    GREEDY_IDS,
+    HIDDEN,
+    INPUT_IDS,
+    LOGITS,
+    NEXT_HIDDEN,
+    NUM_LOGITS,
+    PAST_LENGTHS,
+    past_name,
+    present_name,
+)
 from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
 from sc2onnx.errors import CancelledError, InferenceError
 from sc2onnx.runtime.exits import computing
@@ -27,23 +39,32 @@ BFLOAT16: Final = 16
 """``onnx.TensorProto.BFLOAT16``: how ONNX Runtime is told of a type that numpy has not."""
 
 _RESIDENT: Final = 64
-"""Results of at most so many positions get a place of their own on the device; of more, which are rare, they are copied out as they come."""
+"""Results of at most so many positions get a place of their own on the device; of more, which are
+rare, they are copied out as they come.
+"""
 
 MOST_CAPTURED: Final = 64
-"""CUDA graphs that a session captures at most: each belongs to the buffers of one cache, and stays as long as the session."""
+"""CUDA graphs that a session captures at most: each belongs to the buffers of one cache, and
+stays as long as the session.
+"""
 
 
 @dataclass(slots=True)
 class Graph:
-    """A loaded graph, the layers that it computes, and where. ``captures``: its decode steps become CUDA graphs."""
+    """A loaded graph, the layers that it computes, and where.
+    ``captures``: its decode steps become CUDA graphs.
+    """
 
     session: ort.InferenceSession
     device: Device
     layers: range
-    new_options: Callable[[int], ort.RunOptions]  # for steps that are the CUDA graph of this number, -1 for none
-    new_value: Callable[[npt.NDArray[Any], Device], Any]  # an OrtValue with these contents on that device
+    # for steps that are the CUDA graph of this number, -1 for none
+    new_options: Callable[[int], ort.RunOptions]
+    # an OrtValue with these contents on that device
+    new_value: Callable[[npt.NDArray[Any], Device], Any]
     captures: bool = False
-    thread: Executor | None = None  # of one thread, which all passes are computed in; None: the caller's
+    # of one thread, which all passes are computed in; None: the caller's
+    thread: Executor | None = None
     inputs: frozenset[str] = frozenset()
     outputs: frozenset[str] = frozenset()
     captured: dict[tuple[Any, ...], Resident] = field(default_factory=dict)
@@ -54,10 +75,11 @@ class Graph:
         self.outputs = frozenset(value.name for value in self.session.get_outputs())
 
     def run(self, binding: ort.IOBinding, options: ort.RunOptions) -> None:
-        """A forward pass. Whoever is interrupted while it is computed elsewhere waits for it: it writes to buffers.
+        """A forward pass. Whoever is interrupted while it is computed elsewhere waits for
+        it: it writes to buffers.
 
-        onnxruntime keeps what belongs to a GPU by thread: each new one would capture every graph again,
-        20 ms at the 3B shape.
+        onnxruntime keeps what belongs to a GPU by thread: each new one would capture every graph
+        again, 20 ms at the 3B shape.
         """
         if self.thread is None:
             self.session.run_with_iobinding(binding, options)
@@ -69,16 +91,22 @@ class Graph:
             wait([computed])
 
     def resident(self, key: tuple[Any, ...]) -> Resident | None:
-        """The values and the number of the CUDA graph of these addresses and shapes; None if there are as many as there may be."""
+        """The values and the number of the CUDA graph of these addresses and shapes; None if there
+        are as many as there may be.
+        """
         if key not in self.captured and len(self.captured) < MOST_CAPTURED:
             self.captured[key] = Resident(self.new_value, self.device, len(self.captured) + 1)
         return self.captured.get(key)
 
 
 class Resident:
-    """Values that stay on a device, by name and shape. ``number``: of the CUDA graph that reads and writes them; -1 for none."""
+    """Values that stay on a device, by name and shape.
+    ``number``: of the CUDA graph that reads and writes them; -1 for none.
+    """
 
-    def __init__(self, new_value: Callable[[npt.NDArray[Any], Device], Any], device: Device, number: int = -1) -> None:
+    def __init__(
+        self, new_value: Callable[[npt.NDArray[Any], Device], Any], device: Device, number: int = -1
+    ) -> None:
         self.number = number
         self._new_value, self._device = new_value, device
         self._values: dict[tuple[Any, ...], Any] = {}
@@ -101,7 +129,9 @@ class Resident:
 
 
 class _Part:
-    """One graph with the cache of its layers bound. ``buffers``: (key, value) by layer, arrays or OrtValues; uint16 holds bfloat16."""
+    """One graph with the cache of its layers bound.
+    ``buffers``: (key, value) by layer, arrays or OrtValues; uint16 holds bfloat16.
+    """
 
     def __init__(self, graph: Graph, buffers: Sequence[Any]) -> None:
         self._graph = graph
@@ -120,7 +150,11 @@ class _Part:
         names = [(layer, kind) for layer in self._graph.layers for kind in ("key", "value")]
         for (layer, kind), buffer in zip(names, self._buffers, strict=True):
             if isinstance(buffer, np.ndarray):
-                bound = (BFLOAT16 if buffer.dtype == np.uint16 else buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+                bound = (
+                    BFLOAT16 if buffer.dtype == np.uint16 else buffer.dtype.type,
+                    buffer.shape,
+                    buffer.ctypes.data,
+                )
             else:
                 bound = (buffer.element, buffer.shape, buffer.address)
             self._binding.bind_input(past_name(layer, kind), *device, *bound)
@@ -131,13 +165,20 @@ class _Part:
         """Whether it runs on a GPU."""
         return self._graph.device.on_gpu
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]], hidden: Any, result: npt.NDArray[Any] | None, wanted: str) -> Any:
+    def run(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        hidden: Any,
+        result: npt.NDArray[Any] | None,
+        wanted: str,
+    ) -> Any:
         """Hidden states for the next part, or ``wanted`` of its outputs in ``result``."""
         graph, binding = self._graph, self._binding
         home = self._home(feeds, result) if graph.device.on_gpu else None
         self._feed(feeds, home)
         if hidden is not None:
-            if not self.on_gpu and hidden.device_name() != "cpu":  # a session fetches nothing from a device that it does not know
+            # a session fetches nothing from a device that it does not know
+            if not self.on_gpu and hidden.device_name() != "cpu":
                 hidden = graph.new_value(hidden.numpy(), graph.device)
             binding.bind_ortvalue_input(HIDDEN, hidden)
         place = None
@@ -148,21 +189,33 @@ class _Part:
         if result is None:
             binding.bind_output(NEXT_HIDDEN, graph.device.kind, graph.device.index)
         elif home is None or result.shape[0] * result.shape[1] > _RESIDENT:
-            binding.bind_output(wanted, "cpu", 0, result.dtype.type, result.shape, result.ctypes.data)
+            binding.bind_output(
+                wanted, "cpu", 0, result.dtype.type, result.shape, result.ctypes.data
+            )
         else:
             place = home.place(wanted, result.shape, result.dtype)
             binding.bind_ortvalue_output(wanted, place)
         graph.run(binding, self._options_for(-1 if home is None else home.number))
         if result is None:
             return binding.get_outputs()[0]
-        return result if place is None else place.numpy().copy()  # which may be the place itself, and the next step writes there
+        # which may be the place itself, and the next step writes there
+        return result if place is None else place.numpy().copy()
 
-    def _home(self, feeds: Mapping[str, npt.NDArray[Any]], result: npt.NDArray[Any] | None) -> Resident:
-        """Where this step's inputs and outputs lie on the device: those of a CUDA graph, for a step of one token that may be captured."""
+    def _home(
+        self, feeds: Mapping[str, npt.NDArray[Any]], result: npt.NDArray[Any] | None
+    ) -> Resident:
+        """Where this step's inputs and outputs lie on the device: those of a CUDA graph, for a step
+        of one token that may be captured.
+        """
         graph, tokens = self._graph, feeds[INPUT_IDS]
         if not graph.captures or tokens.shape[1] != 1 or result is None or result.shape[1] != 1:
             return self._resident
-        return graph.resident((tokens.shape, result.dtype.char, *(buffer.address for buffer in self._buffers))) or self._resident
+        return (
+            graph.resident(
+                (tokens.shape, result.dtype.char, *(buffer.address for buffer in self._buffers))
+            )
+            or self._resident
+        )
 
     def _options_for(self, number: int) -> ort.RunOptions:
         if number not in self._options:
@@ -173,7 +226,9 @@ class _Part:
 
     def cancel(self) -> None:
         """Stop a running and every later run."""
-        self._cancelled = True  # before the options are looked at: those that another thread is making look at it afterwards
+        # before the options are looked at: those that another thread is
+        # making look at it afterwards
+        self._cancelled = True
         for options in list(self._options.values()):
             options.terminate = True
 
@@ -182,19 +237,26 @@ class _Part:
             if name not in self._graph.inputs:
                 continue
             if home is None or name == NUM_LOGITS:  # a shape, which is read on the CPU
-                self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+                self._binding.bind_input(
+                    name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
+                )
             else:
                 self._binding.bind_ortvalue_input(name, home.filled(name, array))
 
 
 class Step:
-    """One forward pass with the cache bound in place. Not for two threads at once; :meth:`cancel` is for any thread."""
+    """One forward pass with the cache bound in place.
+    Not for two threads at once; :meth:`cancel` is for any thread.
+    """
 
     def __init__(self, graphs: Sequence[Graph], vocab: int, buffers: Sequence[Any]) -> None:
         """``graphs``: in order; ``buffers``: (key, value) by layer, over all of them."""
         self._held = list(buffers)  # the binding knows addresses only: the arrays must outlive it
         self._vocab = vocab
-        self._parts = [_Part(graph, buffers[2 * graph.layers.start : 2 * graph.layers.stop]) for graph in graphs]
+        self._parts = [
+            _Part(graph, buffers[2 * graph.layers.start : 2 * graph.layers.stop])
+            for graph in graphs
+        ]
         self._cancelled = False
 
     def run(
@@ -206,26 +268,38 @@ class Step:
         ids: bool = False,
         ragged: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None,
     ) -> npt.NDArray[Any]:
-        """tokens (batch, step) after past (batch,) cached ones -> logits float32 (batch, num_logits, vocab).
+        """tokens (batch, step) after past (batch,) cached ones -> logits float32
+        (batch, num_logits, vocab).
 
-        ``ids``: instead the most likely tokens, int64 (batch, num_logits), -1 where logits are no numbers; for graphs that choose.
-        ``ragged``: of the runs that the tokens (1, n) are, their lengths and their rows of the cache; for graphs for the kernels.
-        Raises :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
+        ``ids``: instead the most likely tokens, int64 (batch, num_logits), -1 where logits are no
+        numbers; for graphs that choose. ``ragged``: of the runs that the tokens (1, n) are, their
+        lengths and their rows of the cache; for graphs for the kernels. Raises
+        :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
         """
         if num_logits == 0 and self._parts[-1].on_gpu:  # kernels of a GPU need not take nothing
             return self.run(tokens, past, 1, ids=ids)[:, :0]
-        inputs = {INPUT_IDS: tokens, PAST_LENGTHS: past, NUM_LOGITS: np.array([num_logits], dtype=np.int64)}
+        inputs = {
+            INPUT_IDS: tokens,
+            PAST_LENGTHS: past,
+            NUM_LOGITS: np.array([num_logits], dtype=np.int64),
+        }
         if ragged is not None:
             inputs[STEP_LENGTHS], inputs[CACHE_ROWS] = ragged
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         shape = (tokens.shape[0], num_logits)
-        result = np.empty(shape, dtype=np.int64) if ids else np.empty((*shape, self._vocab), dtype=np.float32)
+        result = (
+            np.empty(shape, dtype=np.int64)
+            if ids
+            else np.empty((*shape, self._vocab), dtype=np.float32)
+        )
         hidden: Any = None
         try:
             with computing(self.cancel):
                 for part in self._parts[:-1]:
                     hidden = part.run(feeds, hidden, None, "")
-                return np.asarray(self._parts[-1].run(feeds, hidden, result, GREEDY_IDS if ids else LOGITS))
+                return np.asarray(
+                    self._parts[-1].run(feeds, hidden, result, GREEDY_IDS if ids else LOGITS)
+                )
         except CancelledError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
@@ -234,7 +308,9 @@ class Step:
             raise InferenceError(f"onnxruntime could not run the graph: {error}") from error
 
     def cancel(self) -> None:
-        """Make a running and every later :meth:`run` stop with :class:`CancelledError`, within about one operator."""
+        """Make a running and every later :meth:`run` stop with :class:`CancelledError`,
+        within about one operator.
+        """
         self._cancelled = True
         for part in self._parts:
             part.cancel()

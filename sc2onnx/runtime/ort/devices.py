@@ -24,7 +24,10 @@ class Device:
         """``cpu``, ``cuda`` or ``cuda:1``. Raises :class:`DeviceError` for anything else."""
         found = _NAMED.fullmatch(name) if isinstance(name, str) else None
         if found is None:
-            raise DeviceError(f"device is {shown(name)}, expected 'cpu', 'cuda', 'cuda:1' (the second GPU) or 'auto'")
+            raise DeviceError(
+                f"device is {shown(name)}, expected 'cpu', 'cuda', 'cuda:1' "
+                "(the second GPU) or 'auto'"
+            )
         return cls("cpu") if name == "cpu" else cls("cuda", int(found[1] or 0))
 
     @property

@@ -1,7 +1,9 @@
-"""The optional library of our own kernels, ``sc2onnx-kernels``: whether it can be used here, and for which graphs.
+"""The optional library of our own kernels, ``sc2onnx-kernels``: whether it can be used
+here, and for which graphs.
 
-It is a shared library of ONNX Runtime's custom operators. A bundle of integers for the CPU has a second graph for it, beside
-the one that runs everywhere; the library also packs weights as its kernels read them (:mod:`sc2onnx.runtime.ort.packing`).
+It is a shared library of ONNX Runtime's custom operators. A bundle of integers for the CPU has a
+second graph for it, beside the one that runs everywhere; the library also packs weights as its
+kernels read them (:mod:`sc2onnx.runtime.ort.packing`).
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.library import ort
 
 Use = Literal["auto", "on", "off"]
-"""``auto`` runs on the kernels where a bundle has graphs for them and they are installed; ``on`` fails where that is not
-so; ``off`` does not."""
+"""``auto`` runs on the kernels where a bundle has graphs for them and they are installed; ``on``
+fails where that is not so; ``off`` does not.
+"""
 
 CacheType = Literal["auto", "int8", "float32"]
 """What the kernels keep of keys and values; ``auto`` is int8."""
@@ -43,7 +46,9 @@ _PACKAGE: Final = "sc2onnx-kernels"
 
 @dataclass(frozen=True, slots=True)
 class MatrixShape:
-    """A matrix of integers: (``rows``, ``columns``) codes of so many ``bits``, and a float32 scale for each ``block`` of a row."""
+    """A matrix of integers: (``rows``, ``columns``) codes of so many ``bits``, and a float32 scale
+    for each ``block`` of a row.
+    """
 
     rows: int
     columns: int
@@ -63,7 +68,9 @@ class MatrixShape:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The library, loaded. ``layout``: version of how it packs weights, which is the same on all processors."""
+    """The library, loaded. ``layout``: version of how it packs weights, which is
+    the same on all processors.
+    """
 
     path: Path
     version: str
@@ -72,20 +79,39 @@ class Kernels:
     library: Any = field(repr=False, compare=False)
 
     def packed_bytes(self, shape: MatrixShape) -> int:
-        """Bytes of a packed matrix. Raises :class:`ValueError` for one that no kernel computes with."""
-        size = int(self.library.sc2onnx_kernels_packed_bytes(shape.rows, shape.columns, shape.bits, shape.block))
+        """Bytes of a packed matrix. Raises :class:`ValueError` for one
+        that no kernel computes with.
+        """
+        size = int(
+            self.library.sc2onnx_kernels_packed_bytes(
+                shape.rows, shape.columns, shape.bits, shape.block
+            )
+        )
         if size < 0:
             raise ValueError(f"{_PACKAGE} {self.version} has no kernel for {shape}")
         return size
 
-    def packed(self, shape: MatrixShape, codes: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8], threads: int) -> npt.NDArray[np.uint8]:
-        """A matrix as the kernels read it: its bytes, made of those of its codes and its scales. Raises :class:`ValueError`."""
+    def packed(
+        self,
+        shape: MatrixShape,
+        codes: npt.NDArray[np.uint8],
+        scales: npt.NDArray[np.uint8],
+        threads: int,
+    ) -> npt.NDArray[np.uint8]:
+        """A matrix as the kernels read it: its bytes, made of those of its codes and its scales.
+        Raises :class:`ValueError`.
+        """
         if (codes.nbytes, scales.nbytes) != (shape.codes, shape.scales):
-            raise ValueError(f"codes and scales of {shape} have {codes.nbytes} and {scales.nbytes} bytes, expected {shape.codes} and {shape.scales}")
+            raise ValueError(
+                f"codes and scales of {shape} have {codes.nbytes} and {scales.nbytes} bytes, "
+                f"expected {shape.codes} and {shape.scales}"
+            )
         out = np.empty(self.packed_bytes(shape), np.uint8)
         arrays = (np.ascontiguousarray(codes), np.ascontiguousarray(scales))
         sizes = (shape.rows, shape.columns, shape.bits, shape.block)
-        if self.library.sc2onnx_kernels_pack(*(array.ctypes.data for array in arrays), *sizes, threads, out.ctypes.data):
+        if self.library.sc2onnx_kernels_pack(
+            *(array.ctypes.data for array in arrays), *sizes, threads, out.ctypes.data
+        ):
             raise ValueError(f"{_PACKAGE} {self.version} did not pack {shape}")
         return out
 
@@ -106,29 +132,58 @@ def look() -> Kernels | Missing:
         return Missing(f"{_PACKAGE} is not installed")
     except Exception as error:  # it is somebody else's code
         return Missing(f"{_PACKAGE} cannot be imported ({error})")
-    version, operators = str(getattr(module, "__version__", "of unknown version")), getattr(module, "OPERATORS", 0)
+    version, operators = (
+        str(getattr(module, "__version__", "of unknown version")),
+        getattr(module, "OPERATORS", 0),
+    )
     if operators != VERSION:
-        age = f"too {'old' if operators < VERSION else 'new'} (its operators are of version {operators}, expected {VERSION})"
+        age = (
+            f"too {'old' if operators < VERSION else 'new'} (its operators are of version "
+            f"{operators}, expected {VERSION})"
+        )
         return Missing(f"{_PACKAGE} {version} is {age}")
     try:
         path = Path(module.library())
         library = _declared(ctypes.CDLL(os.fspath(path)))
         ort.SessionOptions().register_custom_ops_library(os.fspath(path))
-    except AttributeError as error:  # what ctypes says of a function that is not there, and Python of one
+    except AttributeError as error:
+        # what ctypes says of a function that is not there, and Python of one
         return Missing(f"{_PACKAGE} {version} is too old ({error})")
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        return Missing(f"{_PACKAGE} {version} cannot be loaded by onnxruntime {ort.__version__} ({error})")
-    return Kernels(path, version, library.sc2onnx_kernels_instructions().decode(), library.sc2onnx_kernels_layout(), library)
+        return Missing(
+            f"{_PACKAGE} {version} cannot be loaded by onnxruntime {ort.__version__} ({error})"
+        )
+    return Kernels(
+        path,
+        version,
+        library.sc2onnx_kernels_instructions().decode(),
+        library.sc2onnx_kernels_layout(),
+        library,
+    )
 
 
 def _declared(library: Any) -> Any:
-    """The library with the types of its functions. Raises :class:`AttributeError` where one is missing."""
+    """The library with the types of its functions.
+    Raises :class:`AttributeError` where one is missing.
+    """
     sizes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32]
-    library.sc2onnx_kernels_instructions.argtypes, library.sc2onnx_kernels_instructions.restype = [], ctypes.c_char_p
-    library.sc2onnx_kernels_layout.argtypes, library.sc2onnx_kernels_layout.restype = [], ctypes.c_int32
-    library.sc2onnx_kernels_packed_bytes.argtypes, library.sc2onnx_kernels_packed_bytes.restype = sizes, ctypes.c_int64
+    library.sc2onnx_kernels_instructions.argtypes, library.sc2onnx_kernels_instructions.restype = (
+        [],
+        ctypes.c_char_p,
+    )
+    library.sc2onnx_kernels_layout.argtypes, library.sc2onnx_kernels_layout.restype = (
+        [],
+        ctypes.c_int32,
+    )
+    library.sc2onnx_kernels_packed_bytes.argtypes, library.sc2onnx_kernels_packed_bytes.restype = (
+        sizes,
+        ctypes.c_int64,
+    )
     pointers = [ctypes.c_void_p, ctypes.c_void_p, *sizes, ctypes.c_int32, ctypes.c_void_p]
-    library.sc2onnx_kernels_pack.argtypes, library.sc2onnx_kernels_pack.restype = pointers, ctypes.c_int32
+    library.sc2onnx_kernels_pack.argtypes, library.sc2onnx_kernels_pack.restype = (
+        pointers,
+        ctypes.c_int32,
+    )
     return library
 
 
@@ -146,7 +201,10 @@ def usable(use: Use, manifest: Manifest, devices: Sequence[Device] = ()) -> Kern
     if use == "auto":
         return None
     if trouble:
-        raise RequestError(f"kernels is 'on', and {trouble}: export it for target cpu in int8 or int4 with this version, or leave kernels out")
+        raise RequestError(
+            f"kernels is 'on', and {trouble}: export it for target cpu in int8 or int4 with this "
+            "version, or leave kernels out"
+        )
     assert isinstance(found, Missing)
     raise MissingDependencyError(f"kernels is 'on', and {found.reason}: {KERNELS}")
 
@@ -163,12 +221,18 @@ def meant(use: Use) -> Use:
 
 
 def _trouble(manifest: Manifest, devices: Sequence[Device]) -> str:
-    """Why a bundle does not run on the kernels, whether or not they are installed; empty: it does."""
+    """Why a bundle does not run on the kernels, whether or not they are
+    installed; empty: it does.
+    """
     if any(device.on_gpu for device in devices):
         return "they are for the CPU, not for a GPU"
     if manifest.kernel_graphs:
         return ""
-    has = f"graphs for version {manifest.kernels} of them" if manifest.kernels else "no graph for them"
+    has = (
+        f"graphs for version {manifest.kernels} of them"
+        if manifest.kernels
+        else "no graph for them"
+    )
     return f"the bundle ({manifest.precision} for {manifest.target}) has {has}"
 
 
@@ -179,7 +243,12 @@ def kept_slots(cache_type: CacheType) -> SlotType:
 
 
 def check_cache_type(cache_type: CacheType, dtype: str) -> None:
-    """Raise :class:`RequestError` for what only the kernels keep; ``dtype``: of the graph's own cache."""
+    """Raise :class:`RequestError` for what only the kernels keep; ``dtype``:
+    of the graph's own cache.
+    """
     one_of("cache_type", cache_type, get_args(CacheType))
     if cache_type not in ("auto", dtype):
-        raise RequestError(f"cache_type is {cache_type!r}, and without kernels the cache is {dtype}: load with kernels='on', or leave cache_type out")
+        raise RequestError(
+            f"cache_type is {cache_type!r}, and without kernels the cache is {dtype}: load with "
+            "kernels='on', or leave cache_type out"
+        )

@@ -1,4 +1,6 @@
-"""The import of onnxruntime: whoever needs the library takes it from here, so that its telemetry is off by then."""
+"""The import of onnxruntime: whoever needs the library takes it from here, so that its
+telemetry is off by then.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,12 @@ TELEMETRY: Final[Telemetry] = turned_off()
 try:
     import onnxruntime as ort
 except ImportError as error:
-    raise MissingDependencyError(f"running a bundle needs onnxruntime ({error}): {install('cpu')}") from error
+    raise MissingDependencyError(
+        f"running a bundle needs onnxruntime ({error}): {install('cpu')}"
+    ) from error
 
 if TELEMETRY == "off":
-    ort.disable_telemetry_events()  # what Windows heeds, where it is a provider of the system's own event log
+    # what Windows heeds, where it is a provider of the system's own event log
+    ort.disable_telemetry_events()
 
 __all__ = ["TELEMETRY", "ort"]

@@ -1,4 +1,5 @@
-"""The local cache of packed weights: where a packed form lies, whether it is whole, which ones are kept.
+"""The local cache of packed weights: where a packed form lies, whether it is
+whole, which ones are kept.
 
 A packed form is a directory (:mod:`sc2onnx.runtime.ort.packed_form`). Every byte is checked
 before use. Writers hold the one lock, make a form under a name that begins with a dot, and rename
@@ -28,7 +29,9 @@ from sc2onnx.runtime.opening.stamps import Memo, Stamp
 from sc2onnx.runtime.ort.packed_form import DATA, DEAD, ENTRY, Entry, PackedForm
 
 DEFAULT_LIMIT: Final = 16_000_000_000
-"""Of all packed forms together: a 15B model in int4 (8 GB) beside a few smaller ones (3B: 1.8 GB)."""
+"""Of all packed forms together: a 15B model in int4 (8 GB) beside a few
+smaller ones (3B: 1.8 GB).
+"""
 
 _RETRY_SECONDS: Final = 3600
 
@@ -37,25 +40,34 @@ _NAME: Final = re.compile("[0-9a-f]{32}")
 
 
 def limit() -> int:
-    """Bytes that all packed forms may take: ``SC2ONNX_PACKED_BYTES``, 0 for none. Raises :class:`RequestError`."""
+    """Bytes that all packed forms may take: ``SC2ONNX_PACKED_BYTES``, 0 for none.
+    Raises :class:`RequestError`.
+    """
     chosen = os.environ.get("SC2ONNX_PACKED_BYTES", "")
     if not chosen:
         return DEFAULT_LIMIT
     if not chosen.isdecimal():
-        raise RequestError(f"SC2ONNX_PACKED_BYTES is {chosen!r}, expected a number of bytes, 0 to keep no packed weights")
+        raise RequestError(
+            f"SC2ONNX_PACKED_BYTES is {chosen!r}, expected a number of bytes, 0 to "
+            "keep no packed weights"
+        )
     return int(chosen)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedCache:
-    """All packed forms of a user. Everything but :meth:`find` and :meth:`forms` is for the holder of the lock, or says so."""
+    """All packed forms of a user. Everything but :meth:`find` and :meth:`forms` is for the
+    holder of the lock, or says so.
+    """
 
     directory: Path
     limit: int
 
     @classmethod
     def open(cls) -> PackedCache:
-        """Raises :class:`OutputError` where there is no home, and :class:`RequestError` for an impossible limit."""
+        """Raises :class:`OutputError` where there is no home, and
+        :class:`RequestError` for an impossible limit.
+        """
         return cls(cache_directory() / "packed", limit())
 
     def find(self, name: str) -> PackedForm | None:
@@ -88,7 +100,9 @@ class PackedCache:
         self.check()
 
     def forms(self) -> list[PackedForm]:
-        """Those that are there, whatever they were made for, the least recently used first. Needs no lock."""
+        """Those that are there, whatever they were made for, the least recently used first.
+        Needs no lock.
+        """
         found = []
         with suppress(OSError):
             for entry in sorted(self.directory.iterdir()):
@@ -98,11 +112,12 @@ class PackedCache:
         return [PackedForm(entry) for _, entry in sorted(found)]
 
     def due(self, name: str) -> bool:
-        """Whether to try to make this one now; then nobody else is told so within the hour. Needs no lock.
+        """Whether to try to make this one now; then nobody else is told so within the hour.
+        Needs no lock.
 
-        It may have come into place since the caller looked for it: then there is nothing to make. A failure, whatever it was, would be one at
-        every load otherwise. Raises :class:`OSError` for a directory that cannot be written, or as
-        :meth:`check`.
+        It may have come into place since the caller looked for it: then there is nothing to make. A
+        failure, whatever it was, would be one at every load otherwise. Raises :class:`OSError` for
+        a directory that cannot be written, or as :meth:`check`.
         """
         self.prepare()
         note = self._note(name)
@@ -123,8 +138,8 @@ class PackedCache:
     def locked(self, *, wait: bool) -> Iterator[None]:
         """Be the only writer. The operating system opens the lock when its holder dies.
 
-        Raises :class:`OutputError` if there is another one and ``wait`` is false, and :class:`OSError`,
-        also as :meth:`check`.
+        Raises :class:`OutputError` if there is another one and ``wait`` is false, and
+        :class:`OSError`, also as :meth:`check`.
         """
         self.prepare()
         path = self.directory / ".lock"
@@ -135,7 +150,9 @@ class PackedCache:
             try:
                 lock(handle, wait)
             except (BlockingIOError, PermissionError) as error:
-                raise OutputError(f"another process is writing to {self.directory}: try again when it is done") from error
+                raise OutputError(
+                    f"another process is writing to {self.directory}: try again when it is done"
+                ) from error
             yield
         finally:
             os.close(handle)
@@ -148,7 +165,9 @@ class PackedCache:
                 _remove(entry)
 
     def sweep_if_idle(self) -> None:
-        """The same where something was left and no writer is at work. Needs no lock; never fails."""
+        """The same where something was left and no writer is at work.
+        Needs no lock; never fails.
+        """
         with suppress(OSError):
             if any(entry.name.startswith((_DRAFT, DEAD)) for entry in self.directory.iterdir()):
                 with self.locked(wait=False):
@@ -188,10 +207,13 @@ class PackedCache:
         return form
 
     def make_room(self, nbytes: int) -> None:
-        """Remove packed forms, the least recently used first, until so many more bytes are within the limit. Raises :class:`OutputError`."""
+        """Remove packed forms, the least recently used first, until so many more bytes are within
+        the limit. Raises :class:`OutputError`.
+        """
         if nbytes > self.limit:
             raise OutputError(
-                f"the packed weights are {nbytes:,} bytes, all of them together may be {self.limit:,}: set SC2ONNX_PACKED_BYTES to more to keep them"
+                f"the packed weights are {nbytes:,} bytes, all of them together may be "
+                f"{self.limit:,}: set SC2ONNX_PACKED_BYTES to more to keep them"
             )
         forms = self.forms()
         taken = sum(form.nbytes for form in forms)

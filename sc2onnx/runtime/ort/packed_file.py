@@ -1,9 +1,11 @@
-"""The file of packed weights: every matrix of a bundle's graphs for the kernels, as the kernels read it.
+"""The file of packed weights: every matrix of a bundle's graphs for the
+kernels, as the kernels read it.
 
-``SC2ONNXP``, the version of the layout and the number of matrices (uint32 each), then of each matrix the length of its name
-(uint32) and the name (UTF-8; it is that of its codes in the graph), rows and columns (int64), bits and block size (int32),
-offset and bytes (int64); then the matrices, at multiples of 4096 bytes. All numbers are little-endian. The kernels map the
-file and find a matrix by its name.
+``SC2ONNXP``, the version of the layout and the number of matrices (uint32 each), then of each
+matrix the length of its name (uint32) and the name (UTF-8; it is that of its codes in the graph),
+rows and columns (int64), bits and block size (int32), offset and bytes (int64); then the
+matrices, at multiples of 4096 bytes. All numbers are little-endian. The kernels map the file and
+find a matrix by its name.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ _ENTRY: Final = struct.Struct("<qqiiqq")
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A matrix of the graphs: the name of its codes, its shape, and where codes and scales lie in the weights file."""
+    """A matrix of the graphs: the name of its codes, its shape, and where codes and
+    scales lie in the weights file.
+    """
 
     name: str
     shape: MatrixShape
@@ -42,8 +46,15 @@ class Matrix:
 
 
 def matrices(graphs: Iterable[OnnxGraph]) -> tuple[Matrix, ...]:
-    """The matrices that the graphs' products multiply with, each once. Raises :class:`ValueError` for sizes that contradict each other."""
-    found = [_matrix(graph, node) for graph in graphs for node in graph.nodes if node.operator == f"{DOMAIN}.{LINEAR}"]
+    """The matrices that the graphs' products multiply with, each once.
+    Raises :class:`ValueError` for sizes that contradict each other.
+    """
+    found = [
+        _matrix(graph, node)
+        for graph in graphs
+        for node in graph.nodes
+        if node.operator == f"{DOMAIN}.{LINEAR}"
+    ]
     return tuple({matrix.name: matrix for matrix in found}.values())
 
 
@@ -53,11 +64,16 @@ def _matrix(graph: OnnxGraph, node: Node) -> Matrix:
     tensors = [graph.tensors.get(name) for name in node.inputs[1:3]]
     places = [tensor.place for tensor in tensors if tensor is not None and tensor.place is not None]
     if min(sizes) < 1 or len(places) != 2:
-        raise ValueError(f"a product of {node.inputs[1:3]} and {sizes} is none with weights of the bundle")
+        raise ValueError(
+            f"a product of {node.inputs[1:3]} and {sizes} is none with weights of the bundle"
+        )
     matrix = Matrix(node.inputs[1], MatrixShape(*sizes), *places)
     found = tuple(place.end - place.start for place in places)
     if found != (matrix.shape.codes, matrix.shape.scales):
-        raise ValueError(f"{matrix.name[:80]} has {found} bytes of codes and scales, expected those of {matrix.shape}")
+        raise ValueError(
+            f"{matrix.name[:80]} has {found} bytes of codes and scales, expected "
+            f"those of {matrix.shape}"
+        )
     return matrix
 
 
@@ -86,12 +102,14 @@ class Contents:
         return cls(b"".join(parts), tuple(offsets), end)
 
 
-def write(file: BinaryIO, weights: BinaryIO, matrices: Sequence[Matrix], kernels: Kernels, threads: int) -> None:
+def write(
+    file: BinaryIO, weights: BinaryIO, matrices: Sequence[Matrix], kernels: Kernels, threads: int
+) -> None:
     """Write the packed weights. Holds one matrix in memory, twice.
 
-    Read and written, not mapped: a file that another process cuts off, or a disk that is full, is then an error and not
-    the end of the process. Raises :class:`OSError`, and :class:`ValueError` as :meth:`Contents.of` or for weights that are
-    too short.
+    Read and written, not mapped: a file that another process cuts off, or a disk that is full, is
+    then an error and not the end of the process. Raises :class:`OSError`, and :class:`ValueError`
+    as :meth:`Contents.of` or for weights that are too short.
     """
     contents = Contents.of(matrices, kernels)
     file.write(contents.head)

@@ -1,8 +1,10 @@
-"""A packed form: the directory of one bundle's packed weights, and the entry that says for what they are.
+"""A packed form: the directory of one bundle's packed weights, and the entry
+that says for what they are.
 
-It is named by its key, which says for which bytes and which layout it is. In it are ``packed.data`` (the weights as the
-kernels read them, :mod:`sc2onnx.runtime.ort.packed_file`) and ``entry.json`` (what the key was made of, and the digest of
-the data). Where forms are kept is for :mod:`sc2onnx.runtime.ort.packed_cache` to say.
+It is named by its key, which says for which bytes and which layout it is. In it are ``packed.data``
+(the weights as the kernels read them, :mod:`sc2onnx.runtime.ort.packed_file`) and ``entry.json``
+(what the key was made of, and the digest of the data). Where forms are kept is for
+:mod:`sc2onnx.runtime.ort.packed_cache` to say.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from sc2onnx.bundle import records
 from sc2onnx.runtime.opening.stamps import Stamp
 
 FORMAT: Final = 3
-"""Part of every key. Raised whenever what is written changes, beside the layout of the matrices, which has its own number."""
+"""Part of every key. Raised whenever what is written changes, beside the layout of the matrices,
+which has its own number.
+"""
 
 DATA: Final = "packed.data"
 ENTRY: Final = "entry.json"
@@ -37,9 +41,10 @@ _MOST_BYTES: Final = 1 << 16
 class Entry:
     """What ``entry.json`` says of a packed form.
 
-    ``made_from``: the digests of the bundle's graphs for the kernels and of its weights, as they were read to be packed.
-    ``layout``: of the packed matrices. ``files``: bytes and SHA-256 of the form's data, by name. Neither the processor is
-    in it, nor onnxruntime, nor how many threads packed: none of them changes a byte.
+    ``made_from``: the digests of the bundle's graphs for the kernels and of its weights, as they
+    were read to be packed. ``layout``: of the packed matrices. ``files``: bytes and SHA-256 of the
+    form's data, by name. Neither the processor is in it, nor onnxruntime, nor how many threads
+    packed: none of them changes a byte.
     """
 
     format: int
@@ -105,10 +110,13 @@ class PackedForm:
         return (self.directory / ENTRY).lstat().st_mtime
 
     def discard(self) -> None:
-        """Remove it, which other processes may go on using (except on Windows, where it then stays). Needs no lock; never fails."""
+        """Remove it, which other processes may go on using (except on Windows, where it then
+        stays). Needs no lock; never fails.
+        """
         with suppress(OSError):
             dead = Path(tempfile.mkdtemp(prefix=DEAD, dir=self.directory.parent))
             try:
-                os.rename(self.directory, dead / "form")  # out of sight at once: nobody finds half of it
+                # out of sight at once: nobody finds half of it
+                os.rename(self.directory, dead / "form")
             finally:
                 shutil.rmtree(dead, ignore_errors=True)

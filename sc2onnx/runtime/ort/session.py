@@ -24,7 +24,9 @@ from sc2onnx.runtime.ort.storage import Storages, ort_value
 
 
 class Session:
-    """Loaded graphs, on their devices. Several threads may run them at once, each with buffers of its own."""
+    """Loaded graphs, on their devices. Several threads may run them at once,
+    each with buffers of its own.
+    """
 
     def __init__(
         self,
@@ -38,20 +40,26 @@ class Session:
         kernels: Kernels | None = None,
         packed: Path | None = None,
     ) -> None:
-        """``threads``: intra-op threads of one step, which look for work for ``spin`` seconds before they sleep. ``devices``: one for each graph.
+        """``threads``: intra-op threads of one step, which look for work for ``spin`` seconds
+        before they sleep. ``devices``: one for each graph.
 
-        ``instead``: graphs in the place of the bundle's. ``cuda_graphs``: steps of one token become CUDA graphs, where there is one stage.
-        ``kernels``: run the bundle's graphs for them, on their weights in the file ``packed``, or packed into private memory.
-        Raises :class:`InferenceError` and :class:`DeviceError`.
+        ``instead``: graphs in the place of the bundle's. ``cuda_graphs``: steps of one token become
+        CUDA graphs, where there is one stage. ``kernels``: run the bundle's graphs for them, on
+        their weights in the file ``packed``, or packed into private memory. Raises
+        :class:`InferenceError` and :class:`DeviceError`.
         """
         assert kernels is None or not instead
         self.kernels = kernels
         facts = bundle.manifest.model
         counts = bundle.manifest.stages or (facts.num_layers,)
         self.steps_agree = kernels is not None or steps_agree(bundle.manifest)
-        """Whether a step of several tokens gives the tokens of as many steps of one: with the kernels, any step the same bits."""
+        """Whether a step of several tokens gives the tokens of as many steps of one: with the
+        kernels, any step the same bits.
+        """
         self.even_steps = kernels is None and agreeing(bundle.manifest) == EVEN
-        """Whether steps of an even number of tokens agree with each other, to the last bit, but not with steps of one."""
+        """Whether steps of an even number of tokens agree with each other, to the last bit,
+        but not with steps of one.
+        """
         self._vocab, self._storage = facts.vocab_size, Storages(devices, counts)
         self.process = Process.here()
         """Where its threads are: in a child forked later it cannot run."""
@@ -64,7 +72,9 @@ class Session:
             if kernels is not None:
                 add_kernels(kernels, options, threads, packed)
             captures = cuda_graphs and device.on_gpu and len(counts) == 1
-            session = load_on(graphs[number], options, device, captures, instead[number] if instead else None)
+            session = load_on(
+                graphs[number], options, device, captures, instead[number] if instead else None
+            )
             self.graphs.append(_graph(session, device, layers, captures))
 
     @property
@@ -83,7 +93,9 @@ class Session:
         return GREEDY_IDS in self.graphs[-1].outputs and self.on_gpu
 
     def bind(self, buffers: Sequence[Any]) -> Step:
-        """A reusable step over these cache buffers: (key, value) by layer, read and written in place. uint16 holds bfloat16."""
+        """A reusable step over these cache buffers: (key, value) by layer, read and written in
+        place. uint16 holds bfloat16.
+        """
         self.process.check()
         return Step(self.graphs, self._vocab, buffers)
 

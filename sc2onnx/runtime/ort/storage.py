@@ -34,14 +34,18 @@ class DeviceBuffer:
 class Storages:
     """The caches of a model, each layer's where its stage runs.
 
-    Buffers that are given up are used again, those of one cache together: a CUDA graph belongs to addresses.
+    Buffers that are given up are used again, those of one cache together: a CUDA
+    graph belongs to addresses.
     """
 
     _FREE: Final = 2
     """Sets of buffers of one size that wait to be used again."""
 
     def __init__(self, devices: Sequence[Device], counts: Sequence[int]) -> None:
-        self._devices = [device for device, count in zip(devices, counts, strict=True) for _ in range(2 * count)]  # by buffer
+        # by buffer
+        self._devices = [
+            device for device, count in zip(devices, counts, strict=True) for _ in range(2 * count)
+        ]
         self._free: dict[tuple[Any, ...], list[tuple[int, ort.OrtValue]]] = {}
         self._made: dict[tuple[Any, ...], int] = {}
         self._lock, self._process = threading.RLock(), Process.here()
@@ -66,7 +70,9 @@ class Storages:
             value = ort_value(array, device)
         else:
             value.update_inplace(np.ascontiguousarray(array))
-        buffer = DeviceBuffer(value, array.shape, BFLOAT16 if array.dtype == np.uint16 else array.dtype.type)
+        buffer = DeviceBuffer(
+            value, array.shape, BFLOAT16 if array.dtype == np.uint16 else array.dtype.type
+        )
         weakref.finalize(buffer, self._release, key, order, value).atexit = False
         return buffer
 
@@ -88,7 +94,9 @@ class Storages:
 def tensor(array: npt.NDArray[Any]) -> ort.OrtValue:
     """An array as onnxruntime holds it in memory; uint16 is bfloat16."""
     if array.dtype == np.uint16:
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), BFLOAT16)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            np.ascontiguousarray(array), BFLOAT16
+        )
     return ort_value(array, Device())
 
 

@@ -1,1 +1,3 @@
-"""Text <-> tokens: the tokenizer, fill-in-the-middle prompts, and what of the code around a cursor goes into one."""
+"""Text <-> tokens: the tokenizer, fill-in-the-middle prompts, and what of the code
+around a cursor goes into one.
+"""

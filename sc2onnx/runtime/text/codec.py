@@ -30,18 +30,25 @@ class Codec:
     """A byte-level BPE tokenizer, both ways. Safe for several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Raises :class:`TokenizerError` if the file is not a byte-level tokenizer, or not one at all."""
+        """Raises :class:`TokenizerError` if the file is not a byte-level
+        tokenizer, or not one at all.
+        """
         self._special = open_tokenizer(path)
         decoder = type(self._special.decoder).__name__
         if decoder != "ByteLevel":
-            raise TokenizerError(f"{path} has the decoder {decoder}, expected ByteLevel as in StarCoder2: use token ids instead of text")
+            raise TokenizerError(
+                f"{path} has the decoder {decoder}, expected ByteLevel as in StarCoder2: use "
+                "token ids instead of text"
+            )
         self._special.no_truncation()
         self._special.no_padding()
         self._added = self._special.get_added_tokens_decoder()
 
     @cached_property
     def _plain(self) -> Tokenizer:
-        """The same with special tokens as text: that is a setting of the tokenizer, and threads share it, so it takes a second one."""
+        """The same with special tokens as text: that is a setting of the tokenizer, and threads
+        share it, so it takes a second one.
+        """
         tokenizer = Tokenizer.from_str(self._special.to_str())
         tokenizer.encode_special_tokens = True
         return tokenizer
@@ -59,12 +66,20 @@ class Codec:
                 framed = special if framed is None else framed
                 return list(tokenizer.encode(text, add_special_tokens=framed).ids)
         except TypeError as error:
-            found = "a str with lone surrogates" if isinstance(text, str) else f"a {type(text).__name__}"
-            raise RequestError(f"the text is {found}, expected a str of Unicode characters") from error
+            found = (
+                "a str with lone surrogates"
+                if isinstance(text, str)
+                else f"a {type(text).__name__}"
+            )
+            raise RequestError(
+                f"the text is {found}, expected a str of Unicode characters"
+            ) from error
 
     @cached_property
     def longest_token(self) -> int | None:
-        """Characters that a token stands for at most; None where the tokenizer changes the text first, as StarCoder2's does not."""
+        """Characters that a token stands for at most; None where the tokenizer changes the text
+        first, as StarCoder2's does not.
+        """
         if self._special.normalizer is not None:
             return None
         return max(map(len, self._special.get_vocab(with_added_tokens=True)), default=1)
@@ -73,7 +88,10 @@ class Codec:
         """Id of a special token. Raises :class:`TokenizerError` if the tokenizer lacks it."""
         number = self._special.token_to_id(checked_text("token", token))
         if number is None:
-            raise TokenizerError(f"the tokenizer has no {token}, expected StarCoder2's special tokens: fill-in-the-middle needs them")
+            raise TokenizerError(
+                f"the tokenizer has no {token}, expected StarCoder2's special tokens: "
+                "fill-in-the-middle needs them"
+            )
         return int(number)
 
     def stop_ids(self) -> frozenset[int]:
@@ -82,7 +100,8 @@ class Codec:
         return frozenset(number for number in found if number is not None)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of the text that a token stands for; none for special tokens and ids without a token.
+        """The bytes of the text that a token stands for; none for special
+        tokens and ids without a token.
 
         Raises :class:`TokenIdError` for what can be no id.
         """
@@ -90,29 +109,39 @@ class Codec:
             added = self._added.get(token)
             text = "" if added is not None else self._special.id_to_token(token) or ""
         except (TypeError, OverflowError) as error:
-            raise TokenIdError(f"the token id is {shown(token)}, expected a whole number from 0") from error
+            raise TokenIdError(
+                f"the token id is {shown(token)}, expected a whole number from 0"
+            ) from error
         if added is not None:
             return b"" if added.special else added.content.encode()
-        if any(character not in _BYTE_OF for character in text):  # not of the byte alphabet: tokenizers gives it as it is
+        # not of the byte alphabet: tokenizers gives it as it is
+        if any(character not in _BYTE_OF for character in text):
             return str(text).encode()
         return bytes(_BYTE_OF[character] for character in text)
 
 
 def open_codec(path: Path | None) -> Codec:
-    """The codec of a bundle; None: it has no tokenizer. Raises :class:`TokenizerError` that says what is missing."""
+    """The codec of a bundle; None: it has no tokenizer.
+    Raises :class:`TokenizerError` that says what is missing.
+    """
     if path is None:
         raise TokenizerError(
-            f"the bundle has no {TOKENIZER_FILE}, so it takes and gives token ids only: use model.sequence() or "
-            f"model.generate_tokens(), or put {TOKENIZER_FILE} into the checkpoint and export again"
+            f"the bundle has no {TOKENIZER_FILE}, so it takes and gives token ids only: use "
+            f"model.sequence() or model.generate_tokens(), or put {TOKENIZER_FILE} into the "
+            "checkpoint and export again"
         )
     return Codec(path)
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Character -> byte of GPT-2's byte-level alphabet: printable Latin-1 as itself, the other 68 bytes from U+0100 on."""
+    """Character -> byte of GPT-2's byte-level alphabet: printable Latin-1 as itself, the
+    other 68 bytes from U+0100 on.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + i): byte for i, byte in enumerate(others)
+    }
 
 
 _BYTE_OF: Final = _byte_alphabet()

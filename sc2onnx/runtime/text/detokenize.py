@@ -8,7 +8,9 @@ from sc2onnx.runtime.text.codec import Codec
 
 
 class Detokenizer:
-    """Turns tokens into text as they come, never half a character: bytes wait until they are a character, or cannot become one."""
+    """Turns tokens into text as they come, never half a character: bytes wait until they are a
+    character, or cannot become one.
+    """
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec

@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from sc2onnx.errors import EmptyPromptError, RequestError
-from sc2onnx.runtime.text.codec import FILE_SEP, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, REPO_NAME, Codec
+from sc2onnx.runtime.text.codec import (
+    FILE_SEP,
+    FIM_MIDDLE,
+    FIM_PREFIX,
+    FIM_SUFFIX,
+    REPO_NAME,
+    Codec,
+)
 
 FimOrder = Literal["psm", "spm"]
-"""How the parts of a fill-in-the-middle prompt follow each other: prefix, suffix, middle; or suffix, prefix, middle."""
+"""How the parts of a fill-in-the-middle prompt follow each other: prefix, suffix, middle;
+or suffix, prefix, middle.
+"""
 
 
 def fim_prompt(
@@ -24,28 +33,43 @@ def fim_prompt(
 ) -> list[int]:
     r"""Tokens after which the model writes what stands between ``prefix`` and ``suffix``.
 
-    The training format of StarCoder2 (Lozhkov et al. 2024, section 5): ``[<repo_name>repo]``, then ``<file_sep>path\ncode``
-    for every other file, then ``<file_sep><fim_prefix>[path\n]prefix<fim_suffix>suffix<fim_middle>``; in the order ``spm`` the
-    last is ``<file_sep><fim_prefix><fim_suffix>suffix<fim_middle>[path\n]prefix`` (Bavarian et al. 2022, SPM variant 2, as in
-    the fill-in-the-middle code of BigCode's Megatron-LM). The texts are data: special tokens spelt out in them stay characters.
+    The training format of StarCoder2 (Lozhkov et al. 2024, section 5): ``[<repo_name>repo]``, then
+    ``<file_sep>path\ncode`` for every other file, then
+    ``<file_sep><fim_prefix>[path\n]prefix<fim_suffix>suffix<fim_middle>``; in the order ``spm`` the
+    last is ``<file_sep><fim_prefix><fim_suffix>suffix<fim_middle>[path\n]prefix`` (Bavarian et al.
+    2022, SPM variant 2, as in the fill-in-the-middle code of BigCode's Megatron-LM). The texts are
+    data: special tokens spelt out in them stay characters.
 
     Raises :class:`EmptyPromptError`, and :class:`RequestError` for another order.
     """
     if order not in get_args(FimOrder):
         raise RequestError(f"order is {order!r}, expected 'psm' or 'spm'")
     if not (prefix or suffix or files):
-        raise EmptyPromptError("prefix and suffix are both empty, expected some code around the cursor")
+        raise EmptyPromptError(
+            "prefix and suffix are both empty, expected some code around the cursor"
+        )
     ids: list[int] = []
     if repo is not None:
         ids += [codec.special_id(REPO_NAME), *codec.encode(repo, special=False)]
     for name, code in (files or {}).items():
         ids += [codec.special_id(FILE_SEP), *codec.encode(f"{name}\n{code}", special=False)]
     before = codec.encode(prefix if path is None else f"{path}\n{prefix}", special=False)
-    after = [codec.special_id(FIM_SUFFIX), *codec.encode(suffix, special=False), codec.special_id(FIM_MIDDLE)]
-    return [*ids, codec.special_id(FILE_SEP), codec.special_id(FIM_PREFIX), *(before + after if order == "psm" else after + before)]
+    after = [
+        codec.special_id(FIM_SUFFIX),
+        *codec.encode(suffix, special=False),
+        codec.special_id(FIM_MIDDLE),
+    ]
+    return [
+        *ids,
+        codec.special_id(FILE_SEP),
+        codec.special_id(FIM_PREFIX),
+        *(before + after if order == "psm" else after + before),
+    ]
 
 
-def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int, *, step: int = 1) -> tuple[str, str]:
+def around_cursor(
+    codec: Codec, prefix: str, suffix: str, budget: int, *, step: int = 1
+) -> tuple[str, str]:
     """The end of ``prefix`` and the beginning of ``suffix`` that together take about ``budget``
     tokens, cut at line breaks where it can be.
 
@@ -57,7 +81,13 @@ def around_cursor(codec: Codec, prefix: str, suffix: str, budget: int, *, step: 
     return cut_around(codec, (prefix, suffix), tokens, budget, step)
 
 
-def cut_around(codec: Codec, texts: tuple[str, str], tokens: tuple[list[int], list[int]], budget: int, step: int) -> tuple[str, str]:
+def cut_around(
+    codec: Codec,
+    texts: tuple[str, str],
+    tokens: tuple[list[int], list[int]],
+    budget: int,
+    step: int,
+) -> tuple[str, str]:
     """The texts before and after a cursor, and their tokens -> what of both takes about ``budget``,
     as :func:`around_cursor` cuts.
     """

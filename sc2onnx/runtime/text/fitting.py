@@ -60,10 +60,14 @@ class Surroundings:
 
     def prompt(self, codec: Codec, order: FimOrder) -> list[int]:
         """Token ids of the fill-in-the-middle prompt, all of it."""
-        return fim_prompt(codec, self.prefix, self.suffix, self.path, self.repo, self.files, order=order)
+        return fim_prompt(
+            codec, self.prefix, self.suffix, self.path, self.repo, self.files, order=order
+        )
 
 
-def fitted(codec: Codec, code: Surroundings, budget: int, order: FimOrder = "psm") -> tuple[list[int], Surroundings]:
+def fitted(
+    codec: Codec, code: Surroundings, budget: int, order: FimOrder = "psm"
+) -> tuple[list[int], Surroundings]:
     """A prompt of at most ``budget`` tokens, and what of the code is in it: all of it, where that
     fits.
 
@@ -84,8 +88,9 @@ def fitted(codec: Codec, code: Surroundings, budget: int, order: FimOrder = "psm
             return prompt, kept
         room -= len(prompt) - budget  # a text cut in two may take a few tokens more than it did
     raise RequestError(
-        f"the prompt may have {budget} tokens (prompt_tokens), expected at least {fixed + LEAST}: the marks of its "
-        f"parts, the path and the repository take {fixed}, the code around the cursor {LEAST} or more"
+        f"the prompt may have {budget} tokens (prompt_tokens), expected at least {fixed + LEAST}: "
+        f"the marks of its parts, the path and the repository take {fixed}, the code around the "
+        f"cursor {LEAST} or more"
     )
 
 
@@ -98,7 +103,10 @@ def budget_of(context: int, max_new_tokens: int, prompt_tokens: int | None) -> i
     if prompt_tokens is None:
         return context - min(max_new_tokens, context // 4)
     if prompt_tokens > context:
-        raise ContextLengthError(f"prompt_tokens is {shown(prompt_tokens)}, the model's context holds {context}: ask for less")
+        raise ContextLengthError(
+            f"prompt_tokens is {shown(prompt_tokens)}, the model's context holds "
+            f"{context}: ask for less"
+        )
     return prompt_tokens
 
 
@@ -138,7 +146,9 @@ class _Sized:
         files, tokens = list[_File](), 0
         for path, whole in reversed(list(code.files.items())):
             looked_at = _end(whole, budget)
-            files.append(_File(path, looked_at, codec.encode(f"{path}\n{looked_at}", special=False)))
+            files.append(
+                _File(path, looked_at, codec.encode(f"{path}\n{looked_at}", special=False))
+            )
             tokens += files[-1].size
             if tokens > budget:
                 break
@@ -156,7 +166,9 @@ class _Sized:
         step = max(1, room // _STEPS)
         others = max(room // 2, room - len(self.before) - len(self.after))
         files, used = self._nearest_files(others - others % step)
-        prefix, suffix = cut_around(self.codec, self.near, (self.before, self.after), room - used, step)
+        prefix, suffix = cut_around(
+            self.codec, self.near, (self.before, self.after), room - used, step
+        )
         return replace(self.code, prefix=prefix, suffix=suffix, files=files, cut=True)
 
     def _nearest_files(self, room: int) -> tuple[dict[str, str], int]:

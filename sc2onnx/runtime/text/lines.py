@@ -1,5 +1,5 @@
-r"""Where a completion ends by its lines, as an editor wants it: after one line, with the block that the
-cursor is in, or before code that is already there.
+r"""Where a completion ends by its lines, as an editor wants it: after one line, with the block that
+the cursor is in, or before code that is already there.
 
 A line counts when its first character that is no space comes. Until then it may be the one to end
 before, so its line break and its spaces are held back.
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 class Lines:
     """When a text ends by its lines.
 
-    ``most``: lines, the rest of the cursor's own included; None: any number. ``indent``: it ends before a
-    later line that is indented by less. ``before``: it ends before a later line that is this one,
-    which follows the cursor already; empty: none.
+    ``most``: lines, the rest of the cursor's own included; None: any number. ``indent``: it ends
+    before a later line that is indented by less. ``before``: it ends before a later line that is
+    this one, which follows the cursor already; empty: none.
     """
 
     most: int | None = None
@@ -110,7 +110,11 @@ class LineScanner:
     @property
     def _repeats(self) -> bool:
         """Whether the line is the one that follows the cursor, if it ends here."""
-        return self.lines.before != "" and "\n" in self._held and self._line.rstrip() == self.lines.before
+        return (
+            self.lines.before != ""
+            and "\n" in self._held
+            and self._line.rstrip() == self.lines.before
+        )
 
     def _released(self) -> str:
         out, self._held = self._held, ""

@@ -9,11 +9,13 @@ from sc2onnx.runtime.text.stop import StopScanner
 
 
 class TextSink:
-    """Tokens in, text out: detokenized, without the first ``skip`` characters, cut at the first stop
-    string, and where its ``lines`` end it.
+    """Tokens in, text out: detokenized, without the first ``skip`` characters, cut at the first
+    stop string, and where its ``lines`` end it.
     """
 
-    def __init__(self, codec: Codec, stops: tuple[str, ...], lines: Lines | None = None, *, skip: int = 0) -> None:
+    def __init__(
+        self, codec: Codec, stops: tuple[str, ...], lines: Lines | None = None, *, skip: int = 0
+    ) -> None:
         self._detokenizer, self._stops = Detokenizer(codec), StopScanner(stops)
         self._lines = None if lines is None else LineScanner(lines)
         self._ready, self._skip = "", skip

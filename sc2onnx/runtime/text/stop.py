@@ -40,4 +40,6 @@ class StopScanner:
         """Length of the longest end of the held text that some stop string begins with."""
         longest = max((len(stop) - 1 for stop in self.stops), default=0)
         lengths = range(min(longest, len(self._held)), 0, -1)
-        return next((n for n in lengths if any(stop.startswith(self._held[-n:]) for stop in self.stops)), 0)
+        return next(
+            (n for n in lengths if any(stop.startswith(self._held[-n:]) for stop in self.stops)), 0
+        )

@@ -1,4 +1,5 @@
-"""``tokenizer.json``: looked through before the tokenizers library sees it, and the library's failures as ours.
+"""``tokenizer.json``: looked through before the tokenizers library sees it, and the
+library's failures as ours.
 
 The library trusts its files: some settings end the process, some panic (an exception that is none:
 ``PanicException`` is no ``Exception``), one makes every encoding another by chance. What
@@ -30,20 +31,26 @@ def open_tokenizer(path: Path) -> Tokenizer:
         raw = records.parse(data)
         check_tokenizer(raw)
     except OSError as error:
-        raise TokenizerError(f"{path} cannot be read ({error.strerror}): correct its permissions, or export the bundle again") from error
+        raise TokenizerError(
+            f"{path} cannot be read ({error.strerror}): correct its permissions, or "
+            "export the bundle again"
+        ) from error
     except ValueError as error:
         raise TokenizerError(
-            f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use token ids instead of text"
+            f"{path} is not a tokenizer of StarCoder2 ({error}): export the bundle again, or use "
+            "token ids instead of text"
         ) from error
     if raw.get("truncation") is not None or raw.get("padding") is not None:
         data = json.dumps({**raw, "truncation": None, "padding": None}).encode()
     with guarded(f"{path} is not a tokenizer that tokenizers can read"):
-        return Tokenizer.from_buffer(data)  # what was looked through, and from no path, which tokenizers takes for UTF-8
+        # what was looked through, and from no path, which tokenizers takes for UTF-8
+        return Tokenizer.from_buffer(data)
 
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Turn what the library raises, panics too, into a :class:`TokenizerError` that begins with ``what``.
+    """Turn what the library raises, panics too, into a :class:`TokenizerError`
+    that begins with ``what``.
 
     :class:`TypeError` is left to the caller: it says that an argument was wrong.
     """
@@ -55,4 +62,6 @@ def guarded(what: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         said = " ".join(str(error).split())[:200]
-        raise TokenizerError(f"{what} ({said}): export the bundle again, or use token ids instead of text") from error
+        raise TokenizerError(
+            f"{what} ({said}): export the bundle again, or use token ids instead of text"
+        ) from error

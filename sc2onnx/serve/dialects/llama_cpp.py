@@ -1,4 +1,6 @@
-"""llama.cpp's server: ``/infill``, ``/completion``, ``/tokenize``, ``/detokenize``, ``/props``, ``/slots``."""
+"""llama.cpp's server: ``/infill``, ``/completion``, ``/tokenize``,
+``/detokenize``, ``/props``, ``/slots``.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class Sampling(Struct, kw_only=True):
     stream: bool = False
     n_cmpl: Annotated[int, Meta(ge=1, le=MOST)] = 1
     samplers: list[str] | None = None
-    response_fields: Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=_MOST_FIELDS)] = field(default_factory=list)
+    response_fields: Annotated[
+        list[Annotated[str, Meta(max_length=256)]], Meta(max_length=_MOST_FIELDS)
+    ] = field(default_factory=list)
     return_tokens: bool = False
     ignore_eos: bool = False
     grammar: str = ""
@@ -69,8 +73,8 @@ class Sampling(Struct, kw_only=True):
 
 
 class Infill(Sampling, kw_only=True):
-    """``/infill``: the parts are data, special tokens in them stay text. ``filename`` and ``ends`` are
-    ours: the path of the cursor's file, and where the completion ends.
+    """``/infill``: the parts are data, special tokens in them stay text. ``filename`` and ``ends``
+    are ours: the path of the cursor's file, and where the completion ends.
     """
 
     filename: Annotated[str, Meta(max_length=PATH)] = ""
@@ -101,13 +105,16 @@ class Detokenize(Struct):
 
 
 def ask_infill(body: Infill, settings: Settings) -> Ask:
-    """What a body asks for: the line up to the cursor, ``prompt``, goes on from the lines before it.
+    """What a body asks for: the line up to the cursor, ``prompt``, goes on
+    from the lines before it.
 
     Other files come under their names, without words that stand for none; pieces of one file, such
     as llama.vim's, together.
     """
     prefix = body.input_prefix + body.prompt
-    code = Surroundings(prefix, body.input_suffix, body.filename or None, files=_files(body.input_extra))
+    code = Surroundings(
+        prefix, body.input_suffix, body.filename or None, files=_files(body.input_extra)
+    )
     greedy = body.samplers is not None and "infill" in body.samplers
     ask = _ask(body, settings, (code,), 0.0 if greedy else 0.8)
     if body.ends is not None:
@@ -133,18 +140,27 @@ def ask_completion(body: Complete, settings: Settings) -> Ask:
     else:
         prompt = tuple(each for each in body.prompt if isinstance(each, int))
         if len(prompt) < len(body.prompt):
-            raise RefusedError(400, "prompt is a list with texts, expected a text or token ids", param="prompt")
+            raise RefusedError(
+                400, "prompt is a list with texts, expected a text or token ids", param="prompt"
+            )
     asked = taken_apart(prompt, settings) if isinstance(prompt, str) else prompt
     return _ask(body, settings, (asked,), 0.8)
 
 
-def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surroundings, ...], usual: float) -> Ask:
-    """The rest of a body. Completions at a cursor are greedy unless it says otherwise: they stay the
-    same while somebody types what they say.
+def _ask(
+    body: Sampling,
+    settings: Settings,
+    prompts: tuple[str | Tokens | Surroundings, ...],
+    usual: float,
+) -> Ask:
+    """The rest of a body. Completions at a cursor are greedy unless it says otherwise: they stay
+    the same while somebody types what they say.
     """
     for name in ("grammar", "json_schema", "lora"):
         if getattr(body, name):
-            raise RefusedError(501, f"{name} is not supported, expected none", "not_supported_error", param=name)
+            raise RefusedError(
+                501, f"{name} is not supported, expected none", "not_supported_error", param=name
+            )
     check_most("n_cmpl", body.n_cmpl, settings.most_samples)
     check_stops(body.stop, settings)
     warms = body.n_predict == 0
@@ -168,10 +184,14 @@ def _ask(body: Sampling, settings: Settings, prompts: tuple[str | Tokens | Surro
     if body.t_max_predict_ms > 0:
         options["line_seconds"] = body.t_max_predict_ms / 1000
     seconds = body.t_max_prompt_ms / 1000 if body.t_max_prompt_ms > 0 and not warms else None
-    return Ask(prompts, options, body.n_cmpl, body.model, body.stream, warms, prompt_seconds=seconds)
+    return Ask(
+        prompts, options, body.n_cmpl, body.model, body.stream, warms, prompt_seconds=seconds
+    )
 
 
-def _bias(given: list[tuple[int | str, float | bool]] | dict[str, float | bool]) -> dict[int, float]:
+def _bias(
+    given: list[tuple[int | str, float | bool]] | dict[str, float | bool],
+) -> dict[int, float]:
     """Numbers by token id, as far as they tell tokens apart; ``false`` rules a token out."""
     pairs = given.items() if isinstance(given, dict) else given
     found = dict[int, float]()
@@ -197,11 +217,19 @@ def warmed(body: Sampling, used: Usage, model: str) -> Answer:
 
 
 def event(piece: Piece, used: Usage, model: str, index: int, *, cut: bool = False) -> Answer:
-    """An event of a stream; the last one says how it ended. ``cut``: the code around the cursor was."""
+    """An event of a stream; the last one says how it ended.
+    ``cut``: the code around the cursor was.
+    """
     if piece.finish_reason is not None:
         end = _End(piece.finish_reason, piece.stop_string, truncated=cut)
         return _ended(piece.text, piece.tokens, end, used, model, index)
-    return {"index": index, "content": piece.text, "tokens": piece.tokens, "stop": False, "id_slot": 0}
+    return {
+        "index": index,
+        "content": piece.text,
+        "tokens": piece.tokens,
+        "stop": False,
+        "id_slot": 0,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +248,9 @@ class _End:
         return "word" if self.stop_string else "eos"
 
 
-def _ended(text: str, tokens: Sequence[int], end: _End, used: Usage, model: str, index: int) -> dict[str, object]:
+def _ended(
+    text: str, tokens: Sequence[int], end: _End, used: Usage, model: str, index: int
+) -> dict[str, object]:
     return {
         "index": index,
         "content": text,
@@ -256,7 +286,9 @@ def timings(used: Usage) -> dict[str, float]:
 
 
 def _chosen(body: Sampling, whole: Mapping[str, object]) -> Answer:
-    """The fields that were asked for, those inside others under their path; what is not there is left out."""
+    """The fields that were asked for, those inside others under their path; what
+    is not there is left out.
+    """
     if not body.response_fields:
         return whole
     found = dict[str, object]()
@@ -283,4 +315,6 @@ def props(model: str, context: int, rows: int) -> Answer:
 
 def slots(rows: int, busy: int, context: int) -> list[Answer]:
     """Of how many rows can be computed together, which are. Nothing of what they compute."""
-    return [{"id": number, "n_ctx": context, "is_processing": number < busy} for number in range(rows)]
+    return [
+        {"id": number, "n_ctx": context, "is_processing": number < busy} for number in range(rows)
+    ]

@@ -17,10 +17,14 @@ Columns = dict[str, list[Any] | None]
 
 
 def columns(given: Completion | Piece, codec: Codec, offset: int) -> Columns | None:
-    """Those of generated tokens, whose text begins at ``offset``; None where none were asked for."""
+    """Those of generated tokens, whose text begins at ``offset``; None
+    where none were asked for.
+    """
     if given.logprobs is None:
         return None
-    tops = None if given.top_logprobs is None else [_tops(each, codec) for each in given.top_logprobs]
+    tops = (
+        None if given.top_logprobs is None else [_tops(each, codec) for each in given.top_logprobs]
+    )
     return _columns(given.tokens, list(given.logprobs), tops, codec, offset)
 
 
@@ -29,12 +33,17 @@ def prompt_columns(prompt: Sequence[Token], codec: Codec) -> Columns:
     tops: list[dict[str, float] | None] | None = None
     if any(token.likeliest for token in prompt):
         tops = [_tops(token.likeliest, codec) if token.likeliest else None for token in prompt]
-    return _columns([token.id for token in prompt], [token.logprob for token in prompt], tops, codec, 0)
+    return _columns(
+        [token.id for token in prompt], [token.logprob for token in prompt], tops, codec, 0
+    )
 
 
 def joined(first: Columns, second: Columns) -> Columns:
     """Both, one after the other."""
-    return {name: None if column is None else column + (second[name] or []) for name, column in first.items()}
+    return {
+        name: None if column is None else column + (second[name] or [])
+        for name, column in first.items()
+    }
 
 
 def _columns(

@@ -41,19 +41,38 @@ def ask(body: Fim, settings: Settings) -> Ask:
     )
     if body.stop:
         options["stop"] = body.stop
-    return Ask((Surroundings(body.prompt, body.suffix),), options, 1, body.model, body.stream, body.max_tokens == 0)
+    return Ask(
+        (Surroundings(body.prompt, body.suffix),),
+        options,
+        1,
+        body.model,
+        body.stream,
+        body.max_tokens == 0,
+    )
 
 
 def answer(number: str, model: str, done: Completion) -> Answer:
     """A completion as a client has it."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": done.text}, "finish_reason": ended(done.finish_reason)}
-    return {**_head(number, model, "chat.completion"), "choices": [choice], "usage": _usage(done.usage)}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": done.text},
+        "finish_reason": ended(done.finish_reason),
+    }
+    return {
+        **_head(number, model, "chat.completion"),
+        "choices": [choice],
+        "usage": _usage(done.usage),
+    }
 
 
 def event(number: str, model: str, piece: Piece, used: Usage) -> Answer:
     """An event of a stream; the last one has the usage."""
     reason = None if piece.finish_reason is None else ended(piece.finish_reason)
-    choice = {"index": 0, "delta": {"role": "assistant", "content": piece.text}, "finish_reason": reason}
+    choice = {
+        "index": 0,
+        "delta": {"role": "assistant", "content": piece.text},
+        "finish_reason": reason,
+    }
     found = {**_head(number, model, "chat.completion.chunk"), "choices": [choice]}
     return found if reason is None else {**found, "usage": _usage(used)}
 
@@ -63,4 +82,8 @@ def _head(number: str, model: str, kind: str) -> dict[str, object]:
 
 
 def _usage(used: Usage) -> Answer:
-    return {"prompt_tokens": used.prompt, "completion_tokens": used.generated, "total_tokens": used.prompt + used.generated}
+    return {
+        "prompt_tokens": used.prompt,
+        "completion_tokens": used.generated,
+        "total_tokens": used.prompt + used.generated,
+    }

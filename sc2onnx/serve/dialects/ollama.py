@@ -1,4 +1,6 @@
-"""Ollama's ``/api/generate``, ``/api/show``, ``/api/tags``, ``/api/ps`` and ``/api/version``: lines of JSON, times in nanoseconds."""
+"""Ollama's ``/api/generate``, ``/api/show``, ``/api/tags``, ``/api/ps`` and ``/api/version``: lines
+of JSON, times in nanoseconds.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
 
-TEMPLATE: Final = "{{ if .Suffix }}<fim_prefix>{{ .Prompt }}<fim_suffix>{{ .Suffix }}<fim_middle>{{ else }}{{ .Prompt }}{{ end }}"
+TEMPLATE: Final = (
+    "{{ if .Suffix }}<fim_prefix>{{ .Prompt }}<fim_suffix>{{ .Suffix }}<fim_middle>{{ else "
+    "}}{{ .Prompt }}{{ end }}"
+)
 """What a client looks into to see whether the middle can be filled in."""
 
 VERSION: Final = "0.9.0"
@@ -42,7 +47,9 @@ class Options(Struct):
 
 
 class Generate(Struct):
-    """``/api/generate``. ``keep_alive`` and ``num_ctx`` are ignored: models stay loaded, with their whole context."""
+    """``/api/generate``. ``keep_alive`` and ``num_ctx`` are ignored: models stay loaded,
+    with their whole context.
+    """
 
     model: str = ""
     prompt: str = ""
@@ -67,7 +74,9 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
     """What a body asks for; None: an empty prompt, which asks for the model to be loaded."""
     for name in ("format", "images", "system", "template"):
         if getattr(body, name):
-            raise RefusedError(501, f"{name} is not supported, expected none", "not_supported_error", param=name)
+            raise RefusedError(
+                501, f"{name} is not supported, expected none", "not_supported_error", param=name
+            )
     if not body.prompt and not body.suffix:
         return None
     chosen = body.options
@@ -84,7 +93,11 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
         seed=None if chosen.seed is None or chosen.seed < 0 else chosen.seed,
         stop=[each for each in stop if each] or None,
     )
-    code = Surroundings(body.prompt, body.suffix) if body.suffix else taken_apart(body.prompt, settings)
+    code = (
+        Surroundings(body.prompt, body.suffix)
+        if body.suffix
+        else taken_apart(body.prompt, settings)
+    )
     return Ask((code,), options, 1, untagged(body.model), body.stream)
 
 
@@ -122,7 +135,10 @@ def show(name: str, manifest: Manifest) -> Answer:
         "parameters": "",
         "capabilities": ["completion", "insert"],
         "details": _details(manifest),
-        "model_info": {"general.architecture": "starcoder2", "starcoder2.context_length": facts.context_length},
+        "model_info": {
+            "general.architecture": "starcoder2",
+            "starcoder2.context_length": facts.context_length,
+        },
         "modified_at": _now(),
     }
 
@@ -134,11 +150,23 @@ def tags(manifests: Sequence[tuple[str, Manifest]]) -> Answer:
 
 def _entry(name: str, manifest: Manifest) -> Answer:
     size = manifest.weight_bytes
-    return {"name": name, "model": name, "size": size, "digest": "", "modified_at": _now(), "details": _details(manifest)}
+    return {
+        "name": name,
+        "model": name,
+        "size": size,
+        "digest": "",
+        "modified_at": _now(),
+        "details": _details(manifest),
+    }
 
 
 def _details(manifest: Manifest) -> Answer:
-    return {"format": "onnx", "family": "starcoder2", "families": ["starcoder2"], "quantization_level": manifest.precision}
+    return {
+        "format": "onnx",
+        "family": "starcoder2",
+        "families": ["starcoder2"],
+        "quantization_level": manifest.precision,
+    }
 
 
 def name_of(body: Show) -> str:

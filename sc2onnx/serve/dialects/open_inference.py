@@ -1,4 +1,6 @@
-"""The Open Inference Protocol (KServe, Triton): facts of a model, and its extension ``generate``."""
+"""The Open Inference Protocol (KServe, Triton): facts of a model, and
+its extension ``generate``.
+"""
 
 from __future__ import annotations
 

@@ -82,7 +82,10 @@ def ask(body: Body, settings: Settings) -> Ask:
     prompts = _prompts(body.prompt, settings)
     code = tuple[str | Tokens | Surroundings, ...](prompts)
     if not body.echo:
-        code = tuple(taken_apart(prompt, settings) if isinstance(prompt, str) else prompt for prompt in prompts)
+        code = tuple(
+            taken_apart(prompt, settings) if isinstance(prompt, str) else prompt
+            for prompt in prompts
+        )
     if body.suffix is not None:
         code = tuple(_infilling(prompt, body.suffix) for prompt in prompts)
     warms = body.writes_nothing and not body.echo
@@ -90,12 +93,20 @@ def ask(body: Body, settings: Settings) -> Ask:
 
 
 def _check(body: Body, settings: Settings) -> None:
-    """Refuse what is not done, and what is too much. Silence would be an answer that was not asked for."""
+    """Refuse what is not done, and what is too much.
+    Silence would be an answer that was not asked for.
+    """
     if body.best_of not in (None, body.n or 1):
-        raise RefusedError(400, f"best_of is {body.best_of}, expected n: nothing is drawn that is not given", param="best_of")
+        raise RefusedError(
+            400,
+            f"best_of is {body.best_of}, expected n: nothing is drawn that is not given",
+            param="best_of",
+        )
     for name in ("presence_penalty", "frequency_penalty"):
         if getattr(body, name):
-            raise RefusedError(400, f"{name} is not supported, expected 0: use repetition_penalty", param=name)
+            raise RefusedError(
+                400, f"{name} is not supported, expected 0: use repetition_penalty", param=name
+            )
     if body.logprobs is not None and body.echo and body.stream:
         told = "logprobs of an echoed prompt are not streamed, expected stream without one of them"
         raise RefusedError(400, told, param="echo")
@@ -106,7 +117,9 @@ def _check(body: Body, settings: Settings) -> None:
     check_stops(body.stop, settings)
 
 
-def _prompts(prompt: str | list[str | int | list[int]], settings: Settings) -> tuple[str | Tokens, ...]:
+def _prompts(
+    prompt: str | list[str | int | list[int]], settings: Settings
+) -> tuple[str | Tokens, ...]:
     """A text, several, ids, or several lists of ids."""
     if isinstance(prompt, str):
         return (prompt,)
@@ -114,15 +127,29 @@ def _prompts(prompt: str | list[str | int | list[int]], settings: Settings) -> t
         return (tuple(each for each in prompt if isinstance(each, int)),)
     kinds = {type(each) for each in prompt}
     if len(kinds) != 1 or int in kinds:
-        raise RefusedError(400, "prompt is a mixed or empty list, expected texts, or token ids, or lists of those", param="prompt")
+        raise RefusedError(
+            400,
+            "prompt is a mixed or empty list, expected texts, or token ids, or lists of those",
+            param="prompt",
+        )
     if len(prompt) > settings.most_prompts:
-        raise RefusedError(400, f"prompt has {len(prompt)} entries, expected at most {settings.most_prompts}", param="prompt")
-    return tuple(each if isinstance(each, str) else tuple(each) for each in prompt if not isinstance(each, int))
+        raise RefusedError(
+            400,
+            f"prompt has {len(prompt)} entries, expected at most {settings.most_prompts}",
+            param="prompt",
+        )
+    return tuple(
+        each if isinstance(each, str) else tuple(each)
+        for each in prompt
+        if not isinstance(each, int)
+    )
 
 
 def _infilling(prompt: str | Tokens, suffix: str) -> Surroundings:
     if not isinstance(prompt, str):
-        raise RefusedError(400, "suffix is given and prompt is token ids, expected a text", param="suffix")
+        raise RefusedError(
+            400, "suffix is given and prompt is token ids, expected a text", param="suffix"
+        )
     return Surroundings(prompt, suffix)
 
 
@@ -156,7 +183,9 @@ def _bias(given: Mapping[str, float]) -> dict[int, float]:
     try:
         return {int(token[:_DIGITS]): value for token, value in given.items()}
     except ValueError:
-        raise RefusedError(400, "logit_bias has a key that is no token id, expected ids", param="logit_bias") from None
+        raise RefusedError(
+            400, "logit_bias has a key that is no token id, expected ids", param="logit_bias"
+        ) from None
 
 
 def choice(index: int, done: Completion, echo: str, codec: Codec, *, empty: bool = False) -> Answer:
@@ -171,7 +200,9 @@ def choice(index: int, done: Completion, echo: str, codec: Codec, *, empty: bool
     return {"index": index, "text": echo + told.text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def piece_choice(index: int, piece: Piece, echo: str, codec: Codec, offset: int, *, empty: bool = False) -> Answer:
+def piece_choice(
+    index: int, piece: Piece, echo: str, codec: Codec, offset: int, *, empty: bool = False
+) -> Answer:
     """A piece of one, which begins at ``offset`` of its text."""
     told = _emptied(piece) if empty else piece
     logprobs = columns(told, codec, offset + len(echo))
@@ -191,13 +222,22 @@ def _emptied(given: G) -> G:
 
 def completion(name: str, model: str, choices: Sequence[Answer], usage: Answer | None) -> Answer:
     """An answer, or an event of a stream."""
-    head = {"id": name, "object": "text_completion", "created": int(time.time()), "model": model, "choices": choices}
+    head = {
+        "id": name,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": choices,
+    }
     return head if usage is None else {**head, "usage": usage}
 
 
 def usage(prompts: Sequence[Usage], each: Sequence[Usage], *, empty: bool = False) -> Answer:
     """Tokens of the prompts, each counted once, and of all samples of them."""
-    read, written = sum(used.prompt for used in prompts), sum(used.generated for used in each) * (not empty)
+    read, written = (
+        sum(used.prompt for used in prompts),
+        sum(used.generated for used in each) * (not empty),
+    )
     cached = sum(used.reused for used in prompts)
     return {
         "prompt_tokens": read,
@@ -209,5 +249,14 @@ def usage(prompts: Sequence[Usage], each: Sequence[Usage], *, empty: bool = Fals
 
 def models(names: Sequence[str], since: int, context: int) -> Answer:
     """The models that there are."""
-    data = [{"id": name, "object": "model", "created": since, "owned_by": "sc2onnx", "max_model_len": context} for name in names]
+    data = [
+        {
+            "id": name,
+            "object": "model",
+            "created": since,
+            "owned_by": "sc2onnx",
+            "max_model_len": context,
+        }
+        for name in names
+    ]
     return {"object": "list", "data": data}

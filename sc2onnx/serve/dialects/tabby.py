@@ -50,7 +50,9 @@ class Segments(Struct):
 
 
 class Body(Struct):
-    """A request to the path that OpenAI's completions have too, where ``segments`` tell it apart."""
+    """A request to the path that OpenAI's completions have too, where
+    ``segments`` tell it apart.
+    """
 
     segments: Segments
     user: str | None = None
@@ -89,10 +91,18 @@ def ask(body: Body, settings: Settings) -> Ask:
     A newer request of the same user for the same file takes the place of this one.
     """
     given = body.segments
-    groups = (given.declarations, given.relevant_snippets_from_recently_opened_files, given.relevant_snippets_from_changed_files)
+    groups = (
+        given.declarations,
+        given.relevant_snippets_from_recently_opened_files,
+        given.relevant_snippets_from_changed_files,
+    )
     snippets = [snippet for group in groups for snippet in group or ()]
     if len(snippets) > _MOST_SNIPPETS:
-        raise RefusedError(400, f"segments has {len(snippets)} snippets, expected at most {_MOST_SNIPPETS}", param="segments")
+        raise RefusedError(
+            400,
+            f"segments has {len(snippets)} snippets, expected at most {_MOST_SNIPPETS}",
+            param="segments",
+        )
     code = Surroundings(given.prefix, given.suffix or "", given.filepath, None, _files(snippets))
     options = GenerationKeywords(
         max_new_tokens=min(_TOKENS, settings.most_tokens),

@@ -17,10 +17,11 @@ PROMPT_SECONDS: Final = 0.5
 class Cursor:
     """A place to complete at, and how.
 
-    ``document``: its URI; a newer request for it takes the place of an older one. ``code``: what
-    stands around the cursor. ``max_tokens``: the most to write. ``timeout``: seconds after which
-    what there is by then is taken. ``ends``: where the completion ends by its lines, None: anywhere.
-    ``line_seconds``: after so many seconds of writing it ends as soon as it has more than one line.
+    ``document``: its URI; a newer request for it takes the place of an older one. ``code``:
+    what stands around the cursor. ``max_tokens``: the most to write. ``timeout``: seconds
+    after which what there is by then is taken. ``ends``: where the completion ends by its
+    lines, None: anywhere. ``line_seconds``: after so many seconds of writing it ends as soon
+    as it has more than one line.
     """
 
     document: str

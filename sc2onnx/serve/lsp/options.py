@@ -24,8 +24,8 @@ class Options:
     ``max_tokens``: the most of a completion, 1 to 4096. ``mode``: where a completion ends, with the
     cursor's ``"line"``, with its ``"block"``, anywhere (``"free"``), or ``"auto"``: with the block
     where nothing follows the cursor on its line, else with the line. ``timeout``: seconds after
-    which what there is by then is taken, more than 0, at most 600. ``neighbours``: the most other open
-    documents that go into a prompt, 0 to 64.
+    which what there is by then is taken, more than 0, at most 600. ``neighbours``: the most other
+    open documents that go into a prompt, 0 to 64.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """

@@ -81,7 +81,9 @@ class Protocol(LanguageServerProtocol):
         result = yield from super().lsp_initialize(params)
         made = self.workspace
         folders = list(made.folders.values())
-        self._workspace = LineWorkspace(made.root_uri, made._sync_kind, folders, made.position_encoding)
+        self._workspace = LineWorkspace(
+            made.root_uri, made._sync_kind, folders, made.position_encoding
+        )
         return result
 
     @lsp_method(types.EXIT)

@@ -47,7 +47,9 @@ class Routes:
 
     async def _props(self, request: Request) -> Response:
         name, model = self._service.model(request.query_params.get("model", ""))
-        return replied(llama_cpp.props(name, model.manifest.model.context_length, model.engine.bounds.rows))
+        return replied(
+            llama_cpp.props(name, model.manifest.model.context_length, model.engine.bounds.rows)
+        )
 
     async def _slots(self, request: Request) -> Response:
         model = self._service.model(request.query_params.get("model", ""))[1]
@@ -56,17 +58,23 @@ class Routes:
 
     async def _infill(self, request: Request) -> Response:
         body = await self._exchange.body(request, _INFILL)
-        return await self._answered(request, body, llama_cpp.ask_infill(body, self._exchange.settings))
+        return await self._answered(
+            request, body, llama_cpp.ask_infill(body, self._exchange.settings)
+        )
 
     async def _completion(self, request: Request) -> Response:
         body = await self._exchange.body(request, _COMPLETE)
-        return await self._answered(request, body, llama_cpp.ask_completion(body, self._exchange.settings))
+        return await self._answered(
+            request, body, llama_cpp.ask_completion(body, self._exchange.settings)
+        )
 
     async def _answered(self, request: Request, body: llama_cpp.Sampling, ask: Ask) -> Response:
         name = self._service.model(ask.model)[0]
         if ask.stream and not ask.warms:
             streams = await self._exchange.streams(request, ask)
-            return self._exchange.streamed(streams, self._events(streams, name), lambda refusal: event(error(refusal)))
+            return self._exchange.streamed(
+                streams, self._events(streams, name), lambda refusal: event(error(refusal))
+            )
         done = await self._exchange.completions(request, ask)
         if ask.warms:
             return replied(llama_cpp.warmed(body, done[0].usage, name))
@@ -83,8 +91,11 @@ class Routes:
         body = await self._exchange.body(request, _TOKENIZE)
         model = self._service.model("")[1]
         codec, most = model.codec, _CHARACTERS * model.manifest.model.context_length
-        if len(body.content) > most:  # it takes seconds a megabyte, in which nobody else is answered
-            told = f"content has {len(body.content)} characters, expected at most {most}: send parts"
+        # it takes seconds a megabyte, in which nobody else is answered
+        if len(body.content) > most:
+            told = (
+                f"content has {len(body.content)} characters, expected at most {most}: send parts"
+            )
             raise RefusedError(413, told, param="content")
         tokens = await asyncio.to_thread(codec.encode, body.content, special=body.parse_special)
         return replied({"tokens": tokens})
@@ -94,6 +105,8 @@ class Routes:
         model = self._service.model("")[1]
         vocab = model.manifest.model.vocab_size
         if not all(0 <= token < vocab for token in body.tokens):
-            raise RefusedError(400, f"tokens has an id that is none, expected 0 to {vocab - 1}", param="tokens")
+            raise RefusedError(
+                400, f"tokens has an id that is none, expected 0 to {vocab - 1}", param="tokens"
+            )
         text = b"".join(map(model.codec.token_bytes, body.tokens)).decode("utf-8", errors="replace")
         return replied({"content": text})

@@ -29,7 +29,10 @@ class Routes:
 
     def routes(self) -> list[Route]:
         """Its paths."""
-        return [Route(path, guarded(self._fim), methods=["POST"]) for path in ("/v1/fim/completions", "/fim/completions")]
+        return [
+            Route(path, guarded(self._fim), methods=["POST"])
+            for path in ("/v1/fim/completions", "/fim/completions")
+        ]
 
     async def _fim(self, request: Request) -> Response:
         body = await self._exchange.body(request, _FIM)
@@ -37,12 +40,16 @@ class Routes:
         name, number = self._exchange.service.model(ask.model)[0], f"fim-{uuid.uuid4().hex}"
         if not ask.stream:
             done = (await self._exchange.completions(request, ask))[0]
-            return replied(mistral.answer(number, name, replace(done, text="") if ask.warms else done))
+            return replied(
+                mistral.answer(number, name, replace(done, text="") if ask.warms else done)
+            )
         streams = await self._exchange.streams(request, ask)
         events = self._events(streams, name, number, empty=ask.warms)
         return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
 
-    async def _events(self, streams: Sequence[Stream], name: str, number: str, *, empty: bool) -> AsyncIterator[bytes]:
+    async def _events(
+        self, streams: Sequence[Stream], name: str, number: str, *, empty: bool
+    ) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
             told = replace(piece, text="") if empty else piece
             yield event(mistral.event(number, name, told, streams[index].usage))

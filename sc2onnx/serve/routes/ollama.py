@@ -37,7 +37,10 @@ class Routes:
             ("GET", "/api/version", self._version),
             ("POST", "/api/chat", self._no_chat),
         ]
-        return [Route(path, guarded(answer, _refused), methods=[method]) for method, path, answer in answers]
+        return [
+            Route(path, guarded(answer, _refused), methods=[method])
+            for method, path, answer in answers
+        ]
 
     async def _generate(self, request: Request) -> Response:
         body = await self._exchange.body(request, _GENERATE)
@@ -49,7 +52,12 @@ class Routes:
             done = (await self._exchange.completions(request, ask))[0]
             return replied(ollama.whole(name, done.text, done.finish_reason, done.usage))
         streams = await self._exchange.streams(request, ask)
-        return self._exchange.streamed(streams, self._lines(streams, name), lambda refusal: _line(ollama.error(refusal)), _LINES)
+        return self._exchange.streamed(
+            streams,
+            self._lines(streams, name),
+            lambda refusal: _line(ollama.error(refusal)),
+            _LINES,
+        )
 
     async def _lines(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
@@ -63,13 +71,21 @@ class Routes:
         return replied(ollama.show(name, model.manifest))
 
     async def _tags(self, request: Request) -> Response:
-        return replied(ollama.tags([(name, self._service.model(name)[1].manifest) for name in self._service.names]))
+        return replied(
+            ollama.tags(
+                [(name, self._service.model(name)[1].manifest) for name in self._service.names]
+            )
+        )
 
     async def _version(self, request: Request) -> Response:
         return replied({"version": ollama.VERSION})
 
     async def _no_chat(self, request: Request) -> Response:
-        raise RefusedError(501, "a base model completes code and does not chat: use /api/generate", "not_supported_error")
+        raise RefusedError(
+            501,
+            "a base model completes code and does not chat: use /api/generate",
+            "not_supported_error",
+        )
 
 
 def _line(answer: object) -> bytes:

@@ -37,7 +37,10 @@ class Routes:
             ("POST", f"{model}/generate", self._generate),
             ("POST", f"{model}/generate_stream", self._stream),
         ]
-        return [Route(path, guarded(answer, _refused), methods=[method]) for method, path, answer in answers]
+        return [
+            Route(path, guarded(answer, _refused), methods=[method])
+            for method, path, answer in answers
+        ]
 
     async def _server(self, request: Request) -> Response:
         return replied(open_inference.server())
@@ -69,7 +72,9 @@ class Routes:
         ask = open_inference.ask(body, name, self._exchange.settings, stream=True)
         streams = await self._exchange.streams(request, ask)
         events = self._events(streams, name, empty=ask.warms)
-        return self._exchange.streamed(streams, events, lambda refusal: event(open_inference.error(refusal)))
+        return self._exchange.streamed(
+            streams, events, lambda refusal: event(open_inference.error(refusal))
+        )
 
     async def _events(
         self,

@@ -27,7 +27,9 @@ _SEGMENTS: Final = msgspec.json.Decoder(tabby.Body)
 
 
 class _Answering(NamedTuple):
-    """What all events of a stream have in common: their number, the model's name, and its tokenizer."""
+    """What all events of a stream have in common: their number, the
+    model's name, and its tokenizer.
+    """
 
     number: str
     name: str
@@ -42,8 +44,16 @@ class Routes:
 
     def routes(self) -> list[Route]:
         """Its paths."""
-        answers = [("POST", "completions", self._completions), ("POST", "chat/completions", self._no_chat), ("GET", "models", self._models)]
-        return [Route(f"{base}/{path}", guarded(answer), methods=[method]) for base in ("/v1", "") for method, path, answer in answers]
+        answers = [
+            ("POST", "completions", self._completions),
+            ("POST", "chat/completions", self._no_chat),
+            ("GET", "models", self._models),
+        ]
+        return [
+            Route(f"{base}/{path}", guarded(answer), methods=[method])
+            for base in ("/v1", "")
+            for method, path, answer in answers
+        ]
 
     async def _models(self, request: Request) -> Response:
         service = self._exchange.service
@@ -57,7 +67,11 @@ class Routes:
         body = decoded(raw, _BODY)
         ask = openai.ask(body, self._exchange.settings)
         (name, model), number = self._exchange.service.model(ask.model), f"cmpl-{uuid.uuid4().hex}"
-        echoes = [_echo(prompt, model.codec) if body.echo else "" for prompt in ask.prompts for _ in range(ask.samples)]
+        echoes = [
+            _echo(prompt, model.codec) if body.echo else ""
+            for prompt in ask.prompts
+            for _ in range(ask.samples)
+        ]
         if ask.stream:
             streams = await self._exchange.streams(request, ask)
             events = self._events(body, ask, streams, echoes, _Answering(number, name, model.codec))
@@ -67,7 +81,10 @@ class Routes:
         pairs = zip(done, echoes, strict=True)
 
         def chosen() -> list[Answer]:
-            return [openai.choice(index, *both, model.codec, empty=empty) for index, both in enumerate(pairs)]
+            return [
+                openai.choice(index, *both, model.codec, empty=empty)
+                for index, both in enumerate(pairs)
+            ]
 
         choices = chosen() if body.logprobs is None else await asyncio.to_thread(chosen)
         prompts = [each.usage for each in done[:: ask.samples]]
@@ -79,20 +96,37 @@ class Routes:
         done = await self._exchange.completions(request, tabby.ask(body, self._exchange.settings))
         return replied(tabby.answer(f"cmpl-{uuid.uuid4().hex}", body, done))
 
-    async def _events(self, body: openai.Body, ask: Ask, streams: Sequence[Stream], echoes: list[str], answering: _Answering) -> AsyncIterator[bytes]:
+    async def _events(
+        self,
+        body: openai.Body,
+        ask: Ask,
+        streams: Sequence[Stream],
+        echoes: list[str],
+        answering: _Answering,
+    ) -> AsyncIterator[bytes]:
         (number, name, codec), written = answering, [0] * len(streams)
         async for index, piece in merged(streams):
             echo, echoes[index] = echoes[index], ""
-            choice = openai.piece_choice(index, piece, echo, codec, written[index], empty=body.writes_nothing)
+            choice = openai.piece_choice(
+                index, piece, echo, codec, written[index], empty=body.writes_nothing
+            )
             written[index] += len(echo) + len(piece.text)
             yield event(openai.completion(number, name, [choice], None))
         if body.usage_at_end:
-            used = openai.usage([each.usage for each in streams[:: ask.samples]], [each.usage for each in streams], empty=body.writes_nothing)
+            used = openai.usage(
+                [each.usage for each in streams[:: ask.samples]],
+                [each.usage for each in streams],
+                empty=body.writes_nothing,
+            )
             yield event(openai.completion(number, name, [], used))
         yield openai.DONE
 
     async def _no_chat(self, request: Request) -> Response:
-        raise RefusedError(501, "a base model completes code and does not chat: use /v1/completions or /infill", "not_supported_error")
+        raise RefusedError(
+            501,
+            "a base model completes code and does not chat: use /v1/completions or /infill",
+            "not_supported_error",
+        )
 
 
 def _echo(prompt: str | Tokens | Surroundings, codec: Codec) -> str:

@@ -37,7 +37,10 @@ def make_case(make_checkpoint: Callable[..., Path]) -> Callable[..., Case]:
     """``make_case(changes, edit=, name=)``: two layers, 8 products, blocks of 16."""
 
     def make(changes: Mapping[str, Any] | None = None, **options: Any) -> Case:
-        directory = make_checkpoint({"hidden_size": 32, "intermediate_size": 64, "sliding_window": 7, **(changes or {})}, **options)
+        directory = make_checkpoint(
+            {"hidden_size": 32, "intermediate_size": 64, "sliding_window": 7, **(changes or {})},
+            **options,
+        )
         return open_case(directory)
 
     return make

@@ -1,4 +1,6 @@
-"""What quantised bytes mean, written out from the definitions of the operators: shares no line with the codec."""
+"""What quantised bytes mean, written out from the definitions of the operators:
+shares no line with the codec.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Integers = npt.NDArray[Any]
 
 
 def meaning(codes: Integers, scales: Floats, block_size: int) -> Floats:
-    """codes (rows, columns), scales (rows, columns / block_size) -> code times the scale of its block, rounded once to float32."""
+    """codes (rows, columns), scales (rows, columns / block_size) -> code times the scale of its
+    block, rounded once to float32.
+    """
     weights = np.empty(codes.shape, dtype=np.float32)
     for column in range(codes.shape[1]):
         weights[:, column] = codes[:, column].astype(np.float32) * scales[:, column // block_size]
@@ -24,7 +28,9 @@ def meaning(codes: Integers, scales: Floats, block_size: int) -> Floats:
 
 
 def numbers(data: bytes, bits: int, signed: bool) -> Integers:
-    """The integers in bytes. 4 bits: the first in the low half. Signed: two's complement; unsigned: 8 or 128 stands for 0."""
+    """The integers in bytes. 4 bits: the first in the low half.
+    Signed: two's complement; unsigned: 8 or 128 stands for 0.
+    """
     unsigned = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
     if bits == 4:
         both = np.empty(2 * len(unsigned), dtype=np.int64)
@@ -44,7 +50,9 @@ class Matrix:
 
 
 def matrices(bundle: Path) -> dict[str, Matrix]:
-    """Every quantised matrix of a bundle, by the name of its codes; where two nodes read one, both see the same."""
+    """Every quantised matrix of a bundle, by the name of its codes; where two nodes
+    read one, both see the same.
+    """
     found: dict[str, Matrix] = {}
     for path in sorted(bundle.glob("*.onnx")):
         if path.name.endswith(".kernels.onnx"):
@@ -59,16 +67,29 @@ def matrices(bundle: Path) -> dict[str, Matrix]:
 def _of_graph(graph: onnx.GraphProto, bundle: Path) -> Iterator[tuple[str, Matrix]]:
     stored = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        gathers = node.op_type == "Gather" and node.input[0].endswith(".codes")  # columns, of which floats are made
-        if node.op_type not in ("MatMulNBits", "GatherBlockQuantized", "DequantizeLinear") and not gathers:
+        # columns, of which floats are made
+        gathers = node.op_type == "Gather" and node.input[0].endswith(".codes")
+        if (
+            node.op_type not in ("MatMulNBits", "GatherBlockQuantized", "DequantizeLinear")
+            and not gathers
+        ):
             continue
-        codes, scales = (node.input[1], node.input[2]) if node.op_type == "MatMulNBits" else (node.input[0], node.input[-1])
+        codes, scales = (
+            (node.input[1], node.input[2])
+            if node.op_type == "MatMulNBits"
+            else (node.input[0], node.input[-1])
+        )
         if gathers:
             scales = codes.replace(".codes", ".scales")
-        yield codes.removesuffix(".weight.codes"), _matrix(node, stored[codes], stored[scales], bundle)
+        yield (
+            codes.removesuffix(".weight.codes"),
+            _matrix(node, stored[codes], stored[scales], bundle),
+        )
 
 
-def _matrix(node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorProto, bundle: Path) -> Matrix:
+def _matrix(
+    node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorProto, bundle: Path
+) -> Matrix:
     says: Mapping[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
     factors = np.frombuffer(_bytes(scales, bundle), dtype="<f4").reshape(scales.dims)
     assert scales.data_type == onnx.TensorProto.FLOAT
@@ -80,11 +101,13 @@ def _matrix(node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorPr
         bits = 4 if codes.data_type == onnx.TensorProto.INT4 else 8
         assert codes.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.INT8)
         assert says["axis"] == 0
-        transposed = numbers(_bytes(codes, bundle), bits, signed=True).reshape(codes.dims)  # (in, out)
+        # (in, out)
+        transposed = numbers(_bytes(codes, bundle), bits, signed=True).reshape(codes.dims)
         return Matrix(meaning(transposed.T, factors.T, size), bits, size)
     bits = says["bits"]
     assert codes.data_type == onnx.TensorProto.UINT8
-    unpacked = numbers(_bytes(codes, bundle), bits, signed=False).reshape(codes.dims[0], -1)  # (out, in)
+    # (out, in)
+    unpacked = numbers(_bytes(codes, bundle), bits, signed=False).reshape(codes.dims[0], -1)
     if node.op_type == "MatMulNBits":
         assert unpacked.shape == (says["N"], says["K"])
         assert list(codes.dims) == [says["N"], says["K"] // size, size * bits // 8]

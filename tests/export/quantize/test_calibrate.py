@@ -1,4 +1,6 @@
-"""Calibration of small random models: what it leaves in the store, and that it goes on where an interruption left it."""
+"""Calibration of small random models: what it leaves in the store, and that it goes on
+where an interruption left it.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +55,19 @@ class Counted(Silent):
 def run(tmp_path: Path) -> Callable[..., Store]:
     """``run(case, name, report)`` calibrates into a store of that name."""
 
-    def run(case: Case, name: str = "store", report: Progress | None = None, windows: Any = None) -> Store:
+    def run(
+        case: Case, name: str = "store", report: Progress | None = None, windows: Any = None
+    ) -> Store:
         store = Store(tmp_path / name)
         store.directory.mkdir(exist_ok=True)
-        calibrate(case.config, case.floats, case.schemes, case.windows if windows is None else windows, store, report or Silent())
+        calibrate(
+            case.config,
+            case.floats,
+            case.schemes,
+            case.windows if windows is None else windows,
+            store,
+            report or Silent(),
+        )
         return store
 
     return run
@@ -84,19 +95,33 @@ def model(case: Case, products: Mapping[str, Affine], stream: Floats) -> Floats:
         x = layer_norm(stream, affine(case.floats, f"{name}.input_layernorm"), config.norm_epsilon)
         x = attention(products[f"{name}.self_attn.qkv_proj"](x), config, tables)
         stream = stream + products[f"{name}.self_attn.o_proj"](x)
-        x = layer_norm(stream, affine(case.floats, f"{name}.post_attention_layernorm"), config.norm_epsilon)
-        stream = stream + products[f"{name}.mlp.c_proj"](gelu(products[f"{name}.mlp.c_fc"](x), config))
+        x = layer_norm(
+            stream, affine(case.floats, f"{name}.post_attention_layernorm"), config.norm_epsilon
+        )
+        stream = stream + products[f"{name}.mlp.c_proj"](
+            gelu(products[f"{name}.mlp.c_fc"](x), config)
+        )
     return stream
 
 
-SHAPES = [{}, {"use_bias": False}, {"hidden_act": "gelu", "num_key_value_heads": 1}, {"tie_word_embeddings": False, "sliding_window": None}]
+SHAPES = [
+    {},
+    {"use_bias": False},
+    {"hidden_act": "gelu", "num_key_value_heads": 1},
+    {"tie_word_embeddings": False, "sliding_window": None},
+]
 
 
 @pytest.mark.parametrize("changes", SHAPES, ids=str)
 def test_every_product_is_rounded_and_both_streams_move_on(
-    changes: Mapping[str, Any], make_case: MakeCase, run: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+    changes: Mapping[str, Any],
+    make_case: MakeCase,
+    run: Callable[..., Store],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The streams end where the original and the rounded model end, whichever batches they moved in."""
+    """The streams end where the original and the rounded model end,
+    whichever batches they moved in.
+    """
     monkeypatch.setattr(room, "BATCH_TOKENS", 48)  # two windows, then one
     streams = []
     make = room.ResidualStreams
@@ -117,17 +142,24 @@ def test_every_product_is_rounded_and_both_streams_move_on(
         assert (done.bias is None) == (originals[name].bias is None)
         ours[name] = Affine(dequantise(done.quantised), done.bias)
     starts = embed(case.floats[EMBEDDING], case.windows, case.schemes["model.embed_tokens"])
-    np.testing.assert_allclose(streams[0].original, model(case, originals, starts[0]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        streams[0].original, model(case, originals, starts[0]), rtol=1e-4, atol=1e-4
+    )
     np.testing.assert_allclose(streams[0].ours, model(case, ours, starts[1]), rtol=1e-4, atol=1e-4)
     assert report.nbytes == [originals[name].weight.nbytes for name in PRODUCTS]
 
 
-def test_calibration_comes_nearer_to_the_original_than_the_nearest(make_case: MakeCase, run: Callable[..., Store]) -> None:
+def test_calibration_comes_nearer_to_the_original_than_the_nearest(
+    make_case: MakeCase, run: Callable[..., Store]
+) -> None:
     """On other text than it was calibrated on."""
     case = make_case()
     store = run(case, windows=np.random.default_rng(2).integers(0, 32, (40, 24)))
     originals = {name: affine(case.floats, name) for name in PRODUCTS}
-    nearest = {name: Affine(dequantise(quantise(product.weight, case.schemes[name])), product.bias) for name, product in originals.items()}
+    nearest = {
+        name: Affine(dequantise(quantise(product.weight, case.schemes[name])), product.bias)
+        for name, product in originals.items()
+    }
     ours = {}
     for name in PRODUCTS:
         done = store.get(name, case.schemes[name])
@@ -135,7 +167,10 @@ def test_calibration_comes_nearer_to_the_original_than_the_nearest(make_case: Ma
         ours[name] = Affine(dequantise(done.quantised), done.bias)
     starts = embed(case.floats[EMBEDDING], case.windows, case.schemes["model.embed_tokens"])
     expected = model(case, originals, starts[0])
-    errors = [float(((model(case, products, starts[1]) - expected) ** 2).mean()) for products in (ours, nearest)]
+    errors = [
+        float(((model(case, products, starts[1]) - expected) ** 2).mean())
+        for products in (ours, nearest)
+    ]
     assert errors[0] < 0.8 * errors[1]
 
 
@@ -145,7 +180,9 @@ def test_a_bias_makes_up_for_what_rounding_does_to_the_mean(make_case: MakeCase)
     random = np.random.default_rng(3)
     original = random.standard_normal((500, 32)).astype(np.float32) + np.float32(2)
     ours = original + 0.2 * random.standard_normal((500, 32)).astype(np.float32) + np.float32(0.5)
-    done = room.round_product(product, Scheme(4, 16), [(original[:200], ours[:200]), (original[200:], ours[200:])])
+    done = room.round_product(
+        product, Scheme(4, 16), [(original[:200], ours[:200]), (original[200:], ours[200:])]
+    )
     found = Affine(dequantise(done.quantised), done.bias)(ours).mean(axis=0)
     np.testing.assert_allclose(found, product(original).mean(axis=0), atol=1e-4)
 
@@ -163,7 +200,9 @@ def test_the_same_twice(make_case: MakeCase, run: Callable[..., Store], contents
     assert contents(run(case, "one").directory) == contents(run(case, "other").directory)
 
 
-def test_nothing_is_computed_if_everything_is_there(make_case: MakeCase, run: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_computed_if_everything_is_there(
+    make_case: MakeCase, run: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = make_case()
     run(case)
     for name in ("embed", "round_jointly", "attention", "gelu", "layer_norm"):
@@ -173,7 +212,11 @@ def test_nothing_is_computed_if_everything_is_there(make_case: MakeCase, run: Ca
 
 @pytest.mark.parametrize("done", [1, 3, 4, 7])
 def test_an_interrupted_calibration_goes_on_where_it_was(
-    done: int, make_case: MakeCase, run: Callable[..., Store], contents: Contents, rounded: list[tuple[int, ...]]
+    done: int,
+    make_case: MakeCase,
+    run: Callable[..., Store],
+    contents: Contents,
+    rounded: list[tuple[int, ...]],
 ) -> None:
     case = make_case()
     whole = contents(run(case, "whole").directory)
@@ -204,7 +247,11 @@ def _flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_truncate, _empty, _garbage, _flip])
 def test_a_damaged_file_is_made_again(
-    damage: Callable[[Path], None], make_case: MakeCase, run: Callable[..., Store], contents: Contents, rounded: list[tuple[int, ...]]
+    damage: Callable[[Path], None],
+    make_case: MakeCase,
+    run: Callable[..., Store],
+    contents: Contents,
+    rounded: list[tuple[int, ...]],
 ) -> None:
     case = make_case()
     store = run(case)
@@ -216,16 +263,27 @@ def test_a_damaged_file_is_made_again(
     assert rounded == [case.floats[f"{PRODUCTS[5]}.weight"].shape]
 
 
-def test_a_product_that_cannot_be_calibrated_is_named(make_case: MakeCase, run: Callable[..., Store]) -> None:
+def test_a_product_that_cannot_be_calibrated_is_named(
+    make_case: MakeCase, run: Callable[..., Store]
+) -> None:
     """Finite weights whose activations are not."""
     case = make_case(edit=lambda tensors: tensors["model.layers.1.mlp.c_fc.weight"].fill(3e38))
     with (
         warnings.catch_warnings(action="error"),
-        pytest.raises(TensorError, match=r"model\.layers\.1\.mlp\.c_proj cannot be calibrated .* --no-calibration"),
+        pytest.raises(
+            TensorError,
+            match=r"model\.layers\.1\.mlp\.c_proj cannot be calibrated .* --no-calibration",
+        ),
     ):
         run(case)
 
 
 def test_a_tokenizer_of_another_model(make_case: MakeCase, run: Callable[..., Store]) -> None:
-    with pytest.raises(CheckpointError, match=r"makes token 32 of the calibration text, expected less than 32, the rows of model\.embed_tokens"):
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            r"makes token 32 of the calibration text, expected less than 32, the rows "
+            r"of model\.embed_tokens"
+        ),
+    ):
         run(make_case(), windows=np.full((1, 8), 32))

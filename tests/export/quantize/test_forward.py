@@ -42,29 +42,50 @@ CHOSEN: Mapping[str, Mapping[str, Any]] = {
 @pytest.mark.parametrize("name", CHOSEN)
 def test_every_layer(name: str, tmp_path: Path) -> None:
     """Each from torch's own input, two texts at once, every position."""
-    checkpoint = make(Shape(name, {"intermediate_size": 128, "attn_implementation": "eager", **CHOSEN[name]}), tmp_path / "checkpoint")
+    checkpoint = make(
+        Shape(name, {"intermediate_size": 128, "attn_implementation": "eager", **CHOSEN[name]}),
+        tmp_path / "checkpoint",
+    )
     case = open_case(checkpoint)
     config = case.config
-    reference = transformers.Starcoder2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+    reference = transformers.Starcoder2ForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32
+    ).eval()  # type: ignore[no-untyped-call]
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, LENGTH))
     with torch.no_grad():
-        states = [state.numpy() for state in reference(torch.from_numpy(tokens), output_hidden_states=True).hidden_states]
+        states = [
+            state.numpy()
+            for state in reference(
+                torch.from_numpy(tokens), output_hidden_states=True
+            ).hidden_states
+        ]
     assert len(states) == config.num_hidden_layers + 1
     tables = rotary_tables(config, LENGTH)
     for layer in range(config.num_hidden_layers):
         parts = {
             part: affine(case.floats, f"model.layers.{layer}.{part}")
-            for part in ("input_layernorm", "self_attn.qkv_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp.c_fc", "mlp.c_proj")
+            for part in (
+                "input_layernorm",
+                "self_attn.qkv_proj",
+                "self_attn.o_proj",
+                "post_attention_layernorm",
+                "mlp.c_fc",
+                "mlp.c_proj",
+            )
         }
         x = states[layer].copy()
         normed = layer_norm(x, parts["input_layernorm"], config.norm_epsilon)
-        x += parts["self_attn.o_proj"](attention(parts["self_attn.qkv_proj"](normed), config, tables))
+        x += parts["self_attn.o_proj"](
+            attention(parts["self_attn.qkv_proj"](normed), config, tables)
+        )
         normed = layer_norm(x, parts["post_attention_layernorm"], config.norm_epsilon)
         x += parts["mlp.c_proj"](gelu(parts["mlp.c_fc"](normed), config))
         if layer == config.num_hidden_layers - 1:  # torch's last state is past the last norm
             x = layer_norm(x, affine(case.floats, "model.norm"), config.norm_epsilon)
         assert x.dtype == np.float32
-        np.testing.assert_allclose(x, states[layer + 1], atol=2e-5 * np.abs(states[layer + 1]).max())
+        np.testing.assert_allclose(
+            x, states[layer + 1], atol=2e-5 * np.abs(states[layer + 1]).max()
+        )
 
 
 def test_what_is_computed_from_is_left_as_it_was(make_case: Callable[..., Case]) -> None:

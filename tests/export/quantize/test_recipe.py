@@ -39,7 +39,9 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_presets() -> None:
-    """Every one has a head in 8 bits, which the portable form needs, and sizes that all three models have multiples of."""
+    """Every one has a head in 8 bits, which the portable form needs, and sizes that all three
+    models have multiples of.
+    """
     assert set(PRESETS) == {"int8", "int4", "int4-fast"}
     for name, preset in PRESETS.items():
         assert recipe(name) is preset
@@ -55,10 +57,20 @@ def test_presets() -> None:
     assert {name for name, preset in PRESETS.items() if preset.lift} == {"int4", "int4-fast"}
 
 
-MADE = Recipe("made", body=INT4, head=INT8, overrides=(Override("*.c_proj", INT8), Override("*", Scheme(4, 16))), calibrate=True)
+MADE = Recipe(
+    "made",
+    body=INT4,
+    head=INT8,
+    overrides=(Override("*.c_proj", INT8), Override("*", Scheme(4, 16))),
+    calibrate=True,
+)
 
 
-@pytest.mark.parametrize("expected", [*PRESETS.values(), MADE, replace(MADE, lift=INT8, body_bits=5.0, calibrate=True)], ids=lambda made: made.name)
+@pytest.mark.parametrize(
+    "expected",
+    [*PRESETS.values(), MADE, replace(MADE, lift=INT8, body_bits=5.0, calibrate=True)],
+    ids=lambda made: made.name,
+)
 def test_a_recipe_comes_back_from_its_file(expected: Recipe, write: Write) -> None:
     found = recipe(write(expected.to_json()))
     assert found == expected
@@ -67,14 +79,20 @@ def test_a_recipe_comes_back_from_its_file(expected: Recipe, write: Write) -> No
 
 
 def test_a_recipe_is_called_like_its_file_if_it_does_not_say(write: Write) -> None:
-    assert recipe(write(PLAIN, "for laptops.json")) == Recipe("for laptops", body=Scheme(4, 32), head=Scheme(8, 64))
+    assert recipe(write(PLAIN, "for laptops.json")) == Recipe(
+        "for laptops", body=Scheme(4, 32), head=Scheme(8, 64)
+    )
     assert recipe(write({**PLAIN, "name": "x"}, "y.json")).name == "x"
     assert recipe(write({**PLAIN, "lift": None})).lift is None
 
 
 def test_the_first_override_that_matches_wins() -> None:
     first, second, third = Scheme(8, 16), Scheme(8, 64), Scheme(4, 256)
-    overrides = (Override("model.layers.3.mlp.c_proj", first), Override("*.c_proj", second), Override("model.layers.[0-3].*", third))
+    overrides = (
+        Override("model.layers.3.mlp.c_proj", first),
+        Override("*.c_proj", second),
+        Override("model.layers.[0-3].*", third),
+    )
     made = Recipe("x", body=INT4, head=INT8, overrides=overrides)
     found = {
         "model.layers.3.mlp.c_proj": first,
@@ -91,7 +109,9 @@ def test_the_first_override_that_matches_wins() -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_overrides_are_for_the_layers_products_and_the_head_is_for_both_ends(settings: dict[str, Any], tied: bool) -> None:
+def test_overrides_are_for_the_layers_products_and_the_head_is_for_both_ends(
+    settings: dict[str, Any], tied: bool
+) -> None:
     """Even where a pattern matches everything; norms, biases and tables stay floats."""
     config = Starcoder2Config.from_dict({**settings, "tie_word_embeddings": tied})
     shapes: dict[str, tuple[int, ...]] = {
@@ -104,8 +124,16 @@ def test_overrides_are_for_the_layers_products_and_the_head_is_for_both_ends(set
         "model.norm.weight": (64,),
         **({} if tied else {"lm_head.weight": (32, 64)}),
     }
-    floats = {name: LazyWeight(name, shape, np.dtype(np.float32), lambda: iter(())) for name, shape in shapes.items()}
-    made = Recipe("x", body=INT4, head=INT8, overrides=(Override("*c_fc", Scheme(8, 64)), Override("*", Scheme(4, 256))))
+    floats = {
+        name: LazyWeight(name, shape, np.dtype(np.float32), lambda: iter(()))
+        for name, shape in shapes.items()
+    }
+    made = Recipe(
+        "x",
+        body=INT4,
+        head=INT8,
+        overrides=(Override("*c_fc", Scheme(8, 64)), Override("*", Scheme(4, 256))),
+    )
     expected = {
         "model.embed_tokens": INT8,
         "model.layers.0.mlp.c_fc": Scheme(8, 64),
@@ -129,30 +157,87 @@ def test_overrides_are_for_the_layers_products_and_the_head_is_for_both_ends(set
         ({**PLAIN, "body": 4}, "malformed (Recipe.body is 4, expected Scheme)"),
         ({**PLAIN, "body": None}, "malformed (Recipe.body is None, expected Scheme)"),
         ({**PLAIN, "head": {"bits": 8}}, "missing 1 required positional argument: 'block_size'"),
-        ({**PLAIN, "head": {"bits": 8, "block_size": 32, "zero_point": True}}, "malformed (Scheme has unknown fields ['zero_point'])"),
-        ({**PLAIN, "head": {"bits": 8, "block_size": "32"}}, "malformed (Scheme.block_size is '32', expected int)"),
-        ({**PLAIN, "head": {"bits": 8.0, "block_size": 32}}, "malformed (Scheme.bits is 8.0, expected int)"),
-        ({**PLAIN, "head": {"bits": 5, "block_size": 32}}, "quantisation is 5 bits in blocks of 32, expected 4 or 8 bits"),
-        ({**PLAIN, "body": {"bits": 4, "block_size": 100}}, "quantisation is 4 bits in blocks of 100, expected 4 or 8 bits"),
-        ({**PLAIN, "lift": {"bits": 8, "block_size": 7}, "body_bits": 5}, "quantisation is 8 bits in blocks of 7"),
+        (
+            {**PLAIN, "head": {"bits": 8, "block_size": 32, "zero_point": True}},
+            "malformed (Scheme has unknown fields ['zero_point'])",
+        ),
+        (
+            {**PLAIN, "head": {"bits": 8, "block_size": "32"}},
+            "malformed (Scheme.block_size is '32', expected int)",
+        ),
+        (
+            {**PLAIN, "head": {"bits": 8.0, "block_size": 32}},
+            "malformed (Scheme.bits is 8.0, expected int)",
+        ),
+        (
+            {**PLAIN, "head": {"bits": 5, "block_size": 32}},
+            "quantisation is 5 bits in blocks of 32, expected 4 or 8 bits",
+        ),
+        (
+            {**PLAIN, "body": {"bits": 4, "block_size": 100}},
+            "quantisation is 4 bits in blocks of 100, expected 4 or 8 bits",
+        ),
+        (
+            {**PLAIN, "lift": {"bits": 8, "block_size": 7}, "body_bits": 5},
+            "quantisation is 8 bits in blocks of 7",
+        ),
         ({**PLAIN, "overrides": None}, "malformed ('NoneType' object is not iterable"),
         ({**PLAIN, "overrides": {"*.c_proj": PLAIN["body"]}}, "malformed ("),
         ({**PLAIN, "overrides": ["*.c_proj"]}, "malformed ("),
-        ({**PLAIN, "overrides": [{"pattern": "*"}]}, "malformed (Override.scheme is None, expected Scheme)"),
-        ({**PLAIN, "overrides": [{"scheme": PLAIN["body"]}]}, "missing 1 required positional argument: 'pattern'"),
-        ({**PLAIN, "overrides": [{"pattern": 3, "scheme": PLAIN["body"]}]}, "malformed (Override.pattern is 3, expected str)"),
-        ({**PLAIN, "overrides": [{"pattern": "*", "scheme": "int8"}]}, "malformed (Override.scheme is 'int8', expected Scheme)"),
-        ({**PLAIN, "overrides": [{"pattern": "*", "scheme": {"bits": 6, "block_size": 32}}]}, "quantisation is 6 bits"),
-        ({**PLAIN, "overrides": [{"pattern": "*", "scheme": PLAIN["body"], "layers": 3}]}, "malformed (Override has unknown fields ['layers'])"),
+        (
+            {**PLAIN, "overrides": [{"pattern": "*"}]},
+            "malformed (Override.scheme is None, expected Scheme)",
+        ),
+        (
+            {**PLAIN, "overrides": [{"scheme": PLAIN["body"]}]},
+            "missing 1 required positional argument: 'pattern'",
+        ),
+        (
+            {**PLAIN, "overrides": [{"pattern": 3, "scheme": PLAIN["body"]}]},
+            "malformed (Override.pattern is 3, expected str)",
+        ),
+        (
+            {**PLAIN, "overrides": [{"pattern": "*", "scheme": "int8"}]},
+            "malformed (Override.scheme is 'int8', expected Scheme)",
+        ),
+        (
+            {**PLAIN, "overrides": [{"pattern": "*", "scheme": {"bits": 6, "block_size": 32}}]},
+            "quantisation is 6 bits",
+        ),
+        (
+            {**PLAIN, "overrides": [{"pattern": "*", "scheme": PLAIN["body"], "layers": 3}]},
+            "malformed (Override has unknown fields ['layers'])",
+        ),
         ({**PLAIN, "calibrate": "no"}, "malformed (Recipe.calibrate is 'no', expected bool)"),
         ({**PLAIN, "calibrate": 1}, "malformed (Recipe.calibrate is 1, expected bool)"),
         ({**PLAIN, "name": 4}, "malformed (Recipe.name is 4, expected str)"),
-        ({**PLAIN, "lift": PLAIN["head"], "body_bits": "5"}, "malformed (Recipe.body_bits is '5', expected float)"),
-        ({**PLAIN, "lift": PLAIN["head"]}, "recipe mine: body_bits is 0.0, expected the bits per weight up to which products are lifted"),
-        ({**PLAIN, "lift": PLAIN["head"], "body_bits": -1}, "recipe mine: body_bits is -1, expected the bits per weight"),
-        ({**PLAIN, "lift": PLAIN["head"], "body_bits": math.nan}, "recipe mine: body_bits is nan, expected the bits per weight"),
-        ({**PLAIN, "lift": PLAIN["head"], "body_bits": math.inf}, "recipe mine: body_bits is inf, expected the bits per weight"),
-        ({**PLAIN, "body_bits": 4.5}, "recipe mine: body_bits is 4.5 and there is no lift, expected both or neither"),
+        (
+            {**PLAIN, "lift": PLAIN["head"], "body_bits": "5"},
+            "malformed (Recipe.body_bits is '5', expected float)",
+        ),
+        (
+            {**PLAIN, "lift": PLAIN["head"]},
+            (
+                "recipe mine: body_bits is 0.0, expected the bits per weight up to "
+                "which products are lifted"
+            ),
+        ),
+        (
+            {**PLAIN, "lift": PLAIN["head"], "body_bits": -1},
+            "recipe mine: body_bits is -1, expected the bits per weight",
+        ),
+        (
+            {**PLAIN, "lift": PLAIN["head"], "body_bits": math.nan},
+            "recipe mine: body_bits is nan, expected the bits per weight",
+        ),
+        (
+            {**PLAIN, "lift": PLAIN["head"], "body_bits": math.inf},
+            "recipe mine: body_bits is inf, expected the bits per weight",
+        ),
+        (
+            {**PLAIN, "body_bits": 4.5},
+            "recipe mine: body_bits is 4.5 and there is no lift, expected both or neither",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -169,7 +254,9 @@ def test_a_recipe_that_is_none(mistake: Any, message: str, write: Write) -> None
 
 
 def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"absent\.json cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        RequestError, match=r"absent\.json cannot be read \(No such file or directory\)"
+    ):
         recipe(str(tmp_path / "absent.json"))
     (tmp_path / "a.json").mkdir()
     with pytest.raises(RequestError, match=r"a\.json cannot be read \(Is a directory\)"):
@@ -181,13 +268,21 @@ def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["int3", "INT4", "", "fp32", "recipe.txt"])
 def test_a_name_that_is_no_recipes(name: str) -> None:
-    with pytest.raises(RequestError, match=rf"precision is {name!r}, expected one of int8, int4, int4-fast, or a recipe in a \.json file"):
+    with pytest.raises(
+        RequestError,
+        match=(
+            rf"precision is {name!r}, expected one of int8, int4, int4-fast, or a "
+            r"recipe in a \.json file"
+        ),
+    ):
         recipe(name)
 
 
 @pytest.mark.parametrize("body_bits", [0.0, -4.5, math.nan, math.inf])
 def test_a_lift_needs_a_limit(body_bits: float) -> None:
-    with pytest.raises(RequestError, match="expected the bits per weight up to which products are lifted"):
+    with pytest.raises(
+        RequestError, match="expected the bits per weight up to which products are lifted"
+    ):
         Recipe("x", body=INT4, head=INT8, lift=INT8, body_bits=body_bits)
 
 
@@ -195,7 +290,13 @@ def test_a_lift_needs_a_limit(body_bits: float) -> None:
 def test_a_recipe_may_not_pass_for_another_precision(name: str, write: Write) -> None:
     """The manifest has nothing but the name, and verification goes by it."""
     path = write({**PLAIN, "name": name})
-    with pytest.raises(RequestError, match=f"the recipe {path} is called '{name}', which means another precision: give it a name of its own"):
+    with pytest.raises(
+        RequestError,
+        match=(
+            f"the recipe {path} is called '{name}', which means another precision: "
+            "give it a name of its own"
+        ),
+    ):
         Variant(path)
     with pytest.raises(RequestError, match="which means another precision"):
         Variant(write(PLAIN, f"{name}.json"))
@@ -215,7 +316,13 @@ def test_a_recipe_of_ones_own(write: Write) -> None:
 def test_a_head_in_4_bits_is_not_for_standard_operators(write: Write) -> None:
     path = write({**PLAIN, "head": {"bits": 4, "block_size": 32}})
     assert Variant(path, "cpu").recipe() == Recipe("mine", body=Scheme(4, 32), head=Scheme(4, 32))
-    with pytest.raises(RequestError, match="the head has 4 bits for target 'portable', expected 8: no standard operator gathers packed codes"):
+    with pytest.raises(
+        RequestError,
+        match=(
+            "the head has 4 bits for target 'portable', expected 8: no standard "
+            "operator gathers packed codes"
+        ),
+    ):
         Variant(path, "portable")
     assert Variant(path, "cuda").recipe() == Variant(path, "cpu").recipe()
 
@@ -226,9 +333,18 @@ def test_on_a_gpu_the_names_mean_blocks_of_32(write: Write) -> None:
         "int4": (Scheme(4, 32), Scheme(8, 32)),
     }
     assert Variant("int4", "cuda").recipe() is CUDA_PRESETS["int4"]
-    assert (Variant("int4", "cuda").dtype, Variant("int4", "cuda").read_as) == (np.dtype(np.float16), np.dtype(np.float32))
-    assert (Variant("fp16", "cuda").dtype, Variant("fp16", "cuda").read_as) == (np.dtype(np.float16), np.dtype(np.float16))
-    with pytest.raises(RequestError, match="precision is 'int4-fast' for target 'cuda', expected one of fp16, bf16, int8, int4"):
+    assert (Variant("int4", "cuda").dtype, Variant("int4", "cuda").read_as) == (
+        np.dtype(np.float16),
+        np.dtype(np.float32),
+    )
+    assert (Variant("fp16", "cuda").dtype, Variant("fp16", "cuda").read_as) == (
+        np.dtype(np.float16),
+        np.dtype(np.float16),
+    )
+    with pytest.raises(
+        RequestError,
+        match="precision is 'int4-fast' for target 'cuda', expected one of fp16, bf16, int8, int4",
+    ):
         Variant("int4-fast", "cuda")
     path = write({**PLAIN, "name": "int4"}, "mine.json")
     with pytest.raises(RequestError, match="is called 'int4', which means another precision"):

@@ -1,4 +1,6 @@
-"""Joint rounding against the textbook in float64, and what it must never do: leave the range, lose to the nearest, stumble over odd inputs."""
+"""Joint rounding against the textbook in float64, and what it must never do: leave the range, lose
+to the nearest, stumble over odd inputs.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,18 @@ def numbers(*shape: int, seed: int = 0) -> Floats:
 
 def related(tokens: int, columns: int, seed: int = 0) -> Floats:
     """Inputs (tokens, columns) of which a few directions say most, with means that are not 0."""
-    few = numbers(tokens, max(1, columns // 4), seed=seed) @ numbers(max(1, columns // 4), columns, seed=seed + 1)
-    return np.asarray(few + 0.3 * numbers(tokens, columns, seed=seed + 2) + 0.5 * numbers(columns, seed=seed + 3), dtype=np.float32)
+    few = numbers(tokens, max(1, columns // 4), seed=seed) @ numbers(
+        max(1, columns // 4), columns, seed=seed + 1
+    )
+    return np.asarray(
+        few + 0.3 * numbers(tokens, columns, seed=seed + 2) + 0.5 * numbers(columns, seed=seed + 3),
+        dtype=np.float32,
+    )
 
 
-def moments(weight: Floats, original: Floats, ours: Floats | None = None, centred: bool = True) -> Moments:
+def moments(
+    weight: Floats, original: Floats, ours: Floats | None = None, centred: bool = True
+) -> Moments:
     gathered = Moments(weight, centred)
     gathered.add(original, original if ours is None else ours)
     return gathered
@@ -51,7 +60,9 @@ def lost(errors: npt.NDArray[Any], covariance: npt.NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("centred", [False, True])
-@pytest.mark.parametrize("out", [24, 200, 330], ids=["fewer outputs", "as many outputs", "more outputs"])
+@pytest.mark.parametrize(
+    "out", [24, 200, 330], ids=["fewer outputs", "as many outputs", "more outputs"]
+)
 def test_moments(out: int, centred: bool) -> None:
     """Sizes that are no multiples of the tiles in which triangles are copied."""
     weight, original = numbers(out, 200), related(500, 200)
@@ -66,7 +77,9 @@ def test_moments(out: int, centred: bool) -> None:
     np.testing.assert_allclose(gathered.shift(), expected, atol=1e-5 * np.abs(expected).max())
     covariance = gathered.covariance()
     np.testing.assert_array_equal(covariance, covariance.T)
-    np.testing.assert_allclose(covariance, damped(ours, centred), atol=1e-5 * np.abs(covariance).max())
+    np.testing.assert_allclose(
+        covariance, damped(ours, centred), atol=1e-5 * np.abs(covariance).max()
+    )
 
 
 @pytest.mark.parametrize("out", [16, 80])
@@ -81,7 +94,9 @@ def test_moments_do_not_depend_on_how_many_tokens_come_at_once(out: int) -> None
 
 @pytest.mark.parametrize("out", [64, 600], ids=["fewer outputs", "more outputs"])
 def test_means_that_are_large_cost_no_precision(out: int) -> None:
-    """Four channels of 512 with a mean of 1000 and a variance of 1, in batches: sums of squares are a million times the variance."""
+    """Four channels of 512 with a mean of 1000 and a variance of 1, in batches: sums of squares are
+    a million times the variance.
+    """
     weight, inputs = numbers(out, 512), numbers(8192, 512, seed=4)
     inputs[:, [3, 100, 101, 400]] += 1000
     ours = inputs + np.float32(0.1) * numbers(8192, 512, seed=5)
@@ -90,18 +105,25 @@ def test_means_that_are_large_cost_no_precision(out: int) -> None:
         gathered.add(inputs[first : first + 2048], ours[first : first + 2048])
     for found, x in zip(gathered.means, (inputs, ours), strict=True):
         np.testing.assert_allclose(found, x.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-6)
-    missing, seen = ((x - x.mean(axis=0)).astype(np.float64) for x in ((inputs - ours).astype(np.float64), ours.astype(np.float64)))
+    missing, seen = (
+        (x - x.mean(axis=0)).astype(np.float64)
+        for x in ((inputs - ours).astype(np.float64), ours.astype(np.float64))
+    )
     expected = weight.astype(np.float64) @ missing.T @ seen / len(seen)
     np.testing.assert_allclose(gathered.shift(), expected, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_allclose(gathered.covariance(), damped(ours, centred=True), atol=1e-4)
 
 
 def in_turn(target: Doubles, scales: Doubles, covariance: Doubles, scheme: Scheme) -> Doubles:
-    """Codes (out, in), the last first, each the best if those before it could still be any real number: no factor, but Schur complements."""
+    """Codes (out, in), the last first, each the best if those before it could still be any real
+    number: no factor, but Schur complements.
+    """
     codes, errors = np.zeros_like(target), np.zeros_like(target)
     for j in range(target.shape[1] - 1, -1, -1):
         free, fixed = slice(0, j), slice(j, None)
-        left = covariance[fixed, fixed] - covariance[fixed, free] @ np.linalg.solve(covariance[free, free], covariance[free, fixed])
+        left = covariance[fixed, fixed] - covariance[fixed, free] @ np.linalg.solve(
+            covariance[free, free], covariance[free, fixed]
+        )
         wanted = target[:, j] + errors[:, j + 1 :] @ left[1:, 0] / left[0, 0]
         scale = scales[:, j // scheme.block_size]
         codes[:, j] = np.clip(np.rint(wanted / scale), -scheme.half, scheme.half - 1)
@@ -109,15 +131,25 @@ def in_turn(target: Doubles, scales: Doubles, covariance: Doubles, scheme: Schem
     return codes
 
 
-@pytest.mark.parametrize(("scheme", "columns"), [(Scheme(4, 32), 288), (Scheme(8, 16), 144), (Scheme(4, 16), 16)], ids=str)
+@pytest.mark.parametrize(
+    ("scheme", "columns"),
+    [(Scheme(4, 32), 288), (Scheme(8, 16), 144), (Scheme(4, 16), 16)],
+    ids=str,
+)
 def test_rounding_in_turn_is_that_of_the_textbook(scheme: Scheme, columns: int) -> None:
     """In float64, more columns than are rounded before their errors are carried on."""
     covariance = damped(related(400, columns), centred=True)
     weight = numbers(20, columns)
     scales = quantise(weight, scheme).scales.astype(np.float64)
-    state = rounding.RoundingState(weight.T.astype(np.float64), scales.T.copy(), scheme)  # type: ignore[arg-type]
+    state = rounding.RoundingState(
+        weight.T.astype(np.float64),
+        scales.T.copy(),
+        scheme,
+    )  # type: ignore[arg-type]
     rounding.round_in_turn(state, np.linalg.cholesky(covariance))
-    np.testing.assert_array_equal(state.codes.T, in_turn(weight.astype(np.float64), scales, covariance, scheme))
+    np.testing.assert_array_equal(
+        state.codes.T, in_turn(weight.astype(np.float64), scales, covariance, scheme)
+    )
 
 
 @pytest.mark.parametrize("scheme", [Scheme(4, 32), Scheme(4, 128), Scheme(8, 64)], ids=str)
@@ -126,25 +158,35 @@ def test_less_is_lost_than_to_the_nearest_and_no_sweep_loses_more(scheme: Scheme
     covariance = moments(weight, inputs).covariance()
     start = quantise(weight, scheme, np.diag(covariance).copy())
     nearest = lost(weight - dequantise(quantise(weight, scheme)), covariance)
-    state = rounding.RoundingState(np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), scheme)
+    state = rounding.RoundingState(
+        np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), scheme
+    )
     rounding.round_in_turn(state, rounding.factorised(covariance))
     found = [lost(state.errors.T, covariance)]
     for _ in range(6):
         rounding.coordinate_descent(state, covariance)
         found.append(lost(state.errors.T, covariance))
-        np.testing.assert_allclose(state.errors, state.target - state.codes * np.repeat(state.scales, scheme.block_size, axis=0), atol=1e-5)
+        np.testing.assert_allclose(
+            state.errors,
+            state.target - state.codes * np.repeat(state.scales, scheme.block_size, axis=0),
+            atol=1e-5,
+        )
     assert found[0] < 0.8 * nearest
     assert found[1] < 0.99 * found[0]
     assert all(after <= before * (1 + 1e-5) for before, after in pairwise(found))
     done = round_jointly(weight, moments(weight, inputs), scheme)
-    assert lost(weight - dequantise(done), covariance) == pytest.approx(found[rounding.SWEEPS], rel=1e-4)
+    assert lost(weight - dequantise(done), covariance) == pytest.approx(
+        found[rounding.SWEEPS], rel=1e-4
+    )
 
 
 def test_each_scale_is_the_best_for_its_codes() -> None:
     weight, inputs = numbers(8, 64), related(200, 64)
     covariance = moments(weight, inputs).covariance()
     start = quantise(weight, SCHEME)
-    state = rounding.RoundingState(np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), SCHEME)
+    state = rounding.RoundingState(
+        np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), SCHEME
+    )
     rounding.round_in_turn(state, rounding.factorised(covariance))
     columns = slice(32, 64)
     gradient = covariance[:, columns].T @ state.errors
@@ -153,12 +195,16 @@ def test_each_scale_is_the_best_for_its_codes() -> None:
     best = lost(state.errors.T, covariance)
     for factor in (0.98, 1.02):
         errors = state.errors.copy()
-        errors[columns] = state.target[columns] - state.codes[columns] * (state.scales[1] * np.float32(factor))
+        errors[columns] = state.target[columns] - state.codes[columns] * (
+            state.scales[1] * np.float32(factor)
+        )
         assert lost(errors.T, covariance) > best
 
 
 def test_weights_aim_at_the_outputs_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours sees what the original sees, turned and stretched: at 8 bits, hardly damped, what is left of the difference is what was aimed at."""
+    """Ours sees what the original sees, turned and stretched: at 8 bits, hardly damped, what is
+    left of the difference is what was aimed at.
+    """
     monkeypatch.setattr(rounding, "DAMPING", 0.001)
     weight, ours = numbers(40, 64), related(2000, 64)
     original = ours @ (np.eye(64, dtype=np.float32) + 0.05 * numbers(64, 64, seed=7))
@@ -203,8 +249,12 @@ def test_odd_inputs(name: str, centred: bool) -> None:
     scheme = Scheme(4, 128)
     found = round_jointly(weight, moments(weight, inputs, centred=centred), scheme)
     assert_sound(found, weight)
-    # Wherever nothing is known of the inputs, weights are still as they were, to the step of their block.
-    assert np.abs(dequantise(found) - weight).max() < 16 * np.abs(quantise(weight, scheme).scales).max()
+    # Wherever nothing is known of the inputs, weights are still as they were,
+    # to the step of their block.
+    assert (
+        np.abs(dequantise(found) - weight).max()
+        < 16 * np.abs(quantise(weight, scheme).scales).max()
+    )
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -216,7 +266,9 @@ def test_every_scheme_is_sound_and_better_than_the_nearest(bits: int, block_size
     found = round_jointly(weight, moments(weight, inputs), scheme)
     assert_sound(found, weight)
     covariance = damped(inputs, centred=True)
-    assert lost(weight - dequantise(found), covariance) < 0.7 * lost(weight - dequantise(quantise(weight, scheme)), covariance)
+    assert lost(weight - dequantise(found), covariance) < 0.7 * lost(
+        weight - dequantise(quantise(weight, scheme)), covariance
+    )
 
 
 def test_the_same_twice() -> None:
@@ -227,7 +279,9 @@ def test_the_same_twice() -> None:
 
 
 @pytest.mark.parametrize(("least", "grows"), [(0.5, False), (-0.05, True), (-0.5, True)])
-def test_damping_grows_until_there_is_a_factor(least: float, grows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damping_grows_until_there_is_a_factor(
+    least: float, grows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An eigenvalue that rounding errors made negative."""
     monkeypatch.setattr(rounding, "DAMPING", 0.03)
     turned = np.linalg.qr(numbers(64, 64))[0].astype(np.float64)
@@ -238,12 +292,16 @@ def test_damping_grows_until_there_is_a_factor(least: float, grows: bool, monkey
     factor = rounding.factorised(covariance)
     np.testing.assert_allclose(factor @ factor.T, covariance, atol=1e-5)
     assert (covariance != before).any() == grows
-    np.testing.assert_allclose(covariance - before, np.eye(64) * (covariance - before)[0, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        covariance - before, np.eye(64) * (covariance - before)[0, 0], atol=1e-5
+    )
     assert np.diag(covariance - before).max() < 10 * abs(least) + 1e-3
 
 
 def test_no_damping_helps() -> None:
-    with pytest.raises(np.linalg.LinAlgError, match="not positive definite, even with 10000 times the damping"):
+    with pytest.raises(
+        np.linalg.LinAlgError, match="not positive definite, even with 10000 times the damping"
+    ):
         rounding.factorised(np.array([[1, 1e5], [1e5, 1]], dtype=np.float32, order="F"))
 
 

@@ -1,4 +1,6 @@
-"""Which products are sensitive, measured against whole models rounded one product at a time, and which of them are lifted."""
+"""Which products are sensitive, measured against whole models rounded one product at a time, and
+which of them are lifted.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,22 @@ def round_product(tensors: Tensors, product: str) -> None:
     names = [product.replace("qkv", part) for part in "qkv"] if "qkv" in product else [product]
     parts = [tensors[f"{name}.weight"] for name in names]
     rounded = dequantise(quantise(np.concatenate(parts), Scheme(4, 16)))
-    for name, part in zip(names, np.split(rounded, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
+    for name, part in zip(
+        names, np.split(rounded, np.cumsum([len(part) for part in parts])[:-1]), strict=True
+    ):
         tensors[f"{name}.weight"] = np.ascontiguousarray(part)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False, "use_bias": False, "hidden_act": "gelu"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tie_word_embeddings": False, "use_bias": False, "hidden_act": "gelu"}],
+    ids=str,
+)
 def test_each_products_divergence_is_that_of_a_model_in_which_it_alone_is_rounded(
-    changes: Mapping[str, Any], make_case: Callable[..., Case], make_checkpoint: Callable[..., Path], tmp_path: Path
+    changes: Mapping[str, Any],
+    make_case: Callable[..., Case],
+    make_checkpoint: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     """The models are exported and run by ONNX Runtime, each window from the start."""
     case = make_case(changes)
@@ -65,7 +76,9 @@ def test_each_products_divergence_is_that_of_a_model_in_which_it_alone_is_rounde
                 round_product(tensors, product)
 
             rounded = make_checkpoint(settings, edit=edit, name=product)
-            expected[product] = compare(logits(rounded), reference, np.zeros(0, dtype=np.int64)).kl_divergence
+            expected[product] = compare(
+                logits(rounded), reference, np.zeros(0, dtype=np.int64)
+            ).kl_divergence
     found = measure(case.config, case.floats, case.schemes, case.windows, Silent())
     assert list(found) == list(expected)
     assert min(expected.values()) > 1e-4
@@ -78,7 +91,10 @@ def test_a_product_whose_sensitivity_is_not_finite_is_named(make_case: Callable[
     case = make_case(edit=lambda tensors: tensors["model.layers.1.mlp.c_fc.weight"].fill(3e38))
     with (
         warnings.catch_warnings(action="error"),
-        pytest.raises(TensorError, match=r"sensitivity of .*model\.layers\.0\.self_attn\.qkv_proj.*--no-calibration"),
+        pytest.raises(
+            TensorError,
+            match=r"sensitivity of .*model\.layers\.0\.self_attn\.qkv_proj.*--no-calibration",
+        ),
     ):
         measure(case.config, case.floats, case.schemes, case.windows, Silent())
 
@@ -88,7 +104,10 @@ def never() -> Iterator[npt.NDArray[Any]]:
 
 
 def weights(shapes: Mapping[str, tuple[int, int]]) -> dict[str, LazyWeight]:
-    return {f"{name}.weight": LazyWeight(f"{name}.weight", shape, np.dtype(np.float32), never) for name, shape in shapes.items()}
+    return {
+        f"{name}.weight": LazyWeight(f"{name}.weight", shape, np.dtype(np.float32), never)
+        for name, shape in shapes.items()
+    }
 
 
 SHAPES = {"a": (64, 256), "b": (256, 256), "c": (128, 256), "d": (64, 512), "e": (32, 128)}
@@ -109,7 +128,9 @@ def bits(chosen: Mapping[str, Scheme]) -> float:
 @pytest.mark.parametrize("body_bits", [4.0, 4.25, 4.3, 4.65, 5.5, 6.5, 8.24, 8.25, 32.0])
 @pytest.mark.parametrize("seed", range(5))
 def test_lifts_keep_to_the_budget_and_use_it(body_bits: float, seed: int) -> None:
-    sensitivities = dict(zip(SHAPES, np.random.default_rng(seed).random(len(SHAPES)).tolist(), strict=True))
+    sensitivities = dict(
+        zip(SHAPES, np.random.default_rng(seed).random(len(SHAPES)).tolist(), strict=True)
+    )
     chosen = lifted(recipe(body_bits), UNIFORM, weights(SHAPES), sensitivities)
     assert bits(chosen) <= max(body_bits, bits(UNIFORM))
     left = [name for name in SHAPES if chosen[name] == BODY]
@@ -119,20 +140,28 @@ def test_lifts_keep_to_the_budget_and_use_it(body_bits: float, seed: int) -> Non
 
 
 def test_the_most_sensitive_per_byte_come_first() -> None:
-    """Of equal costs the best choice there is; of unequal ones, a small product before one four times as large and twice as sensitive."""
+    """Of equal costs the best choice there is; of unequal ones, a small product before one four
+    times as large and twice as sensitive.
+    """
     shapes = dict.fromkeys("abcdef", (64, 256))
     sensitivities = {"a": 0.1, "b": 0.6, "c": 0.2, "d": 0.5, "e": 0.3, "f": 0.4}
     schemes = dict.fromkeys(shapes, BODY)
     chosen = lifted(recipe(4.25 + 4 * 2.5 / 6), schemes, weights(shapes), sensitivities)
     found = tuple(name for name in shapes if chosen[name] == LIFT)
-    assert found == max(combinations(shapes, 2), key=lambda names: sum(sensitivities[name] for name in names))
-    chosen = lifted(recipe(5.5), UNIFORM, weights(SHAPES), {"a": 1.0, "b": 2.0, "c": 0.0, "d": 0.0, "e": 0.0})
+    assert found == max(
+        combinations(shapes, 2), key=lambda names: sum(sensitivities[name] for name in names)
+    )
+    chosen = lifted(
+        recipe(5.5), UNIFORM, weights(SHAPES), {"a": 1.0, "b": 2.0, "c": 0.0, "d": 0.0, "e": 0.0}
+    )
     assert chosen["a"] == LIFT
     assert chosen["b"] == BODY
 
 
 def test_precision_is_never_lowered() -> None:
-    """Not that of an override that is finer than the lift, nor of one that is the lift; one between is lifted."""
+    """Not that of an override that is finer than the lift, nor of one that is the
+    lift; one between is lifted.
+    """
     overrides = {"a": Scheme(8, 32), "b": LIFT, "c": Scheme(4, 16)}
     chosen = lifted(recipe(32.0), UNIFORM | overrides, weights(SHAPES), dict.fromkeys(SHAPES, 1.0))
     assert chosen == {"a": Scheme(8, 32), "b": LIFT, "c": LIFT, "d": LIFT, "e": LIFT}
@@ -156,9 +185,17 @@ def test_an_override_is_part_of_what_is_measured(make_case: Callable[..., Case])
     """A product that is finer by itself loses less."""
     case = make_case()
     name = "model.layers.0.mlp.c_fc"
-    finer = Recipe("finer", body=Scheme(4, 16), head=Scheme(8, 16), overrides=(Override(name, Scheme(8, 16)),))
-    schemes = {product: finer.scheme(product) if "layers" in product else scheme for product, scheme in case.schemes.items()}
-    before, after = (measure(case.config, case.floats, chosen, case.windows, Silent()) for chosen in (case.schemes, schemes))
+    finer = Recipe(
+        "finer", body=Scheme(4, 16), head=Scheme(8, 16), overrides=(Override(name, Scheme(8, 16)),)
+    )
+    schemes = {
+        product: finer.scheme(product) if "layers" in product else scheme
+        for product, scheme in case.schemes.items()
+    }
+    before, after = (
+        measure(case.config, case.floats, chosen, case.windows, Silent())
+        for chosen in (case.schemes, schemes)
+    )
     assert after[name] < before[name] / 50
     assert {product: value for product, value in after.items() if product != name} == {
         product: value for product, value in before.items() if product != name

@@ -1,4 +1,6 @@
-"""Finished roundings on disk: whole or not there, one process at a time, no more than a few calibrations."""
+"""Finished roundings on disk: whole or not there, one process at a time, no
+more than a few calibrations.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize import store as room
 from sc2onnx.export.quantize.codec import quantise
-from sc2onnx.export.quantize.store import Need, Rounded, Store, checkpoint_digest, open_store, windows_digest
+from sc2onnx.export.quantize.store import (
+    Need,
+    Rounded,
+    Store,
+    checkpoint_digest,
+    open_store,
+    windows_digest,
+)
 from tests.runtime.opening.test_stamps import for_all, for_the_group, give_away, linked_away, posix
 
 NAME = "model.layers.0.mlp.c_fc"
@@ -86,7 +95,13 @@ def test_a_full_disk_is_said_to_be_one(store: Store, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match=r"cannot be kept in .*store \(No space left on device\): free some space, or set SC2ONNX_CACHE"):
+    with pytest.raises(
+        OutputError,
+        match=(
+            r"cannot be kept in .*store \(No space left on device\): free some "
+            r"space, or set SC2ONNX_CACHE"
+        ),
+    ):
         store.put(NAME, some(Scheme(4, 32)))
     assert list(store.directory.iterdir()) == []
 
@@ -99,7 +114,20 @@ def test_sensitivities(store: Store) -> None:
         assert store.sensitivities(others) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "much"}', '{"a": ', '{"a": NaN}', '{"a": -Infinity}', '{"a": true}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        '{"a": "much"}',
+        '{"a": ',
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": true}',
+        "\xff",
+    ],
+)
 def test_damaged_sensitivities_are_measured_again(store: Store, text: str) -> None:
     (store.directory / "sensitivity.json").write_text(text, encoding="latin-1")
     assert store.sensitivities(["a"]) is None
@@ -133,7 +161,10 @@ def test_only_the_latest_are_kept() -> None:
         pass
     marks = {path.read_text() for path in (cache_directory() / "calibration").glob("*/mark")}
     assert marks == {"4"}
-    assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == room.KEPT
+    assert (
+        len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()])
+        == room.KEPT
+    )
 
 
 @posix
@@ -148,7 +179,10 @@ def test_what_others_could_write_becomes_no_weights(
         spoiled = store.directory if place == "its own" else store.directory.parent
     spoil(spoiled, monkeypatch)
     wrong = "(is a link|others can write|another user)"
-    with pytest.raises(OutputError, match=rf"cannot be kept in .*{wrong}"), open_store({"text": "a"}):
+    with (
+        pytest.raises(OutputError, match=rf"cannot be kept in .*{wrong}"),
+        open_store({"text": "a"}),
+    ):
         pass
 
 
@@ -184,7 +218,9 @@ with open_store({parts}) as store:
     sys.stdin.readline()
     (store.directory / "mark").write_text("theirs")
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "open\n"
     return process
@@ -235,11 +271,15 @@ def test_a_calibration_that_cannot_be_removed_stays(monkeypatch: pytest.MonkeyPa
     for number in range(5):
         with open_store({"number": number}):
             pass
-    assert len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == 5
+    assert (
+        len([path for path in (cache_directory() / "calibration").iterdir() if path.is_dir()]) == 5
+    )
 
 
 @pytest.mark.parametrize("name", ["DAMPING", "TOWARDS_ORIGINAL", "SWEEPS", "FLOOR", "GROWTH"])
-def test_another_way_of_rounding_has_another_store(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_way_of_rounding_has_another_store(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_store({}) as store:
         before = store.directory
     monkeypatch.setattr(rounding, name, 7)
@@ -258,7 +298,9 @@ def test_a_directory_in_the_place_of_a_file_is_dropped(store: Store) -> None:
     assert store.has(NAME, Scheme(4, 32))
 
 
-def test_what_the_system_refuses_is_an_error_of_ours(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_system_refuses_is_an_error_of_ours(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -281,7 +323,9 @@ def test_a_store_that_is_open_elsewhere_is_not_forgotten() -> None:
 
 
 @pytest.mark.parametrize("where", ["cache", "root"])
-def test_a_cache_that_cannot_be_written(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file stands in its place: permissions do not stop everybody."""
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "cache"))
     if where == "root":
@@ -289,7 +333,13 @@ def test_a_cache_that_cannot_be_written(where: str, tmp_path: Path, monkeypatch:
         (tmp_path / "cache" / "calibration").write_text("")
     else:
         (tmp_path / "cache").write_text("")
-    with pytest.raises(OutputError, match=r"calibration cannot be kept in .*calibration \(.*\): .* set SC2ONNX_CACHE"), open_store({}):
+    with (
+        pytest.raises(
+            OutputError,
+            match=r"calibration cannot be kept in .*calibration \(.*\): .* set SC2ONNX_CACHE",
+        ),
+        open_store({}),
+    ):
         pytest.fail("opened")
 
 
@@ -300,7 +350,10 @@ def test_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("SC2ONNX_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(Path, "home", staticmethod(homeless))
-    with pytest.raises(OutputError, match=r"no home directory .* set SC2ONNX_CACHE"), open_store({}):
+    with (
+        pytest.raises(OutputError, match=r"no home directory .* set SC2ONNX_CACHE"),
+        open_store({}),
+    ):
         pytest.fail("opened")
 
 
@@ -315,16 +368,28 @@ def test_space_is_asked_for_what_is_missing(store: Store, monkeypatch: pytest.Mo
     (store.directory / "done").write_bytes(bytes(600_000))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=400_000))
     store.check_space(1_000_000)
-    with pytest.raises(DiskSpaceError, match=r"keeps 0\.00 GB more in .* set SC2ONNX_CACHE to a directory on another disk"):
+    with pytest.raises(
+        DiskSpaceError,
+        match=r"keeps 0\.00 GB more in .* set SC2ONNX_CACHE to a directory on another disk",
+    ):
         store.check_space(1_000_001)
 
 
-def test_space_for_the_bundle_counts_on_the_same_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_for_the_bundle_counts_on_the_same_disk(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000))
     store.check_space(1_000_000, Need(tmp_path, 500_000))
-    with pytest.raises(DiskSpaceError, match=r"0\.00 GB more in .*, and the bundle takes 0\.00 GB on the same disk, 0\.00 GB are free there"):
+    with pytest.raises(
+        DiskSpaceError,
+        match=(
+            r"0\.00 GB more in .*, and the bundle takes 0\.00 GB on the same disk, "
+            r"0\.00 GB are free there"
+        ),
+    ):
         store.check_space(1_000_000, Need(tmp_path, 500_001))
-    (store.directory / "done").write_bytes(bytes(2_000))  # more than was reckoned with makes no room for others
+    # more than was reckoned with makes no room for others
+    (store.directory / "done").write_bytes(bytes(2_000))
     with pytest.raises(DiskSpaceError):
         store.check_space(1_000, Need(tmp_path, 1_500_001))
     elsewhere = Need(Path("/proc"), 1 << 40)
@@ -341,8 +406,21 @@ def test_digests(tmp_path: Path) -> None:
         return checkpoint_digest(paths)
 
     assert digest(a="1", b="2") == digest(a="1", b="2")
-    assert len({digest(a="1", b="2"), digest(a="1", b="3"), digest(a="1", c="2"), digest(a="1"), digest(a="2", b="1")}) == 5
-    assert windows_digest(np.arange(6).reshape(2, 3)) == windows_digest(np.asfortranarray(np.arange(6).reshape(2, 3)))
+    assert (
+        len(
+            {
+                digest(a="1", b="2"),
+                digest(a="1", b="3"),
+                digest(a="1", c="2"),
+                digest(a="1"),
+                digest(a="2", b="1"),
+            }
+        )
+        == 5
+    )
+    assert windows_digest(np.arange(6).reshape(2, 3)) == windows_digest(
+        np.asfortranarray(np.arange(6).reshape(2, 3))
+    )
     assert windows_digest(np.arange(6)) != windows_digest(np.arange(1, 7))
 
 

@@ -50,27 +50,42 @@ def told(*arguments: Any, **options: Any) -> list[str]:
         warnings.simplefilter("always")
         export(*arguments, **options)
     assert all(warning.category is UserWarning for warning in caught)
-    assert {Path(warning.filename).name for warning in caught} <= {"test_zeros.py"}  # whoever called export
+    # whoever called export
+    assert {Path(warning.filename).name for warning in caught} <= {"test_zeros.py"}
     return [str(warning.message) for warning in caught]
 
 
 def message(named: str, count: int) -> str:
     return (
-        f"blocks of zeros in {named}, {count} in all: they stay zeros; check the checkpoint, unless it was pruned or has tokens that are never used"
+        f"blocks of zeros in {named}, {count} in all: they stay zeros; check the checkpoint, "
+        "unless it was pruned or has tokens that are never used"
     )
 
 
 @both_targets
-def test_weights_without_blocks_of_zeros_are_not_worth_a_word(make_checkpoint: Make, tmp_path: Path, target: str) -> None:
+def test_weights_without_blocks_of_zeros_are_not_worth_a_word(
+    make_checkpoint: Make, tmp_path: Path, target: str
+) -> None:
     """Single zeros and zeros that two blocks share are none, nor are biases and norms."""
     names = [f"{LAYERS}.0.mlp.c_fc", f"{LAYERS}.1.self_attn.k_proj"]
-    places = [(f"{name}.weight", (slice(None), slice(0, 63))) for name in names] + [(f"{name}.bias", ...) for name in names]
-    checkpoint = make_checkpoint(SIZES, edit=zeroed(*places, (EMBEDDING, (slice(None), slice(1, 63))), (f"{LAYERS}.0.input_layernorm.weight", ...)))
+    places = [(f"{name}.weight", (slice(None), slice(0, 63))) for name in names] + [
+        (f"{name}.bias", ...) for name in names
+    ]
+    checkpoint = make_checkpoint(
+        SIZES,
+        edit=zeroed(
+            *places,
+            (EMBEDDING, (slice(None), slice(1, 63))),
+            (f"{LAYERS}.0.input_layernorm.weight", ...),
+        ),
+    )
     assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == []
 
 
 @both_targets
-def test_the_tensors_are_named_and_the_blocks_counted(make_checkpoint: Make, tmp_path: Path, target: str) -> None:
+def test_the_tensors_are_named_and_the_blocks_counted(
+    make_checkpoint: Make, tmp_path: Path, target: str
+) -> None:
     """Two rows of padding tokens have two blocks each; the tied head is the same bytes."""
     places: list[tuple[str, Any]] = [
         (EMBEDDING, [3, 31]),
@@ -79,7 +94,9 @@ def test_the_tensors_are_named_and_the_blocks_counted(make_checkpoint: Make, tmp
         (f"{LAYERS}.1.mlp.c_proj.weight", (7, slice(64, 128))),
     ]
     checkpoint = make_checkpoint(SIZES, edit=zeroed(*places))
-    assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [message("tensors " + ", ".join(n for n, _ in places), 8)]
+    assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [
+        message("tensors " + ", ".join(n for n, _ in places), 8)
+    ]
     found = matrices(tmp_path / "bundle")
     kv = np.split(found[f"{LAYERS}.1.self_attn.qkv_proj"].weights, [64, 96])[1]
     assert not found["model.embed_tokens"].weights[[3, 31]].any()
@@ -92,28 +109,51 @@ def test_the_tensors_are_named_and_the_blocks_counted(make_checkpoint: Make, tmp
 @both_targets
 @pytest.mark.parametrize(
     ("part", "blocks"),
-    [("self_attn.q_proj", 64), ("self_attn.k_proj", 32), ("self_attn.v_proj", 32), ("self_attn.o_proj", 64), ("mlp.c_fc", 192), ("mlp.c_proj", 192)],
+    [
+        ("self_attn.q_proj", 64),
+        ("self_attn.k_proj", 32),
+        ("self_attn.v_proj", 32),
+        ("self_attn.o_proj", 64),
+        ("mlp.c_fc", 192),
+        ("mlp.c_proj", 192),
+    ],
 )
-def test_a_whole_matrix_of_zeros(make_checkpoint: Make, tmp_path: Path, part: str, blocks: int, target: str) -> None:
+def test_a_whole_matrix_of_zeros(
+    make_checkpoint: Make, tmp_path: Path, part: str, blocks: int, target: str
+) -> None:
     name = f"{LAYERS}.1.{part}.weight"
     checkpoint = make_checkpoint(SIZES, edit=zeroed((name, ...)))
-    assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [message(f"tensor {name}", blocks)]
+    assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [
+        message(f"tensor {name}", blocks)
+    ]
 
 
 @both_targets
-def test_a_separate_head_is_told_apart_from_the_embedding(make_checkpoint: Make, tmp_path: Path, target: str) -> None:
+def test_a_separate_head_is_told_apart_from_the_embedding(
+    make_checkpoint: Make, tmp_path: Path, target: str
+) -> None:
     checkpoint = make_checkpoint({**SIZES, "tie_word_embeddings": False}, edit=zeroed((HEAD, 4)))
-    assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [message(f"tensor {HEAD}", 2)]
+    assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [
+        message(f"tensor {HEAD}", 2)
+    ]
 
 
 @both_targets
-def test_of_many_tensors_the_first_are_named(make_checkpoint: Make, tmp_path: Path, target: str) -> None:
+def test_of_many_tensors_the_first_are_named(
+    make_checkpoint: Make, tmp_path: Path, target: str
+) -> None:
     """In the order of the bundle, whatever the rows that are read at once."""
-    names = [f"{LAYERS}.{layer}.{part}.weight" for layer in range(2) for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.c_fc")]
+    names = [
+        f"{LAYERS}.{layer}.{part}.weight"
+        for layer in range(2)
+        for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.c_fc")
+    ]
     checkpoint = make_checkpoint(SIZES, edit=zeroed(*((name, 9) for name in names)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(floats_room, "CHUNK_BYTES", 1800)
-        assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [message(f"6 tensors ({', '.join(names[:4])}, ...)", 6)]
+        assert told(checkpoint, tmp_path / "bundle", precision="int8", target=target) == [
+            message(f"6 tensors ({', '.join(names[:4])}, ...)", 6)
+        ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -135,7 +175,10 @@ def test_an_export_that_fails_says_nothing_of_zeros(make_checkpoint: Make, tmp_p
 def test_where_warnings_are_errors_nothing_is_left(make_checkpoint: Make, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(SIZES, edit=zeroed((EMBEDDING, 0)))
     (tmp_path / "place").mkdir()
-    with warnings.catch_warnings(action="error", category=UserWarning), pytest.raises(UserWarning, match="blocks of zeros"):
+    with (
+        warnings.catch_warnings(action="error", category=UserWarning),
+        pytest.raises(UserWarning, match="blocks of zeros"),
+    ):
         export(checkpoint, tmp_path / "place" / "bundle", precision="int8")
     assert list((tmp_path / "place").iterdir()) == []
 
@@ -148,7 +191,9 @@ def test_a_plan_has_no_doubts_before_anything_is_written() -> None:
     assert plan.doubts() == message("tensor b", 2)
 
 
-def test_the_command_line_says_it_in_one_line(make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_it_in_one_line(
+    make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint = make_checkpoint(SIZES, edit=zeroed((EMBEDDING, 0)))
     assert main(["export", str(checkpoint), str(tmp_path / "bundle"), "--precision", "int8"]) == 0
     captured = capsys.readouterr()
@@ -161,13 +206,20 @@ def test_the_command_line_says_it_in_one_line(make_checkpoint: Make, tmp_path: P
 def test_calibration_keeps_them_and_what_it_left_in_the_cache_still_tells(
     make_checkpoint: Make, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Inside a row, where the rest of the row has errors to be made up for; the second export takes all of it from the cache."""
+    """Inside a row, where the rest of the row has errors to be made up for; the second export takes
+    all of it from the cache.
+    """
     fc, v = f"{LAYERS}.0.mlp.c_fc.weight", f"{LAYERS}.1.self_attn.v_proj.weight"
-    source = make_checkpoint({**SIZES, "vocab_size": 4096}, edit=zeroed((fc, (slice(5, 9), slice(32, 64))), (v, 2)))
+    source = make_checkpoint(
+        {**SIZES, "vocab_size": 4096}, edit=zeroed((fc, (slice(5, 9), slice(32, 64))), (v, 2))
+    )
     shutil.copy(checkpoint / "tokenizer.json", source / "tokenizer.json")
     recipe = Recipe("small", body=Scheme(4, 32), head=Scheme(8, 32), calibrate=True)
     (tmp_path / "small.json").write_text(recipe.to_json())
-    options: dict[str, Any] = {"precision": str(tmp_path / "small.json"), "calibration": Calibration(tokens=LENGTH)}
+    options: dict[str, Any] = {
+        "precision": str(tmp_path / "small.json"),
+        "calibration": Calibration(tokens=LENGTH),
+    }
     rounded = list[tuple[int, ...]]()
 
     def counted(weight: npt.NDArray[np.float32], *rest: Any) -> Quantised:
@@ -176,7 +228,9 @@ def test_calibration_keeps_them_and_what_it_left_in_the_cache_still_tells(
 
     monkeypatch.setattr(calibrate, "round_jointly", counted)
     for target in ("cpu", "portable"):
-        assert told(source, tmp_path / target, target=target, **options) == [message(f"tensors {fc}, {v}", 6)]
+        assert told(source, tmp_path / target, target=target, **options) == [
+            message(f"tensors {fc}, {v}", 6)
+        ]
         assert len(rounded) == 8
         matrix = matrices(tmp_path / target)[fc.removesuffix(".weight")]
         assert not matrix.weights[5:9, 32:].any()
@@ -193,7 +247,10 @@ def test_rounding_jointly_leaves_zeros_alone(scheme: Scheme, size: float) -> Non
     zeros = random.random(blocks.shape[:2]) < 0.3
     zeros[3], zeros[4] = True, False
     blocks[zeros] = 0
-    ours = (random.standard_normal((400, 32)) @ random.standard_normal((32, 128)) + 0.1 * random.standard_normal((400, 128))).astype(np.float32)
+    ours = (
+        random.standard_normal((400, 32)) @ random.standard_normal((32, 128))
+        + 0.1 * random.standard_normal((400, 128))
+    ).astype(np.float32)
     original = ours + np.float32(0.3) * random.standard_normal(ours.shape).astype(np.float32)
     moments = Moments(weight, centred=True)
     moments.add(original, ours)
@@ -205,7 +262,10 @@ def test_rounding_jointly_leaves_zeros_alone(scheme: Scheme, size: float) -> Non
 
 
 def test_a_matrix_of_zeros_is_calibrated_to_zeros() -> None:
-    weight, ours = np.zeros((24, 64), dtype=np.float32), np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
+    weight, ours = (
+        np.zeros((24, 64), dtype=np.float32),
+        np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32),
+    )
     moments = Moments(weight, centred=False)
     moments.add(ours + 1, ours)
     found = round_jointly(weight, moments, Scheme(4, 32))

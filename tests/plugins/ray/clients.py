@@ -43,7 +43,9 @@ def main() -> int:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(build(args))
-        found = subprocess.run(command, check=False, env={**os.environ, URL: f"http://127.0.0.1:{port}"})
+        found = subprocess.run(
+            command, check=False, env={**os.environ, URL: f"http://127.0.0.1:{port}"}
+        )
         serve.shutdown()
         return found.returncode
 

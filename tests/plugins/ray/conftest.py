@@ -37,8 +37,14 @@ class Cluster:
     def deploy(self, replicas: int) -> None:
         """Have so many engines, and wait until the front knows them."""
         engines = {"name": "Engine", "num_replicas": replicas}
-        application = {"import_path": "sc2onnx_ray.app:build", "args": self.args, "deployments": [engines]}
-        _get_global_client().deploy_apps(ServeDeploySchema(applications=[application]), _blocking=True)
+        application = {
+            "import_path": "sc2onnx_ray.app:build",
+            "args": self.args,
+            "deployments": [engines],
+        }
+        _get_global_client().deploy_apps(
+            ServeDeploySchema(applications=[application]), _blocking=True
+        )
         self.until(lambda: self.members() == replicas, 60)
 
     def members(self) -> int:
@@ -54,7 +60,9 @@ class Cluster:
         """Requests that the engines compute."""
         name = "llamacpp:requests_processing"
         page = self.client.get(f"{self.url}/metrics").text
-        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name)
+        )
 
     def until(self, holds: Any, seconds: float) -> None:
         """Wait for something. Raises :class:`AssertionError`."""
@@ -103,7 +111,11 @@ def engines() -> list[int]:
             titles[int(path.name)] = (path / "cmdline").read_text()
         except OSError:
             continue
-    return [each for each, title in titles.items() if "Engine" in title and "ray::ServeReplica" in title and _ours(each, parents)]
+    return [
+        each
+        for each, title in titles.items()
+        if "Engine" in title and "ray::ServeReplica" in title and _ours(each, parents)
+    ]
 
 
 def _ours(process: int, parents: dict[int, int]) -> bool:

@@ -36,13 +36,18 @@ def reused(reply: httpx.Response) -> float:
 
 def test_completions_are_those_of_the_model(cluster: Cluster, model: sc2onnx.Model) -> None:
     found = cluster.post("/v1/completions", body("def add(a, b):\n", 16)).json()
-    assert found["choices"][0]["text"] == model.generate("def add(a, b):\n", max_new_tokens=16, temperature=0).text
+    assert (
+        found["choices"][0]["text"]
+        == model.generate("def add(a, b):\n", max_new_tokens=16, temperature=0).text
+    )
 
 
 def test_pieces_come_as_they_are_computed(cluster: Cluster) -> None:
     whole = cluster.post("/v1/completions", body(ENDLESS, 40)).json()["choices"][0]["text"]
     times, pieces = list[float](), list[str]()
-    with cluster.client.stream("POST", f"{cluster.url}/v1/completions", json=body(ENDLESS, 40, stream=True)) as reply:
+    with cluster.client.stream(
+        "POST", f"{cluster.url}/v1/completions", json=body(ENDLESS, 40, stream=True)
+    ) as reply:
         for line in reply.iter_lines():
             if line.startswith("data: {"):
                 times.append(time.monotonic())
@@ -65,14 +70,19 @@ def _ask_and_go(url: str, stream: bool) -> None:
     """Ask, and hang up a second later."""
     host, port = url.removeprefix("http://").split(":")
     content = json.dumps(body(ENDLESS, 1900, stream=stream)).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(content)}\r\n\r\n"
+    )
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + content)
         time.sleep(1)
 
 
 def test_errors_come_in_the_clients_words(cluster: Cluster) -> None:
-    wrong = cluster.client.post(f"{cluster.url}/v1/completions", content=b"{", headers={"content-type": "application/json"})
+    wrong = cluster.client.post(
+        f"{cluster.url}/v1/completions", content=b"{", headers={"content-type": "application/json"}
+    )
     assert wrong.status_code == 400
     assert "not what this path takes" in wrong.json()["error"]["message"]
     assert isinstance(cluster.post("/api/generate", {"prompt": 1}).json()["error"], str)
@@ -94,10 +104,15 @@ def test_a_files_keys_meet_its_cache(cluster: Cluster) -> None:
 def test_a_busy_engines_requests_go_elsewhere(cluster: Cluster) -> None:
     streams = SLOTS + 1
     with ThreadPoolExecutor(streams) as pool, httpx.Client(timeout=60) as client:
-        asked = [pool.submit(client.post, f"{cluster.url}/v1/completions", json=body(ENDLESS, 1800)) for _ in range(streams)]
+        asked = [
+            pool.submit(client.post, f"{cluster.url}/v1/completions", json=body(ENDLESS, 1800))
+            for _ in range(streams)
+        ]
         cluster.until(lambda: cluster.processing() == streams, 10)
         page = client.get(f"{cluster.url}/metrics").text
-        each = [line for line in page.splitlines() if line.startswith("llamacpp:requests_processing")]
+        each = [
+            line for line in page.splitlines() if line.startswith("llamacpp:requests_processing")
+        ]
         assert min(float(line.rsplit(" ", 1)[1]) for line in each) > 0, each
         assert [reply.result().status_code for reply in asked] == [200] * streams
 
@@ -111,8 +126,13 @@ def test_a_killed_engine_loses_nothing_that_was_accepted(cluster: Cluster) -> No
     cluster.deploy(2)
     count = 6
     with ThreadPoolExecutor(2 * count) as pool:
-        whole = [pool.submit(cluster.post, "/v1/completions", body(file(number), 300)) for number in range(count)]
-        streams = [pool.submit(_streamed, cluster.url, file(10 + number)) for number in range(count)]
+        whole = [
+            pool.submit(cluster.post, "/v1/completions", body(file(number), 300))
+            for number in range(count)
+        ]
+        streams = [
+            pool.submit(_streamed, cluster.url, file(10 + number)) for number in range(count)
+        ]
         cluster.until(lambda: cluster.processing() >= 2 * SLOTS, 20)
         kill(engines()[0])
         began = time.monotonic()
@@ -125,7 +145,9 @@ def test_a_killed_engine_loses_nothing_that_was_accepted(cluster: Cluster) -> No
 
 
 def _streamed(url: str, prompt: str) -> list[dict[str, dict[str, object]]]:
-    with httpx.stream("POST", f"{url}/v1/completions", json=body(prompt, 1500, stream=True), timeout=60) as reply:
+    with httpx.stream(
+        "POST", f"{url}/v1/completions", json=body(prompt, 1500, stream=True), timeout=60
+    ) as reply:
         assert reply.status_code == 200
         return [json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: {")]
 

@@ -25,14 +25,19 @@ COUNT = 24
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    made = [{"id": f"row {n}", "prompt": f"def add_{n}(a, b):\n", "text": f"x = {n}\n" * 9} for n in range(COUNT)]
+    made = [
+        {"id": f"row {n}", "prompt": f"def add_{n}(a, b):\n", "text": f"x = {n}\n" * 9}
+        for n in range(COUNT)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     return path
 
 
 def job(bundle: Path, parts: Path, **more: Any) -> Job:
     task = partial(Completing, {"max_new_tokens": 6})
-    return Job(**{"bundle": str(bundle), "task": task, "parts": parts, "cores": 0.25, "rows": 4, **more})
+    return Job(
+        **{"bundle": str(bundle), "task": task, "parts": parts, "cores": 0.25, "rows": 4, **more}
+    )
 
 
 @pytest.fixture
@@ -41,7 +46,9 @@ def reading(cluster: Cluster, rows: Path) -> Any:
     return ray.data.read_json(str(rows), lines=True)
 
 
-def test_rows_are_completed_once_each_and_a_job_goes_on(reading: Any, bundle: Path, model: sc2onnx.Model, tmp_path: Path) -> None:
+def test_rows_are_completed_once_each_and_a_job_goes_on(
+    reading: Any, bundle: Path, model: sc2onnx.Model, tmp_path: Path
+) -> None:
     wanted = job(bundle, tmp_path / "out", engines=2)
     assert run(reading, wanted) == {"rows": COUNT, "errors": 0}
     found = {row["id"]: row for row in results(wanted.parts)}
@@ -55,7 +62,9 @@ def test_rows_are_completed_once_each_and_a_job_goes_on(reading: Any, bundle: Pa
     assert sorted(row["id"] for row in results(wanted.parts)) == sorted(found)
 
 
-def test_a_batch_that_is_computed_twice_counts_once(reading: Any, bundle: Path, tmp_path: Path) -> None:
+def test_a_batch_that_is_computed_twice_counts_once(
+    reading: Any, bundle: Path, tmp_path: Path
+) -> None:
     wanted = job(bundle, tmp_path / "out")
     run(reading.limit(4), wanted)
     (part,) = wanted.parts.glob("part-*")
@@ -63,7 +72,9 @@ def test_a_batch_that_is_computed_twice_counts_once(reading: Any, bundle: Path, 
     assert len(list(results(wanted.parts))) == 4
 
 
-def test_files_are_evaluated_in_batch_after_batch(reading: Any, bundle: Path, tmp_path: Path) -> None:
+def test_files_are_evaluated_in_batch_after_batch(
+    reading: Any, bundle: Path, tmp_path: Path
+) -> None:
     wanted = job(bundle, tmp_path / "out", task=partial(Evaluating, Measures()))
     assert run(reading.limit(8), wanted) == {"rows": 8, "errors": 0}
     assert all(row["nll"] > 0 for row in results(wanted.parts))

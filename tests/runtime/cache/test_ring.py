@@ -30,7 +30,9 @@ class Slots:
         self.held.update({p % self.capacity: p for p in range(past, past + step)})
 
     def sees_exactly_the_window(self, past: int, step: int, window: int) -> bool:
-        """Whether the graph's formula, applied after a step, shows each query its window, whole and from the right slots."""
+        """Whether the graph's formula, applied after a step, shows each query its window, whole
+        and from the right slots.
+        """
         last = past + step - 1
         for query in range(past, past + step):
             seen = set()
@@ -46,20 +48,30 @@ class Slots:
 
 
 def shape(window: int, capacity: int, context: int = 10_000) -> CacheShape:
-    return CacheShape(layers=1, kv_heads=1, width=2, window=window, context=context, capacity=capacity)
+    return CacheShape(
+        layers=1, kv_heads=1, width=2, window=window, context=context, capacity=capacity
+    )
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), window=st.integers(1, 20), extra=st.integers(0, 20))
-def test_every_allowed_step_is_exact_and_every_refused_rewind_would_not_be(data: st.DataObject, window: int, extra: int) -> None:
-    cache, slots, capacity = RingCache(shape(window, window + extra), rows=1), Slots(window + extra), window + extra
+def test_every_allowed_step_is_exact_and_every_refused_rewind_would_not_be(
+    data: st.DataObject, window: int, extra: int
+) -> None:
+    cache, slots, capacity = (
+        RingCache(shape(window, window + extra), rows=1),
+        Slots(window + extra),
+        window + extra,
+    )
     assert cache.capacity == capacity  # below the granule it is allocated whole
     for _ in range(data.draw(st.integers(1, 12))):
         length = int(cache.lengths[0])
         if length and data.draw(st.booleans()):
             count = data.draw(st.integers(1, length))
             if count > cache.rewindable() and count < length:
-                with pytest.raises(RewindError, match=r"cannot rewind \d+ tokens: the sliding window"):
+                with pytest.raises(
+                    RewindError, match=r"cannot rewind \d+ tokens: the sliding window"
+                ):
                     cache.rewind(count)
                 trial = Slots(capacity)
                 trial.held = dict(slots.held)
@@ -76,7 +88,9 @@ def test_every_allowed_step_is_exact_and_every_refused_rewind_would_not_be(data:
 
 @settings(max_examples=100, deadline=None)
 @given(window=st.integers(1, 20), extra=st.integers(0, 20), length=st.integers(0, 100))
-def test_the_longest_step_is_the_longest_that_is_exact(window: int, extra: int, length: int) -> None:
+def test_the_longest_step_is_the_longest_that_is_exact(
+    window: int, extra: int, length: int
+) -> None:
     slots = Slots(window + extra)
     slots.write(0, length)
     longest = shape(window, window + extra).room(length)
@@ -119,9 +133,13 @@ def test_growth_keeps_every_token_and_stops_at_the_full_capacity() -> None:
         cache.commit(10)
         filled += 10
         capacities.add(cache.capacity)
-        assert all((buffer[:, 0, :filled, 0] == np.arange(filled)).all() for buffer in cache.by_slot)
+        assert all(
+            (buffer[:, 0, :filled, 0] == np.arange(filled)).all() for buffer in cache.by_slot
+        )
     assert sorted(capacities)[0] == 64
-    assert all(b <= a * 1.25 + 64 for a, b in zip(sorted(capacities), sorted(capacities)[1:], strict=False))
+    assert all(
+        b <= a * 1.25 + 64 for a, b in zip(sorted(capacities), sorted(capacities)[1:], strict=False)
+    )
     for _ in range(30):
         cache.begin(10)
         cache.commit(10)
@@ -166,20 +184,30 @@ def test_rows_keep_their_own_lengths_when_stacked_and_kept() -> None:
         placed.place(row, part)
     more = RingCache.stacked(4, [(part, 0) for part in parts])
     assert [*placed.lengths, *placed.written] == [*more.lengths, *more.written]
-    assert all(np.array_equal(one, other) for one, other in zip(placed.by_slot, more.by_slot, strict=True))
+    assert all(
+        np.array_equal(one, other) for one, other in zip(placed.by_slot, more.by_slot, strict=True)
+    )
     joined = rows_of(joined, [2, 0])
     assert joined.lengths.tolist() == [12, 3]
     assert [float(joined.by_slot[0][row, 0, 0, 0]) for row in range(2)] == [12.0, 3.0]
 
 
 def test_capacity_below_the_window_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"cache capacity is 9 slots, expected at least the window of 10"):
+    with pytest.raises(
+        RequestError, match=r"cache capacity is 9 slots, expected at least the window of 10"
+    ):
         shape(window=10, capacity=9)
 
 
 @pytest.mark.parametrize(
     ("window", "context", "chunk", "expected"),
-    [(4096, 16384, 256, 4352), (256, 2048, 256, 512), (16384, 16384, 256, 16384), (1, 100, 1, 64), (8, 20, 256, 20)],
+    [
+        (4096, 16384, 256, 4352),
+        (256, 2048, 256, 512),
+        (16384, 16384, 256, 16384),
+        (1, 100, 1, 64),
+        (8, 20, 256, 20),
+    ],
 )
 def test_default_capacity(window: int, context: int, chunk: int, expected: int) -> None:
     assert default_capacity(window, context, chunk) == expected
@@ -193,9 +221,13 @@ def tiled(window: int, capacity: int) -> CacheShape:
 
 
 def slot(cache: RingCache, number: int, row: int, position: int) -> npt.NDArray[np.uint8]:
-    """The bytes of a slot, to be read and written, in an order that is no numpy slice of slots: byte b of slot s is the (16 b + s)-th of its tile."""
+    """The bytes of a slot, to be read and written, in an order that is no numpy slice of slots:
+    byte b of slot s is the (16 b + s)-th of its tile.
+    """
     at = position % cache.capacity
-    tile: npt.NDArray[np.uint8] = cache.buffers[number][row, 0].reshape(-1, WIDTH * TILE)[at // TILE]
+    tile: npt.NDArray[np.uint8] = cache.buffers[number][row, 0].reshape(-1, WIDTH * TILE)[
+        at // TILE
+    ]
     return tile[at % TILE :: TILE]
 
 
@@ -217,13 +249,20 @@ def check(cache: RingCache, marks: list[int]) -> None:
     """Everything that the next token would read is there."""
     assert cache.capacity % TILE == 0
     for row, mark in enumerate(marks):
-        for position in range(max(0, cache.length(row) + 1 - cache.shape.window), cache.length(row)):
-            assert all((slot(cache, number, row, position) == content(position, number, mark)).all() for number in range(2))
+        for position in range(
+            max(0, cache.length(row) + 1 - cache.shape.window), cache.length(row)
+        ):
+            assert all(
+                (slot(cache, number, row, position) == content(position, number, mark)).all()
+                for number in range(2)
+            )
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), window=st.integers(1, 90), extra=st.integers(0, 40))
-def test_tiles_are_copied_whole_whatever_is_done_with_them(data: st.DataObject, window: int, extra: int) -> None:
+def test_tiles_are_copied_whole_whatever_is_done_with_them(
+    data: st.DataObject, window: int, extra: int
+) -> None:
     shape = tiled(window, round_up(window + extra, TILE))
     cache, marks = RingCache(shape, rows=1), [1]
     for _ in range(data.draw(st.integers(1, 8))):
@@ -259,7 +298,9 @@ def test_a_context_that_is_no_multiple_of_a_tile_takes_the_next(int4_bundle: Pat
     cache = RingCache(shape, rows=1)
     cache.begin(100)
     assert cache.capacity == 112
-    assert {buffer.shape for buffer in cache.buffers} == {(1, manifest.model.num_kv_heads, 112, 4 * manifest.model.head_dim)}
+    assert {buffer.shape for buffer in cache.buffers} == {
+        (1, manifest.model.num_kv_heads, 112, 4 * manifest.model.head_dim)
+    }
     assert cache.nbytes == sum(buffer.nbytes for buffer in cache.buffers) == shape.nbytes
 
 

@@ -31,7 +31,9 @@ def vocabulary(codec: Codec) -> Vocabulary:
 
 @settings(deadline=None)
 @given(start=st.binary(min_size=1, max_size=4) | st.text(min_size=1, max_size=4).map(str.encode))
-def test_tokens_are_found_by_their_beginnings(codec: Codec, vocabulary: Vocabulary, start: bytes) -> None:
+def test_tokens_are_found_by_their_beginnings(
+    codec: Codec, vocabulary: Vocabulary, start: bytes
+) -> None:
     spelt = {token: codec.token_bytes(token) for token in range(SIZE)}
     begins = {token for token, spelling in spelt.items() if spelling.startswith(start)}
     inside = {token for token, spelling in spelt.items() if spelling and start.startswith(spelling)}
@@ -64,7 +66,9 @@ def test_special_tokens_are_never_taken_back(codec: Codec, vocabulary: Vocabular
 
 @settings(deadline=None, max_examples=60)
 @given(cut=st.integers(1, len(CODE)))
-def test_a_few_tokens_and_whole_characters_are_taken_back(codec: Codec, vocabulary: Vocabulary, cut: int) -> None:
+def test_a_few_tokens_and_whole_characters_are_taken_back(
+    codec: Codec, vocabulary: Vocabulary, cut: int
+) -> None:
     text = CODE[:cut]
     tokens = codec.encode(text)
     found = taken_back(codec, vocabulary, tokens)
@@ -80,8 +84,17 @@ def test_half_a_character_is_not_taken_back(codec: Codec, vocabulary: Vocabulary
         assert "\ufffd" not in taken_back(codec, vocabulary, tokens[:end])
 
 
-@pytest.mark.parametrize("parameters", [SamplingParameters(), SamplingParameters(temperature=1.5, top_k=3, top_p=0.9, min_p=0.01, seed=1)], ids=str)
-def test_the_text_is_repeated_whatever_the_logits_are(codec: Codec, vocabulary: Vocabulary, parameters: SamplingParameters) -> None:
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        SamplingParameters(),
+        SamplingParameters(temperature=1.5, top_k=3, top_p=0.9, min_p=0.01, seed=1),
+    ],
+    ids=str,
+)
+def test_the_text_is_repeated_whatever_the_logits_are(
+    codec: Codec, vocabulary: Vocabulary, parameters: SamplingParameters
+) -> None:
     random = np.random.default_rng(3)
     for text in ("retur", " self.na", "日本", "ß", "zzqx"):
         logits = random.standard_normal(SIZE).astype(np.float32)
@@ -97,7 +110,9 @@ def test_the_text_is_repeated_whatever_the_logits_are(codec: Codec, vocabulary: 
 
 
 def middles(model: sc2onnx.Model) -> list[tuple[str, str]]:
-    """Prompts that end inside a word, and how they go on when the prompt ends before it: where the model writes the word itself."""
+    """Prompts that end inside a word, and how they go on when the prompt ends before it: where the
+    model writes the word itself.
+    """
     found = []
     lines = [line for line in CODE.splitlines(keepends=True) if "class" in line or "Error" in line]
     for end in range(1, min(len(lines), 13)):
@@ -126,21 +141,40 @@ def test_every_way_to_ask_heals(model: sc2onnx.Model) -> None:
     prompt, _ = middles(model)[0]
     whole = model.generate(prompt, max_new_tokens=16, heal=True)
     assert whole.prompt_tokens < len(model.codec.encode(prompt))
-    assert b"".join(map(model.codec.token_bytes, whole.tokens)).decode(errors="replace").endswith(whole.text)
+    assert (
+        b"".join(map(model.codec.token_bytes, whole.tokens))
+        .decode(errors="replace")
+        .endswith(whole.text)
+    )
     streamed = "".join(piece.text for piece in model.stream(prompt, max_new_tokens=16, heal=True))
     assert streamed == whole.text
-    assert [completion.text for completion in model.generate([prompt, prompt], max_new_tokens=16, heal=True)] == [whole.text] * 2
+    assert [
+        completion.text
+        for completion in model.generate([prompt, prompt], max_new_tokens=16, heal=True)
+    ] == [whole.text] * 2
     for order in ("psm", "spm"):
         filled = model.infill(prompt, "\n", max_new_tokens=16, heal=True, order=order)
-        assert "".join(piece.text for piece in model.stream_infill(prompt, "\n", max_new_tokens=16, heal=True, order=order)) == filled.text
+        assert (
+            "".join(
+                piece.text
+                for piece in model.stream_infill(
+                    prompt, "\n", max_new_tokens=16, heal=True, order=order
+                )
+            )
+            == filled.text
+        )
 
 
 def test_nothing_changes_where_nothing_is_taken_back(model: sc2onnx.Model) -> None:
     prompt = "x = 1<|endoftext|>"
-    assert model.generate(prompt, max_new_tokens=8, heal=True) == model.generate(prompt, max_new_tokens=8)
+    assert model.generate(prompt, max_new_tokens=8, heal=True) == model.generate(
+        prompt, max_new_tokens=8
+    )
 
 
 def test_a_text_that_ends_while_it_heals_is_empty(model: sc2onnx.Model) -> None:
-    completion = model.generate("def f(self):\n    retur", max_new_tokens=1, heal=True, stop=["retu"])
+    completion = model.generate(
+        "def f(self):\n    retur", max_new_tokens=1, heal=True, stop=["retu"]
+    )
     assert completion.finish_reason == "length"
     assert len(completion.tokens) == 1

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sc2onnx.errors import InferenceError, SamplingError
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, candidates, cut_to_nucleus, drawn, log_probability
+from sc2onnx.runtime.choose.sampling import (
+    Sampler,
+    SamplingParameters,
+    candidates,
+    cut_to_nucleus,
+    drawn,
+    log_probability,
+)
 
 NO_PROMPT = np.zeros(0, dtype=np.int64)
 
@@ -20,7 +27,9 @@ def logits(*values: float) -> npt.NDArray[np.float32]:
     return np.array(values, dtype=np.float32)
 
 
-def draws(parameters: SamplingParameters, scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
+def draws(
+    parameters: SamplingParameters, scores: npt.NDArray[np.float32], count: int
+) -> npt.NDArray[np.int64]:
     sampler = Sampler(parameters, NO_PROMPT, len(scores))
     return np.array([sampler.draw(scores) for _ in range(count)])
 
@@ -32,28 +41,41 @@ def test_greedy_takes_the_most_likely_and_the_first_of_equals() -> None:
 def test_sampling_follows_the_softmax() -> None:
     scores = logits(0.0, 1.0, 2.0, -1.0)
     expected = np.exp(scores / 0.7) / np.exp(scores / 0.7).sum()
-    counts = np.bincount(draws(SamplingParameters(temperature=0.7, seed=3), scores, 40_000), minlength=4)
+    counts = np.bincount(
+        draws(SamplingParameters(temperature=0.7, seed=3), scores, 40_000), minlength=4
+    )
     chi_square = ((counts - 40_000 * expected) ** 2 / (40_000 * expected)).sum()
     assert chi_square < 16.27  # 3 degrees of freedom, p = 0.001
 
 
 def test_the_seed_decides_and_fresh_entropy_differs() -> None:
     scores = np.zeros(1000, dtype=np.float32)
-    first, again = (draws(SamplingParameters(temperature=1.0, seed=7), scores, 20).tolist() for _ in range(2))
+    first, again = (
+        draws(SamplingParameters(temperature=1.0, seed=7), scores, 20).tolist() for _ in range(2)
+    )
     assert first == again
     assert draws(SamplingParameters(temperature=1.0, seed=8), scores, 20).tolist() != first
-    assert draws(SamplingParameters(temperature=1.0), scores, 20).tolist() != draws(SamplingParameters(temperature=1.0), scores, 20).tolist()
+    assert (
+        draws(SamplingParameters(temperature=1.0), scores, 20).tolist()
+        != draws(SamplingParameters(temperature=1.0), scores, 20).tolist()
+    )
 
 
 def test_top_k_keeps_k_and_its_ties() -> None:
-    tokens, probabilities = candidates(logits(5, 4, 4, 1), SamplingParameters(temperature=1.0, top_k=2))
+    tokens, probabilities = candidates(
+        logits(5, 4, 4, 1), SamplingParameters(temperature=1.0, top_k=2)
+    )
     assert tokens.tolist() == [0, 1, 2]
     assert probabilities.sum() == pytest.approx(1.0)
 
 
 def test_min_p_is_relative_to_the_most_likely() -> None:
     scores = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
-    assert candidates(scores, SamplingParameters(temperature=1.0, min_p=0.29))[0].tolist() == [0, 1, 2]
+    assert candidates(scores, SamplingParameters(temperature=1.0, min_p=0.29))[0].tolist() == [
+        0,
+        1,
+        2,
+    ]
     assert candidates(scores, SamplingParameters(temperature=1.0, min_p=1.0))[0].tolist() == [0]
 
 
@@ -61,7 +83,9 @@ def test_min_p_is_relative_to_the_most_likely() -> None:
     weights=st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=2000).map(np.array),
     top_p=st.floats(0.01, 0.999),
 )
-def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(weights: npt.NDArray[np.float64], top_p: float) -> None:
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(
+    weights: npt.NDArray[np.float64], top_p: float
+) -> None:
     cut = weights.copy()
     cut_to_nucleus(cut, top_p)
     kept = np.flatnonzero(cut)
@@ -87,7 +111,9 @@ def test_repetition_penalty_counts_prompt_and_output() -> None:
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e-3, 1e300])
 def test_extreme_but_legal_parameters_draw_a_token(temperature: float, penalty: float) -> None:
     scores = np.random.default_rng(0).standard_normal(4096).astype(np.float32) * 30
-    parameters = SamplingParameters(temperature=temperature, repetition_penalty=penalty, top_p=0.9, top_k=50, min_p=0.01, seed=1)
+    parameters = SamplingParameters(
+        temperature=temperature, repetition_penalty=penalty, top_p=0.9, top_k=50, min_p=0.01, seed=1
+    )
     token = Sampler(parameters, np.arange(100), 4096).draw(scores)
     assert 0 <= token < 4096
     if temperature < 1e-20 and penalty == 1.0:
@@ -96,7 +122,9 @@ def test_extreme_but_legal_parameters_draw_a_token(temperature: float, penalty: 
 
 def test_log_probability_is_of_the_unfiltered_model() -> None:
     scores = logits(0.0, 1.0, 2.0)
-    assert log_probability(scores, 1) == pytest.approx(1.0 - math.log(1 + math.e + math.e**2), abs=1e-7)
+    assert log_probability(scores, 1) == pytest.approx(
+        1.0 - math.log(1 + math.e + math.e**2), abs=1e-7
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -1,4 +1,6 @@
-"""Seats without a model: the next token is a hash of all tokens before it, and any pass may fail."""
+"""Seats without a model: the next token is a hash of all tokens before
+it, and any pass may fail.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ class FakeSeats:
 
     chooses = False
 
-    def __init__(self, *, together: bool = True, trouble: Callable[[Sequence[Run]], None] | None = None) -> None:
+    def __init__(
+        self, *, together: bool = True, trouble: Callable[[Sequence[Run]], None] | None = None
+    ) -> None:
         self.together = self.drafts_together = together
         self.trouble = trouble
         self.passes = list[list[int]]()  # tokens of each run

@@ -75,9 +75,16 @@ def asked(random: np.random.Generator, common: Sequence[int]) -> Asked:
     return Asked(prompt, int(random.integers(1, 25)), float(random.choice([0.0, 0.9])), fate)
 
 
-@pytest.mark.parametrize(("together", "own_thread", "count"), [(True, False, 1000), (True, True, 300), (False, False, 300), (False, True, 300)])
-def test_a_thousand_requests_each_get_what_they_get_alone(together: bool, own_thread: bool, count: int) -> None:
-    """Of 8 threads: arrivals, lengths, priorities, drafts, cancels, failures and deadlines at random."""
+@pytest.mark.parametrize(
+    ("together", "own_thread", "count"),
+    [(True, False, 1000), (True, True, 300), (False, False, 300), (False, True, 300)],
+)
+def test_a_thousand_requests_each_get_what_they_get_alone(
+    together: bool, own_thread: bool, count: int
+) -> None:
+    """Of 8 threads: arrivals, lengths, priorities, drafts, cancels,
+    failures and deadlines at random.
+    """
     random = np.random.default_rng(5)
     common = random.integers(0, VOCAB - 1, 60).tolist()
     requests = [asked(random, common) for _ in range(count)]
@@ -91,7 +98,13 @@ def test_a_thousand_requests_each_get_what_they_get_alone(together: bool, own_th
     def ask(number: int) -> tuple[list[int], str | None]:
         request = requests[number]
         late = time.monotonic() if request.fate == "late" else None
-        made = row(request.prompt, request.count, temperature=request.temperature, seed=number, terms=Terms(number % 3, late))
+        made = row(
+            request.prompt,
+            request.count,
+            temperature=request.temperature,
+            seed=number,
+            terms=Terms(number % 3, late),
+        )
         made.drafter = Drafter(Lookup.of(request.prompt, memory), costs)
         stream = TokenStream(shared, made, submitted=number % 2 == 0)
         given = list[int]()
@@ -119,7 +132,9 @@ def test_a_thousand_requests_each_get_what_they_get_alone(together: bool, own_th
         elif request.fate == "late":
             assert (given, reason) == ([], "timeout")
         elif request.fate != "dropped":
-            expected = alone(request.prompt, request.count, temperature=request.temperature, seed=number)
+            expected = alone(
+                request.prompt, request.count, temperature=request.temperature, seed=number
+            )
             if request.fate == "cancelled":
                 expected = expected[: request.count // 2 + 1]
             assert given == expected
@@ -183,10 +198,16 @@ def test_a_prompt_enters_in_pieces_beside_rows_that_decode() -> None:
 
 def test_a_newer_request_takes_the_place_of_an_older_one_with_the_same_key() -> None:
     shared = engine(FakeSeats())
-    older = TokenStream(shared, row([1, 2], 50, terms=Terms(replaces=("client", "file"))), submitted=True)
-    other = TokenStream(shared, row([1, 2], 6, terms=Terms(replaces=("client", "other"))), submitted=True)
+    older = TokenStream(
+        shared, row([1, 2], 50, terms=Terms(replaces=("client", "file"))), submitted=True
+    )
+    other = TokenStream(
+        shared, row([1, 2], 6, terms=Terms(replaces=("client", "other"))), submitted=True
+    )
     next(older)
-    newer = TokenStream(shared, row([1, 2, 3], 6, terms=Terms(replaces=("client", "file"))), submitted=True)
+    newer = TokenStream(
+        shared, row([1, 2, 3], 6, terms=Terms(replaces=("client", "file"))), submitted=True
+    )
     assert read(newer) == alone([1, 2, 3], 6)
     read(older)
     assert older.finish_reason == "cancelled"
@@ -281,7 +302,9 @@ def test_a_thread_of_its_own_computes_and_ends() -> None:
     streams = [TokenStream(shared, row([i], 40), submitted=True) for i in range(6)]
     assert [read(stream) for stream in streams] == [alone([i], 40) for i in range(6)]
     shared.stop()
-    assert not any(thread.name == "sc2onnx" for thread in threading.enumerate() if thread not in before)
+    assert not any(
+        thread.name == "sc2onnx" for thread in threading.enumerate() if thread not in before
+    )
     assert read(TokenStream(shared, row([3], 5))) == alone([3], 5)
 
 

@@ -60,7 +60,9 @@ def test_a_step_keeps_its_bounds(asked: list[Wish], bounds: Limits, slope: float
     entering = [place for place in plan if asked[place].prompt]
     assert all(plan[place] == 1 for place in decoding)
     assert len(decoding) <= bounds.rows
-    assert all(1 <= plan[place] <= min(asked[place].prompt, asked[place].most) for place in entering)
+    assert all(
+        1 <= plan[place] <= min(asked[place].prompt, asked[place].most) for place in entering
+    )
     assert sum(plan[place] for place in entering) <= bounds.chunk
     assert len(plan) <= bounds.rows + (not bounds.together)
     if not bounds.together:
@@ -77,7 +79,9 @@ def test_a_step_gets_something_done(asked: list[Wish], bounds: Limits, slope: fl
 
 
 @given(wishes(), limits(), st.floats(0, 1))
-def test_prompts_keep_the_rhythm_of_those_that_decode(asked: list[Wish], bounds: Limits, slope: float) -> None:
+def test_prompts_keep_the_rhythm_of_those_that_decode(
+    asked: list[Wish], bounds: Limits, slope: float
+) -> None:
     costs = Linear(slope, bounds.together)
     plan = planned(asked, bounds, costs)
     decoding = sum(not asked[place].prompt for place in plan)
@@ -93,7 +97,11 @@ def test_where_steps_are_short_prompts_may_take_what_nobody_sees() -> None:
         def seconds(self, decoding: int, entering: int) -> float:
             return 0.003 * bool(decoding) + (0.003 + 0.007 * entering / 512) * bool(entering)
 
-    plan = planned([Wish(Standing(0, 0), 0, 512), Wish(Standing(0, 1), 2000, 512)], Limits(8, 512, together=False), Costs())
+    plan = planned(
+        [Wish(Standing(0, 0), 0, 512), Wish(Standing(0, 1), 2000, 512)],
+        Limits(8, 512, together=False),
+        Costs(),
+    )
     assert plan == {0: 1, 1: 512}
 
 
@@ -128,13 +136,21 @@ def test_a_higher_priority_goes_first_and_then_who_came_first() -> None:
 
 
 def test_a_keystroke_does_not_wait_for_a_new_file() -> None:
-    asked = [Wish(Standing(0, 0), 2000, 256), Wish(Standing(0, 1), 5, 256), Wish(Standing(0, 2), 2000, 256)]
+    asked = [
+        Wish(Standing(0, 0), 2000, 256),
+        Wish(Standing(0, 1), 5, 256),
+        Wish(Standing(0, 2), 2000, 256),
+    ]
     assert planned(asked, Limits(8, 64, together=True), Linear(0.1)) == {1: 5, 0: 59}
     assert planned(asked, Limits(8, 64, together=False), Linear(0.1)) == {1: 5}
 
 
 def test_a_prompt_of_a_lower_level_waits_while_others_run() -> None:
-    rows = [Wish(Standing(0, 0), 0, 256), Wish(Standing(-10, 1), 500, 256), Wish(Standing(-10, 2), 0, 256)]
+    rows = [
+        Wish(Standing(0, 0), 0, 256),
+        Wish(Standing(-10, 1), 500, 256),
+        Wish(Standing(-10, 2), 0, 256),
+    ]
     assert planned(rows, Limits(8, 64, together=True), Linear(0.1)) == {0: 1, 2: 1}
     assert planned(rows[1:], Limits(8, 64, together=True), Linear(0.1)) == {0: 10, 1: 1}
     old = replace(rows[1], standing=Standing(-10, 1, waited=10 * AGING))
@@ -149,7 +165,9 @@ def test_a_prompt_of_a_lower_level_waits_while_others_run() -> None:
         (0.003, 0.002, 256),  # a GPU
     ],
 )
-def test_where_others_may_come_a_step_of_prompts_is_short(unit: float, slope: float, expected: int) -> None:
+def test_where_others_may_come_a_step_of_prompts_is_short(
+    unit: float, slope: float, expected: int
+) -> None:
     class Costs:
         def seconds(self, decoding: int, entering: int) -> float:
             return unit * (1 + slope * (decoding + entering - 1))
@@ -180,7 +198,9 @@ def test_nobody_starves(above: int, arrivals: int) -> None:
         ([7], True, []),
     ],
 )
-def test_guesses_are_for_steps_in_which_no_prompt_enters(asked: Sequence[int], together: bool, expected: list[int]) -> None:
+def test_guesses_are_for_steps_in_which_no_prompt_enters(
+    asked: Sequence[int], together: bool, expected: list[int]
+) -> None:
     rows = [Wish(Standing(0, i), prompt, 256) for i, prompt in enumerate(asked)]
     plan = planned(rows, Limits(8, 256, together=True), Linear(0.1))
     assert drafting(plan, rows, together) == expected

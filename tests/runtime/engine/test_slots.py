@@ -1,4 +1,6 @@
-"""Seats in slots: any company, any place, copied out and back, the bits are those of being alone."""
+"""Seats in slots: any company, any place, copied out and back, the bits
+are those of being alone.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ Array = npt.NDArray[np.float32]
 @pytest.fixture(scope="module", params=["int8", "float32"])
 def model(request: pytest.FixtureRequest, int4_bundle: Path) -> sc2onnx.Model:
     kept: str = request.param
-    return sc2onnx.load(int4_bundle, cache_type=kept, kernels="on", packed="off", max_batch=4, prefix_memory=0)  # type: ignore[arg-type]
+    return sc2onnx.load(
+        int4_bundle, cache_type=kept, kernels="on", packed="off", max_batch=4, prefix_memory=0
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +94,17 @@ STEPS: list[Step] = [
 ]
 
 
-def test_ragged_passes_have_the_bits_of_each_alone(seats: SlotSeats, texts: list[npt.NDArray[np.int64]], expected: list[Array]) -> None:
+def test_ragged_passes_have_the_bits_of_each_alone(
+    seats: SlotSeats, texts: list[npt.NDArray[np.int64]], expected: list[Array]
+) -> None:
     open_: dict[int, SlotSeat] = {}
     for step in STEPS:
         compute(seats, open_, texts, expected, step)
 
 
-def test_more_sequences_than_slots_are_copied_out_and_come_back(seats: SlotSeats, texts: list[npt.NDArray[np.int64]], expected: list[Array]) -> None:
+def test_more_sequences_than_slots_are_copied_out_and_come_back(
+    seats: SlotSeats, texts: list[npt.NDArray[np.int64]], expected: list[Array]
+) -> None:
     assert seats.slots < TEXTS
     open_: dict[int, SlotSeat] = {}
     for size in (300, 1, 250, 40):  # the last ones past the ring's end
@@ -163,7 +171,9 @@ def test_after_a_pass_was_stopped_the_next_one_computes(
     compute(seats, open_, texts, expected, [(0, 30, 1)])
 
 
-def test_what_is_left_is_given_back(seats: SlotSeats, texts: list[npt.NDArray[np.int64]], expected: list[Array]) -> None:
+def test_what_is_left_is_given_back(
+    seats: SlotSeats, texts: list[npt.NDArray[np.int64]], expected: list[Array]
+) -> None:
     open_: dict[int, SlotSeat] = {}
     compute(seats, open_, texts, expected, [(0, 256, 1), (1, 100, 1)])
     bytes_of = seats.shape.nbytes // seats.shape.capacity

@@ -20,7 +20,9 @@ SLOW = 7
 
 
 class SlowSeats(FakeSeats):
-    """Seats whose passes can be stopped. ``late``: a stop hits the pass after the one it was meant for."""
+    """Seats whose passes can be stopped. ``late``: a stop hits the pass after
+    the one it was meant for.
+    """
 
     def __init__(self, *, late: bool = False) -> None:
         super().__init__(trouble=self._pass)
@@ -78,7 +80,9 @@ def test_a_prompt_of_a_lower_priority_gives_way_at_once_and_goes_on_afterwards()
 def test_others_are_not_stopped(priority: int) -> None:
     seats = SlowSeats()
     with started(seats) as shared:
-        first = TokenStream(shared, row([SLOW, 1], 3, terms=Terms(priority=priority)), submitted=True)
+        first = TokenStream(
+            shared, row([SLOW, 1], 3, terms=Terms(priority=priority)), submitted=True
+        )
         assert seats.entered.wait(10)
         second = TokenStream(shared, row([2], 3), submitted=True)
         assert seats.stops == 0
@@ -112,7 +116,9 @@ def test_a_stop_that_comes_late_harms_nobody() -> None:
 
 
 def test_a_request_whose_end_is_seen_before_its_coming_takes_no_place() -> None:
-    """Another thread may submit and cancel it while the lobby looks: after it has looked who came."""
+    """Another thread may submit and cancel it while the lobby looks:
+    after it has looked who came.
+    """
     shared = engine(FakeSeats(), rows=1)
     gone = row([1, 2], 9)
     gone.cancelled = True

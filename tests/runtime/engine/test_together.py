@@ -25,7 +25,10 @@ from sc2onnx.runtime.options import GenerationOptions
 from sc2onnx.runtime.request import Drafting
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
-PROMPTS = [CODE[first : first + size] for first, size in ((0, 30), (900, 700), (5000, 1500), (9000, 2600), (100, 400), (7000, 90))]
+PROMPTS = [
+    CODE[first : first + size]
+    for first, size in ((0, 30), (900, 700), (5000, 1500), (9000, 2600), (100, 400), (7000, 90))
+]
 REPEATING = "def area(width, height):\n    return width * height\n\n\n" * 12 + "def area("
 
 
@@ -78,9 +81,12 @@ def test_a_batch_drafts_reuses_and_heals_row_by_row(load: Load) -> None:
 def test_threads_stream_together_what_each_gets_alone(load: Load, own_thread: bool) -> None:
     plain, model = load(prefix_memory=0), load(max_batch=4, prefix_memory=0)
     options: list[dict[str, Any]] = [
-        {"max_new_tokens": 5 + 7 * i, "temperature": 0.7 * (i % 2), "seed": i, "stop": "\n\n"} for i in range(len(PROMPTS))
+        {"max_new_tokens": 5 + 7 * i, "temperature": 0.7 * (i % 2), "seed": i, "stop": "\n\n"}
+        for i in range(len(PROMPTS))
     ]
-    expected = [plain.generate(prompt, **option) for prompt, option in zip(PROMPTS, options, strict=True)]
+    expected = [
+        plain.generate(prompt, **option) for prompt, option in zip(PROMPTS, options, strict=True)
+    ]
     if own_thread:
         model.start()
     gate = threading.Barrier(len(PROMPTS))
@@ -120,7 +126,9 @@ def test_a_row_that_is_closed_or_fails_leaves_the_others_alone(load: Load) -> No
     assert model.memory_footprint().cache == 0
 
 
-def test_a_late_request_ends_with_what_there_is(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_request_ends_with_what_there_is(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load(prefix_memory=0)
     draw = Sampler.draw
 
@@ -135,7 +143,9 @@ def test_a_late_request_ends_with_what_there_is(load: Load, monkeypatch: pytest.
     assert 0 < len(done.tokens) < 1500
     whole = model.generate(CODE[:200], max_new_tokens=len(done.tokens), stop_tokens=())
     assert done.tokens == whole.tokens
-    with pytest.raises(sc2onnx.Sc2onnxError, match="timeout is 0, expected seconds, more than 0, or None"):
+    with pytest.raises(
+        sc2onnx.Sc2onnxError, match="timeout is 0, expected seconds, more than 0, or None"
+    ):
         model.generate("a", timeout=0)
 
 
@@ -187,8 +197,15 @@ def test_log_probabilities_of_prompts_beside_others(load: Load, chunk: int) -> N
         logits = sequence.append(ids)
     assert logits is not None
     rows = [row - row.max() for row in logits.astype(np.float64)]
-    expected = [row[token] - np.log(np.exp(row).sum()) for row, token in zip(rows, ids[1:], strict=False)]
-    options: dict[str, Any] = {"max_new_tokens": 3, "logprobs": True, "prompt_logprobs": True, "top_logprobs": 1}
+    expected = [
+        row[token] - np.log(np.exp(row).sum()) for row, token in zip(rows, ids[1:], strict=False)
+    ]
+    options: dict[str, Any] = {
+        "max_new_tokens": 3,
+        "logprobs": True,
+        "prompt_logprobs": True,
+        "top_logprobs": 1,
+    }
     model.generate(code, max_new_tokens=2)  # which leaves the prompt computed
     beside = model.submit(CODE[200:600], max_new_tokens=12)
     for done in model.generate(code, n=2, temperature=0.5, seed=1, **options):
@@ -218,9 +235,13 @@ def test_sequences_and_requests_share_the_model(load: Load) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         appended = [pool.submit(append, i) for i in range(3)]
-        generated = [pool.submit(model.generate, prompt, max_new_tokens=12) for prompt in PROMPTS[:3]]
+        generated = [
+            pool.submit(model.generate, prompt, max_new_tokens=12) for prompt in PROMPTS[:3]
+        ]
         assert all(each.result() for each in appended)
-        assert [each.result() for each in generated] == [plain.generate(prompt, max_new_tokens=12) for prompt in PROMPTS[:3]]
+        assert [each.result() for each in generated] == [
+            plain.generate(prompt, max_new_tokens=12) for prompt in PROMPTS[:3]
+        ]
 
 
 @pytest.mark.parametrize("own_thread", [False, True])
@@ -238,7 +259,9 @@ def test_streams_of_asyncio_are_computed_together(load: Load, own_thread: bool) 
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1 if own_thread else 8))
         return await asyncio.gather(*map(read, PROMPTS))
 
-    assert asyncio.run(all_of()) == [plain.generate(prompt, max_new_tokens=16).text for prompt in PROMPTS]
+    assert asyncio.run(all_of()) == [
+        plain.generate(prompt, max_new_tokens=16).text for prompt in PROMPTS
+    ]
     model.stop()
 
 

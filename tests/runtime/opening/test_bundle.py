@@ -18,7 +18,15 @@ import pytest
 import sc2onnx
 from sc2onnx.bundle.directories import cache_directory
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.errors import BundleError, BundleIntegrityError, BundleNotFoundError, BundleVersionError, DeviceError, RequestError, TokenizerError
+from sc2onnx.errors import (
+    BundleError,
+    BundleIntegrityError,
+    BundleNotFoundError,
+    BundleVersionError,
+    DeviceError,
+    RequestError,
+    TokenizerError,
+)
 from sc2onnx.runtime.opening import stamps
 from sc2onnx.runtime.opening.bundle import Bundle
 
@@ -47,11 +55,16 @@ def flip_byte(path: Path, offset: int = -100) -> None:
 def test_the_manifest_survives_the_round_trip(bundle: Path) -> None:
     manifest = Manifest.read(bundle)
     assert Manifest.from_json(manifest.to_json()) == manifest
-    assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"sc2onnx.json", "README.md"}
+    assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {
+        "sc2onnx.json",
+        "README.md",
+    }
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(BundleNotFoundError, match=r"no bundle at .*absent: make one with `sc2onnx export"):
+    with pytest.raises(
+        BundleNotFoundError, match=r"no bundle at .*absent: make one with `sc2onnx export"
+    ):
         sc2onnx.load(tmp_path / "absent")
     with pytest.raises(BundleNotFoundError, match=r"is not a bundle \(it has no sc2onnx\.json\)"):
         sc2onnx.load(tmp_path)
@@ -63,7 +76,9 @@ def test_nothing_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
 def test_a_missing_file(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(BundleIntegrityError, match=rf"{name} is missing from .*, the manifest lists it"):
+    with pytest.raises(
+        BundleIntegrityError, match=rf"{name} is missing from .*, the manifest lists it"
+    ):
         sc2onnx.load(copy)
 
 
@@ -71,18 +86,24 @@ def test_a_missing_file(copy: Path, name: str) -> None:
 def test_a_file_of_the_wrong_size(copy: Path, name: str) -> None:
     size = (copy / name).stat().st_size
     os.truncate(copy / name, size - 1)
-    with pytest.raises(BundleIntegrityError, match=rf"{name} is {size - 1} bytes, the manifest says {size}"):
+    with pytest.raises(
+        BundleIntegrityError, match=rf"{name} is {size - 1} bytes, the manifest says {size}"
+    ):
         sc2onnx.load(copy, check="size")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
 def test_an_altered_byte(copy: Path, name: str) -> None:
     flip_byte(copy / name)
-    with pytest.raises(BundleIntegrityError, match=rf"{name} has SHA-256 [0-9a-f]+\.\.\., the manifest says"):
+    with pytest.raises(
+        BundleIntegrityError, match=rf"{name} has SHA-256 [0-9a-f]+\.\.\., the manifest says"
+    ):
         sc2onnx.load(copy)
 
 
-@pytest.mark.parametrize("name", ["../outside.data", "/etc/passwd", "a/b", "..", "C:\\x", ".hidden", ""])
+@pytest.mark.parametrize(
+    "name", ["../outside.data", "/etc/passwd", "a/b", "..", "C:\\x", ".hidden", ""]
+)
 def test_a_path_that_leaves_the_directory(copy: Path, name: str) -> None:
     edit(copy, lambda raw: raw["files"].update({name: {"size": 1, "sha256": "0"}}))
     with pytest.raises(BundleIntegrityError, match="expected a plain file name inside the bundle"):
@@ -99,7 +120,9 @@ def put(name: str, value: Any, raw: dict[str, Any]) -> None:
 
 def test_a_newer_manifest(copy: Path) -> None:
     edit(copy, lambda raw: raw.update(format_version=8, something_new={}))
-    with pytest.raises(BundleVersionError, match="format_version 8, this sc2onnx reads 1 to 7: upgrade sc2onnx"):
+    with pytest.raises(
+        BundleVersionError, match="format_version 8, this sc2onnx reads 1 to 7: upgrade sc2onnx"
+    ):
         sc2onnx.load(copy)
 
 
@@ -117,10 +140,19 @@ def test_a_newer_manifest(copy: Path) -> None:
         (lambda raw: raw["cache"].update(kind="paged"), "cache of kind 'paged'"),
         (
             lambda raw: raw["cache"].update(dtype="float16"),
-            "for target 'cpu' with a cache of kind 'ring-transposed-values' in 'float16', this version runs 'cpu', 'ring-",
+            (
+                "for target 'cpu' with a cache of kind 'ring-transposed-values' in 'float16', this "
+                "version runs 'cpu', 'ring-"
+            ),
         ),
-        (lambda raw: raw["cache"].update(dtype="float8"), "cache.dtype is 'float8', expected one of float32"),
-        (lambda raw: raw.update(target="rocm"), "target is 'rocm', expected one of cpu, portable, cuda"),
+        (
+            lambda raw: raw["cache"].update(dtype="float8"),
+            "cache.dtype is 'float8', expected one of float32",
+        ),
+        (
+            lambda raw: raw.update(target="rocm"),
+            "target is 'rocm', expected one of cpu, portable, cuda",
+        ),
         (lambda raw: raw["model"].update(sliding_window=-5), "sliding_window is -5"),
         (lambda raw: raw["model"].update(sliding_window=255.5), "sliding_window is 255.5"),
         (lambda raw: raw["model"].update(sliding_window="256"), "sliding_window is '256'"),
@@ -134,7 +166,10 @@ def test_a_newer_manifest(copy: Path) -> None:
         (partial(put, "stages", "x"), "stages is 'x', expected a list"),
         (partial(put, "stages", {}), "stages is {}, expected a list"),
         (partial(put, "stages", None), "stages is None, expected a list"),
-        (partial(put, "provenance.allowed_settings", "x"), "allowed_settings is 'x', expected a list"),
+        (
+            partial(put, "provenance.allowed_settings", "x"),
+            "allowed_settings is 'x', expected a list",
+        ),
         (partial(put, "provenance.allowed_settings", [1]), "allowed_settings is"),
         (lambda raw: raw.update(target="a" * 100_000), "a text of 100,000 characters"),
         (lambda raw: raw["model"].update(num_layers="a" * 4000), "num_layers is"),
@@ -142,7 +177,9 @@ def test_a_newer_manifest(copy: Path) -> None:
         (lambda raw: raw["files"]["model.onnx"].update(size="33818"), "size is '33818'"),
     ],
 )
-def test_a_malformed_manifest(copy: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+def test_a_malformed_manifest(
+    copy: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
     edit(copy, change)
     with pytest.raises(BundleError, match=message) as caught:
         sc2onnx.load(copy)
@@ -166,7 +203,9 @@ def test_a_moved_bundle_still_works(copy: Path, tmp_path: Path) -> None:
     assert sc2onnx.load(moved).generate("a", max_new_tokens=1).tokens
 
 
-def test_large_files_are_hashed_once_and_again_when_touched(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_are_hashed_once_and_again_when_touched(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stamps, "LARGE", 1 << 20)
     hashed: list[str] = []
     digest = hashlib.file_digest
@@ -191,7 +230,9 @@ def test_large_files_are_hashed_once_and_again_when_touched(copy: Path, monkeypa
     Bundle.open(copy, check="size")
 
 
-def test_a_damaged_or_unwritable_cache_costs_only_time(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_damaged_or_unwritable_cache_costs_only_time(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(stamps, "LARGE", 1 << 20)
     time.sleep(SETTLED)
     Bundle.open(copy)
@@ -231,7 +272,9 @@ def test_files_that_cannot_be_read_are_named(copy: Path, monkeypatch: pytest.Mon
         sc2onnx.load(copy)
 
 
-def test_a_tokenizer_that_the_manifest_does_not_list_is_not_used(token_bundle: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_the_manifest_does_not_list_is_not_used(
+    token_bundle: Path, bundle: Path, tmp_path: Path
+) -> None:
     copied = Path(shutil.copytree(token_bundle, tmp_path / "tokens"))
     shutil.copy(bundle / "tokenizer.json", copied)
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
@@ -249,5 +292,8 @@ def test_unknown_checks_and_devices_are_refused(bundle: Path) -> None:
     with pytest.raises(RequestError, match="check is 'quick', expected 'auto', 'full' or 'size'"):
         sc2onnx.load(bundle, check="quick")  # type: ignore[arg-type]
     for name in ("gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", 0, None):
-        with pytest.raises(DeviceError, match=r"device is .*, expected 'cpu', 'cuda', 'cuda:1' \(the second GPU\) or 'auto'"):
+        with pytest.raises(
+            DeviceError,
+            match=r"device is .*, expected 'cpu', 'cuda', 'cuda:1' \(the second GPU\) or 'auto'",
+        ):
             sc2onnx.load(bundle, device=name)  # type: ignore[arg-type]

@@ -20,7 +20,15 @@ from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import BundleError, BundleIntegrityError
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.opening.protobuf import message
-from tests.runtime.opening.test_agreement import SAYS_NOTHING, edit, nested, number, opened, replace, swap
+from tests.runtime.opening.test_agreement import (
+    SAYS_NOTHING,
+    edit,
+    nested,
+    number,
+    opened,
+    replace,
+    swap,
+)
 
 KERNELS = "model.kernels.onnx"
 
@@ -93,7 +101,10 @@ def test_floats_of_earlier_formats(bundle: Path, tmp_path: Path, version: int) -
         ),
         (
             lambda raw: raw["files"].pop(KERNELS),
-            f"(lists none .*, expected {KERNELS} where kernels is {VERSION}|does not list {KERNELS})",
+            (
+                f"(lists none .*, expected {KERNELS} where kernels is "
+                f"{VERSION}|does not list {KERNELS})"
+            ),
         ),
         (
             lambda raw: raw["files"].update({"a.kernels.onnx": raw["files"][KERNELS]}),

@@ -1,4 +1,6 @@
-"""A bundle's files may be links inside it, or into the blobs of the hub's cache, and to nowhere else."""
+"""A bundle's files may be links inside it, or into the blobs of the hub's
+cache, and to nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,15 @@ def moved(directory: Path, name: str, to: Path) -> None:
     (directory / name).symlink_to(os.path.relpath(to, directory))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json", "sc2onnx.json", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.onnx.data", "tokenizer.json", "sc2onnx.json", "README.md"]
+)
 def test_a_link_that_leads_out(copy: Path, tmp_path: Path, name: str) -> None:
     moved(copy, name, tmp_path / "elsewhere" / name)
     for check in ("size", "full"):
-        with pytest.raises(BundleIntegrityError, match=rf"{name} is a link that leads out of the bundle"):
+        with pytest.raises(
+            BundleIntegrityError, match=rf"{name} is a link that leads out of the bundle"
+        ):
             Bundle.open(copy, check)
 
 
@@ -51,7 +57,9 @@ def test_links_that_stay_inside_and_a_bundle_behind_a_link(copy: Path, tmp_path:
     assert Bundle.open(tmp_path / "link", "full").manifest == Bundle.open(copy).manifest
 
 
-def snapshot(bundle: Path, cache: Path, repository: str = "models--team--mini", snapshots: str = "snapshots") -> Path:
+def snapshot(
+    bundle: Path, cache: Path, repository: str = "models--team--mini", snapshots: str = "snapshots"
+) -> Path:
     """A bundle as huggingface_hub's cache keeps it."""
     directory = cache / repository / snapshots / "0123"
     directory.mkdir(parents=True)
@@ -66,8 +74,12 @@ def test_the_hubs_cache(bundle: Path, tmp_path: Path) -> None:
     assert len(list(model.generate_tokens([5, 6, 7], max_new_tokens=2))) == 2
 
 
-@pytest.mark.parametrize(("repository", "snapshots"), [("mini", "snapshots"), ("models--team--mini", "bundles")])
-def test_what_only_resembles_the_hubs_cache(bundle: Path, tmp_path: Path, repository: str, snapshots: str) -> None:
+@pytest.mark.parametrize(
+    ("repository", "snapshots"), [("mini", "snapshots"), ("models--team--mini", "bundles")]
+)
+def test_what_only_resembles_the_hubs_cache(
+    bundle: Path, tmp_path: Path, repository: str, snapshots: str
+) -> None:
     with pytest.raises(BundleIntegrityError, match="is a link that leads out"):
         sc2onnx.load(snapshot(bundle, tmp_path, repository, snapshots))
 
@@ -82,7 +94,10 @@ def test_blobs_of_the_hubs_cache_that_lead_on(bundle: Path, tmp_path: Path) -> N
 
 def test_what_is_no_file(copy: Path) -> None:
     """A pipe would be waited for."""
-    for name, said in (("config.json", r"config\.json is missing"), ("sc2onnx.json", r"sc2onnx\.json cannot be read \(it is no file\)")):
+    for name, said in (
+        ("config.json", r"config\.json is missing"),
+        ("sc2onnx.json", r"sc2onnx\.json cannot be read \(it is no file\)"),
+    ):
         data = (copy / name).read_bytes()
         (copy / name).unlink()
         os.mkfifo(copy / name)

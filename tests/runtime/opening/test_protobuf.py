@@ -29,7 +29,9 @@ def graph(bundle: Path) -> bytes:
 def test_nothing_changes_but_the_places(graph: bytes) -> None:
     onnx = pytest.importorskip("onnx")
     long = "x/" * 200  # its length takes two bytes
-    moved = onnx.load_from_string(with_places(graph, lambda name, place: {**place, "location": long + name, "extra": "é"}))
+    moved = onnx.load_from_string(
+        with_places(graph, lambda name, place: {**place, "location": long + name, "extra": "é"})
+    )
     expected = onnx.load_from_string(graph)
     assert len(places(graph)) > 10
     for tensor in expected.graph.initializer:
@@ -72,5 +74,6 @@ def test_every_truncation_is_an_error_or_a_model_with_less(graph: bytes) -> None
 
 
 def test_kinds_that_graphs_hardly_have_are_copied() -> None:
-    model = b"\x08\xac\x02\x11" + bytes(8) + b"\x1d" + bytes(4) + b"\x12\x01a"  # a number, eight bytes, four bytes, a text
+    # a number, eight bytes, four bytes, a text
+    model = b"\x08\xac\x02\x11" + bytes(8) + b"\x1d" + bytes(4) + b"\x12\x01a"
     assert with_places(model, lambda _, place: place) == model

@@ -355,11 +355,17 @@ def test_root_counts_as_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     check_file(tmp_path / "file")
 
 
-def test_what_lies_in_memory_is_read_every_time(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_in_memory_is_read_every_time(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There a write through a mapping sets no time."""
     shared = Path("/dev/shm")
     table = Path("/proc/self/mountinfo")
-    if not table.exists() or " /dev/shm " not in table.read_text() or not os.access(shared, os.W_OK):
+    if (
+        not table.exists()
+        or " /dev/shm " not in table.read_text()
+        or not os.access(shared, os.W_OK)
+    ):
         pytest.skip("there is no file system in memory")
     monkeypatch.setattr(stamps, "MOUNTS", table)
     monkeypatch.setattr(stamps, "LARGE", 1 << 20)
@@ -387,7 +393,9 @@ def test_what_lies_in_memory_is_read_every_time(bundle: Path, tmp_path: Path, mo
         ("", False),
     ],
 )
-def test_which_devices_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, found: bool) -> None:
+def test_which_devices_are_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, found: bool
+) -> None:
     (tmp_path / "mounts").write_text(f"21 1 8:1 / / rw - ext4 /dev/root rw\n{line}\n")
     monkeypatch.setattr(stamps, "MOUNTS", tmp_path / "mounts")
     assert stamps.in_memory(os.makedev(0, 31)) is found

@@ -1,4 +1,6 @@
-"""Devices by name, and what is said where CUDA does not work. Nothing here needs a GPU; what does is in tests/cuda."""
+"""Devices by name, and what is said where CUDA does not work.
+Nothing here needs a GPU; what does is in tests/cuda.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def test_names() -> None:
     assert Device.named("cpu") == Device("cpu", 0)
     assert Device.named("cuda") == Device.named("cuda:0") == Device("cuda", 0)
     assert Device.named("cuda:12") == Device("cuda", 12)
-    assert [str(Device.named(name)) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
+    assert [str(Device.named(name)) for name in ("cpu", "cuda", "cuda:1")] == [
+        "cpu",
+        "cuda:0",
+        "cuda:1",
+    ]
     assert [Device.named(name).on_gpu for name in ("cpu", "cuda")] == [False, True]
 
 
@@ -70,13 +76,17 @@ def test_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(version=12040, count=2))
     assert driver() == Driver(2, (12, 4))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(status=100))
-    assert "the NVIDIA driver does not start (cuInit gives 100): see what nvidia-smi says" in str(driver())
+    assert "the NVIDIA driver does not start (cuInit gives 100): see what nvidia-smi says" in str(
+        driver()
+    )
 
     def absent(name: str) -> Library:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
-    assert "there is no NVIDIA driver (libcuda.so.1 is not to be found): install it" in str(driver())
+    assert "there is no NVIDIA driver (libcuda.so.1 is not to be found): install it" in str(
+        driver()
+    )
     assert missing_libraries(["libcublas.so.13"]) == ["libcublas.so.13"]
 
 
@@ -85,28 +95,43 @@ def test_what_a_driver_cannot_do() -> None:
     assert unsuitable(one, Device("cuda"), (12, 4)) is None
     assert unsuitable(one, Device("cuda"), ()) is None
     assert unsuitable("no driver", Device("cuda"), (13,)) == "no driver"
-    assert "the NVIDIA driver runs CUDA 12.8 at most, and onnxruntime-gpu was built for CUDA 13: update" in str(
-        unsuitable(one, Device("cuda"), (13, 0))
+    assert (
+        "the NVIDIA driver runs CUDA 12.8 at most, and onnxruntime-gpu was "
+        "built for CUDA 13: update"
+    ) in str(unsuitable(one, Device("cuda"), (13, 0)))
+    assert "there is no cuda:1: the driver shows 1 GPU (CUDA_VISIBLE_DEVICES may hide some)" in str(
+        unsuitable(one, Device("cuda", 1), (12,))
     )
-    assert "there is no cuda:1: the driver shows 1 GPU (CUDA_VISIBLE_DEVICES may hide some)" in str(unsuitable(one, Device("cuda", 1), (12,)))
 
 
 @pytest.fixture
 def gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """An onnxruntime that was built for CUDA 13, as far as it says."""
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
     monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(cuda, "preload_libraries", lambda: None)
 
 
 @pytest.mark.usefixtures("gpu_build")
 def test_every_trouble_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[Any] = ["there is no NVIDIA driver", Driver(1, (12, 4)), Driver(1, (13, 0)), Driver(1, (13, 0))]
+    found: list[Any] = [
+        "there is no NVIDIA driver",
+        Driver(1, (12, 4)),
+        Driver(1, (13, 0)),
+        Driver(1, (13, 0)),
+    ]
     monkeypatch.setattr(cuda, "driver", lambda: found.pop(0))
-    monkeypatch.setattr(cuda, "missing_libraries", lambda names: [name for name in names if "cublas." in name])
+    monkeypatch.setattr(
+        cuda, "missing_libraries", lambda names: [name for name in names if "cublas." in name]
+    )
     assert cuda_trouble(Device("cuda")) == "there is no NVIDIA driver"
     assert "built for CUDA 13" in str(cuda_trouble(Device("cuda")))
-    assert cuda_trouble(Device("cuda")) == ("libcublas.so.13 cannot be loaded, which onnxruntime-gpu for CUDA 13 needs: " + install("gpu"))
+    assert cuda_trouble(Device("cuda")) == (
+        "libcublas.so.13 cannot be loaded, which onnxruntime-gpu for CUDA 13 needs: "
+        + install("gpu")
+    )
     monkeypatch.setattr(cuda, "missing_libraries", lambda names: [])
     assert cuda_trouble(Device("cuda")) is None
 
@@ -114,17 +139,28 @@ def test_every_trouble_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 @without_cuda
 def test_onnxruntime_without_cuda_is_said_to_be_so(gpu_bundle: Path) -> None:
     """Never a silent run on the CPU."""
-    with pytest.raises(DeviceError, match=r"'cuda:0', which does not work here: the installed onnxruntime .* without CUDA: .*onnxruntime-gpu\["):
+    with pytest.raises(
+        DeviceError,
+        match=(
+            r"'cuda:0', which does not work here: the installed onnxruntime .* without "
+            r"CUDA: .*onnxruntime-gpu\["
+        ),
+    ):
         sc2onnx.load(gpu_bundle, device="cuda")
     with pytest.raises(DeviceError, match="'cuda:1', which does not work here"):
         sc2onnx.load(gpu_bundle, device="cuda:1")
 
 
 @pytest.mark.usefixtures("gpu_build")
-def test_a_provider_that_does_not_start_is_an_error(gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_does_not_start_is_an_error(
+    gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """onnxruntime itself only warns, and runs on the CPU."""
     monkeypatch.setattr(cuda, "cuda_trouble", lambda device: None)
-    with pytest.raises(DeviceError, match=r"onnxruntime could not start its CUDA provider on cuda:0: `sc2onnx doctor` says"):
+    with pytest.raises(
+        DeviceError,
+        match=r"onnxruntime could not start its CUDA provider on cuda:0: `sc2onnx doctor` says",
+    ):
         sc2onnx.load(gpu_bundle, device="cuda")
 
 
@@ -145,7 +181,9 @@ class Loaded:
 
 
 @pytest.mark.usefixtures("gpu_build")
-def test_where_graphs_cannot_be_captured_steps_run_as_they_are(gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_graphs_cannot_be_captured_steps_run_as_they_are(
+    gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cuda, "cuda_trouble", lambda device: None)
 
     def load(graph: Path, options: Any, instead: bytes | None, providers: list[Any]) -> Loaded:
@@ -157,7 +195,13 @@ def test_where_graphs_cannot_be_captured_steps_run_as_they_are(gpu_bundle: Path,
 
     monkeypatch.setattr(loading, "load_session", load)
     graph, device = gpu_bundle / "model.onnx", Device("cuda", 1)
-    with pytest.warns(UserWarning, match=r"cannot capture CUDA graphs of the bundle, so its steps run as they are \(not all nodes"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            r"cannot capture CUDA graphs of the bundle, so its steps run as "
+            r"they are \(not all nodes"
+        ),
+    ):
         found = loading.load_on(graph, ort.SessionOptions(), device, True, None)
     assert not captures_graphs(found, device)
     assert captures_graphs(Loaded({"enable_cuda_graph": "1"}), device)
@@ -180,14 +224,24 @@ def test_auto(gpu_bundle: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_bundle_for_the_cpu_is_not_run_on_a_gpu(bundle: Path) -> None:
-    with pytest.raises(DeviceError, match=r"device is 'cuda:0' and the bundle is fp32 for cpu, which runs on the CPU: export it for a GPU"):
+    with pytest.raises(
+        DeviceError,
+        match=(
+            r"device is 'cuda:0' and the bundle is fp32 for cpu, which runs on the "
+            r"CPU: export it for a GPU"
+        ),
+    ):
         sc2onnx.load(bundle, device="cuda")
 
 
 @pytest.fixture
 def gpu_bundle(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle that says that it is for a GPU; its graph is another, which none of this gets to run or to compare."""
-    monkeypatch.setattr("sc2onnx.runtime.opening.bundle.check_agreement", lambda path, manifest: None)
+    """A bundle that says that it is for a GPU; its graph is another, which none of this
+    gets to run or to compare.
+    """
+    monkeypatch.setattr(
+        "sc2onnx.runtime.opening.bundle.check_agreement", lambda path, manifest: None
+    )
     copy = Path(shutil.copytree(bundle, tmp_path / "gpu"))
     raw = json.loads((copy / "sc2onnx.json").read_text())
     raw.update(precision="fp16", target="cuda", cache={"kind": "linear", "dtype": "float16"})
@@ -195,16 +249,28 @@ def gpu_bundle(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return copy
 
 
-def test_a_node_that_is_left_to_the_cpu_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_left_to_the_cpu_is_named(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the CPU provider all are; arithmetic of shapes belongs there."""
     options = ort.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    found = ort.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    found = ort.InferenceSession(
+        str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
     left = nodes_left_to_cpu(found)
     assert any(name.startswith("TensorScatter node_TensorScatter_") for name in left)
     assert not any(name.startswith("Shape") for name in left)
-    monkeypatch.setattr(type(found), "get_providers", lambda self: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match=r"\d+ nodes of the graph .* on the CPU instead of cuda:0 \(\w+ node_\w+, .*, \.\.\.\): .*no CUDA kernels"):
+    monkeypatch.setattr(
+        type(found), "get_providers", lambda self: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with pytest.raises(
+        DeviceError,
+        match=(
+            r"\d+ nodes of the graph .* on the CPU instead of cuda:0 \(\w+ node_\w+, .*, "
+            r"\.\.\.\): .*no CUDA kernels"
+        ),
+    ):
         check_on_device(found, Device("cuda"))
 
 
@@ -226,14 +292,26 @@ def test_doctor_finds_the_same() -> None:
 
 
 def test_doctor_says_where_a_gpu_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "probe_cuda", lambda: ProviderStatus("CUDAExecutionProvider", True, "onnxruntime 1.31.1"))
+    monkeypatch.setattr(
+        probe,
+        "probe_cuda",
+        lambda: ProviderStatus("CUDAExecutionProvider", True, "onnxruntime 1.31.1"),
+    )
     monkeypatch.setattr(cuda, "driver", lambda: Driver(2, (13, 0)))
     (finding,) = (finding for finding in diagnose() if finding.subject == "cuda")
-    assert (finding.ok, finding.detail) == (True, "works, onnxruntime 1.31.1: 2 GPUs, the driver runs CUDA 13.0")
+    assert (finding.ok, finding.detail) == (
+        True,
+        "works, onnxruntime 1.31.1: 2 GPUs, the driver runs CUDA 13.0",
+    )
 
 
 def test_libraries() -> None:
-    assert cuda_libraries(13) == ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10")
+    assert cuda_libraries(13) == (
+        "libcudart.so.13",
+        "libcublas.so.13",
+        "libcublasLt.so.13",
+        "libcurand.so.10",
+    )
     assert missing_libraries(["libsc2onnx-has-no-such.so.1"]) == ["libsc2onnx-has-no-such.so.1"]
     assert missing_libraries([]) == []
 
@@ -246,4 +324,6 @@ def test_spin_is_seconds(bundle: Path, spin: Any) -> None:
 
 @pytest.mark.parametrize("spin", [0, 0.0005, 1])
 def test_spinning_changes_no_token(bundle: Path, model: sc2onnx.Model, spin: float) -> None:
-    assert sc2onnx.load(bundle, spin=spin).generate("import", max_new_tokens=4) == model.generate("import", max_new_tokens=4)
+    assert sc2onnx.load(bundle, spin=spin).generate("import", max_new_tokens=4) == model.generate(
+        "import", max_new_tokens=4
+    )

@@ -1,4 +1,6 @@
-"""Whether the kernels can be used, and what happens where they cannot: with no library, and with libraries that are none."""
+"""Whether the kernels can be used, and what happens where they cannot: with no library, and
+with libraries that are none.
+"""
 
 from __future__ import annotations
 
@@ -62,12 +64,20 @@ def test_none_is_installed(absent: None) -> None:
         (package("/nowhere/library.so"), "0.0.1 cannot be loaded by onnxruntime .*nowhere"),
         (package(__file__), "0.0.1 cannot be loaded by onnxruntime "),
         (package(3), "0.0.1 cannot be loaded by onnxruntime "),
-        (package(__file__, operators=0), f"too old .its operators are of version 0, expected {VERSION}"),
-        (package(__file__, operators=VERSION + 1), f"too new .its operators are of version {VERSION + 1}, expected {VERSION}"),
+        (
+            package(__file__, operators=0),
+            f"too old .its operators are of version 0, expected {VERSION}",
+        ),
+        (
+            package(__file__, operators=VERSION + 1),
+            f"too new .its operators are of version {VERSION + 1}, expected {VERSION}",
+        ),
         (ModuleType("sc2onnx_kernels"), "of unknown version is too old"),
     ],
 )
-def test_what_is_installed_is_no_library(monkeypatch: pytest.MonkeyPatch, found: ModuleType, reason: str) -> None:
+def test_what_is_installed_is_no_library(
+    monkeypatch: pytest.MonkeyPatch, found: ModuleType, reason: str
+) -> None:
     installed(monkeypatch, found)
     missing = look()
     assert isinstance(missing, Missing)
@@ -92,13 +102,21 @@ def test_a_bundle_runs_without(int4_bundle: Path, absent: None) -> None:
 
 def test_they_are_asked_for_and_absent(manifest: Manifest, absent: None) -> None:
     assert usable("auto", manifest) is None
-    with pytest.raises(MissingDependencyError, match=r"sc2onnx-kernels is not installed: in a clone of this project: pip install \./native"):
+    with pytest.raises(
+        MissingDependencyError,
+        match=(
+            r"sc2onnx-kernels is not installed: in a clone of this project: pip install \./native"
+        ),
+    ):
         usable("on", manifest)
 
 
 def test_a_bundle_of_floats_has_no_graph_for_them(bundle: Path) -> None:
     assert not sc2onnx.load(bundle).kernels
-    with pytest.raises(RequestError, match=r"kernels is 'on', and the bundle \(fp32 for cpu\) has no graph for them: export it"):
+    with pytest.raises(
+        RequestError,
+        match=r"kernels is 'on', and the bundle \(fp32 for cpu\) has no graph for them: export it",
+    ):
         sc2onnx.load(bundle, kernels="on")
 
 
@@ -116,7 +134,9 @@ def test_they_are_for_the_processor(manifest: Manifest) -> None:
         usable("on", manifest, devices)
 
 
-def test_what_the_environment_says_is_what_auto_means(manifest: Manifest, absent: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_environment_says_is_what_auto_means(
+    manifest: Manifest, absent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(VARIABLE, "on")
     with pytest.raises(MissingDependencyError):
         usable("auto", manifest)
@@ -130,7 +150,9 @@ def test_what_the_environment_says_is_what_auto_means(manifest: Manifest, absent
         usable("auto", manifest)
 
 
-@pytest.mark.parametrize("words", [{"kernels": "yes"}, {"kernels": True}, {"cache_type": "int4"}, {"cache_type": None}])
+@pytest.mark.parametrize(
+    "words", [{"kernels": "yes"}, {"kernels": True}, {"cache_type": "int4"}, {"cache_type": None}]
+)
 def test_unknown_words(int4_bundle: Path, words: dict[str, Any]) -> None:
     [name] = words
     with pytest.raises(RequestError, match=f"{name} is {words[name]!r}, expected 'auto'"):
@@ -139,7 +161,12 @@ def test_unknown_words(int4_bundle: Path, words: dict[str, Any]) -> None:
 
 def test_what_is_kept_without_them_is_the_graphs(bundle: Path, absent: None) -> None:
     assert sc2onnx.load(bundle, cache_type="float32").cache_shape.dtype == "float32"
-    with pytest.raises(RequestError, match="cache_type is 'int8', and without kernels the cache is float32: load with kernels='on'"):
+    with pytest.raises(
+        RequestError,
+        match=(
+            "cache_type is 'int8', and without kernels the cache is float32: load with kernels='on'"
+        ),
+    ):
         sc2onnx.load(bundle, cache_type="int8")
 
 
@@ -183,6 +210,10 @@ print(np.array_equal(look().packed(shape, codes, scales, 300), expected))
 @pytest.mark.kernels
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
 def test_packing_where_there_are_no_more_threads() -> None:
-    """A packing thread that cannot be had is done without: the process goes on, and the bytes are the same."""
-    done = subprocess.run([sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, timeout=60, check=False)
+    """A packing thread that cannot be had is done without: the process goes on,
+    and the bytes are the same.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

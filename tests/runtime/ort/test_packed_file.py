@@ -20,13 +20,25 @@ from sc2onnx.runtime.ort.packed_file import ALIGNMENT, Contents, Matrix, matrice
 
 
 class Backwards:
-    """A library whose packed matrix is its codes and then its scales, backwards, and a byte more."""
+    """A library whose packed matrix is its codes and then its scales,
+    backwards, and a byte more.
+    """
 
     def sc2onnx_kernels_packed_bytes(self, rows: int, columns: int, bits: int, block: int) -> int:
         shape = MatrixShape(rows, columns, bits, block)
         return shape.codes + shape.scales + 1 if columns % block == 0 else -1
 
-    def sc2onnx_kernels_pack(self, codes: int, scales: int, rows: int, columns: int, bits: int, block: int, threads: int, out: int) -> int:
+    def sc2onnx_kernels_pack(
+        self,
+        codes: int,
+        scales: int,
+        rows: int,
+        columns: int,
+        bits: int,
+        block: int,
+        threads: int,
+        out: int,
+    ) -> int:
         shape = MatrixShape(rows, columns, bits, block)
         data = ctypes.string_at(codes, shape.codes) + ctypes.string_at(scales, shape.scales)
         ctypes.memmove(out, data[::-1] + bytes([threads]), len(data) + 1)
@@ -34,8 +46,12 @@ class Backwards:
 
 
 KERNELS = Kernels(Path("library"), "0", "none", 7, Backwards())
-FIRST = Matrix("a.weight.codes", MatrixShape(3, 32, 4, 16), Place("data", 10, 58), Place("data", 100, 124))
-SECOND = Matrix("\u00e9", MatrixShape(2, 32, 8, 32), Place("data", 200, 264), Place("data", 300, 308))
+FIRST = Matrix(
+    "a.weight.codes", MatrixShape(3, 32, 4, 16), Place("data", 10, 58), Place("data", 100, 124)
+)
+SECOND = Matrix(
+    "\u00e9", MatrixShape(2, 32, 8, 32), Place("data", 200, 264), Place("data", 300, 308)
+)
 WEIGHTS = np.random.default_rng(0).integers(0, 256, 400, np.uint8).tobytes()
 
 
@@ -68,8 +84,14 @@ def test_what_is_written_can_be_read() -> None:
     data = written(FIRST, SECOND)
     found = read(data)
     assert set(found) == {"a.weight.codes", "\u00e9"}
-    assert found["a.weight.codes"] == ((3, 32, 4, 16), (WEIGHTS[10:58] + WEIGHTS[100:124])[::-1] + b"\x02")
-    assert found["\u00e9"] == ((2, 32, 8, 32), (WEIGHTS[200:264] + WEIGHTS[300:308])[::-1] + b"\x02")
+    assert found["a.weight.codes"] == (
+        (3, 32, 4, 16),
+        (WEIGHTS[10:58] + WEIGHTS[100:124])[::-1] + b"\x02",
+    )
+    assert found["\u00e9"] == (
+        (2, 32, 8, 32),
+        (WEIGHTS[200:264] + WEIGHTS[300:308])[::-1] + b"\x02",
+    )
     assert len(data) == Contents.of([FIRST, SECOND], KERNELS).end == 2 * ALIGNMENT + 73
 
 
@@ -96,7 +118,10 @@ def product(codes: str = "codes", scales: str = "scales", **attributes: Any) -> 
     return Node("sc2onnx.BlockwiseLinear", ("x", codes, scales), ("y",), sizes)
 
 
-CODES, SCALES = Tensor("codes", 2, (3, 2, 8), place=Place("data", 10, 58)), Tensor("scales", 1, (3, 2), place=Place("data", 100, 124))
+CODES, SCALES = (
+    Tensor("codes", 2, (3, 2, 8), place=Place("data", 10, 58)),
+    Tensor("scales", 1, (3, 2), place=Place("data", 100, 124)),
+)
 
 
 def test_the_matrices_of_graphs_each_once() -> None:
@@ -106,10 +131,20 @@ def test_the_matrices_of_graphs_each_once() -> None:
 
 @pytest.mark.parametrize(
     "node",
-    [product(codes="absent"), product(scales=""), product(N=(4,)), product(bits=(8,)), product(K=(0,)), product(block_size=1.0), product(N=(3, 3))],
+    [
+        product(codes="absent"),
+        product(scales=""),
+        product(N=(4,)),
+        product(bits=(8,)),
+        product(K=(0,)),
+        product(block_size=1.0),
+        product(N=(3, 3)),
+    ],
 )
 def test_products_whose_sizes_contradict_each_other(node: Node) -> None:
-    with pytest.raises(ValueError, match=r"is none with weights of the bundle|bytes of codes and scales"):
+    with pytest.raises(
+        ValueError, match=r"is none with weights of the bundle|bytes of codes and scales"
+    ):
         matrices([graph(node, codes=CODES, scales=SCALES)])
 
 

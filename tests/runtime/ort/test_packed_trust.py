@@ -29,7 +29,14 @@ from sc2onnx.runtime.ort import packed_file, packed_form, packing
 from sc2onnx.runtime.ort.packed_cache import PackedCache
 from sc2onnx.runtime.ort.packed_form import DATA, ENTRY, PackedForm
 from tests.runtime.opening.test_protobuf import places
-from tests.runtime.opening.test_stamps import SETTLED, for_all, for_the_group, give_away, linked_away, posix
+from tests.runtime.opening.test_stamps import (
+    SETTLED,
+    for_all,
+    for_the_group,
+    give_away,
+    linked_away,
+    posix,
+)
 from tests.runtime.ort.test_packing import TOKENS, find, logits, made, make, names, quantised
 
 pytestmark = pytest.mark.kernels
@@ -86,9 +93,15 @@ def with_other_places(bundle: Path) -> None:
         graph = (bundle / name).read_bytes()
         found = places(graph)
         norms = sorted(weight for weight in found if "norm" in weight and weight.endswith("weight"))
-        one, other = next((one, other) for one, other in combinations(norms, 2) if len(found[one]["offset"]) == len(found[other]["offset"]))
+        one, other = next(
+            (one, other)
+            for one, other in combinations(norms, 2)
+            if len(found[one]["offset"]) == len(found[other]["offset"])
+        )
         places_of = {**found, one: found[other], other: found[one]}
-        (bundle / name).write_bytes(with_places(graph, lambda weight, _, places_of=places_of: places_of[weight]))  # type: ignore[misc]
+        (bundle / name).write_bytes(
+            with_places(graph, lambda weight, _, places_of=places_of: places_of[weight])
+        )  # type: ignore[misc]
         assert (bundle / name).stat().st_size == len(graph)
 
 
@@ -231,7 +244,9 @@ def test_no_changed_byte_is_computed_with(
         shutil.copytree(whole, form.directory)
 
 
-def test_data_of_the_same_size_and_time_are_checked(int8: Path, form: PackedForm, expected: Logits) -> None:
+def test_data_of_the_same_size_and_time_are_checked(
+    int8: Path, form: PackedForm, expected: Logits
+) -> None:
     """The kernels compute with what is there."""
     data = np.fromfile(form.data, np.uint8)
     status = form.data.stat()
@@ -323,7 +338,9 @@ def test_a_cache_that_is_not_to_be_believed(
     assert find(Bundle.open(int8)) is None
     with pytest.raises(
         OutputError,
-        match=r"cannot be kept in .* \(.*(link|others can write|another user).*\): set SC2ONNX_CACHE",
+        match=(
+            r"cannot be kept in .* \(.*(link|others can write|another user).*\): set SC2ONNX_CACHE"
+        ),
     ):
         sc2onnx.load(int8, packed="now")
     assert (form.directory / ENTRY).is_file()

@@ -1,4 +1,6 @@
-"""Packed weights in the user's cache: the same numbers from mapped memory, or else packed in this process."""
+"""Packed weights in the user's cache: the same numbers from mapped memory, or
+else packed in this process.
+"""
 
 from __future__ import annotations
 
@@ -108,12 +110,19 @@ def names() -> set[str]:
     return {entry.name for entry in PackedCache.open().directory.iterdir()} - {".lock"}
 
 
-@pytest.mark.parametrize(("precision", "stages"), [("int4", 1), ("int4-fast", 1), ("int8", 1), ("int4", 3)])
-def test_the_numbers_are_the_same_to_the_bit(checkpoint: Path, tmp_path: Path, precision: str, stages: int) -> None:
+@pytest.mark.parametrize(
+    ("precision", "stages"), [("int4", 1), ("int4-fast", 1), ("int8", 1), ("int4", 3)]
+)
+def test_the_numbers_are_the_same_to_the_bit(
+    checkpoint: Path, tmp_path: Path, precision: str, stages: int
+) -> None:
     bundle = quantised(checkpoint, tmp_path / "bundle", precision, stages)
     assert sc2onnx.load(bundle, packed="now").packed
     for threads in (1, 2):  # packed by one thread, used by any number
-        first, second = sc2onnx.load(bundle, packed="off", threads=threads), sc2onnx.load(bundle, threads=threads)
+        first, second = (
+            sc2onnx.load(bundle, packed="off", threads=threads),
+            sc2onnx.load(bundle, threads=threads),
+        )
         assert (first.packed, second.packed) == (False, True)
         assert logits(first).tobytes() == logits(second).tobytes()
 
@@ -140,7 +149,9 @@ def test_a_bundle_may_move(int4: Path, tmp_path: Path) -> None:
     assert logits(model).tobytes() == expected.tobytes()
 
 
-def test_the_second_start_after_a_first_that_did_not_wait(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_start_after_a_first_that_did_not_wait(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(packing, "WORTHWHILE", 0)
     expected, deadline = plain(int8), time.monotonic() + 100
     assert not sc2onnx.load(int8).packed
@@ -148,7 +159,8 @@ def test_the_second_start_after_a_first_that_did_not_wait(int8: Path, monkeypatc
         assert time.monotonic() < deadline, names()
         time.sleep(0.2)
     assert logits(model).tobytes() == expected.tobytes()
-    while names() != {find_form(int8).directory.name}:  # the process takes its note away after the form is in place
+    # the process takes its note away after the form is in place
+    while names() != {find_form(int8).directory.name}:
         assert time.monotonic() < deadline, names()
         time.sleep(0.2)
 
@@ -167,10 +179,14 @@ def find_form(bundle: Path) -> PackedForm:
     return form
 
 
-def test_a_background_process_is_started_once_an_hour(int4: Path, no_processes: list[list[str]]) -> None:
+def test_a_background_process_is_started_once_an_hour(
+    int4: Path, no_processes: list[list[str]]
+) -> None:
     for _ in range(3):
         assert not sc2onnx.load(int4).packed
-    assert [command[-2:] for command in no_processes] == [["sc2onnx.runtime.ort.packing", str(int4)]]
+    assert [command[-2:] for command in no_processes] == [
+        ["sc2onnx.runtime.ort.packing", str(int4)]
+    ]
     note = next(PackedCache.open().directory.glob(".*.tried"))
     os.utime(note, (time.time() - 3601, time.time() - 3601))
     sc2onnx.load(int4)
@@ -178,7 +194,9 @@ def test_a_background_process_is_started_once_an_hour(int4: Path, no_processes: 
     assert len(no_processes) == 2
 
 
-def test_when_no_process_is_started(bundle: Path, int4: Path, no_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_no_process_is_started(
+    bundle: Path, int4: Path, no_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not sc2onnx.load(bundle).packed  # float weights
     sc2onnx.load(int4, packed="off")
     with bundle_opener(int4, None)():  # evaluating
@@ -200,8 +218,14 @@ def test_when_no_process_is_started(bundle: Path, int4: Path, no_processes: list
 
 
 def test_two_processes_write_one(int4: Path) -> None:
-    code = "import sys; from tests.runtime.ort.test_packing import made; from pathlib import Path; print(made(Path(sys.argv[1])))"
-    running = [subprocess.Popen([sys.executable, "-c", code, str(int4)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    code = (
+        "import sys; from tests.runtime.ort.test_packing import made; from pathlib import Path; "
+        "print(made(Path(sys.argv[1])))"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(int4)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     answers = {process.communicate(timeout=100)[0] for process in running}
     assert [process.returncode for process in running] == [0, 0]
     assert len(answers) == 1
@@ -211,7 +235,12 @@ def test_two_processes_write_one(int4: Path) -> None:
 
 def test_beside_a_writer_the_bundle_loads_as_it_is(int4: Path) -> None:
     with PackedCache.open().locked(wait=False):
-        subprocess.run([sys.executable, "-m", "sc2onnx.runtime.ort.packing", str(int4)], check=True, timeout=100)  # gives up at once
+        # gives up at once
+        subprocess.run(
+            [sys.executable, "-m", "sc2onnx.runtime.ort.packing", str(int4)],
+            check=True,
+            timeout=100,
+        )
         assert names() == set()
         assert not sc2onnx.load(int4).packed
         with pytest.raises(OutputError, match="another process is writing"):
@@ -219,10 +248,14 @@ def test_beside_a_writer_the_bundle_loads_as_it_is(int4: Path) -> None:
     assert made(int4)
 
 
-def test_a_writer_that_dies_leaves_nothing_that_is_taken_for_whole(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_dies_leaves_nothing_that_is_taken_for_whole(
+    int4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = (
-        "import os, sys; from sc2onnx.runtime.ort.packing import main; from sc2onnx.runtime.ort.packed_cache import PackedCache\n"
-        "PackedCache.make_room = lambda self, nbytes: os.path.exists(self.directory / '.lock') and any(self.directory.glob('.draft-*/*'))"
+        "import os, sys; from sc2onnx.runtime.ort.packing import main; from "
+        "sc2onnx.runtime.ort.packed_cache import PackedCache\n"
+        "PackedCache.make_room = lambda self, nbytes: os.path.exists(self.directory / '.lock') and "
+        "any(self.directory.glob('.draft-*/*'))"
         f" and os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
         "main(sys.argv[1])\n"
     )
@@ -230,10 +263,13 @@ def test_a_writer_that_dies_leaves_nothing_that_is_taken_for_whole(int4: Path, m
     assert done.returncode == -signal.SIGKILL
     [left] = names()
     assert left.startswith(".draft-")
-    assert (PackedCache.open().directory / left / ENTRY).is_file()  # all written, not yet in its place
+    # all written, not yet in its place
+    assert (PackedCache.open().directory / left / ENTRY).is_file()
     assert not sc2onnx.load(int4).packed
     monkeypatch.setattr(packing, "WORTHWHILE", 0)
-    monkeypatch.setattr(packing, "start_process", lambda command: subprocess.Popen([sys.executable, "-c", ""]))
+    monkeypatch.setattr(
+        packing, "start_process", lambda command: subprocess.Popen([sys.executable, "-c", ""])
+    )
     sc2onnx.load(int4)  # cleans up, also where the writer it starts does nothing
     assert not any(name.startswith(".draft-") for name in names())
     form = made(int4)
@@ -277,7 +313,9 @@ DAMAGES: list[Callable[[PackedForm], Any]] = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_form_is_removed_and_made_again(int4: Path, damage: Callable[[PackedForm], Any]) -> None:
+def test_a_damaged_form_is_removed_and_made_again(
+    int4: Path, damage: Callable[[PackedForm], Any]
+) -> None:
     form, expected = made(int4), plain(int4)
     damage(form)
     model = sc2onnx.load(int4)
@@ -289,7 +327,9 @@ def test_a_damaged_form_is_removed_and_made_again(int4: Path, damage: Callable[[
 
 
 @pytest.mark.parametrize("what", ["layout", "format"])
-def test_one_of_another_layout_is_not_found(int4: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_one_of_another_layout_is_not_found(
+    int4: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     form, opened = made(int4), Bundle.open(int4)
     with monkeypatch.context() as patch:
         if what == "format":
@@ -310,7 +350,9 @@ def three(checkpoint: Path, tmp_path: Path, int4: Path, int8: Path) -> tuple[Pat
     return int4, int8, quantised(checkpoint, tmp_path / "fast", "int4-fast")
 
 
-def test_the_least_recently_used_goes_first(three: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_goes_first(
+    three: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second, third = three
     forms = [made(first), made(second)]
     assert sc2onnx.load(first).packed  # so the second is now the one least recently used
@@ -331,18 +373,24 @@ def test_one_in_use_may_go(int4: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["999", "0"])
-def test_one_beyond_the_limit_is_not_kept(int4: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+def test_one_beyond_the_limit_is_not_kept(
+    int4: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
     form = made(int4)
     monkeypatch.setenv("SC2ONNX_PACKED_BYTES", limit)
     form.discard()
-    with pytest.raises(OutputError, match=rf"all of them together may be {limit}: set SC2ONNX_PACKED_BYTES"):
+    with pytest.raises(
+        OutputError, match=rf"all of them together may be {limit}: set SC2ONNX_PACKED_BYTES"
+    ):
         sc2onnx.load(int4, packed="now")
     assert names() == set()
 
 
 def test_a_limit_that_is_no_number(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SC2ONNX_PACKED_BYTES", "8 GB")
-    with pytest.raises(RequestError, match="SC2ONNX_PACKED_BYTES is '8 GB', expected a number of bytes"):
+    with pytest.raises(
+        RequestError, match="SC2ONNX_PACKED_BYTES is '8 GB', expected a number of bytes"
+    ):
         sc2onnx.load(int4)
     assert not sc2onnx.load(int4, packed="off").packed
 
@@ -352,16 +400,22 @@ def test_an_unknown_mode(int4: Path) -> None:
         sc2onnx.load(int4, packed="always")  # type: ignore[arg-type]
 
 
-def test_where_nothing_can_be_written(int4: Path, tmp_path: Path, no_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_be_written(
+    int4: Path, tmp_path: Path, no_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SC2ONNX_CACHE", str(tmp_path / "file" / "cache"))
     assert not sc2onnx.load(int4).packed
     assert no_processes == []
-    with pytest.raises(OutputError, match=r"packed weights cannot be kept in .*: set SC2ONNX_CACHE"):
+    with pytest.raises(
+        OutputError, match=r"packed weights cannot be kept in .*: set SC2ONNX_CACHE"
+    ):
         sc2onnx.load(int4, packed="now")
 
 
-def test_without_a_home(int4: Path, no_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home(
+    int4: Path, no_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def homeless() -> Path:
         raise OutputError("there is no home directory")
 
@@ -401,7 +455,9 @@ def test_a_disk_that_fills_up_meanwhile(int4: Path, monkeypatch: pytest.MonkeyPa
     assert names() == set()
 
 
-def test_a_form_survives_being_copied_with_its_times(int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_survives_being_copied_with_its_times(
+    int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Into the image of a container, which keeps whole seconds."""
     made(int4)
     copy = Path(shutil.copytree(cache_directory(), tmp_path / "image"))
@@ -415,7 +471,8 @@ _MEASURE = """
 import json, sys
 import sc2onnx
 def private():
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if \
+line.startswith("RssAnon"))
 sc2onnx.load(sys.argv[1], packed="off")  # a small one: what any first load takes
 before = private()
 model = sc2onnx.load(sys.argv[2], packed=sys.argv[3])
@@ -425,17 +482,31 @@ print(json.dumps([model.packed, private() - before, model.memory_footprint().res
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells private memory from shared")
-def test_private_memory_is_a_fraction(int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_memory_is_a_fraction(
+    int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_checkpoint = pytest.importorskip("make_checkpoint")
-    shape = {**make_checkpoint.SHAPES["3b"], "vocab_size": 4096, "max_position_embeddings": 1024, "num_hidden_layers": 6}
-    shape |= {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 6, "num_key_value_heads": 1}
+    shape = {
+        **make_checkpoint.SHAPES["3b"],
+        "vocab_size": 4096,
+        "max_position_embeddings": 1024,
+        "num_hidden_layers": 6,
+    }
+    shape |= {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 1,
+    }
     monkeypatch.setattr(make_checkpoint, "SHAPES", {"small": shape})
     make_checkpoint.make("small", tmp_path / "checkpoint")
     large = quantised(tmp_path / "checkpoint", tmp_path / "large", "int8")
 
     def measured(packed: str) -> tuple[bool, int, int]:
         command = [sys.executable, "-c", _MEASURE, str(int4), str(large), packed]
-        values = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout)
+        values = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout
+        )
         return values[0], values[1], values[2]
 
     nbytes = made(large).nbytes

@@ -37,7 +37,9 @@ def test_text_survives_the_round_trip_piece_by_piece(codec: Codec, text: str) ->
 
 @settings(deadline=None)
 @given(tokens=st.lists(st.integers(0, 4095), max_size=40))
-def test_any_tokens_give_what_the_tokenizer_decodes(codec: Codec, tokenizer: Tokenizer, tokens: list[int]) -> None:
+def test_any_tokens_give_what_the_tokenizer_decodes(
+    codec: Codec, tokenizer: Tokenizer, tokens: list[int]
+) -> None:
     assert "".join(streamed(codec, tokens)) == tokenizer.decode(tokens, skip_special_tokens=True)
 
 
@@ -75,7 +77,9 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
 
 
 def test_lone_surrogates_are_an_error_that_says_so(codec: Codec) -> None:
-    with pytest.raises(RequestError, match="a str with lone surrogates, expected a str of Unicode characters"):
+    with pytest.raises(
+        RequestError, match="a str with lone surrogates, expected a str of Unicode characters"
+    ):
         codec.encode("\ud800")
     with pytest.raises(RequestError, match="the text is a int"):
         codec.encode(3)  # type: ignore[arg-type]

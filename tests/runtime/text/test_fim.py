@@ -17,14 +17,29 @@ def codec(model: sc2onnx.Model) -> Codec:
 
 def test_fim_prompts_follow_the_training_format(codec: Codec) -> None:
     sep, prefix, suffix, middle, repo = (
-        codec.special_id(f"<{name}>") for name in ("file_sep", "fim_prefix", "fim_suffix", "fim_middle", "repo_name")
+        codec.special_id(f"<{name}>")
+        for name in ("file_sep", "fim_prefix", "fim_suffix", "fim_middle", "repo_name")
     )
 
     def ids(text: str) -> list[int]:
         return codec.encode(text, special=False)
 
-    assert fim_prompt(codec, "a = ", "\nb") == [sep, prefix, *ids("a = "), suffix, *ids("\nb"), middle]
-    assert fim_prompt(codec, "a", "b", path="x.py") == [sep, prefix, *ids("x.py\na"), suffix, *ids("b"), middle]
+    assert fim_prompt(codec, "a = ", "\nb") == [
+        sep,
+        prefix,
+        *ids("a = "),
+        suffix,
+        *ids("\nb"),
+        middle,
+    ]
+    assert fim_prompt(codec, "a", "b", path="x.py") == [
+        sep,
+        prefix,
+        *ids("x.py\na"),
+        suffix,
+        *ids("b"),
+        middle,
+    ]
     assert fim_prompt(codec, "a", "b", "x.py", "me/repo", {"y.py": "c = 1\n"}) == [
         *(repo, *ids("me/repo"), sep, *ids("y.py\nc = 1\n")),
         *(sep, prefix, *ids("x.py\na"), suffix, *ids("b"), middle),
@@ -43,7 +58,12 @@ def test_fim_prompts_with_the_suffix_first(codec: Codec) -> None:
     ]
     assert fim_prompt(codec, "a", "b", "x.py", "me/repo", {"y.py": "c\n"}, order="spm") == [
         *(*ids("<repo_name>"), *ids("me/repo"), *ids("<file_sep>"), *ids("y.py\nc\n")),
-        *(*ids("<file_sep><fim_prefix><fim_suffix>"), *ids("b"), *ids("<fim_middle>"), *ids("x.py\na")),
+        *(
+            *ids("<file_sep><fim_prefix><fim_suffix>"),
+            *ids("b"),
+            *ids("<fim_middle>"),
+            *ids("x.py\na"),
+        ),
     ]
     with pytest.raises(RequestError, match="order is 'mps', expected 'psm' or 'spm'"):
         fim_prompt(codec, "a", "b", order="mps")  # type: ignore[arg-type]
@@ -62,15 +82,27 @@ def test_an_empty_cursor_position_is_refused_but_context_is_enough(codec: Codec)
 
 
 @settings(deadline=None)
-@given(prefix=st.text(alphabet="ab 日\n"), suffix=st.text(alphabet="ab 日\n"), budget=st.integers(1, 60))
-def test_what_is_kept_around_a_cursor_is_nearest_to_it_and_fits(codec: Codec, prefix: str, suffix: str, budget: int) -> None:
+@given(
+    prefix=st.text(alphabet="ab 日\n"),
+    suffix=st.text(alphabet="ab 日\n"),
+    budget=st.integers(1, 60),
+)
+def test_what_is_kept_around_a_cursor_is_nearest_to_it_and_fits(
+    codec: Codec, prefix: str, suffix: str, budget: int
+) -> None:
     before, after = around_cursor(codec, prefix, suffix, budget)
     assert prefix.endswith(before)
     assert suffix.startswith(after)
-    if len(codec.encode(prefix, special=False)) + len(codec.encode(suffix, special=False)) <= budget:
+    if (
+        len(codec.encode(prefix, special=False)) + len(codec.encode(suffix, special=False))
+        <= budget
+    ):
         assert (before, after) == (prefix, suffix)
     # Cutting inside a word may tokenize what is left into a few tokens more.
-    assert len(codec.encode(before, special=False)) + len(codec.encode(after, special=False)) <= budget + 4
+    assert (
+        len(codec.encode(before, special=False)) + len(codec.encode(after, special=False))
+        <= budget + 4
+    )
 
 
 def test_a_cut_around_a_cursor_falls_on_lines_and_shares_the_budget(codec: Codec) -> None:

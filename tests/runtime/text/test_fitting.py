@@ -42,7 +42,9 @@ def test_what_fits_goes_in_whole(model: sc2onnx.Model) -> None:
     place: dict[str, Any] = {"path": "a.py", "repo": "me/it", "files": {"b.py": "b = 1\n"}}
     done = model.infill("x = ", "\n", max_new_tokens=2, **place)
     assert done.used == Surroundings("x = ", "\n", **place)
-    assert done.prompt_tokens == len(fim_prompt(model.codec, "x = ", "\n", "a.py", "me/it", {"b.py": "b = 1\n"}))
+    assert done.prompt_tokens == len(
+        fim_prompt(model.codec, "x = ", "\n", "a.py", "me/it", {"b.py": "b = 1\n"})
+    )
     assert model.infill("x = ", "\n", max_new_tokens=2, fit=False, **place) == done
     assert model.generate("x", max_new_tokens=1).used is None
 
@@ -53,26 +55,35 @@ def test_the_answer_has_a_quarter_of_the_context_at_most(model: sc2onnx.Model) -
 
 
 def test_without_fitting_a_long_file_is_an_error(model: sc2onnx.Model) -> None:
-    with pytest.raises(ContextLengthError, match=r"the prompt is \d+ tokens, the model's context holds 2048"):
+    with pytest.raises(
+        ContextLengthError, match=r"the prompt is \d+ tokens, the model's context holds 2048"
+    ):
         model.infill(LINES, LINES, fit=False)
 
 
 @pytest.mark.parametrize("order", ["psm", "spm"])
 @pytest.mark.parametrize("budget", [24, 60, 300, 1000])
-def test_prompt_tokens_is_the_most_of_all_of_it(model: sc2onnx.Model, budget: int, order: Any) -> None:
+def test_prompt_tokens_is_the_most_of_all_of_it(
+    model: sc2onnx.Model, budget: int, order: Any
+) -> None:
     files = {"one.py": LINES, "two.py": LINES}
-    stream = model.stream_infill(LINES, LINES, path="a.py", files=files, prompt_tokens=budget + 8, order=order)
+    stream = model.stream_infill(
+        LINES, LINES, path="a.py", files=files, prompt_tokens=budget + 8, order=order
+    )
     assert stream.prompt_tokens <= budget + 8
     assert stream.used is not None
     assert stream.used.prefix or stream.used.suffix
 
 
 def test_a_budget_that_takes_nothing_is_named(model: sc2onnx.Model) -> None:
-    with pytest.raises(RequestError, match=r"the prompt may have 10 tokens \(prompt_tokens\), expected at least 20"):
+    with pytest.raises(
+        RequestError, match=r"the prompt may have 10 tokens \(prompt_tokens\), expected at least 20"
+    ):
         model.infill(LINES, LINES, prompt_tokens=10)
     with pytest.raises(RequestError, match=r"expected at least .*the path and the repository"):
         model.infill("a", "b", path="x/" * 3000)
-    assert model.infill("a", "b", prompt_tokens=6, max_new_tokens=1).prompt_tokens == 6  # it fits: no matter how little that is
+    # it fits: no matter how little that is
+    assert model.infill("a", "b", prompt_tokens=6, max_new_tokens=1).prompt_tokens == 6
 
 
 def test_files_farthest_from_the_cursor_go_first(codec: Codec) -> None:
@@ -83,11 +94,15 @@ def test_files_farthest_from_the_cursor_go_first(codec: Codec) -> None:
     assert 0 < len(used.files["far.py"]) < len(LINES)
     assert LINES.endswith("\n" + used.files["far.py"])  # the end, from the start of a line
     assert list(used.files) == ["far.py", "near.py"]
-    _, used = fitted(codec, Surroundings("x = ", "\n", files=files), len(codec.encode(files["near.py"])) + 20)
+    _, used = fitted(
+        codec, Surroundings("x = ", "\n", files=files), len(codec.encode(files["near.py"])) + 20
+    )
     assert list(used.files) == ["near.py"]
 
 
-def test_the_edited_file_has_half_of_the_room_and_leaves_what_it_does_not_need(codec: Codec) -> None:
+def test_the_edited_file_has_half_of_the_room_and_leaves_what_it_does_not_need(
+    codec: Codec,
+) -> None:
     both = Surroundings(LINES, LINES, files={"other.py": LINES})
     _, used = fitted(codec, both, 1000)
     own = sum(len(codec.encode(text, special=False)) for text in (used.prefix, used.suffix))
@@ -128,8 +143,15 @@ def test_a_long_prefix_heals_as_its_end_does(model: sc2onnx.Model) -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(prefix=TEXTS, suffix=TEXTS, files=st.dictionaries(st.text("abc/.", min_size=1, max_size=6), TEXTS, max_size=3), budget=st.integers(1, 300))
-def test_it_fits_or_says_why_not(codec: Codec, prefix: str, suffix: str, files: dict[str, str], budget: int) -> None:
+@given(
+    prefix=TEXTS,
+    suffix=TEXTS,
+    files=st.dictionaries(st.text("abc/.", min_size=1, max_size=6), TEXTS, max_size=3),
+    budget=st.integers(1, 300),
+)
+def test_it_fits_or_says_why_not(
+    codec: Codec, prefix: str, suffix: str, files: dict[str, str], budget: int
+) -> None:
     code = Surroundings(prefix or "a", suffix, files=files)
     whole = code.prompt(codec, "psm")
     if len(whole) > budget and budget < LEAST + 4:

@@ -66,7 +66,9 @@ def test_without_rules_nothing_is_held_back_but_blank_ends_of_lines(text: str) -
         ("", "", "import os\n\nimport sys\n", "import os\n\nimport sys\n"),
     ],
 )
-def test_a_block_ends_with_its_indentation_or_at_what_follows(prefix: str, suffix: str, text: str, expected: str) -> None:
+def test_a_block_ends_with_its_indentation_or_at_what_follows(
+    prefix: str, suffix: str, text: str, expected: str
+) -> None:
     scanner = LineScanner(Lines.block(prefix, suffix))
     assert scanner.push(text) + scanner.flush() == expected
 

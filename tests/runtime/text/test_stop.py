@@ -14,8 +14,14 @@ from sc2onnx.runtime.text.stop import StopScanner
     stops=st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3),
     cuts=st.lists(st.integers(0, 30), max_size=8),
 )
-def test_stop_strings_are_found_wherever_the_pieces_end(text: str, stops: list[str], cuts: list[int]) -> None:
-    scanner, out, edges = StopScanner(tuple(stops)), "", sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
+def test_stop_strings_are_found_wherever_the_pieces_end(
+    text: str, stops: list[str], cuts: list[int]
+) -> None:
+    scanner, out, edges = (
+        StopScanner(tuple(stops)),
+        "",
+        sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)}),
+    )
     for start, end in pairwise(edges):
         out += scanner.push(text[start:end])
         if scanner.found:
@@ -24,7 +30,8 @@ def test_stop_strings_are_found_wherever_the_pieces_end(text: str, stops: list[s
     out += scanner.flush()
     found = [text.find(stop) for stop in stops if stop in text]
     assert scanner.found == bool(found)
-    # A stop that ends earlier may be found before a longer one that begins earlier has arrived whole.
+    # A stop that ends earlier may be found before a longer one that begins
+    # earlier has arrived whole.
     if found:
         assert text.startswith(out)
         assert any(text.startswith(stop, len(out)) for stop in stops)
@@ -34,5 +41,11 @@ def test_stop_strings_are_found_wherever_the_pieces_end(text: str, stops: list[s
 
 def test_nothing_is_held_back_longer_than_needed() -> None:
     scanner = StopScanner(("\n\n", "def"))
-    assert [scanner.push(piece) for piece in ("a\n", "b", "de", "x", "d")] == ["a", "\nb", "", "dex", ""]
+    assert [scanner.push(piece) for piece in ("a\n", "b", "de", "x", "d")] == [
+        "a",
+        "\nb",
+        "",
+        "dex",
+        "",
+    ]
     assert scanner.flush() == "d"

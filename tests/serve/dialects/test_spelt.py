@@ -15,13 +15,21 @@ from sc2onnx.serve.settings import Settings
 P, S, M, F, R = "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>", "<repo_name>"
 SETTINGS = Settings()
 
-code = st.text(alphabet=st.characters(codec="utf-8"), max_size=20).filter(lambda text: "<" not in text)
+code = st.text(alphabet=st.characters(codec="utf-8"), max_size=20).filter(
+    lambda text: "<" not in text
+)
 path = code.filter(lambda text: text and "\n" not in text)
 
 
-@given(code, code, st.one_of(st.just(""), path), st.dictionaries(path, code, max_size=3), st.booleans())
-def test_what_is_put_together_is_taken_apart(prefix: str, suffix: str, repo: str, files: dict[str, str], separated: bool) -> None:
-    head = (R + repo if repo else "") + "".join(f"{F}{path}\n{text}" for path, text in files.items())
+@given(
+    code, code, st.one_of(st.just(""), path), st.dictionaries(path, code, max_size=3), st.booleans()
+)
+def test_what_is_put_together_is_taken_apart(
+    prefix: str, suffix: str, repo: str, files: dict[str, str], separated: bool
+) -> None:
+    head = (R + repo if repo else "") + "".join(
+        f"{F}{path}\n{text}" for path, text in files.items()
+    )
     separator = F if separated or files else ""
     spelt = f"{head}{separator}{P}{prefix}{S}{suffix}{M}"
     expected = Surroundings(prefix, suffix, repo=repo or None, files=files)
@@ -56,6 +64,11 @@ def test_any_other_prompt_stays_as_it_is(prompt: str) -> None:
 
 def test_it_takes_no_time_whatever_is_sent() -> None:
     began = time.perf_counter()
-    for hostile in (F * 300_000 + M, P * 300_000 + M, (F + P + S) * 100_000 + M, "\n" * 4_000_000 + M):
+    for hostile in (
+        F * 300_000 + M,
+        P * 300_000 + M,
+        (F + P + S) * 100_000 + M,
+        "\n" * 4_000_000 + M,
+    ):
         assert taken_apart(hostile, SETTINGS) == hostile
     assert time.perf_counter() - began < 5

@@ -1,4 +1,6 @@
-"""Read by ``optimum-cli`` when it starts, like every file of this namespace; what it registers are no commands."""
+"""Read by ``optimum-cli`` when it starts, like every file of this namespace; what it
+registers are no commands.
+"""
 
 from sc2onnx_optimum import config  # noqa: F401
 
