@@ -69,8 +69,8 @@ def _local(model: sc2onnx.Model, file: File, tokens: int) -> Took:
     with model.stream_infill(
         file.before,
         file.after,
-        **options,
-    ) as stream:  # type: ignore[arg-type]
+        **options,  # type: ignore[arg-type]
+    ) as stream:
         times += [time.perf_counter() - began for _ in stream]
         used = stream.usage
     return Took(times[0], times[-1], used.generated, used.reused, used.prompt - used.reused)

@@ -65,8 +65,12 @@ def cache(rng: Random, material: Material, scratch: Path, limit: float) -> str:
 
     with environment(SC2ONNX_CACHE=str(place.parent)):
         children = [
-            Child(lambda seed=seed: worker(seed), scratch / f"log-{seed}") for seed in seeds[:2]
-        ]  # type: ignore[misc]
+            Child(
+                lambda seed=seed: worker(seed),  # type: ignore[misc]
+                scratch / f"log-{seed}",
+            )
+            for seed in seeds[:2]
+        ]
         vandal()
         _all_well(children, 3 * limit)
     return f"{form}: every answer the same"

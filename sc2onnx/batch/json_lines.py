@@ -40,12 +40,12 @@ class JsonLines:
         with self._path.open("rb") as self._raw:
             packed = self._path.name.lower().endswith(".gz")
             file: IO[bytes] = (
-                gzip.GzipFile(
+                gzip.GzipFile(  # type: ignore[assignment]
                     fileobj=self._raw,
                 )
                 if packed
                 else self._raw
-            )  # type: ignore[assignment]
+            )
             try:
                 while line := _line(file):
                     number += 1

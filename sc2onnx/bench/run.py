@@ -148,8 +148,13 @@ def bench(
         "cache_type": wanted.cache_type,
     }
     openers = {
-        name: bundle_opener(opened.directory, threads, **how) for name, opened in bundles.items()
-    }  # type: ignore[arg-type]
+        name: bundle_opener(
+            opened.directory,
+            threads,
+            **how,  # type: ignore[arg-type]
+        )
+        for name, opened in bundles.items()
+    }
     tasks = wanted.tasks(min(fact.context_length for fact in facts))
     failed: dict[str, Exception] = {}
     report = _measure(openers, wanted, tasks, min(fact.vocab_size for fact in facts), tell, failed)

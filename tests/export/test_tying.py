@@ -86,8 +86,8 @@ def test_one_of_the_pair_is_enough_and_the_other_may_repeat_it(
     found = np.concatenate(list(made[EMBEDDING].chunks()))
     np.testing.assert_array_equal(
         found,
-        kept.get(EMBEDDING, kept.get(HEAD)).astype(np.float32),
-    )  # type: ignore[union-attr]
+        kept.get(EMBEDDING, kept.get(HEAD)).astype(np.float32),  # type: ignore[union-attr]
+    )
 
 
 @pytest.mark.parametrize("chunk_bytes", [16 << 20, 64])

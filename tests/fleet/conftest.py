@@ -36,8 +36,8 @@ class Fronted:
             self.url + path,
             json=body,
             timeout=60,
-            **options,
-        )  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
+        )
 
     def get(self, path: str) -> httpx.Response:
         """The answer to a question."""

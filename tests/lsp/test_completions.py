@@ -88,8 +88,14 @@ async def test_what_is_selected_in_the_list_is_gone_on_from(
 async def test_modes_and_lengths(bundle: Path, model: sc2onnx.Model, mode: str) -> None:
     ends = None if mode == "free" else mode
     expected = model.infill(
-        BEFORE, "", path="a.py", order="spm", heal=True, ends=ends, max_new_tokens=24
-    ).text  # type: ignore[arg-type]
+        BEFORE,
+        "",
+        path="a.py",
+        order="spm",
+        heal=True,
+        ends=ends,  # type: ignore[arg-type]
+        max_new_tokens=24,
+    ).text
     async with editor(bundle, "--mode", "free", "--max-tokens", "9") as one:
         await one.initialize({"mode": mode, "maxTokens": 24})
         uri = one.open("a.py", BEFORE)

@@ -68,8 +68,14 @@ async def test_it_gives_what_the_model_behind_the_server_infills(served: Served)
             after = (BEFORE + AFTER)[len(before) :]
             files = {"other.py": "def sub(a, b):\n    return a - b\n"}
             expected = served.model.infill(
-                before, after, path="src/a.py", files=files, order="spm", heal=True, ends=mode
-            ).text  # type: ignore[arg-type]
+                before,
+                after,
+                path="src/a.py",
+                files=files,
+                order="spm",
+                heal=True,
+                ends=mode,  # type: ignore[arg-type]
+            ).text
             items = await one.items(uri, line, character)
             assert [item.insert_text for item in items] == ([expected] if expected.strip() else [])
         assert one.told == []

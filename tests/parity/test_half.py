@@ -215,8 +215,8 @@ def test_heads_that_the_operator_does_not_take_are_refused_before_any_work(
 def difference(**changes: float) -> Difference:
     return dataclasses.replace(
         Difference(1, 1, 0.01, 1.0, 1e-4, 1.0, 1.0, 1.0, 1.0),
-        **changes,
-    )  # type: ignore[arg-type]
+        **changes,  # type: ignore[arg-type]
+    )
 
 
 def test_greedy_tokens_may_part_only_at_near_ties_and_in_fp32_never() -> None:

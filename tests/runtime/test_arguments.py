@@ -237,18 +237,18 @@ def test_collections_of_prompts(model: sc2onnx.Model) -> None:
     two = model.generate(["a", "b"], max_new_tokens=2)
     assert model.generate(("a", "b"), max_new_tokens=2) == two
     assert (
-        model.generate(
+        model.generate(  # type: ignore[call-overload]
             np.array(["a", "b"]),
             max_new_tokens=2,
         )
         == two
-    )  # type: ignore[call-overload]
+    )
     assert model.generate((), n=2) == []
     refused(
-        lambda: model.stream(["a"]),
+        lambda: model.stream(["a"]),  # type: ignore[arg-type]
         RequestError,
         r"prompt is \['a'\], expected a str",
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,14 @@ def test_options_of_infill(
     code = "x = 1\n" * 50
     for call in (model.infill, model.stream_infill, model.submit_infill):
         refused(
-            lambda call=call: call(code, code, **{"max_new_tokens": 1, **options}), error, message
-        )  # type: ignore[misc]
+            lambda call=call: call(  # type: ignore[misc]
+                code,
+                code,
+                **{"max_new_tokens": 1, **options},
+            ),
+            error,
+            message,
+        )
 
 
 @pytest.mark.parametrize(("tokens", "message"), WRONG_TOKENS)
@@ -297,15 +303,18 @@ def test_tokens_that_never_end(model: sc2onnx.Model) -> None:
         ):
             model.generate_tokens(endless())
         refused(
-            lambda endless=endless: model.generate("a", stop_tokens=endless()),
+            lambda endless=endless: model.generate(
+                "a",
+                stop_tokens=endless(),
+            ),  # type: ignore[misc]
             TokenIdError,
             "more than the 4096|expected 0 to 4095",
-        )  # type: ignore[misc]
+        )
     refused(
-        lambda: model.generate("a", stop=range(10**15)),
+        lambda: model.generate("a", stop=range(10**15)),  # type: ignore[arg-type]
         RequestError,
         r"stop is range\(0",
-    )  # type: ignore[arg-type]
+    )
     with model.sequence() as sequence:
         refused(
             lambda: sequence.append(itertools.repeat(1)),

@@ -60,8 +60,8 @@ def test_sampling_keeps_every_rule_of_a_request() -> None:
     }
     assert set(rules) == {field.name for field in fields(SamplingParameters)}
     assert GenerationOptions.of(rules).sampling == SamplingParameters(
-        **rules,
-    )  # type: ignore[arg-type]
+        **rules,  # type: ignore[arg-type]
+    )
     assert type(GenerationOptions().sampling) is SamplingParameters
 
 

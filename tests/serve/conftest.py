@@ -35,8 +35,8 @@ class Served:
             self.url + path,
             json=body,
             timeout=60,
-            **options,
-        )  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
+        )
 
     def get(self, path: str, **options: object) -> httpx.Response:
         """The answer to a question."""

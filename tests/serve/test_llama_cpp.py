@@ -169,17 +169,17 @@ def test_a_cursor_inside_a_word_is_completed_as_if_the_word_were_whole(served: S
     options = {
         "order": "spm",
         "max_new_tokens": 16,
-        "files": {"sub.py": VIM["input_extra"][0]["text"]},
-    }  # type: ignore[index]
+        "files": {"sub.py": VIM["input_extra"][0]["text"]},  # type: ignore[index]
+    }
     assert (
         content
         == served.model.infill(
             before,
             AFTER,
             heal=True,
-            **options,
+            **options,  # type: ignore[arg-type]
         ).text
-    )  # type: ignore[arg-type]
+    )
     assert content.startswith("n")
 
 

@@ -280,8 +280,12 @@ def _of_request(path: str) -> logging.LogRecord:
     try:
         scope = {"type": "http", "method": "GET", "path": path, "headers": []}
         asyncio.run(
-            Logged(answer, lambda: False, lambda status: None)(scope, send, send),
-        )  # type: ignore[arg-type]
+            Logged(answer, lambda: False, lambda status: None)(
+                scope,
+                send,  # type: ignore[arg-type]
+                send,
+            ),
+        )
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

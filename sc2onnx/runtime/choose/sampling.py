@@ -107,8 +107,8 @@ def _bias(given: object) -> tuple[tuple[int, float], ...]:
                 operator.index(token),
                 float(value),
             )
-            for token, value in pairs
-        )  # type: ignore[attr-defined]
+            for token, value in pairs  # type: ignore[attr-defined]
+        )
     except (TypeError, ValueError, OverflowError):
         raise SamplingError(f"logit_bias is {shown(given)}, expected {expected}") from None
     right = all(0 <= token < 2**31 and -100 <= value <= 100 for token, value in found)

@@ -202,8 +202,13 @@ class Row:
             self._finish("stop")
             return None
         self.tokens.append(
-            self._measured(token, scores) if self.rules.logprobs and drawn else Token(token)
-        )  # type: ignore[arg-type]
+            self._measured(
+                token,
+                scores,  # type: ignore[arg-type]
+            )
+            if self.rules.logprobs and drawn
+            else Token(token)
+        )
         if self.gives == "tokens":
             self.parts.append(self.tokens[-1])
         full = len(self.prompt) + self.produced > self.context

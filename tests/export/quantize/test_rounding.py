@@ -143,9 +143,9 @@ def test_rounding_in_turn_is_that_of_the_textbook(scheme: Scheme, columns: int) 
     scales = quantise(weight, scheme).scales.astype(np.float64)
     state = rounding.RoundingState(
         weight.T.astype(np.float64),
-        scales.T.copy(),
+        scales.T.copy(),  # type: ignore[arg-type]
         scheme,
-    )  # type: ignore[arg-type]
+    )
     rounding.round_in_turn(state, np.linalg.cholesky(covariance))
     np.testing.assert_array_equal(
         state.codes.T, in_turn(weight.astype(np.float64), scales, covariance, scheme)

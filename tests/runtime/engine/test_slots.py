@@ -32,8 +32,13 @@ Array = npt.NDArray[np.float32]
 def model(request: pytest.FixtureRequest, int4_bundle: Path) -> sc2onnx.Model:
     kept: str = request.param
     return sc2onnx.load(
-        int4_bundle, cache_type=kept, kernels="on", packed="off", max_batch=4, prefix_memory=0
-    )  # type: ignore[arg-type]
+        int4_bundle,
+        cache_type=kept,  # type: ignore[arg-type]
+        kernels="on",
+        packed="off",
+        max_batch=4,
+        prefix_memory=0,
+    )
 
 
 @pytest.fixture(scope="module")

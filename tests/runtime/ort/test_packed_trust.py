@@ -100,8 +100,11 @@ def with_other_places(bundle: Path) -> None:
         )
         places_of = {**found, one: found[other], other: found[one]}
         (bundle / name).write_bytes(
-            with_places(graph, lambda weight, _, places_of=places_of: places_of[weight])
-        )  # type: ignore[misc]
+            with_places(
+                graph,
+                lambda weight, _, places_of=places_of: places_of[weight],  # type: ignore[misc]
+            )
+        )
         assert (bundle / name).stat().st_size == len(graph)
 
 
