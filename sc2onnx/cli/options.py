@@ -20,7 +20,7 @@ def parser() -> Parser:
     """Return the parser of the whole command line; the chosen command is in ``command``."""
     top = Parser(
         prog="sc2onnx",
-        usage="sc2onnx COMMAND ...",
+        usage="%(prog)s COMMAND ...",
         description=_WHAT,
         epilog=f"{_BEGIN}\n\n{STATUSES}",
         formatter_class=Help,

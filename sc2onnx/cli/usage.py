@@ -42,10 +42,9 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "plan": Command(
         "what exporting a checkpoint takes, and running what it makes",
-        """Tell before any work, for each precision and target, how large the weights are and what \
-the
-        export takes in memory, disk and time. Tell what running takes in memory, and whether that
-        is free on this machine.""",
+        """Tell before any work, for each precision and target, how large the weights are and what
+        the export takes in memory, disk and time. Tell what running takes in memory, and whether
+        that is free on this machine.""",
         (
             "sc2onnx plan bigcode/starcoder2-3b",
             "sc2onnx plan --shape 15b --context 16384",
