@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from editors.processes import below
 from editors.servers import ours
 
 
@@ -36,7 +37,7 @@ def workers(bundle: Path, count: int, threads: int) -> Iterator[Fleet]:
     """``sc2onnx serve --workers``."""
     with ours(bundle, threads, "--workers", str(count), "--no-speculate") as server:
         _until_ready(server.url, count)
-        yield Fleet(server.url, lambda: _below(server.process.pid, "sc2onnx.fleet.worker"))
+        yield Fleet(server.url, lambda: below(server.process.pid, "sc2onnx.fleet.worker"))
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def ray_application(bundle: Path, count: int, threads: int) -> Iterator[Fleet]:
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         scale(count)
-        yield Fleet(url, lambda: _below(os.getpid(), "ray::ServeReplica:default:Engine"), scale)
+        yield Fleet(url, lambda: below(os.getpid(), "ray::ServeReplica:default:Engine"), scale)
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -88,21 +89,3 @@ def _until_ready(url: str, count: int) -> None:
             pass
         time.sleep(0.1)
     raise RuntimeError(f"{count} engines are not ready after two minutes")
-
-
-def _below(root: int, title: str) -> list[int]:
-    """Processes with that in their command, which descend from one."""
-    parents, titles = dict[int, int](), dict[int, str]()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            titles[int(path.name)] = (path / "cmdline").read_text()
-        except OSError:
-            continue
-
-    def descends(process: int) -> bool:
-        while process > 1 and process != root:
-            process = parents.get(process, 0)
-        return process == root
-
-    return [process for process, found in titles.items() if title in found and descends(process)]

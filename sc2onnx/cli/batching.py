@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from sc2onnx.cli.bundles import loaded
 from sc2onnx.cli.outputs import print_json
 from sc2onnx.cli.process import asked_to_stop
 from sc2onnx.cli.progress import progress
@@ -28,7 +29,7 @@ def batch(args: argparse.Namespace) -> int:
     )
     with asked_to_stop() as asked, progress(args.quiet, EVERY) as shown:
         told = Progress(None if args.quiet else shown, shown.every)
-        done = run(lambda: _load(args), job, progress=told, stopping=lambda: bool(asked.number))
+        done = run(lambda: _model(args), job, progress=told, stopping=lambda: bool(asked.number))
     if done.state != "done":
         tell(f"stopped after {done.rows:,} rows: run the same command again to go on")
         return 128 + asked.number
@@ -80,19 +81,5 @@ def _renamed(given: list[str]) -> dict[str, str]:
     return found
 
 
-def _load(args: argparse.Namespace) -> Model:
-    from sc2onnx.runtime.loading import load
-
-    if args.device_map is not None and args.device != "cpu":
-        raise RequestError("--device and --device-map are given, expected either")
-    return load(
-        args.bundle,
-        device=args.device,
-        device_map=args.device_map,
-        threads=args.threads,
-        kernels=args.kernels,
-        cache_type=args.cache_type,
-        speculate=args.speculate,
-        max_batch=args.max_batch,
-        prefix_memory=args.prefix_memory,
-    )
+def _model(args: argparse.Namespace) -> Model:
+    return loaded(args, max_batch=args.max_batch, prefix_memory=args.prefix_memory)

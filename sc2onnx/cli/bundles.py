@@ -1,15 +1,19 @@
-"""Bundles as they are: found on the hub, ``warm`` and ``push``."""
+"""Bundles as they are: found on the hub and loaded, ``warm`` and ``push``."""
 
 from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sc2onnx.cli.outputs import print_json
 from sc2onnx.cli.progress import waiting
 from sc2onnx.cli.terminal import say
+from sc2onnx.errors import RequestError
+
+if TYPE_CHECKING:
+    from sc2onnx.runtime.model import Model
 
 
 def located(bundle: str | Path, revision: str | None = None) -> Path:
@@ -30,6 +34,27 @@ def _size(bundle: Path) -> int:
         return sum(each.stat().st_size for each in bundle.iterdir())
     except OSError:
         return 0
+
+
+def loaded(args: argparse.Namespace, **own: Any) -> Model:
+    """The model of a command's bundle, run as its options say. ``own``: keywords of
+    :func:`sc2onnx.load` that are the command's own. Raises what that raises, and
+    :class:`~sc2onnx.errors.RequestError` for a device beside a map of devices.
+    """
+    from sc2onnx.runtime.loading import load
+
+    if args.device_map is not None and args.device != "cpu":
+        raise RequestError("--device and --device-map are given, expected either")
+    return load(
+        args.bundle,
+        device=args.device,
+        device_map=args.device_map,
+        threads=args.threads,
+        kernels=args.kernels,
+        cache_type=args.cache_type,
+        speculate=args.speculate,
+        **own,
+    )
 
 
 def warm(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.bundle import texts
-from sc2onnx.cli.bundles import loading
+from sc2onnx.cli.bundles import loaded, loading
 from sc2onnx.cli.outputs import decode, print_json, read_text
 from sc2onnx.cli.terminal import TerminalText, write_generated
 from sc2onnx.errors import CursorError, RequestError
@@ -27,7 +27,7 @@ def generate(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     if args.n is not None and not args.json:
         raise RequestError("--n is for --json, expected both or neither")
-    model = _load(args)
+    model = _model(args)
     options = {**_rules(args), "special_tokens": args.special_tokens}
     if args.n is not None:
         began = time.perf_counter()
@@ -45,7 +45,7 @@ def infill(args: argparse.Namespace) -> int:
     text = read_text(args.file)
     offset = cursor_offset(text, args.line, args.column)
     files = {str(path): read_text(path) for path in args.others}
-    model = _load(args)
+    model = _model(args)
     if args.prompt_tokens is not None and args.prompt_tokens < LEAST:
         raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least {LEAST}")
     place = {"path": args.path, "repo": args.repo, "files": files, "order": args.order}
@@ -82,22 +82,9 @@ def _used(used: Surroundings, files: Mapping[str, str], tokens: int) -> str:
     return f"using {', '.join(parts[:-1])} and {parts[-1]} ({tokens} tokens)"
 
 
-def _load(args: argparse.Namespace) -> Model:
-    from sc2onnx.runtime.loading import load
-
-    if args.device_map is not None and args.device != "cpu":
-        raise RequestError("--device and --device-map are given, expected either")
+def _model(args: argparse.Namespace) -> Model:
     with loading(args.bundle):
-        return load(
-            args.bundle,
-            device=args.device,
-            device_map=args.device_map,
-            threads=args.threads,
-            kernels=args.kernels,
-            cache_type=args.cache_type,
-            speculate=args.speculate,
-            prefix_memory=0,  # one request a process
-        )
+        return loaded(args, prefix_memory=0)  # one request a process
 
 
 _RULES: Final = (

@@ -119,8 +119,3 @@ class Workers:
                 process.kill()
                 await process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def processes(self) -> list[int]:
-        """Their process ids."""
-        return [each.pid for each in self._processes.values() if each.returncode is None]

@@ -103,3 +103,10 @@ async def nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None
     """No answer, for as long as somebody waits for one."""
     await reader.read()
     raise ConnectionError
+
+
+async def going_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The beginning of a stream that goes on for as long as somebody reads it."""
+    writer.write(STREAM % b"text/event-stream" + chunk(b"data: {}\n\n"))
+    await writer.drain()
+    await nothing(reader, writer)

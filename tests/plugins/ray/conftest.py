@@ -22,6 +22,8 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+from editors.processes import below
+
 SLOTS = 4
 """Requests that an engine computes together."""
 
@@ -104,26 +106,7 @@ def free_port() -> int:
 
 def engines() -> list[int]:
     """Process ids of the engines of this process's cluster."""
-    parents, titles = dict[int, int](), dict[int, str]()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            titles[int(path.name)] = (path / "cmdline").read_text()
-        except OSError:
-            continue
-    return [
-        each
-        for each, title in titles.items()
-        if "Engine" in title and "ray::ServeReplica" in title and _ours(each, parents)
-    ]
-
-
-def _ours(process: int, parents: dict[int, int]) -> bool:
-    while process > 1:
-        if process == os.getpid():
-            return True
-        process = parents.get(process, 0)
-    return False
+    return below(os.getpid(), "ray::ServeReplica:default:Engine")
 
 
 def kill(process: int) -> None:
