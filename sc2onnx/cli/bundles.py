@@ -23,9 +23,10 @@ def located(bundle: str | Path, revision: str | None = None) -> Path:
     return located(bundle, revision)
 
 
-def loading(bundle: Path) -> AbstractContextManager[object]:
-    """Tell that a bundle is loaded, where that takes long: its files are read and checked."""
-    return waiting(f"loading {bundle}", _size(bundle))
+def loading(*bundles: Path) -> AbstractContextManager[object]:
+    """Tell that bundles are loaded, where that takes long: their files are read and checked."""
+    named = ", ".join(str(each) for each in bundles)
+    return waiting(f"loading {named}", sum(_size(each) for each in bundles))
 
 
 def _size(bundle: Path) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sc2onnx.cli.bundles import loading
 from sc2onnx.cli.outputs import read_keys, read_text
 from sc2onnx.cli.process import quiet_warnings
 from sc2onnx.cli.terminal import say_all
@@ -16,6 +18,7 @@ from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import install
 
 if TYPE_CHECKING:
+    from sc2onnx.runtime.model import Model
     from sc2onnx.serve.configuration import Configuration, Given
     from sc2onnx.serve.settings import Settings
 
@@ -46,8 +49,21 @@ def serve(args: argparse.Namespace) -> int:
         if configuration.workers > 1:
             serve_workers(configuration, settings.keys)
             return 0
-        serve(settings, lambda: loaded(configuration), lambda line: LOG.info("%s", line))
+        with_progress = _shown(configuration, lambda: loaded(configuration))
+        serve(settings, with_progress, lambda line: LOG.info("%s", line))
     return 0
+
+
+def _shown(
+    configuration: Configuration, load: Callable[[], dict[str, Model]]
+) -> Callable[[], dict[str, Model]]:
+    """``load``, which tells a terminal how long it takes yet."""
+
+    def loads() -> dict[str, Model]:
+        with loading(*(Path(each) for each in configuration.models.values())):
+            return load()
+
+    return loads
 
 
 def _configuration(args: argparse.Namespace) -> Configuration:
