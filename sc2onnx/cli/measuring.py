@@ -16,7 +16,6 @@ from sc2onnx.messages import left
 from sc2onnx.tables import line
 
 if TYPE_CHECKING:
-    from sc2onnx.bundle.provenance import Verification
     from sc2onnx.evaluate import Opener
     from sc2onnx.verify.run import CaseResult, Report
 
@@ -48,7 +47,7 @@ def verify(args: argparse.Namespace) -> int:
         if args.json:
             print_json(figures)
         else:
-            say_all(_verdict(report.summary))
+            say_all(_verdict(report))
     finally:  # a disk that is full, here or below, costs no figure that another place can take
         if args.kernels == "off" and args.device == "cpu":
             record(args.bundle, report)
@@ -89,8 +88,9 @@ def _cases(report: Report) -> list[dict[str, object]]:
     ]
 
 
-def _verdict(summary: Verification) -> list[str]:
+def _verdict(report: Report) -> list[str]:
     """What a comparison found, in lines for a person."""
+    summary = report.summary
     relative, absolute = summary.shown("max_rel_diff", ".2e"), summary.shown("max_abs_diff", ".2e")
     limit = f"of the largest logit at most (tolerance {summary.tolerance:.2g})"
     divergence = f"KL divergence {summary.shown('kl_divergence', '.2e')} nats"
@@ -100,10 +100,18 @@ def _verdict(summary: Verification) -> list[str]:
         f"against {summary.reference}",
         f"on {summary.text}",
         f"logits: {relative} {limit}, {absolute} absolute",
+        *_usual(report),
         f"{divergence}, {agreement}, {nll}, {summary.positions:,} positions",
         f"greedy: {summary.greedy_match} of {summary.greedy_tokens} tokens equal",
         "passed" if summary.passed else "FAILED",
     ]
+
+
+def _usual(report: Report) -> list[str]:
+    """The line on the errors' root mean square, where that is limited."""
+    most, found = report.criterion.usual, report.difference.rms_rel_diff
+    limit = f"of the logits' root mean square (tolerance {most:.2g})"
+    return [] if most is None else [f"errors' root mean square: {found:.2e} {limit}"]
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, nan, sqrt
 from typing import Final
 
 import numpy as np
@@ -35,7 +35,9 @@ class Difference:
     there is none. ``top1_agreement`` is a fraction. ``top5_overlap`` is the mean share of the
     reference's five likeliest tokens that are among our five, in any order: unlike "the
     reference's first choice is among our five", which every usable bundle passes at nearly every
-    position, it tells good bundles apart. Logits that are not numbers make the figures that they
+    position, it tells good bundles apart. ``power`` and ``power_reference`` are mean squares, of
+    the differences and of the reference logits; each position's own mean over the vocabulary, which
+    softmax ignores, is taken off before. Logits that are not numbers make the figures that they
     touch not numbers, never good ones.
     """
 
@@ -48,6 +50,13 @@ class Difference:
     nll: float
     nll_reference: float
     top5_overlap: float
+    power: float = nan
+    power_reference: float = nan
+
+    @property
+    def rms_rel_diff(self) -> float:
+        """The root mean square of the differences over that of the reference logits."""
+        return sqrt(self.power / max(self.power_reference, float(np.finfo(np.float32).tiny)))
 
     @property
     def max_rel_diff(self) -> float:
@@ -102,6 +111,8 @@ def compare(ours: Floats, reference: Floats, following: npt.NDArray[np.int64]) -
         nll=float(-q[known, following].mean()) if len(known) else 0.0,
         nll_reference=float(-p[known, following].mean()) if len(known) else 0.0,
         top5_overlap=float(_overlap(q, p).mean()),
+        power=float((ours - reference).var(axis=-1).mean()),
+        power_reference=float(reference.var(axis=-1).mean()),
     )
 
 
@@ -134,6 +145,8 @@ def pool(parts: Sequence[Difference]) -> Difference:
         nll=mean("nll", known),
         nll_reference=mean("nll_reference", known),
         top5_overlap=mean("top5_overlap", positions),
+        power=mean("power", positions),
+        power_reference=mean("power_reference", positions),
     )
 
 

@@ -21,7 +21,7 @@ from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Difference, Floats, Parting, compare, part, pool
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.ort.kernels import Use
-from sc2onnx.verify.criterion import ACTIVATIONS, criterion
+from sc2onnx.verify.criterion import ACTIVATIONS, Criterion, criterion
 from sc2onnx.verify.plan import Append, Case, cases, lengths
 from sc2onnx.verify.reference import Reference
 from sc2onnx.verify.subject import Subject, open_subject
@@ -45,9 +45,14 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Every case, the summary that the bundle keeps, and the manifest of what was compared."""
+    """Every case, the summary that the bundle keeps, and the manifest of what was compared.
+
+    ``difference``: of all cases together; ``criterion``: what it has to be.
+    """
 
     cases: tuple[CaseResult, ...]
+    difference: Difference
+    criterion: Criterion
     summary: Verification
     compared: Manifest
 
@@ -187,20 +192,25 @@ def _compared(
     ours = _greedy(model, material.prompt, len(expected.tokens))
     parting = part(ours, expected.tokens, expected.chosen_by)
     total = pool([result.difference for result in results])
-    summary = _summary(model.manifest, material, expected, total, parting)
-    return Report(tuple(results), summary, model.manifest)
+    rule = _criterion(model.manifest)
+    summary = _summary(rule, material, expected, total, parting)
+    return Report(tuple(results), total, rule, summary, model.manifest)
+
+
+def _criterion(manifest: Manifest) -> Criterion:
+    quantised = manifest.quantization is not None
+    return criterion(ACTIVATIONS[manifest.cache.dtype], manifest.model.num_layers, quantised)
 
 
 def _summary(
-    manifest: Manifest,
+    rule: Criterion,
     material: _Material,
     expected: _Expected,
     total: Difference,
     parting: Parting | None,
 ) -> Verification:
     """What the bundle keeps of it, and whether that passes."""
-    activations, count = ACTIVATIONS[manifest.cache.dtype], len(expected.tokens)
-    rule = criterion(activations, manifest.model.num_layers, manifest.quantization is not None)
+    count = len(expected.tokens)
     return Verification(
         passed=rule.passes(total, parting),
         reference=expected.reference,

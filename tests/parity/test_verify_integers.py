@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.export import Calibration, export
 from sc2onnx.verify import verify
-from sc2onnx.verify.criterion import criterion, integer_tolerance
+from sc2onnx.verify.criterion import criterion, integer_tolerance, integer_usual
 from sc2onnx.verify.dequantised import Shapes, parameters
 from sc2onnx.verify.reference import Reference
 from tests.parity.mistakes import MISTAKES
@@ -149,6 +150,31 @@ def test_norms_and_biases_are_compared_too(
         reference.take_weights(tmp_path / "bundle", calibrated)
 
 
+def test_an_error_that_all_logits_share_fails_below_the_largest_one_allowed(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Computed with other biases of the final norm than the bundle is read to have."""
+    from safetensors.torch import load_file, save_file
+
+    name, other = "model.norm.bias", tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    tensors = load_file(other / "model.safetensors")
+    own = tensors[name].float().numpy()
+    tensors[name] = tensors[name] + 0.3
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    export(other, tmp_path / "bundle", precision="int8")
+
+    def read(bundle: Path, shapes: Shapes) -> Iterator[tuple[str, Floats]]:
+        found = parameters(bundle, shapes)
+        return ((each, own if each == name else array) for each, array in found)
+
+    monkeypatch.setattr("sc2onnx.verify.reference.parameters", read)
+    report = verify(tmp_path / "bundle", checkpoint, max_length=64, greedy_tokens=0, keep=False)
+    assert report.difference.max_rel_diff < report.criterion.tolerance
+    assert report.difference.rms_rel_diff > 2 * integer_usual()
+    assert not report.summary.passed
+
+
 def rewrite(checkpoint: Path) -> None:
     """Other numbers in one matrix."""
     from safetensors.numpy import load_file, save_file
@@ -168,3 +194,4 @@ def test_the_tolerance_is_that_of_rounded_activations() -> None:
             integer_tolerance(),
             "reported",
         )
+        assert rule.usual == pytest.approx(0.0472, rel=0.01)
