@@ -9,17 +9,19 @@ from pathlib import Path
 
 from sc2onnx.cli.main import main
 from tests.conftest import ROOT
+from tests.docs.pages import blocks
+
+PAGE = ROOT / "docs" / "batch.md"
 
 
 def test_the_commands_run_and_write_the_fields_that_are_listed(
     bundle: Path, tmp_path: Path
 ) -> None:
-    page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    page, found = PAGE.read_text(encoding="utf-8"), blocks(PAGE)
     (tmp_path / "rows.jsonl").write_text(
-        "".join(code for language, code in blocks if language == "json")
+        "".join(each.code for each in found if each.language == "json")
     )
-    commands = [line for language, code in blocks if not language for line in code.splitlines()]
+    commands = [line for each in found if not each.language for line in each.commands]
     assert len(commands) == 4
     listed = dict(
         re.findall(
