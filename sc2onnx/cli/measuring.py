@@ -110,8 +110,10 @@ def _verdict(report: Report) -> list[str]:
 def _usual(report: Report) -> list[str]:
     """The line on the errors' root mean square, where that is limited."""
     most, found = report.criterion.usual, report.difference.rms_rel_diff
+    if most is None:
+        return []
     limit = f"of the logits' root mean square (tolerance {most:.2g})"
-    return [] if most is None else [f"errors' root mean square: {found:.2e} {limit}"]
+    return [f"errors' root mean square: {found:.2e} {limit}"]
 
 
 def evaluate(args: argparse.Namespace) -> int:
