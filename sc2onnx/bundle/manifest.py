@@ -185,6 +185,11 @@ class Manifest:
                     f"no bundle at {directory}: make one with `sc2onnx export "
                     f"CHECKPOINT {directory}`"
                 ) from error
+            if directory.is_file():
+                raise BundleNotFoundError(
+                    f"{directory} is a file, expected a bundle's directory such as "
+                    f"{directory.parent}"
+                ) from error
             found = f"{directory} is not a bundle (it has no {MANIFEST_FILE})"
             raise BundleNotFoundError(
                 f"{found}: make one with `sc2onnx export CHECKPOINT OUT`"

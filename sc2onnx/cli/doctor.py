@@ -146,7 +146,7 @@ def _cuda(status: ProviderStatus) -> Finding:
 
     found = cuda.driver()
     if not status.works or isinstance(found, str):
-        return Finding("cuda", None, f"does not work: {status.detail}")
+        return Finding("cuda", None, f"not used (for an NVIDIA GPU alone): {status.detail}")
     shown = f"{found.devices} GPU" + ("s" if found.devices > 1 else "")
     return Finding(
         "cuda",

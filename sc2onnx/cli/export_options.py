@@ -42,11 +42,15 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
     group = common.grouped(parser, "calibration")
     texts = "round with the statistics of these texts (default: code that sc2onnx ships)"
     group.add_argument("--calibration", type=Path, nargs="+", metavar="FILE", help=texts)
-    tokens = "how much of the text to use; time is in proportion"
-    group.add_argument("--calibration-tokens", type=int, metavar="N", help=tokens)
+    _calibration_tokens(group)
     cost = "a minute instead of hours, at 3.6 times the divergence"
     plain = f"round to the nearest, and lift nothing: {cost}"
     group.add_argument("--no-calibration", action="store_true", help=plain)
+
+
+def _calibration_tokens(group: argparse._ActionsContainer) -> None:
+    tokens = "how much of the text to use (default: 57,344); less takes less time and memory"
+    group.add_argument("--calibration-tokens", type=int, metavar="N", help=tokens)
 
 
 def plan(parser: argparse.ArgumentParser) -> None:
@@ -57,4 +61,5 @@ def plan(parser: argparse.ArgumentParser) -> None:
     common.context(parser, "memory to run there (default: 1024 4096 16384)", nargs="+")
     common.revision(parser)
     common.allow_setting(parser)
+    _calibration_tokens(parser)
     common.json_option(parser)

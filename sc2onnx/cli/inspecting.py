@@ -56,6 +56,7 @@ def plan(args: argparse.Namespace) -> int:
         args.revision,
         args.context,
         allow_settings=tuple(args.allow_setting),
+        calibration_tokens=args.calibration_tokens,
     )
     if args.json:
         print_json(table.figures())

@@ -150,13 +150,20 @@ def plan_table(
     contexts: Sequence[int] | None = None,
     *,
     allow_settings: Collection[str] = (),
+    calibration_tokens: int | None = None,
 ) -> PlanTable:
     """The table of a checkpoint or shape, at :data:`CONTEXTS` or at other ``contexts``.
 
     The other arguments are those of :func:`~sc2onnx.export.estimate.estimates`. Raises
     :class:`~sc2onnx.errors.CheckpointError` and :class:`~sc2onnx.errors.RequestError`.
     """
-    found = estimates(checkpoint, shape, revision, allow_settings=allow_settings)
+    found = estimates(
+        checkpoint,
+        shape,
+        revision,
+        allow_settings=allow_settings,
+        calibration_tokens=calibration_tokens,
+    )
     model, machine = facts(found.config), Machine.here()
     columns = _contexts(model) if contexts is None else contexts
     rows = _rows(found.of_variants, model, columns, machine)
@@ -292,11 +299,11 @@ def _calibration_notes(table: PlanTable) -> Iterator[str]:
     if not calibrated:
         return
     names = " and ".join(dict.fromkeys(ahead.precision for ahead in calibrated))
-    longest = _time(max(ahead.calibration_seconds for ahead in calibrated))
-    short = f"({_time(table.short_calibration)} with"
-    yield f"To export, {names}: with calibration, about {longest} on 2 processors {short}"
-    flag = f"--calibration-tokens {_FEW_TOKENS})"
-    yield f"  {flag}, and on disk what it keeps in the cache directory."
+    longest = max(ahead.calibration_seconds for ahead in calibrated)
+    yield f"To export, {names}: with calibration, about {_time(longest)} on 2 processors, and on"
+    yield "  disk what it keeps in the cache directory."
+    if table.short_calibration < longest:
+        yield f"  --calibration-tokens {_FEW_TOKENS}: {_time(table.short_calibration)}"
 
 
 def _packed_notes(table: PlanTable) -> Iterator[str]:

@@ -39,8 +39,9 @@ def serve(args: argparse.Namespace) -> int:
 
     configuration = _configuration(args)
     settings = configuration.settings(read_keys([Path(each) for each in configuration.key_files]))
+    found = _checked(configuration, settings)  # before the address is taken
     if args.check:
-        say_all(_checked(configuration, settings))
+        say_all(found)
         return 0
     set_up(configuration.log)
     if settings.log_prompts:

@@ -4,6 +4,7 @@ one model in memory at a time.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ def evaluate(
         found = _record(task, reader, first, store) if reader and store else None
         openers = [bundle_opener(opened.directory, *how, name) for name, opened in bundles.items()]
         scores = tuple(_score(task, opener, store) for opener in openers)
+    _warn_of_equals(scores)
     reference = None
     if found and scores[0].difference:
         nll = scores[0].difference.nll_reference
@@ -149,6 +151,13 @@ def evaluate(
         scores,
         reference,
     )
+
+
+def _warn_of_equals(scores: Sequence[Score]) -> None:
+    for score in scores:
+        if score.difference and score.difference.max_abs_diff == 0:
+            same = f"{score.about.name} computes the reference's logits to the bit"
+            warnings.warn(f"{same}: nothing is compared if both are the same bundle")
 
 
 def _task(

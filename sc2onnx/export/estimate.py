@@ -151,18 +151,22 @@ def estimates(
     revision: str | None = None,
     *,
     allow_settings: Collection[str] = (),
+    calibration_tokens: int | None = None,
 ) -> Estimates:
     """Of a checkpoint (directory or hub id) or of a published shape (a key of ``SHAPES``).
 
     ``allow_settings``: unknown settings that the caller vouches for, as
-    :func:`~sc2onnx.export.export` takes them. Of a hub id only ``config.json`` is fetched, and what
+    :func:`~sc2onnx.export.export` takes them. ``calibration_tokens``: of the text where weights are
+    calibrated. Of a hub id only ``config.json`` is fetched, and what
     tells of an adapter. Raises :class:`~sc2onnx.errors.CheckpointError` and :class:`RequestError`.
     """
+    usual, asked = Calibration(), Calibration(tokens=calibration_tokens)
     name, config = _configuration(checkpoint, shape, revision, allow_settings)
     found, refused = list[Estimate](), dict[str, str]()
     for variant in variants():
         try:
-            found.append(estimate(plan_ahead(config, variant)))
+            calibrated = usual.applies(variant.recipe())
+            found.append(estimate(plan_ahead(config, variant), asked if calibrated else usual))
         except RequestError as error:
             refused[variant.name] = str(error)
     return Estimates(name, config, tuple(found), refused)

@@ -94,9 +94,10 @@ class Guard:
         if scope["path"] not in OPEN and method != "OPTIONS":
             entry_of(scope).key = self._check_key(headers)
         if method == "POST" and not (_is_json(headers) or _no_browser(headers)):
+            shown = repr(headers.get("content-type", "")[:100])
             raise RefusedError(
                 415,
-                "the body is not of type application/json, expected that",
+                f"the body's Content-Type is {shown}, expected application/json",
                 "invalid_request_error",
             )
         if self._open >= self._settings.connections:

@@ -195,17 +195,30 @@ def test_the_packed_form_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_of_a_calibration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
-    assert (
-        "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors (2.0 hours "
-        "with\n  --calibration-tokens 8192)"
-    ) in "\n".join(plan_table.lines(ahead))
-    told = {
+    told = "\n".join(plan_table.lines(ahead))
+    assert "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors" in told
+    assert "--calibration-tokens 8192: 2.0 hours" in told
+    seconds = {
         (row.estimate.precision, row.targets[0]): row.figures()["export"]["calibration_seconds"]
         for row in ahead.rows
     }
-    assert told["int8", "cpu"] == 0
+    assert seconds["int8", "cpu"] == 0
     # on a GPU nothing is lifted
-    assert 3 * 3600 < told["int4", "cuda"] < told["int4", "cpu"] < 4 * 3600
+    assert 3 * 3600 < seconds["int4", "cuda"] < seconds["int4", "cpu"] < 4 * 3600
+
+
+def test_less_text_of_a_calibration_takes_less() -> None:
+    usual, less = (plan_table.plan_table(None, "3b", calibration_tokens=n) for n in (None, 8192))
+    pairs = zip(usual.rows, less.rows, strict=True)
+    for row, other in ((a.estimate, b.estimate) for a, b in pairs):
+        if row.calibration_seconds:
+            assert other.calibration_seconds < row.calibration_seconds
+            assert other.memory < row.memory
+        else:
+            assert other == row
+    assert "--calibration-tokens" not in "\n".join(plan_table.lines(less))
+    with pytest.raises(RequestError, match="calibration is on 3 tokens, expected 512 at least"):
+        plan_table.plan_table(None, "3b", calibration_tokens=3)
 
 
 def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def fim_prompt(
         raise RequestError(f"order is {order!r}, expected 'psm' or 'spm'")
     if not (prefix or suffix or files):
         raise EmptyPromptError(
-            "prefix and suffix are both empty, expected some code around the cursor"
+            "what is before the cursor and after it are both empty, expected some code around it"
         )
     ids: list[int] = []
     if repo is not None:

@@ -288,7 +288,9 @@ def test_the_first_gpu_runs_a_graph() -> None:
 def test_doctor_finds_the_same() -> None:
     (finding,) = (finding for finding in diagnose() if finding.subject == "cuda")
     assert finding.ok is None
-    assert finding.detail.startswith("does not work: the installed onnxruntime")
+    assert finding.detail.startswith(
+        "not used (for an NVIDIA GPU alone): the installed onnxruntime"
+    )
 
 
 def test_doctor_says_where_a_gpu_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,9 @@ def test_special_tokens_in_code_to_be_infilled_stay_text(codec: Codec) -> None:
 
 
 def test_an_empty_cursor_position_is_refused_but_context_is_enough(codec: Codec) -> None:
-    with pytest.raises(EmptyPromptError, match="prefix and suffix are both empty"):
+    with pytest.raises(
+        EmptyPromptError, match="what is before the cursor and after it are both empty"
+    ):
         fim_prompt(codec, "", "")
     assert fim_prompt(codec, "", "", files={"a.py": "x"})
 
