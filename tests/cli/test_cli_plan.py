@@ -19,6 +19,7 @@ from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.cli import export_options, plan_table
 from sc2onnx.cli.main import main
 from sc2onnx.cli.plan_table import Machine, PlanTable
+from sc2onnx.errors import RequestError
 from sc2onnx.export import Calibration, export, hub
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.runtime.memory_need import memory_need
