@@ -1,7 +1,7 @@
 """The file of an index: a header, and arrays of numbers that are mapped, not read.
 
 The header is JSON, :data:`_HEADER` bytes with what fills them up: where each array is, its length,
-and a digest of all that follows. Numbers are little-endian. The file has the codes of lexemes and
+and a digest of it all. Numbers are little-endian. The file has the codes of lexemes and
 the paths of files, none of their text.
 """
 
@@ -68,9 +68,10 @@ class Writing:
         """Write the header."""
         arrays = {name: list(place) for name, place in self._arrays.items()}
         header = {"kind": _MAGIC, "format": FORMAT, "gram": GRAM, "step": STEP, "arrays": arrays}
-        header["sha256"] = self._digest.hexdigest()
+        self._digest.update(json.dumps(header).encode())
+        whole = {**header, "sha256": self._digest.hexdigest()}
         self._file.seek(0)
-        self._file.write(json.dumps(header).encode().ljust(_HEADER - 1) + b"\0")
+        self._file.write(json.dumps(whole).encode().ljust(_HEADER - 1) + b"\0")
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -113,12 +114,19 @@ def opened(path: Path) -> Arrays:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256()
-    for begin in range(_HEADER, len(mapped), _BLOCK):
-        digest.update(mapped[begin : begin + _BLOCK])
-    if digest.hexdigest() != header["sha256"]:
+    given = header.pop("sha256", None)
+    if given != digest_of(mapped, header):
         raise damaged(path)
     return {name: _array(mapped, name, header["arrays"].get(name), path) for name in DTYPES}
+
+
+def digest_of(data: bytes | mmap.mmap, header: Mapping[str, Any]) -> str:
+    """The digest of a file: of what follows its header, and of the header without the digest."""
+    digest = hashlib.sha256()
+    for begin in range(_HEADER, len(data), _BLOCK):
+        digest.update(data[begin : begin + _BLOCK])
+    digest.update(json.dumps(header).encode())
+    return digest.hexdigest()
 
 
 def damaged(path: Path) -> RequestError:
@@ -138,7 +146,8 @@ def _header(data: bytes, path: Path) -> dict[str, Any]:
     if [header.get(name) for name in ("format", "gram", "step")] != [FORMAT, GRAM, STEP]:
         found = f"{path} is of another version of sc2onnx"
         raise RequestError(f"{found}, expected format {FORMAT}: index the directories again")
-    return {"sha256": None, **header}
+    whole: dict[str, Any] = header
+    return whole
 
 
 def _array(mapped: mmap.mmap, name: str, place: Any, path: Path) -> npt.NDArray[Any]:

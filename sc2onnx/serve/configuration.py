@@ -37,7 +37,8 @@ class Configuration:
     :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``workers``: processes that serve, each on
     cores of its own (:mod:`sc2onnx.fleet`). ``key_files``: files of keys, one a line.
     ``attribution``: the file of an index, ``least_repeated`` and ``most_files``: see
-    :class:`~sc2onnx.attribution.repetitions.Rules`. ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
+    :class:`~sc2onnx.attribution.repetitions.Rules`. ``log``: how lines of the log look. The others:
+    see :class:`~sc2onnx.serve.settings.Settings`.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """

@@ -40,8 +40,8 @@ class Settings:
     inside a word is completed as if the word were whole (:mod:`sc2onnx.runtime.choose.healing`).
     ``rewrite_fim``: whether prompts for the middle that are spelt out in special tokens are taken
     apart, and put together so that typing reuses what is computed. ``page``: whether browsers are
-    shown a page at ``/``. ``traces``: where traces of requests go. ``attribution``: answers say what
-    of them stands in the files of its index; None: they do not.
+    shown a page at ``/``. ``traces``: where traces of requests go. ``attribution``: an index,
+    whose files answers are compared with; None: none.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
