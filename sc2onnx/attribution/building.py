@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from sc2onnx.attribution.corpus import sampled
-from sc2onnx.attribution.lexemes import Integers, Lexemes
+from sc2onnx.attribution.lexemes import Codes, Lexemes
 from sc2onnx.attribution.sources import Files
 from sc2onnx.attribution.storage import Writing, written
 from sc2onnx.errors import RequestError
@@ -57,7 +57,7 @@ class _Pile:
         self._writing, self._grams = writing, grams
         self.names = list[tuple[str, str | None, str | None]]()
         self._texts = list[int]()
-        self._lines = list[Integers]()
+        self._lines = list[Codes]()
         self._length = self._bytes = 0
 
     def add(self, data: bytes) -> None:
@@ -104,7 +104,7 @@ class _Pile:
                 self._writing.part(name, part.astype(np.uint32))
 
 
-def _line_lexemes(data: bytes, found: Lexemes) -> Integers:
+def _line_lexemes(data: bytes, found: Lexemes) -> Codes:
     """How many lexemes are before each line."""
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
-    return np.searchsorted(found.begins, np.concatenate([[0], ends]))
+    return np.searchsorted(found.begins, np.concatenate([[0], ends])).astype(np.uint32)
