@@ -4,8 +4,9 @@ numpy only.
 
 from __future__ import annotations
 
+from sc2onnx.attribution.attribution import Attribution
 from sc2onnx.attribution.index import Index
 from sc2onnx.attribution.match import Match, Source
 from sc2onnx.attribution.repetitions import Rules
 
-__all__ = ["Index", "Match", "Rules", "Source"]
+__all__ = ["Attribution", "Index", "Match", "Rules", "Source"]

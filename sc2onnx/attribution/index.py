@@ -12,7 +12,7 @@ import numpy as np
 
 from sc2onnx.attribution.building import build
 from sc2onnx.attribution.corpus import GRAM, Corpus
-from sc2onnx.attribution.lexemes import Integers, Lexemes
+from sc2onnx.attribution.lexemes import Codes, Integers, Lexemes
 from sc2onnx.attribution.match import Match, Source
 from sc2onnx.attribution.repetitions import Repetition, Rules, repetitions
 from sc2onnx.attribution.sources import MOST_BYTES, Files
@@ -86,7 +86,7 @@ class Index:
         (:class:`~sc2onnx.attribution.repetitions.Rules`).
         """
         data = text.encode("utf-8", "surrogatepass")
-        found, before = Lexemes.of(data), [_codes(prompt) for prompt in prompts]
+        found, before = Lexemes.of(data), map(_codes, prompts)
         every = repetitions(found.codes, self._corpus, self._texts, before, rules)
         at = _characters(data)
         return [self._match(each, found, at, rules.most_sources) for each in every]
@@ -148,7 +148,7 @@ def _is_files(found: Any) -> bool:
     )
 
 
-def _codes(text: str) -> Any:
+def _codes(text: str) -> Codes:
     return Lexemes.of(text.encode("utf-8", "surrogatepass")).codes
 
 

@@ -74,12 +74,15 @@ def repetitions(
     many texts, :data:`DISTINCT` of them different.
     """
     found = runs(codes, corpus, LEAST)
+    long = found.where(found.ends - found.begins >= rules.least)
+    if not len(long.begins):  # as nearly always: prompts need not be looked at
+        return
     known = _in_prompts(codes, prompts)
     if rules.most_files is not None:
         known |= _files(found, np.searchsorted(texts, found.places, "right"), len(codes)) > (
             rules.most_files
         )
-    for begin, end, places in _longest(found.where(found.ends - found.begins >= rules.least)):
+    for begin, end, places in _longest(long):
         own = codes[begin:end][~known[begin:end]]
         if len(own) >= rules.least and len(np.unique(own)) >= DISTINCT:
             yield Repetition(begin, end, places)

@@ -71,28 +71,37 @@ class Files:
     def __iter__(self) -> Iterator[SourceFile]:
         for path in self.paths:
             if path.is_dir():
-                yield from self._inside(path, None)
+                yield from self._inside(path)
             elif path.is_file():
                 yield from self._read(path, _licence_beside(path))
             else:
                 raise RequestError(f"{path} is not there, expected a directory or a file")
 
-    def _inside(self, folder: Path, licence: str | None) -> Iterator[SourceFile]:
+    def _inside(self, folder: Path) -> Iterator[SourceFile]:
+        """The files of a directory, and then those of the directories in it."""
+        folders: list[tuple[Path, str | None]] = [(folder, None)]
+        while folders:
+            folder, above = folders.pop()
+            entries = self._entries(folder)
+            licence = _licence_of(folder, [entry.name for entry in entries]) or above
+            inner = list[tuple[Path, str | None]]()
+            for entry in entries:
+                path = folder / entry.name
+                if self._excluded(path) or entry.is_symlink():
+                    continue
+                if not entry.is_dir(follow_symlinks=False):
+                    yield from self._read(path, licence)
+                elif entry.name not in _HISTORIES:
+                    inner.append((path, licence))
+            folders += reversed(inner)
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """What a directory has, by name."""
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            return sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
             self.skipped.unreadable.append(str(folder))
-            return
-        licence = _licence_of(folder, [entry.name for entry in entries]) or licence
-        for entry in entries:
-            path = folder / entry.name
-            if self._excluded(path) or entry.is_symlink():
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name not in _HISTORIES:
-                    yield from self._inside(path, licence)
-            else:
-                yield from self._read(path, licence)
+            return []
 
     def _excluded(self, path: Path) -> bool:
         return any(
@@ -133,7 +142,7 @@ def _licence_of(folder: Path, names: Sequence[str]) -> str | None:
 
 def _declared(data: bytes) -> str | None:
     found = _DECLARED.search(data, 0, _HEAD)
-    return found[1].decode("ascii").strip() or None if found else None
+    return found[1].decode("ascii").strip(" -") or None if found else None
 
 
 def _told(path: Path) -> str:

@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
         "large.js": b"x" * 101,
         "sub/c.c": b"int c;\n",
         "sub/LICENSE.txt": b"MIT\n",
-        "sub/deep/d.py": b"# SPDX-License-Identifier: BSD-3-Clause\nd = 1\n",
+        "sub/deep/d.py": b"<!-- SPDX-License-Identifier: BSD-3-Clause -->\nd = 1\n",
         "node_modules/e.js": b"e\n",
         ".git/config": b"[core]\n",
         "sub/.hg/x": b"x\n",
