@@ -26,8 +26,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     paths = "index: directories or files; check: an index, and a file ('-' or nothing: stdin)"
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help=paths)
     left = "leave out files and directories of this name or path, with * (repeatable)"
-    repeated = {"action": "append", "default": []}
-    parser.add_argument("--exclude", metavar="PATTERN", help=left, **repeated)  # type: ignore[arg-type]
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help=left)
     large = "leave out files that are larger (default: 1048576)"
     parser.add_argument("--most-bytes", type=int, metavar="BYTES", help=large)
     _rules(parser)
