@@ -27,7 +27,7 @@ def batch_options(parser: argparse.ArgumentParser) -> None:
     common.revision(parser)
     _tasks(parser)
     output = common.grouped(parser, "output")
-    made = "the file to make, .jsonl or .parquet; OUT.job beside it says how far that is"
+    made = "the file to make; .jsonl or .parquet, and OUT.job beside it says how far that is"
     output.add_argument("--output", type=Path, required=True, metavar="OUT", help=made)
     common.json_option(parser)
     common.quiet(parser)

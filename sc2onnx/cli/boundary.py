@@ -20,8 +20,8 @@ INTERRUPTED: Final = 130
 STATUSES: Final = """\
 exit status:
   0    done
-  1    the answer is no: verification failed, rows could not be computed (batch),
-       or bundles cannot run here (doctor)
+  1    the answer is no: verification failed, rows could not be computed (batch), bundles
+       cannot run here (doctor), or a text repeats files (attribution check)
   2    a mistake in what was given, or a file or disk that cannot be used; one line says which
   3    a bug in sc2onnx; SC2ONNX_TRACEBACK=1 in the environment shows where
   128+n  ended by signal n (130: Ctrl-C)"""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.bundle import texts
+from sc2onnx.cli.attribution_options import attribution_of
 from sc2onnx.cli.bundles import loaded, loading
 from sc2onnx.cli.outputs import decode, print_json, read_text
 from sc2onnx.cli.terminal import TerminalText, write_generated
@@ -16,6 +18,8 @@ from sc2onnx.errors import CursorError, RequestError
 from sc2onnx.messages import tell
 
 if TYPE_CHECKING:
+    from sc2onnx.attribution import Match
+    from sc2onnx.attribution.attribution import Attribution
     from sc2onnx.runtime.engine.handle import Stream
     from sc2onnx.runtime.model import Model
     from sc2onnx.runtime.results import Completion, Piece
@@ -27,15 +31,18 @@ def generate(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     if args.n is not None and not args.json:
         raise RequestError("--n is for --json, expected both or neither")
+    repeats = _Repeats(attribution_of(args), (prompt,))
     model = _model(args)
     options = {**_rules(args), "special_tokens": args.special_tokens}
     if args.n is not None:
         began = time.perf_counter()
         samples = model.generate(prompt, n=args.n, **options)
         seconds = time.perf_counter() - began
-        print_json([{**_answer(sample, args), "seconds": seconds} for sample in samples])
+        answers = [{**_answer(each, args), **repeats.as_json(each.text)} for each in samples]
+        print_json([{**answer, "seconds": seconds} for answer in answers])
         return 0
-    return _print_stream(model.stream(prompt, **options), args, echo=prompt if args.echo else "")
+    stream = model.stream(prompt, **options)
+    return _print_stream(stream, args, repeats, echo=prompt if args.echo else "")
 
 
 def infill(args: argparse.Namespace) -> int:
@@ -45,6 +52,7 @@ def infill(args: argparse.Namespace) -> int:
     text = read_text(args.file)
     offset = cursor_offset(text, args.line, args.column)
     files = {str(path): read_text(path) for path in args.others}
+    repeats = _Repeats(attribution_of(args), (text[:offset], text[offset:], *files.values()))
     model = _model(args)
     if args.prompt_tokens is not None and args.prompt_tokens < LEAST:
         raise RequestError(f"--prompt-tokens is {args.prompt_tokens}, expected at least {LEAST}")
@@ -53,7 +61,7 @@ def infill(args: argparse.Namespace) -> int:
     stream = model.stream_infill(text[:offset], text[offset:], **place, **_rules(args))
     if stream.used is not None and stream.used.cut:
         tell(_used(stream.used, files, stream.prompt_tokens))
-    return _print_stream(stream, args)
+    return _print_stream(stream, args, repeats)
 
 
 def cursor_offset(text: str, line: int, column: int) -> int:
@@ -110,7 +118,29 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in _RULES}
 
 
-def _print_stream(stream: Stream, args: argparse.Namespace, echo: str = "") -> int:
+@dataclass(frozen=True, slots=True)
+class _Repeats:
+    """Tells which files a completion repeats, but for what it was generated from."""
+
+    attribution: Attribution | None
+    prompts: Sequence[str]
+
+    def of(self, text: str) -> list[Match]:
+        return [] if self.attribution is None else self.attribution.of(text, self.prompts)
+
+    def as_json(self, text: str) -> dict[str, Any]:
+        if self.attribution is None:
+            return {}
+        return {"attribution": [match.as_json() for match in self.of(text)]}
+
+    def tell(self, text: str) -> None:
+        for match in self.of(text):
+            tell(f"[{match.told}]")
+
+
+def _print_stream(
+    stream: Stream, args: argparse.Namespace, repeats: _Repeats, echo: str = ""
+) -> int:
     began, pieces = time.perf_counter(), list["Piece"]()
     first = None
     screen = TerminalText() if sys.stdout.isatty() else None
@@ -124,7 +154,8 @@ def _print_stream(stream: Stream, args: argparse.Namespace, echo: str = "") -> i
                 write_generated(piece.text, screen)
     ended = time.perf_counter()
     if args.json:
-        print_json({**_joined(pieces, args), "seconds": ended - began})
+        answer = {**_joined(pieces, args), **repeats.as_json(stream.text)}
+        print_json({**answer, "seconds": ended - began})
         return 0
     if screen is not None:
         print(screen.flush())
@@ -132,6 +163,7 @@ def _print_stream(stream: Stream, args: argparse.Namespace, echo: str = "") -> i
     if sys.stderr.isatty() and first is not None and count > 1:
         rate = (count - 1) / max(ended - first, 1e-9)
         tell(f"[{count} tokens, first after {first - began:.3f} s, then {rate:.1f} per second]")
+    repeats.tell(stream.text)
     return 0
 
 

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sc2onnx.cli.attribution_options import attribution_of
 from sc2onnx.cli.outputs import read_keys
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import install
@@ -34,7 +35,7 @@ def lsp(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         neighbours=args.neighbours,
     )
-    return run(_completer(args), options)
+    return run(_completer(args), options, attribution_of(args))
 
 
 def _completer(args: argparse.Namespace) -> Completer:

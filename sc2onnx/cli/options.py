@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx import __version__
+from sc2onnx.cli import attribution_options
 from sc2onnx.cli import common_options as common
 from sc2onnx.cli.boundary import STATUSES
 from sc2onnx.cli.parsing import CommandParser, Fill, Help, Parser
@@ -64,6 +65,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", type=Path, metavar="FILE", help=read)
     common.special_tokens(parser)
     common.generation_options(parser)
+    attribution_options.marking(parser)
     output = common.grouped(parser, "output")
     output.add_argument("--echo", action="store_true", help="print the prompt first")
     samples = "draw so many samples, a list; with --json"
@@ -87,6 +89,7 @@ def _infill(parser: argparse.ArgumentParser) -> None:
     common.order(parser)
     common.prompt_tokens(parser)
     common.generation_options(parser)
+    attribution_options.marking(parser)
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +138,7 @@ _FILL: Final[dict[str, tuple[str, str]]] = {
 _HERE: Final[dict[str, Fill]] = {
     "generate": _generate,
     "infill": _infill,
+    "attribution": attribution_options.command,
     "info": _info,
     "warm": _warm,
     "push": _push,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from sc2onnx.cli import attribution_options
 from sc2onnx.cli import common_options as common
 
 MODES: Final = ("auto", "line", "block", "free")
@@ -33,6 +34,7 @@ def serve(parser: argparse.ArgumentParser) -> None:
     prompts = "log what requests go on from (default: no)"
     output = common.grouped(parser, "output")
     output.add_argument("--log-prompts", action=argparse.BooleanOptionalAction, help=prompts)
+    attribution_options.marking(parser, configured=True)
     common.device(parser, None)
     common.speculate(parser)
     common.max_batch(parser, None)
@@ -121,6 +123,7 @@ def lsp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help=late)
     others = "other open documents that go into a prompt (default: 8)"
     parser.add_argument("--neighbours", type=int, default=8, metavar="N", help=others)
+    attribution_options.marking(parser)
     common.prefix_memory(parser, "two of full length")
     common.device(parser)
     common.processor_options(parser)

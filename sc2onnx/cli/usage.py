@@ -112,6 +112,17 @@ COMMANDS: Final[dict[str, Command]] = {
             "sc2onnx lsp --server http://127.0.0.1:8012",
         ),
     ),
+    "attribution": Command(
+        "which files a text repeats",
+        """Index the files of directories, and check what of a text stands in them: generated code
+        that repeats somebody's needs their licence. `generate`, `infill`, `serve` and `lsp` check
+        what they complete with `--attribution INDEX`. The exit status of a check is 1 if the text
+        repeats something.""",
+        (
+            "sc2onnx attribution index ~/src/project --output sources.index",
+            "sc2onnx attribution check sources.index completion.py",
+        ),
+    ),
     "info": Command(
         "what a bundle is, and the memory it needs",
         """Tell what a bundle was made from and how, whether it is verified, and the memory that

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal, get_args, get_type_hints
 
 import msgspec
 
+from sc2onnx.attribution.attribution import Attribution
+from sc2onnx.attribution.repetitions import USUAL_FILES, USUAL_LEAST
 from sc2onnx.bundle.hub import is_id
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.ort.kernels import CacheType, Use
@@ -34,7 +36,9 @@ class Configuration:
     where a request names none. ``device`` to ``speculate``: of each of them, see
     :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``workers``: processes that serve, each on
     cores of its own (:mod:`sc2onnx.fleet`). ``key_files``: files of keys, one a line.
-    ``log``: how lines of the log look. The others: see :class:`~sc2onnx.serve.settings.Settings`.
+    ``attribution``: the file of an index, ``least_repeated`` and ``most_files``: see
+    :class:`~sc2onnx.attribution.repetitions.Rules`. ``log``: how lines of the log look. The others:
+    see :class:`~sc2onnx.serve.settings.Settings`.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -67,6 +71,9 @@ class Configuration:
     rewrite_fim: bool = _USUAL.rewrite_fim
     page: bool = _USUAL.page
     traces: Traces = _USUAL.traces
+    attribution: str | None = None
+    least_repeated: int = USUAL_LEAST
+    most_files: int = USUAL_FILES
     log: LogFormat = "text"
     log_prompts: bool = False
 
@@ -76,11 +83,18 @@ class Configuration:
 
     def settings(self, keys: tuple[str, ...]) -> Settings:
         """How the server stands to the outside, with the keys that the files have. Raises
-        :class:`~sc2onnx.errors.RequestError` for values that are out of bounds.
+        :class:`~sc2onnx.errors.RequestError` for values that are out of bounds, and for an index
+        that cannot be opened.
         """
-        same = {each.name for each in fields(Settings)} & set(_TYPES)
+        same = {each.name for each in fields(Settings)} & set(_TYPES) - {"attribution"}
         given = {name: getattr(self, name) for name in same}
-        return Settings(keys=keys, hosts=self.allowed_hosts, **given)
+        attribution = self._attribution()
+        return Settings(keys=keys, hosts=self.allowed_hosts, attribution=attribution, **given)
+
+    def _attribution(self) -> Attribution | None:
+        if self.attribution is None:
+            return None
+        return Attribution.open(self.attribution, self.least_repeated, self.most_files)
 
 
 Given = dict[str, Any]
@@ -113,6 +127,8 @@ def of_file(path: Path, text: str, environment: Mapping[str, str]) -> Given:
     if "key_files" in given:
         filled = [_filled(path, each, environment) for each in given["key_files"]]
         given["key_files"] = tuple(str(folder / each) for each in filled)
+    if given.get("attribution") is not None:
+        given["attribution"] = str(folder / given["attribution"])
     return given
 
 

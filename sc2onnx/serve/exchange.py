@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from sc2onnx.runtime.engine.handle import Handle, Stream
 from sc2onnx.runtime.results import Completion, Piece
 from sc2onnx.serve.ask import Ask
+from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.bodies import body_of
 from sc2onnx.serve.entry import entry_of
 from sc2onnx.serve.metrics import Metrics
@@ -68,6 +69,10 @@ class Exchange:
         streams = await self.service.streams(self._owned(request, ask))
         entry_of(request.scope).submits(streams)
         return streams
+
+    def repeats(self, ask: Ask) -> Repeats:
+        """What says which files the answers to a request repeat."""
+        return Repeats.to(ask, self.service.model(ask.model)[1], self.settings.attribution)
 
     def _owned(self, request: Request, ask: Ask) -> Ask:
         """What is asked for, in the namespace of its key: nobody can tell by

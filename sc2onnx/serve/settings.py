@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, Literal
 
+from sc2onnx.attribution.attribution import Attribution
 from sc2onnx.errors import RequestError
 
 _SIZES: Final = (
@@ -39,7 +40,8 @@ class Settings:
     inside a word is completed as if the word were whole (:mod:`sc2onnx.runtime.choose.healing`).
     ``rewrite_fim``: whether prompts for the middle that are spelt out in special tokens are taken
     apart, and put together so that typing reuses what is computed. ``page``: whether browsers are
-    shown a page at ``/``. ``traces``: where traces of requests go.
+    shown a page at ``/``. ``traces``: where traces of requests go. ``attribution``: an index,
+    whose files answers are compared with; None: none.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -64,6 +66,7 @@ class Settings:
     rewrite_fim: bool = True
     page: bool = True
     traces: Traces = "off"
+    attribution: Attribution | None = None
 
     def __post_init__(self) -> None:
         for name in _SIZES:

@@ -22,6 +22,7 @@ RUN = {
     "gpu": ("passed",),
     "runtimes": ("passed",),
     "evaluation": (),
+    "attribution": ("examples/complete.py 1",),
     "benchmark": (),
     "runtime": ("MemoryFootprint(weights=",),
     "errors": ("expected 0 (greedy) or more",),

@@ -58,6 +58,11 @@ class Surroundings:
         """Of all the code."""
         return len(self.prefix) + len(self.suffix) + sum(map(len, self.files.values()))
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All the code: before the cursor, after it, and that of other files."""
+        return (self.prefix, self.suffix, *self.files.values())
+
     def prompt(self, codec: Codec, order: FimOrder) -> list[int]:
         """Token ids of the fill-in-the-middle prompt, all of it."""
         return fim_prompt(

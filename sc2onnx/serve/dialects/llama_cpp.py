@@ -204,11 +204,16 @@ def _bias(
     return found
 
 
-def answer(body: Sampling, done: Completion, model: str, index: int = 0) -> Answer:
-    """A completion as a client has it, or the fields of it that it asked for."""
+def answer(
+    body: Sampling, done: Completion, model: str, index: int = 0, more: Answer | None = None
+) -> Answer:
+    """A completion as a client has it, or the fields of it that it asked for. ``more``: fields that
+    are no part of llama.cpp's own answers.
+    """
     cut = done.used is not None and done.used.cut
     end = _End(done.finish_reason, done.stop_string, truncated=cut)
-    return _chosen(body, _ended(done.text, done.tokens, end, done.usage, model, index))
+    whole = _ended(done.text, done.tokens, end, done.usage, model, index)
+    return _chosen(body, {**whole, **(more or {})})
 
 
 def warmed(body: Sampling, used: Usage, model: str) -> Answer:

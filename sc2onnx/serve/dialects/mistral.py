@@ -51,12 +51,13 @@ def ask(body: Fim, settings: Settings) -> Ask:
     )
 
 
-def answer(number: str, model: str, done: Completion) -> Answer:
-    """A completion as a client has it."""
+def answer(number: str, model: str, done: Completion, more: Answer) -> Answer:
+    """A completion as a client has it. ``more``: fields of it that Mistral's own has not."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": done.text},
         "finish_reason": ended(done.finish_reason),
+        **more,
     }
     return {
         **_head(number, model, "chat.completion"),
@@ -65,13 +66,14 @@ def answer(number: str, model: str, done: Completion) -> Answer:
     }
 
 
-def event(number: str, model: str, piece: Piece, used: Usage) -> Answer:
-    """An event of a stream; the last one has the usage."""
+def event(number: str, model: str, piece: Piece, used: Usage, more: Answer) -> Answer:
+    """An event of a stream; the last one has the usage. ``more``: see :func:`answer`."""
     reason = None if piece.finish_reason is None else ended(piece.finish_reason)
     choice = {
         "index": 0,
         "delta": {"role": "assistant", "content": piece.text},
         "finish_reason": reason,
+        **more,
     }
     found = {**_head(number, model, "chat.completion.chunk"), "choices": [choice]}
     return found if reason is None else {**found, "usage": _usage(used)}

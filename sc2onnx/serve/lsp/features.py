@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lsprotocol import types
 
+from sc2onnx.attribution.attribution import Attribution
 from sc2onnx.serve.lsp.completer import Completer
 from sc2onnx.serve.lsp.options import Options
 from sc2onnx.serve.lsp.server import Server, failed
@@ -12,11 +13,13 @@ from sc2onnx.serve.refusal import RefusedError
 Asked = types.InlineCompletionParams
 
 
-def language_server(completer: Completer, options: Options) -> Server:
+def language_server(
+    completer: Completer, options: Options, attribution: Attribution | None = None
+) -> Server:
     """A language server that answers ``textDocument/inlineCompletion``. ``options``: those that an
-    editor does not give.
+    editor does not give. ``attribution``: its log is told which files completions repeat.
     """
-    server = Server(completer, options)
+    server = Server(completer, options, attribution)
     answers = types.InlineCompletionOptions()
     server.feature(types.INITIALIZED)(_initialized)
     server.feature(types.INITIALIZE)(_initialize)
@@ -65,6 +68,8 @@ async def _completed(ls: Server, params: Asked) -> types.InlineCompletionList:
     text = "" if cursor is None else await ls.complete(cursor)
     if not text.strip():
         return types.InlineCompletionList([])
+    if cursor is not None:
+        await ls.attribute(text, cursor)
     return types.InlineCompletionList([_item(params, text)])
 
 

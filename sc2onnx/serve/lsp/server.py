@@ -13,6 +13,7 @@ from pygls.exceptions import JsonRpcException
 from pygls.lsp.server import LanguageServer
 
 from sc2onnx import __version__
+from sc2onnx.attribution.attribution import Attribution
 from sc2onnx.errors import Sc2onnxError
 from sc2onnx.messages import printable
 from sc2onnx.serve.lsp.completer import Completer, Cursor
@@ -38,9 +39,11 @@ class Server(LanguageServer):
 
     protocol: Protocol
 
-    def __init__(self, completer: Completer, options: Options) -> None:
+    def __init__(
+        self, completer: Completer, options: Options, attribution: Attribution | None = None
+    ) -> None:
         super().__init__("sc2onnx", __version__, protocol_cls=Protocol)
-        self.completer, self.options = completer, options
+        self.completer, self.options, self._attribution = completer, options, attribution
         self.documents = Documents()
         self._going: dict[str, asyncio.Task[str]] = {}  # by document
         self._background = set[asyncio.Task[None]]()
@@ -125,6 +128,13 @@ class Server(LanguageServer):
     def note(self, message: str) -> None:
         """Write into the editor's log."""
         self.window_log_message(types.LogMessageParams(types.MessageType.Info, printable(message)))
+
+    async def attribute(self, text: str, cursor: Cursor) -> None:
+        """Write into the editor's log which files a completion repeats, if it does."""
+        if self._attribution is None:
+            return
+        for match in await asyncio.to_thread(self._attribution.of, text, cursor.code.texts):
+            self.note(f"of a completion in {cursor.document}, {match.told}")
 
     async def open(self) -> None:
         """Have the completer get ready, and warm what is open by then."""

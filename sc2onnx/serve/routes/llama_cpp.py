@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.serve.ask import Ask
+from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import llama_cpp
 from sc2onnx.serve.exchange import Exchange, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
@@ -69,23 +70,31 @@ class Routes:
         )
 
     async def _answered(self, request: Request, body: llama_cpp.Sampling, ask: Ask) -> Response:
-        name = self._service.model(ask.model)[0]
+        name, repeats = self._service.model(ask.model)[0], self._exchange.repeats(ask)
         if ask.stream and not ask.warms:
             streams = await self._exchange.streams(request, ask)
             return self._exchange.streamed(
-                streams, self._events(streams, name), lambda refusal: event(error(refusal))
+                streams, self._events(streams, name, repeats), lambda refusal: event(error(refusal))
             )
         done = await self._exchange.completions(request, ask)
         if ask.warms:
             return replied(llama_cpp.warmed(body, done[0].usage, name))
-        answers = [llama_cpp.answer(body, each, name, index) for index, each in enumerate(done)]
+        answers = [
+            llama_cpp.answer(body, each, name, index, await repeats.of(index, each.text))
+            for index, each in enumerate(done)
+        ]
         return replied(answers if ask.samples > 1 else answers[0])
 
-    async def _events(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:
+    async def _events(
+        self, streams: Sequence[Stream], name: str, repeats: Repeats
+    ) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
             used = streams[index].used
             cut = used is not None and used.cut
-            yield event(llama_cpp.event(piece, streams[index].usage, name, index, cut=cut))
+            told = llama_cpp.event(piece, streams[index].usage, name, index, cut=cut)
+            if piece.finish_reason is not None:
+                told = {**told, **await repeats.of(index, streams[index].text)}
+            yield event(told)
 
     async def _tokenize(self, request: Request) -> Response:
         body = await self._exchange.body(request, _TOKENIZE)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import mistral
 from sc2onnx.serve.dialects.openai import DONE
 from sc2onnx.serve.exchange import Exchange, guarded, merged
@@ -38,19 +39,26 @@ class Routes:
         body = await self._exchange.body(request, _FIM)
         ask = mistral.ask(body, self._exchange.settings)
         name, number = self._exchange.service.model(ask.model)[0], f"fim-{uuid.uuid4().hex}"
+        repeats = self._exchange.repeats(ask)
         if not ask.stream:
             done = (await self._exchange.completions(request, ask))[0]
-            return replied(
-                mistral.answer(number, name, replace(done, text="") if ask.warms else done)
+            told, more = (
+                replace(done, text="") if ask.warms else done,
+                await repeats.of(0, done.text),
             )
+            return replied(mistral.answer(number, name, told, more))
         streams = await self._exchange.streams(request, ask)
-        events = self._events(streams, name, number, empty=ask.warms)
+        events = self._events(streams, (name, number, repeats), empty=ask.warms)
         return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
 
     async def _events(
-        self, streams: Sequence[Stream], name: str, number: str, *, empty: bool
+        self, streams: Sequence[Stream], answering: tuple[str, str, Repeats], *, empty: bool
     ) -> AsyncIterator[bytes]:
+        name, number, repeats = answering
         async for index, piece in merged(streams):
             told = replace(piece, text="") if empty else piece
-            yield event(mistral.event(number, name, told, streams[index].usage))
+            last, more = piece.finish_reason is not None, dict[str, object]()
+            if last:
+                more.update(await repeats.of(index, streams[index].text))
+            yield event(mistral.event(number, name, told, streams[index].usage, more))
         yield DONE

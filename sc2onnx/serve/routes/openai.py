@@ -17,6 +17,7 @@ from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import openai, tabby
 from sc2onnx.serve.exchange import Exchange, decoded, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
@@ -27,13 +28,14 @@ _SEGMENTS: Final = msgspec.json.Decoder(tabby.Body)
 
 
 class _Answering(NamedTuple):
-    """What all events of a stream have in common: their number, the
-    model's name, and its tokenizer.
+    """What all events of a stream have in common: their number, the model's name, its tokenizer,
+    and what says which files the answer repeats.
     """
 
     number: str
     name: str
     codec: Codec
+    repeats: Repeats
 
 
 class Routes:
@@ -67,6 +69,7 @@ class Routes:
         body = decoded(raw, _BODY)
         ask = openai.ask(body, self._exchange.settings)
         (name, model), number = self._exchange.service.model(ask.model), f"cmpl-{uuid.uuid4().hex}"
+        repeats = self._exchange.repeats(ask)
         echoes = [
             _echo(prompt, model.codec) if body.echo else ""
             for prompt in ask.prompts
@@ -74,7 +77,8 @@ class Routes:
         ]
         if ask.stream:
             streams = await self._exchange.streams(request, ask)
-            events = self._events(body, ask, streams, echoes, _Answering(number, name, model.codec))
+            answering = _Answering(number, name, model.codec, repeats)
+            events = self._events(body, ask, streams, echoes, answering)
             return self._exchange.streamed(streams, events, lambda refusal: event(error(refusal)))
         done = await self._exchange.completions(request, ask)
         empty = body.writes_nothing
@@ -87,6 +91,10 @@ class Routes:
             ]
 
         choices = chosen() if body.logprobs is None else await asyncio.to_thread(chosen)
+        choices = [
+            {**choice, **await repeats.of(index, each.text, len(echo))}
+            for index, (choice, each, echo) in enumerate(zip(choices, done, echoes, strict=True))
+        ]
         prompts = [each.usage for each in done[:: ask.samples]]
         used = openai.usage(prompts, [each.usage for each in done], empty=empty)
         return replied(openai.completion(number, name, choices, used))
@@ -104,13 +112,17 @@ class Routes:
         echoes: list[str],
         answering: _Answering,
     ) -> AsyncIterator[bytes]:
-        (number, name, codec), written = answering, [0] * len(streams)
+        (number, name, codec, repeats), written = answering, [0] * len(streams)
         async for index, piece in merged(streams):
             echo, echoes[index] = echoes[index], ""
             choice = openai.piece_choice(
                 index, piece, echo, codec, written[index], empty=body.writes_nothing
             )
             written[index] += len(echo) + len(piece.text)
+            if piece.finish_reason is not None:
+                text = streams[index].text
+                repeated = await repeats.of(index, text, written[index] - len(text))
+                choice = {**choice, **repeated}
             yield event(openai.completion(number, name, [choice], None))
         if body.usage_at_end:
             used = openai.usage(
