@@ -18,6 +18,7 @@ from sc2onnx.bundle.contract import (
     CARD_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
+    adapter_graph_files,
     graph_files,
     kernel_graph_files,
     plain_file_name,
@@ -120,6 +121,12 @@ class Manifest:
     def kernel_graphs(self) -> tuple[str, ...]:
         """Names of the graphs for the kernels, in order; none where this version has no such."""
         return kernel_graph_files(self.stages) if self.kernels == kernels.VERSION else ()
+
+    @property
+    def adapter_graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that take adapters, in order; none where the bundle has not all."""
+        names = adapter_graph_files(self.stages)
+        return names if all(name in self.files for name in names) else ()
 
     def to_json(self) -> str:
         """Return the text of ``sc2onnx.json``; the same manifest always gives the same bytes.

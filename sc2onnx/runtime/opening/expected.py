@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
 
+from sc2onnx.bundle.adapter_facts import module_shapes
+from sc2onnx.bundle.adapters import LANES, matrix_name
 from sc2onnx.bundle.contract import (
     ATTENTION_MASK,
     GREEDY_IDS,
@@ -53,12 +55,13 @@ Weight = tuple[int, tuple[int, ...]]
 class Part:
     """One of the graphs that a model is cut into, by the layers that it computes.
 
-    ``kernels``: that for the kernels.
+    ``kernels``: that for the kernels; ``adapters``: that which takes adapters.
     """
 
     manifest: Manifest
     layers: range
     kernels: bool = False
+    adapters: bool = False
 
     @property
     def first(self) -> bool:
@@ -177,7 +180,19 @@ def inputs(part: Part) -> Ports:
         found[NUM_LOGITS] = Port(INT64, (1,))
     if part.kernels:
         found |= dict.fromkeys((STEP_LENGTHS, CACHE_ROWS), Port(INT64, (None,)))
+    if part.adapters:
+        found |= _adapters(part)
     return Ports(found | _cache(part, "past"), frozenset({NUM_LOGITS}))
+
+
+def _adapters(part: Part) -> dict[str, Port]:
+    """Matrices of every module, and the lanes."""
+    found, shapes = {LANES: Port(part.element, (None, None))}, module_shapes(part.manifest.model)
+    for layer in part.layers:
+        for module, (inputs, outputs) in shapes.items():
+            found[matrix_name(layer, module, "A")] = Port(part.element, (inputs, None))
+            found[matrix_name(layer, module, "B")] = Port(part.element, (None, outputs))
+    return found
 
 
 def outputs(part: Part) -> Ports:

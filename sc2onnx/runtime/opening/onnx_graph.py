@@ -239,7 +239,7 @@ def _tensor(data: bytes) -> Tensor:
     raw = _read("initializer", data, _TENSOR)
     name, data_type = _text(raw.get("name", b"")), raw.get("data_type", 0)
     shape = tuple(map(_signed, raw.get("dims", ())))
-    least = 0 if len(shape) == 1 else 1  # what no run is told of is an empty list
+    least = 0 if len(shape) <= 2 else 1  # empty: what no run is told of, an adapter of no ranks
     if (
         data_type not in BITS
         or len(shape) > 8
