@@ -119,7 +119,7 @@ class Manifest:
     @property
     def kernel_graphs(self) -> tuple[str, ...]:
         """Names of the graphs for the kernels, in order; none where this version has no such."""
-        return kernel_graph_files(self.stages) if self.kernels == kernels.VERSION else ()
+        return kernel_graph_files(self.stages) if kernels.runs(self.kernels) else ()
 
     def to_json(self) -> str:
         """Return the text of ``sc2onnx.json``; the same manifest always gives the same bytes.
