@@ -41,7 +41,7 @@ CACHE_ROWS: Final = "cache_rows"
 step. Empty by default: in order.
 """
 
-ADAPTER_OF_TOKEN: Final = "adapter_of_token"
+ADAPTER_OF_TOKEN: Final = "adapter_of_token"  # noqa: S105  # no password
 """Input of these graphs, int64 (tokens,): the adapter of each token of a pass in the order of
 ``input_ids``, a number of the first axis of :data:`ADAPTER_TABLE`; -1: none. Empty by default:
 no token has one, and the other three inputs are not looked at.
@@ -69,6 +69,9 @@ lies in tiles of 16 outputs, (outputs / 16, rank, 16): in numpy
 ``B.reshape(-1, 16, rank).transpose(0, 2, 1)``. Kernels are fastest where matrices begin at
 multiples of 32 elements.
 """
+
+ADAPTER_INPUTS: Final = (ADAPTER_OF_TOKEN, ADAPTER_SCALES, ADAPTER_TABLE, ADAPTER_WEIGHTS)
+"""The inputs of adapters in the order in which a product takes them, behind all others."""
 
 ADAPTED: Final = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
 """A layer's products, in the order of their numbers."""
@@ -113,6 +116,11 @@ def version_for(target: Target, *, ring: bool, schemes: Iterable[Scheme], head_d
     used = set(schemes)
     fits = target.kernels and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
     return VERSION if fits else 0
+
+
+def runs(version: int) -> bool:
+    """Whether this version runs graphs for that version of the operators."""
+    return OLDEST <= version <= VERSION
 
 
 def graph_name(graph: str) -> str:

@@ -120,7 +120,7 @@ class Manifest:
     @property
     def kernel_graphs(self) -> tuple[str, ...]:
         """Names of the graphs for the kernels, in order; none where this version has no such."""
-        return kernel_graph_files(self.stages) if self.kernels == kernels.VERSION else ()
+        return kernel_graph_files(self.stages) if kernels.runs(self.kernels) else ()
 
     @property
     def adapter_graphs(self) -> tuple[str, ...]:

@@ -25,7 +25,16 @@ from sc2onnx.bundle.contract import (
     past_name,
     present_name,
 )
-from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
+from sc2onnx.bundle.kernels import (
+    ADAPTER_OF_TOKEN,
+    ADAPTER_SCALES,
+    ADAPTER_TABLE,
+    ADAPTER_WEIGHTS,
+    CACHE_ROWS,
+    STEP_LENGTHS,
+    WITH_ADAPTERS,
+    SegmentEntry,
+)
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.runtime.opening.onnx_graph import (
@@ -179,10 +188,23 @@ def inputs(part: Part) -> Ports:
     if part.last and manifest.made_for.own:
         found[NUM_LOGITS] = Port(INT64, (1,))
     if part.kernels:
-        found |= dict.fromkeys((STEP_LENGTHS, CACHE_ROWS), Port(INT64, (None,)))
+        found |= kernel_options(manifest.kernels)
     if part.adapters:
         found |= _adapters(part)
     return Ports(found | _cache(part, "past"), frozenset({NUM_LOGITS}))
+
+
+def kernel_options(version: int) -> dict[str, Port]:
+    """The inputs of graphs for that version of the kernels that need not be fed."""
+    found = dict.fromkeys((STEP_LENGTHS, CACHE_ROWS), Port(INT64, (None,)))
+    if version < WITH_ADAPTERS:
+        return found
+    return found | {
+        ADAPTER_OF_TOKEN: Port(INT64, (None,)),
+        ADAPTER_SCALES: Port(FLOAT, (None,)),
+        ADAPTER_TABLE: Port(INT64, (None, None, None, len(SegmentEntry._fields))),
+        ADAPTER_WEIGHTS: Port(FLOAT16, (None,)),
+    }
 
 
 def _adapters(part: Part) -> dict[str, Port]:

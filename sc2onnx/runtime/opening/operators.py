@@ -87,6 +87,7 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     BLOCKWISE_LINEAR: {
         **dict.fromkeys(("K", "N", "bits", "block_size", "epsilon"), _COMPARED),
         "gelu": _ints(1),
+        "product": _COMPARED,
     },
     RING_ATTENTION: {"num_heads": _COMPARED, "num_kv_heads": _COMPARED, "window": _COMPARED},
 }
