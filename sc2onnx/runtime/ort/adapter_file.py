@@ -40,7 +40,8 @@ def read_adapter(path: Path, facts: ModelFacts) -> tuple[AdapterFacts, dict[tupl
     _check_digest(file, described)
     try:
         parameters = ort.AdapterFormat.read_adapter(str(file)).get_parameters()
-        arrays = {name: value.numpy() for name, value in parameters.items()}
+        # copies: the file's memory goes with the values
+        arrays = {name: np.array(value.numpy()) for name, value in parameters.items()}
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise AdapterError(
             f"{file} is no adapter that onnxruntime reads ({str(error)[:200]}): {_AGAIN}"
@@ -88,7 +89,7 @@ def _pairs(
         for module, (inputs, outputs) in module_shapes(facts).items():
             names = [matrix_name(layer, module, which) for which in "AB"]
             pair = [arrays.pop(name, None) for name in names]
-            if pair == [None, None]:
+            if all(matrix is None for matrix in pair):
                 continue
             for name, matrix in zip(names, pair, strict=True):
                 if matrix is None:
