@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "serving",
     "route": "routing",
     "lsp": "lsp",
+    "adapter": "adapter",
     "info": "inspecting",
     "warm": "bundles",
     "push": "bundles",

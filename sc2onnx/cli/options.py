@@ -63,6 +63,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     read = "read the prompt from a file"
     parser.add_argument("--file", type=Path, metavar="FILE", help=read)
     common.special_tokens(parser)
+    common.adapter(parser)
     common.generation_options(parser)
     output = common.grouped(parser, "output")
     output.add_argument("--echo", action="store_true", help="print the prompt first")
@@ -86,12 +87,27 @@ def _infill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with", dest="others", type=Path, help=other, **repeated)
     common.order(parser)
     common.prompt_tokens(parser)
+    common.adapter(parser)
     common.generation_options(parser)
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help=common.BUNDLE)
     common.context(parser, "memory to run there (default: the model's context)")
+    common.revision(parser)
+    common.json_option(parser)
+
+
+def _adapter(parser: argparse.ArgumentParser) -> None:
+    action = "convert one, or say what a converted one is"
+    parser.add_argument("action", choices=("convert", "info"), help=action)
+    given = "peft's directory or hub id to convert; or the directory of a converted one"
+    parser.add_argument("adapter", help=given)
+    made = "the directory to make, for convert"
+    parser.add_argument("out", nargs="?", type=Path, help=made)
+    half = "write half-precision numbers, for other programs' graphs of half precision"
+    parser.add_argument("--half", action="store_true", help=half)
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     common.revision(parser)
     common.json_option(parser)
 
@@ -135,6 +151,7 @@ _FILL: Final[dict[str, tuple[str, str]]] = {
 _HERE: Final[dict[str, Fill]] = {
     "generate": _generate,
     "infill": _infill,
+    "adapter": _adapter,
     "info": _info,
     "warm": _warm,
     "push": _push,

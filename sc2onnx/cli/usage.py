@@ -112,6 +112,16 @@ COMMANDS: Final[dict[str, Command]] = {
             "sc2onnx lsp --server http://127.0.0.1:8012",
         ),
     ),
+    "adapter": Command(
+        "make an adapter loadable at run time, or say what one is",
+        """Convert a LoRA adapter that peft has saved, so that generate, infill, batch and serve
+        take it beside a bundle (--adapter). To have an adapter in a bundle's weights instead,
+        export with it.""",
+        (
+            "sc2onnx adapter convert peft-adapter sql-adapter",
+            "sc2onnx adapter info sql-adapter",
+        ),
+    ),
     "info": Command(
         "what a bundle is, and the memory it needs",
         """Tell what a bundle was made from and how, whether it is verified, and the memory that

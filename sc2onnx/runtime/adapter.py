@@ -13,7 +13,7 @@ class Adapter:
     ``name``: what requests call it. ``rank``: the largest of a module. ``nbytes``: that its
     matrices take in memory. ``path``: of the directory that it was read from. ``source``: what that
     was converted from; ``base``: the model that its makers name, which nobody checks. ``number``:
-    which of all that the process has loaded.
+    which of all that the process has loaded. ``sha256``: of the file with its matrices.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Adapter:
     source: str
     base: str
     number: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

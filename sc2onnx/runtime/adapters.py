@@ -50,6 +50,7 @@ class Adapters(Mapping[str, Adapter]):
                     described.source,
                     described.base,
                     next(_NUMBERS),
+                    described.sha256,
                 )
                 with self._engine.exclusive():
                     self._session.adapt(on=True)

@@ -176,6 +176,11 @@ def _check_seconds(name: str, value: object) -> None:
         raise RequestError(f"{name} is {shown(value)}, expected seconds, more than 0, or None")
 
 
+def owner_of(namespace: str | None, adapted: Adapted | None) -> Hashable:
+    """Whose caches serve a request: those of its namespace that were computed with its adapter."""
+    return namespace if adapted is None else (namespace, *adapted.key)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRules:
     """What of the options a row goes by. ``stop_tokens``: all that end it; ``prediction``: as
@@ -196,8 +201,8 @@ class GenerationRules:
 
     @property
     def owner(self) -> Hashable:
-        """Whose caches serve it: of its namespace, computed with its adapter."""
-        return self.namespace if self.adapted is None else (self.namespace, *self.adapted.key)
+        """See :func:`owner_of`."""
+        return owner_of(self.namespace, self.adapted)
 
     def __post_init__(self) -> None:
         most = whole_number("max_new_tokens", self.max_new_tokens, 1)

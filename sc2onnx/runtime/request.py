@@ -26,7 +26,7 @@ from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.infill_options import InfillOptions
-from sc2onnx.runtime.options import Ending, GenerationOptions, GenerationRules
+from sc2onnx.runtime.options import Ending, GenerationOptions, GenerationRules, owner_of
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
 from sc2onnx.runtime.text.lines import Lines
@@ -147,6 +147,11 @@ class Requests:
             prompt_logprobs=options.prompt_logprobs,
             adapted=self.adapted(options.adapter, options.adapter_scale),
         )
+
+    def owner(self, options: GenerationOptions) -> Hashable:
+        """Whose caches serve a request, see :func:`sc2onnx.runtime.options.owner_of`."""
+        adapted = self.adapted(options.adapter, options.adapter_scale)
+        return owner_of(options.namespace, adapted)
 
     def _predicted(self, prediction: str | None) -> tuple[int, ...]:
         if not prediction or self.drafting is None:

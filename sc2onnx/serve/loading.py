@@ -50,6 +50,10 @@ def loaded(configuration: Configuration) -> dict[str, Model]:
             store.limit = _kept(store.limit, configuration.workers)
         if "starcoder2" in name.lower():
             LOG.warning("the name %s %s", name, _CONTINUE)
+    first = next(iter(found.values()), None)
+    for name, directory in configuration.adapters.items():
+        assert first is not None
+        first.load_adapter(directory, name)
     return found
 
 
