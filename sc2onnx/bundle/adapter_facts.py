@@ -47,8 +47,7 @@ class AdapterFacts:
     format_version: int = field(default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
-        for name in ("kind", "source", "base", "exporter"):
-            make_plain(self, name)
+        make_plain(self, "kind", "source", "base", "exporter")
         if not 1 <= self.rank <= MOST_RANK:
             raise AdapterError(f"rank is {self.rank}, expected 1 to {MOST_RANK}: {_AGAIN}")
         if self.element not in ("float32", "float16"):

@@ -108,7 +108,6 @@ def _adapter(parser: argparse.ArgumentParser) -> None:
     half = "write half-precision numbers, for other programs' graphs of half precision"
     parser.add_argument("--half", action="store_true", help=half)
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
-    common.revision(parser)
     common.json_option(parser)
 
 

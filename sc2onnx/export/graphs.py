@@ -30,8 +30,8 @@ class Graphs:
     """The graphs of a plan.
 
     ``form``: with what the one for every runtime is built. ``kernel_form``: the same of the one for
-    our own operators, whose version is ``kernels``; None and 0 if they cannot compute the model. ``adapter_form``: of
-    the one that takes adapters; None where the target has none.
+    our own operators, whose version is ``kernels``; None and 0 if they cannot compute the model.
+    ``adapter_form``: of the one that takes adapters; None where the target has none.
     ``agreeing_steps``: which steps agree with each other (:mod:`sc2onnx.bundle.steps`).
     """
 

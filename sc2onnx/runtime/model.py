@@ -210,7 +210,8 @@ class Model:
         """Continue token ids with token ids, as an iterator that can be closed; needs no tokenizer.
 
         ``stop_tokens``: by default the checkpoint's end-of-text. ``adapter``: the name of one that
-        is loaded. Checked now, computed while it is iterated; closing it, from any thread, frees the cache, or leaves it to later requests.
+        is loaded. Checked now, computed while it is iterated; closing it, from any thread, frees
+        the cache, or leaves it to later requests.
         """
         rules = self.requests.token_rules(max_new_tokens, sampling, stop_tokens, logprobs, adapter)
         return TokenStream(self.engine, self.requests.row(prompt, rules, "tokens"))

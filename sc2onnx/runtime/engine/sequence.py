@@ -37,9 +37,7 @@ class TokenSequence:
     thread.
     """
 
-    def __init__(
-        self, engine: Engine, facts: ModelFacts, adapted: Adapted | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, facts: ModelFacts, adapted: Adapted | None = None) -> None:
         """``adapted``: with which adapter. Raises :class:`OutOfMemoryError`."""
         engine.process.check()
         self._engine, self._facts, self._adapted = engine, facts, adapted

@@ -161,12 +161,11 @@ class KernelBank(AdapterBank):
             return {ADAPTER_OF_TOKEN: np.zeros(0, np.int64), ADAPTER_SCALES: _NO_SCALES}
         places = {number: place for place, number in enumerate(self._held)}
         found = [-1 if each is None else places[each.adapter.number] for each, _ in tokens]
-        scales = [1.0 if each is None else each.scale for each, _ in tokens]
+        scales = np.array([1.0 if each is None else each.scale for each, _ in tokens], np.float32)
         counts = [count for _, count in tokens]
-        plain = all(scale == 1.0 for scale in scales)
         return {
             ADAPTER_OF_TOKEN: np.repeat(np.array(found, np.int64), counts),
-            ADAPTER_SCALES: _NO_SCALES if plain else np.repeat(np.float32(scales), counts),
+            ADAPTER_SCALES: _NO_SCALES if (scales == 1).all() else np.repeat(scales, counts),
         }
 
 

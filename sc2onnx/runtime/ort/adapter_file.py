@@ -1,4 +1,4 @@
-"""An adapter's directory -> its matrices, checked against the model before anything is made of them.
+"""An adapter's directory -> its matrices, checked against the model before they are used.
 
 ONNX Runtime reads the file, in its own format: it checks that the file is whole, and that the bytes
 of each matrix are as many as its shape says.

@@ -267,9 +267,7 @@ class _Part:
             elif array.dtype == np.uint16:  # bfloat16, as adapters' lanes are
                 value, device = home.filled(name, array), self._graph.device
                 where = device.kind, device.index
-                self._binding.bind_input(
-                    name, *where, BFLOAT16, array.shape, value.data_ptr()
-                )
+                self._binding.bind_input(name, *where, BFLOAT16, array.shape, value.data_ptr())
             else:
                 self._binding.bind_ortvalue_input(name, home.filled(name, array))
 

@@ -124,8 +124,8 @@ class Session:
         if self.kernels is not None:
             if on and ADAPTER_WEIGHTS not in self.graphs[0].inputs:
                 raise AdapterError(
-                    "the bundle's graphs for sc2onnx-kernels take no adapters: export it again with "
-                    "this version, or load it with kernels='off'"
+                    "the bundle's graphs for sc2onnx-kernels take no adapters: export it again "
+                    "with this version, or load it with kernels='off'"
                 )
             return
         if on == self._adapted:

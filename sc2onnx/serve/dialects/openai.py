@@ -248,7 +248,7 @@ def usage(prompts: Sequence[Usage], each: Sequence[Usage], *, empty: bool = Fals
 
 
 def models(bases: Mapping[str, str | None], since: int, context: int) -> Answer:
-    """The models that there are. ``bases``: of each, the model that it is an adapter of, or None."""
+    """The models that there are. ``bases``: of each, the one that it is an adapter of, or None."""
     data = [
         {
             "id": name,

@@ -65,8 +65,8 @@ class Routes:
     async def _no_scales(self, request: Request) -> Response:
         raise RefusedError(
             501,
-            "scales for all requests are not supported: send lora, [{id, scale}], with each, or the "
-            "adapter's name as its model",
+            "scales for all requests are not supported: send lora, [{id, scale}], with each, or "
+            "the adapter's name as its model",
             "not_supported_error",
         )
 
