@@ -24,6 +24,7 @@ from sc2onnx.bundle.contract import (
     plain_file_name,
 )
 from sc2onnx.bundle.facts import MOST_BYTES, CacheLayout, ModelFacts
+from sc2onnx.bundle.merged import MergedAdapter
 from sc2onnx.bundle.provenance import Provenance, Verification
 from sc2onnx.bundle.quantization import WITH_SCHEMES, Quantization
 from sc2onnx.bundle.records import parse, record
@@ -134,6 +135,8 @@ class Manifest:
         A manifest of an earlier format is written again in that format.
         """
         fields = asdict(self)
+        if not self.provenance.adapters:  # as versions wrote it that knew none
+            del fields["provenance"]["adapters"]
         if self.format_version < _WITH_KERNELS:
             del fields["kernels"]
         if self.quantization is not None and self.format_version < WITH_SCHEMES:
@@ -152,6 +155,8 @@ class Manifest:
             facts["eos_token_ids"] = _listed("eos_token_ids", facts["eos_token_ids"])
             allowed = origin.get("allowed_settings", [])
             origin["allowed_settings"] = _listed("allowed_settings", allowed)
+            merged = _listed("adapters", origin.get("adapters", []))
+            origin["adapters"] = tuple(record(MergedAdapter, adapter) for adapter in merged)
             version, quantization = raw["format_version"], raw.get("quantization")
             verification = raw.get("verification")
             parsed = dict(

@@ -43,6 +43,13 @@ def allow_setting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-setting", action="append", default=[], metavar="KEY", help=vouched)
 
 
+def adapter(parser: argparse.ArgumentParser, more: str) -> None:
+    """Add ``--adapter``, which can be repeated; ``more`` says what is done with one."""
+    summary = f"a LoRA adapter: directory as peft saves it, or hub id; {more} (repeatable)"
+    group = grouped(parser, "adapters")
+    group.add_argument("--adapter", action="append", default=[], metavar="DIR", help=summary)
+
+
 def context(parser: argparse.ArgumentParser, more: str, **how: Any) -> None:
     """Add ``--context``, a number of tokens to look at, or with ``nargs`` several."""
     summary = f"look at so many tokens of context; {more}"

@@ -74,6 +74,19 @@ def own_names(names: Iterable[str]) -> dict[str, str]:
     return {name: new for new, name in own.items()}
 
 
+def own_name(name: str) -> str:
+    """StarCoder2's own name for one tensor of an adapter, or the name as it is.
+
+    It is what :func:`own_names` makes of a name of a model, whatever others begin with:
+    ``base_model.model.model.layers.0.mlp.c_fc.lora_A.weight`` becomes
+    ``model.layers.0.mlp.c_fc.lora_A.weight``.
+    """
+    _, rest = _split(name)
+    if not rest:
+        return name
+    return ".".join(rest if rest[0] == _HEAD else ("model", *rest))
+
+
 def instead(missing: list[str], found: Iterable[str], layers: int) -> str:
     """What a checkpoint that lacks tensors has in their place, in a clause."""
     names = list(found)

@@ -31,6 +31,11 @@ def described(
     )
     return {
         "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
+        **(
+            {"adapters": ", ".join(map(str, origin.adapters)) + ", merged"}
+            if origin.adapters
+            else {}
+        ),
         "licence": origin.license or "not stated by the source",
         ("precision"): (
             f"{manifest.precision}, for {manifest.target} (ONNX opset "
