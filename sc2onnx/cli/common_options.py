@@ -83,7 +83,7 @@ def prompt_tokens(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-tokens", type=int, metavar="N", help=summary)
 
 
-def adapter(parser: argparse.ArgumentParser) -> None:
+def run_adapter(parser: argparse.ArgumentParser) -> None:
     """Add ``--adapter``, which a bundle is run with."""
     summary = "run with an adapter, which `sc2onnx adapter convert` has made"
     parser.add_argument("--adapter", metavar="DIRECTORY", help=summary)

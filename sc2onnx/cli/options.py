@@ -63,7 +63,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     read = "read the prompt from a file"
     parser.add_argument("--file", type=Path, metavar="FILE", help=read)
     common.special_tokens(parser)
-    common.adapter(parser)
+    common.run_adapter(parser)
     common.generation_options(parser)
     output = common.grouped(parser, "output")
     output.add_argument("--echo", action="store_true", help="print the prompt first")
@@ -87,7 +87,7 @@ def _infill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with", dest="others", type=Path, help=other, **repeated)
     common.order(parser)
     common.prompt_tokens(parser)
-    common.adapter(parser)
+    common.run_adapter(parser)
     common.generation_options(parser)
 
 

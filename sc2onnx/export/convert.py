@@ -32,7 +32,7 @@ from sc2onnx.export.stored import StoredTensor, is_file, read_header, read_json
 
 _MATRIX: Final = re.compile(
     r".*\blayers\.(?P<layer>\d{1,3})\.(?P<module>(?:self_attn|mlp)\.\w+)\.lora_(?P<which>[AB])"
-    r"(?:\.\w+)?(?:\.weight)?"
+    r"(?:\.(?!bias$)\w+)?(?:\.weight)?"
 )
 _MODULES: Final = tuple(module for modules in MODULES.values() for module in modules)
 _MERGE: Final = "merge it at export (sc2onnx export BASE OUT --adapter DIR)"

@@ -146,7 +146,8 @@ def test_every_way_to_ask_takes_an_adapter(adapted: Adapted) -> None:
         expected.tokens
     ]
     infilled = model.infill("def f(", "):\n    return a + b\n", **chosen)
-    assert infilled.tokens != model.infill("def f(", "):\n    return a + b\n", max_new_tokens=8)
+    plainly = model.infill("def f(", "):\n    return a + b\n", max_new_tokens=8)
+    assert infilled.tokens != plainly.tokens
     scored = model.generate(PROMPTS[0], logprobs=True, prompt_logprobs=True, **chosen)
     plain = model.generate(PROMPTS[0], logprobs=True, prompt_logprobs=True, max_new_tokens=8)
     assert scored.prompt is not None
@@ -159,7 +160,8 @@ def test_caches_of_one_adapter_serve_no_other(adapted: Adapted) -> None:
     model.forget()
 
     def reused(name: str | None, **options: Any) -> int:
-        return model.generate(text, adapter=name, max_new_tokens=2, **options).reused_tokens
+        done: sc2onnx.Completion = model.generate(text, adapter=name, max_new_tokens=2, **options)
+        return done.reused_tokens
 
     assert reused("all") == 0
     assert reused(None) == 0

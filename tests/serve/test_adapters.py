@@ -15,7 +15,7 @@ from sc2onnx.serve.loading import loaded
 from tests.adapters import ATTENTION, random_adapter
 from tests.serve.conftest import Served, serving
 
-PROMPT = "def fib(n):\n    "
+PROMPT = "import os\n\nfor name in "
 BEFORE, AFTER = "def add(a, b):\n    return ", "\n\nprint(add(1, 2))\n"
 
 
@@ -73,9 +73,10 @@ def test_an_adapter_goes_as_a_model_in_every_dialect(
         assert done["model"] == (name or "mini")
         assert served.post(*llama(name)).json()["content"] == text
         assert served.post(*ollama(name)).json()["response"] == text
-        route, body = f"/v2/models/{name or 'mini'}/generate", {"text_input": PROMPT}
-        body |= {"parameters": {"max_tokens": 12, "temperature": 0}}
-        assert served.post(route, body).json()["text_output"] == text
+        parameters = {"max_tokens": 12, "temperature": 0}
+        body = {"text_input": PROMPT, "parameters": parameters}
+        done = served.post(f"/v2/models/{name or 'mini'}/generate", body).json()
+        assert done["text_output"] == text
 
 
 def test_models_lists_adapters_with_their_base(served: Served) -> None:
