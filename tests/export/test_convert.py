@@ -67,7 +67,9 @@ def made(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.fixture(scope="module")
-def adapters(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Path, Path]]:
+def adapters(
+    made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, tuple[Path, Path]]:
     """By kind: as peft saved it, and converted."""
     out, found = tmp_path_factory.mktemp("converted"), {}
     for name, settings in KINDS.items():
@@ -221,5 +223,7 @@ def test_an_adapter_of_another_model_is_refused(
     (changed / "adapter_config.json").write_bytes(config)
     save_file(wide, changed / "adapter_model.safetensors")
     convert_adapter(changed, tmp_path / "out")
-    with pytest.raises(AdapterError, match=r"are \(512, 2\) and \(2, 128\), expected \(256, rank\)"):
+    with pytest.raises(
+        AdapterError, match=r"are \(512, 2\) and \(2, 128\), expected \(256, rank\)"
+    ):
         model.load_adapter(tmp_path / "out")

@@ -266,5 +266,3 @@ def test_a_request_for_an_adapter_that_is_none(
 ) -> None:
     with pytest.raises(RequestError, match=told):
         fresh.generate(PROMPTS[0], **options)
-
-

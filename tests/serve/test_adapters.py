@@ -129,9 +129,7 @@ def test_infilling_takes_an_adapter(served: Served) -> None:
         ("sql", 400, "lora"),
     ],
 )
-def test_a_lora_that_cannot_be_used(
-    served: Served, lora: object, status: int, told: str
-) -> None:
+def test_a_lora_that_cannot_be_used(served: Served, lora: object, status: int, told: str) -> None:
     reply = served.post(*llama("", lora=lora))
     assert reply.status_code == status
     assert told in reply.json()["error"]["message"]
