@@ -1,10 +1,10 @@
-"""The graph that takes adapters: in stages, for other runtimes, and refused where it is not ours."""
+"""The graph that takes adapters: in stages, for others, and refused where it is not ours."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,8 @@ def test_a_bundle_of_earlier_versions_says_what_to_do(copy: Path, adapter: Path)
 
 
 @pytest.fixture
-def model(exported: Exported) -> Iterator[sc2onnx.Model]:
-    yield sc2onnx.load(exported("fp32"))
+def model(exported: Exported) -> sc2onnx.Model:
+    return sc2onnx.load(exported("fp32"))
 
 
 def test_without_an_adapter_the_usual_graph_is_run(model: sc2onnx.Model, adapter: Path) -> None:

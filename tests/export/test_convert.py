@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,11 @@ def adapters(
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Path, adapters: Mapping[str, tuple[Path, Path]]) -> Iterator[sc2onnx.Model]:
+def model(bundle: Path, adapters: Mapping[str, tuple[Path, Path]]) -> sc2onnx.Model:
     loaded = sc2onnx.load(bundle, speculate=False)
     for name, (_, converted) in adapters.items():
         loaded.load_adapter(converted, name)
-    yield loaded
+    return loaded
 
 
 def test_logits_and_tokens_are_those_of_peft(
