@@ -111,7 +111,7 @@ def test_onnxruntimes_own_adapters_run_the_graph_of_other_runtimes(
 
 def test_the_file_that_is_written_is_what_onnxruntime_writes(tmp_path: Path) -> None:
     random = np.random.default_rng(4)
-    found = {
+    found: dict[str, npt.NDArray[Any]] = {
         "first": random.normal(size=(7, 3)).astype(np.float32),
         "second": random.normal(size=(3, 9)).astype(np.float16),
     }
