@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from dataclasses import asdict
 
 from sc2onnx.cli.outputs import print_json
 from sc2onnx.cli.terminal import say
@@ -34,7 +34,11 @@ def export(args: argparse.Namespace) -> int:
     )
     seconds = time.perf_counter() - began
     if args.json:
-        facts = {"bundle": str(args.out), "seconds": seconds, "manifest": asdict(manifest)}
+        facts = {
+            "bundle": str(args.out),
+            "seconds": seconds,
+            "manifest": json.loads(manifest.to_json()),
+        }
         print_json(facts)
         return 0
     size = f"{manifest.weight_bytes / 1e9:.3f} GB"

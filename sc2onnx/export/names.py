@@ -11,19 +11,9 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Final
 
+from sc2onnx.bundle.wrappers import WRAPPERS
 from sc2onnx.errors import TensorError
 from sc2onnx.export.shown import brief, name_of
-
-_WRAPPERS: Final[Mapping[str, str]] = {
-    "_orig_mod": "torch.compile",
-    "module": "DistributedDataParallel or DeepSpeed",
-    "_fsdp_wrapped_module": "FullyShardedDataParallel",
-    "_fpw_module": "FairScale",
-    "_checkpoint_wrapped_module": "activation checkpointing",
-    "_forward_module": "Lightning Fabric",
-    "_dmp_wrapped_module": "torchrec",
-}
-"""Attributes under which wrappers keep the module, in whole models and single layers, and whose."""
 
 _HOLDERS: Final[Mapping[str, str]] = {
     "model": "a class around the model, such as Lightning's",
@@ -117,9 +107,9 @@ def _split(name: str) -> tuple[_Segments, _Segments]:
     segments = name.split(".")
     for number, segment in enumerate(segments):
         if segment in _BODY or segment == _HEAD:
-            rest = (part for part in segments[number:] if part not in _WRAPPERS)
+            rest = (part for part in segments[number:] if part not in WRAPPERS)
             return tuple(segments[:number]), tuple(rest)
-        if segment not in _WRAPPERS and segment not in _HOLDERS:
+        if segment not in WRAPPERS and segment not in _HOLDERS:
             break
     return (), ()
 
@@ -139,8 +129,8 @@ def _only(prefixes: Counter[_Segments]) -> _Segments:
 
 
 def _mixed(prefix: _Segments, other: _Segments, whose: str) -> TensorError:
-    wrapped = max(prefix, other, key=lambda segments: len(set(segments) & set(_WRAPPERS)))
-    origins = {**_WRAPPERS, **_HOLDERS}
+    wrapped = max(prefix, other, key=lambda segments: len(set(segments) & set(WRAPPERS)))
+    origins = {**WRAPPERS, **_HOLDERS}
     whence = ", ".join(dict.fromkeys(origins[segment] for segment in wrapped)) or "nothing"
     return TensorError(
         f"tensors begin with {_shown(prefix)}, {whose} with {_shown(other)} (from {whence}), "

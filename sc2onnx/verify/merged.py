@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.merged import MergedAdapter
+from sc2onnx.bundle.wrappers import PATTERN
 from sc2onnx.errors import CheckpointError, MissingDependencyError
 from sc2onnx.hints import install
 
@@ -67,9 +68,8 @@ class Merged:
     def into(self, model: Starcoder2ForCausalLM) -> Starcoder2ForCausalLM:
         """The model with the adapters merged.
 
-        It gets the rows for new tokens that the adapters bring, and a head of its own where they
-        part head and embedding: peft adds to both of a tied pair what it merges into one. Raises
-        :class:`CheckpointError` and :class:`MissingDependencyError`.
+        It gets the rows for new tokens that the adapters bring. Raises :class:`CheckpointError` and
+        :class:`MissingDependencyError`.
         """
         try:
             from peft import PeftModel
@@ -80,13 +80,8 @@ class Merged:
         try:
             with warnings.catch_warnings(action="ignore"):
                 self._prepare(model)
-                adapted = PeftModel.from_pretrained(model, self.paths[0], adapter_name="0")
-                for number, path in enumerate(self.paths[1:], start=1):
-                    adapted.load_adapter(path, adapter_name=str(number))
-                names = [str(number) for number in range(len(self.paths))]
-                adapted.base_model.set_adapter(names)
-                self._weigh(adapted)
-                merged: Any = adapted.merge_and_unload()
+                merged = self._adapted(model, PeftModel).merge_and_unload()
+                self._tie(merged)
         except Exception as error:  # peft, safetensors and huggingface_hub each have their own
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
@@ -96,6 +91,20 @@ class Merged:
         made: Starcoder2ForCausalLM = merged.eval()
         return made
 
+    def _adapted(self, model: Starcoder2ForCausalLM, peft_model: Any) -> Any:
+        """The model with all adapters at work, none of them merged."""
+        adapted: Any = None
+        for number, path in enumerate(self.paths):
+            how = {"adapter_name": str(number), "key_mapping": {PATTERN: ""}}
+            if adapted is None:
+                adapted = peft_model.from_pretrained(model, path, **how)
+            else:
+                adapted.load_adapter(path, **how)
+        adapted.base_model.set_adapter([str(number) for number in range(len(self.paths))])
+        self._weigh(adapted)
+        _part(adapted.base_model.model)
+        return adapted
+
     def _prepare(self, model: Starcoder2ForCausalLM) -> None:
         if model.config.vocab_size != self.facts.vocab_size:
             model.resize_token_embeddings(self.facts.vocab_size, mean_resizing=False)
@@ -104,12 +113,35 @@ class Merged:
             model.lm_head.weight = torch.nn.Parameter(weight)
             model.config.tie_word_embeddings = False
 
+    def _tie(self, model: Starcoder2ForCausalLM) -> None:
+        """Make the head the embedding again where both are equal, and the bundle has one."""
+        embedding = model.model.embed_tokens.weight
+        if self.facts.tied_embeddings and torch.equal(model.lm_head.weight, embedding):
+            model.lm_head.weight = embedding
+
     def _weigh(self, adapted: Any) -> None:
         """Multiply each adapter's scale by its weight."""
         for module in adapted.modules():
             for number, record in enumerate(self.records):
                 if record.weight != 1 and hasattr(module, "set_scale"):
                     module.set_scale(str(number), record.weight)
+
+
+def _part(model: Any) -> None:
+    """Give the head numbers of its own: peft adds to both of a pair what it merges into one."""
+    embedding, head = _innermost(model.model.embed_tokens), _innermost(model.lm_head)
+    if head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
+
+
+def _innermost(module: Any) -> Any:
+    """The module that peft has wrapped."""
+    while True:
+        held = getattr(module, "token_adapter", module)
+        inner = getattr(held, "base_layer", None)
+        if inner is None:
+            return module
+        module = inner
 
 
 def _check_same(path: str, record: MergedAdapter) -> None:

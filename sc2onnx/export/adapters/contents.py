@@ -19,6 +19,7 @@ from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.names import own_name
 from sc2onnx.export.shown import brief, name_of
 from sc2onnx.export.stored import StoredTensor
+from sc2onnx.export.tying import equal
 from sc2onnx.export.weights import checkpoint_shapes, some_tensors
 
 Shape = tuple[int, ...]
@@ -29,7 +30,8 @@ _NAME: Final = re.compile(
     r"(?P<part>lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(?:\.(?!weight$|bias$)\w+)?"
     r"(?P<kind>\.weight|\.bias)?"
     r"|token_adapter\.(?P<tokens>trainable_tokens_delta)(?:\.\w+)?"
-    r"|(?:base_layer\.|modules_to_save\.(?:(?!weight$|bias$)\w+\.)?)?(?P<own>weight|bias))"
+    r"|(?:(?P<old>original_module\.)|base_layer\.|modules_to_save\.(?:(?!weight$|bias$)\w+\.)?)?"
+    r"(?P<own>weight|bias))"
 )
 """``MODULE.lora_A.weight``, with the adapter's name in it where a state was saved raw, or what
 takes the place of the module's own tensor."""
@@ -126,6 +128,8 @@ class Contents:
         module = found["module"]
         if found["tokens"]:
             here, key, fits = self.tokens, module, module in self.targets.tokens
+        elif found["old"]:
+            return module in self.targets.saved  # what was there before, which nothing reads
         elif found["own"]:
             key = f"{module}.{found['own']}"
             here, fits = self.replaced, key in self.shapes
@@ -135,10 +139,10 @@ class Contents:
             here = self.low_rank.setdefault(module, {}) if fits else {}
         if not fits:
             return False
-        if key in here:
+        if key in here and not equal(here[key], tensor):  # some are saved under two names
             raise TensorError(
                 f"{self.whose} has {some_tensors([here[key].name, tensor.name])} for one thing, "
-                "expected one: save the adapter again with peft"
+                "which differ, expected one: save the adapter again with peft"
             )
         here[key] = tensor
         return True

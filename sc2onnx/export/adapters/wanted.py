@@ -9,7 +9,7 @@ from typing import TypeAlias
 from sc2onnx.errors import RequestError
 from sc2onnx.export.shown import brief, name_of
 
-Wanted: TypeAlias = Sequence[str | Path] | Mapping[str | Path, float] | Mapping[str, float]
+Wanted: TypeAlias = Sequence[str | Path] | Mapping[str, float] | Mapping[Path, float]
 """Directories or hub ids of adapters, or these with the weight of each."""
 
 
