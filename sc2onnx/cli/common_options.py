@@ -45,7 +45,7 @@ def allow_setting(parser: argparse.ArgumentParser) -> None:
 
 def adapter(parser: argparse.ArgumentParser, more: str) -> None:
     """Add ``--adapter``, which can be repeated; ``more`` says what is done with one."""
-    summary = f"a LoRA adapter: directory as peft saves it, or hub id; {more} (repeatable)"
+    summary = f"a LoRA adapter; as peft saves it, or its hub id: {more} (repeatable)"
     group = grouped(parser, "adapters")
     group.add_argument("--adapter", action="append", default=[], metavar="DIR", help=summary)
 
@@ -85,8 +85,8 @@ def prompt_tokens(parser: argparse.ArgumentParser) -> None:
 
 def run_adapter(parser: argparse.ArgumentParser) -> None:
     """Add ``--adapter``, which a bundle is run with."""
-    summary = "run with an adapter, which `sc2onnx adapter convert` has made"
-    parser.add_argument("--adapter", metavar="DIRECTORY", help=summary)
+    summary = "a LoRA adapter; as `sc2onnx adapter convert` makes it: run with it"
+    parser.add_argument("--adapter", metavar="DIR", help=summary)
 
 
 def special_tokens(parser: argparse.ArgumentParser) -> None:

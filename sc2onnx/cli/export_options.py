@@ -34,7 +34,9 @@ def export(parser: argparse.ArgumentParser) -> None:
     _adapters(parser)
     _calibration(parser)
     output = common.grouped(parser, "output")
-    output.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
+    output.add_argument(
+        "--overwrite", action="store_true", help="replace what is at OUT; a bundle alone"
+    )
     common.json_option(parser)
     common.quiet(parser)
 

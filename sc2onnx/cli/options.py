@@ -107,7 +107,9 @@ def _adapter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", nargs="?", type=Path, help=made)
     half = "write half-precision numbers, for other programs' graphs of half precision"
     parser.add_argument("--half", action="store_true", help=half)
-    parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is at OUT; an adapter alone"
+    )
     common.json_option(parser)
 
 

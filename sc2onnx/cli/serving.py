@@ -76,7 +76,7 @@ def _flags(args: argparse.Namespace) -> Given:
         if value is not None:
             given[name] = tuple(value) if name in _FLAGS else value
     if args.adapter:
-        given["adapters"] = named(args.adapter, "--adapter", what="DIRECTORY")
+        given["adapters"] = named(args.adapter, "--adapter", what="DIR")
     models = _named(args)
     return {**given, "models": models} if models else given
 

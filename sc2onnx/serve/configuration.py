@@ -201,7 +201,7 @@ def _parted(source: str, key: str, value: str) -> Any:
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()]
     if key == "adapters":
-        return named(parts, source, what="DIRECTORY")
+        return named(parts, source, what="DIR")
     return named(parts, source) if key == "models" else parts
 
 

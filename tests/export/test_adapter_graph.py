@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -21,6 +23,7 @@ from sc2onnx.errors import AdapterError, BundleIntegrityError
 from sc2onnx.export import Calibration, export
 from sc2onnx.export.onnx_adapter import onnx_adapter
 from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.adapter_bank import LaneBank
 from tests.adapters import random_adapter
 from tests.runtime.opening.test_agreement import edit, replace
 
@@ -82,6 +85,27 @@ def test_whatever_a_graph_is_made_of_it_takes_the_same_adapter(
         found.append(logits(model, tokens, "mine"))
     tolerance = 0 if kernels == "on" else 1e-5
     assert np.abs(found[1] - found[0]).max() <= tolerance * np.abs(found[0]).max()
+
+
+def test_in_half_precision_an_adapter_does_what_it_does_in_float32(
+    exported: Exported, adapter: Path, reference: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """A graph for a GPU, on the CPU."""
+    found = []
+    for bundle in (exported("fp32"), exported("fp16", "cuda")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model = sc2onnx.load(bundle)
+        model.load_adapter(adapter)
+        found.append(logits(model, reference["tokens"][:60], "mine"))
+    assert np.abs(found[1] - found[0]).max() <= 2e-2 * np.abs(found[0]).max()
+
+
+def test_bfloat16_is_rounded_to_the_nearest(exported: Exported) -> None:
+    numbers = np.random.default_rng(8).normal(size=(16, 2)).astype(np.float32)
+    bank = LaneBank(Bundle.open(exported("fp32")).manifest.model, "bfloat16")
+    (pair,) = bank.prepared({(0, "mlp.c_fc"): (numbers, numbers.T)}).values()
+    np.testing.assert_array_equal(pair[0].view(ml_dtypes.bfloat16), numbers.astype("bfloat16"))
 
 
 def test_onnxruntimes_own_adapters_run_the_graph_of_other_runtimes(

@@ -198,7 +198,7 @@ def test_bundles_of_the_command_line_replace_the_files(bundle: Path, tmp_path: P
         ("[models]\na = 'absent'", ["--alias", "b"], "without a BUNDLE"),
         ("hots = 'x'", [], "did you mean host"),
         ("[models]\na = 'x'\n[adapters]\na = 'y'", [], "the name of a model and of an adapter"),
-        ("[models]\na = 'x'", ["--adapter", "b"], "--adapter is 'b', expected NAME=DIRECTORY"),
+        ("[models]\na = 'x'", ["--adapter", "b"], "--adapter is 'b', expected NAME=DIR"),
         ("host = '0.0.0.0'\n[models]\na = 'x'", [], "without a key"),
         ("key_files = ['none-there']\n[models]\na = 'x'", [], "none-there cannot be read"),
     ],

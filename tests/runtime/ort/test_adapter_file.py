@@ -120,10 +120,12 @@ def test_descriptions_that_are_none(facts: ModelFacts, found: Found, tmp_path: P
     place = write(tmp_path / "x", found)
     for text in ("", "[]", "{", '{"rank": 1, "rank": 2}', " " * (1 << 17), "\xff"):
         (place / FACTS_FILE).write_text(text, encoding="latin-1")
-        with pytest.raises(AdapterError, match="is malformed|has format_version None"):
+        with pytest.raises(AdapterError, match=r"is malformed|has format_version None"):
             read_adapter(place, facts)
     (place / FACTS_FILE).unlink()
-    with pytest.raises(AdapterError, match="is no converted adapter .*sc2onnx adapter convert PEFT_DIR"):
+    with pytest.raises(
+        AdapterError, match=r"is no converted adapter .*sc2onnx adapter convert PEFT_DIR"
+    ):
         read_adapter(place, facts)
     describe(place, found)
     (place / MATRICES_FILE).unlink()
