@@ -15,7 +15,7 @@ def adapter(args: argparse.Namespace) -> int:
     """Run ``adapter``."""
     if args.action == "info":
         return _info(args)
-    from sc2onnx.export.convert import convert_adapter
+    from sc2onnx.export import convert_adapter
 
     if args.out is None:
         raise RequestError("there is no OUT, expected a directory to make: give one")

@@ -53,7 +53,8 @@ def loaded(configuration: Configuration) -> dict[str, Model]:
     first = next(iter(found.values()), None)
     for name, directory in configuration.adapters.items():
         assert first is not None
-        first.load_adapter(directory, name)
+        adapter = first.load_adapter(directory, name)
+        LOG.info("adapter %s: rank %d, %.1f MB", name, adapter.rank, adapter.nbytes / 1e6)
     return found
 
 

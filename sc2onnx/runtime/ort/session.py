@@ -125,7 +125,7 @@ class Session:
             if on and ADAPTER_WEIGHTS not in self.graphs[0].inputs:
                 raise AdapterError(
                     "the bundle's graphs for sc2onnx-kernels take no adapters: export it again "
-                    "with this version, or load it with kernels='off'"
+                    "with this version, or merge the adapter (sc2onnx export --adapter)"
                 )
             return
         if on == self._adapted:
