@@ -32,9 +32,13 @@ Exported = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(
+    checkpoint: Path, bundle: Path, int8_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
     """Bundles of the mini checkpoint, each made once."""
-    made, out = dict[tuple[Any, ...], Path](), tmp_path_factory.mktemp("exported")
+    made: dict[tuple[Any, ...], Path] = {("fp32", "cpu", 1): bundle}
+    made["int8", "cpu", 1] = int8_bundle
+    out = tmp_path_factory.mktemp("exported")
 
     def of(precision: str, target: str = "cpu", stages: int = 1) -> Path:
         key = precision, target, stages
