@@ -252,7 +252,9 @@ def test_a_tensor_in_two_shards_is_refused(make_checkpoint: Make) -> None:
     opened = Checkpoint.open(directory)
     inside = [name for name, tensor in stored_in(opened).items() if tensor.file.name == FIRST]
     other = {
-        name: whole(tensor) for name, tensor in stored_in(opened).items() if tensor.file.name == SECOND
+        name: whole(tensor)
+        for name, tensor in stored_in(opened).items()
+        if tensor.file.name == SECOND
     }
     save_file({**other, inside[0]: np.zeros(1, np.float32)}, directory / SECOND)
     with pytest.raises(
