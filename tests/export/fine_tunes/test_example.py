@@ -18,7 +18,7 @@ pytestmark = pytest.mark.torch
 
 def test_what_the_example_trains_is_merged(base: Path, tmp_path: Path) -> None:
     script = ROOT / "examples" / "fine-tune" / "train.py"
-    command = [sys.executable, script, base, tmp_path / "lora", script, "--steps", "3"]
+    command = [sys.executable, *map(str, (script, base, tmp_path / "lora", script)), "--steps", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     losses = [float(line.split()[-1]) for line in done.stdout.splitlines() if "loss" in line]
