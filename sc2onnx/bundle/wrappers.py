@@ -16,5 +16,10 @@ WRAPPERS: Final[Mapping[str, str]] = {
 }
 """Attributes under which wrappers keep the module, in whole models and single layers, and whose."""
 
-PATTERN: Final = rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\."
-"""An expression for each such part of a name."""
+_ANY: Final = "|".join(WRAPPERS)
+
+RENAMED: Final[Mapping[str, str]] = {
+    rf"^(?:(?:{_ANY}|base_model\.model|pretrained_model)\.)+": "",
+    rf"(?<=\.)(?:(?:{_ANY})\.)+": "",
+}
+"""Expressions for what is in front of a name and inside it, each to be replaced once."""

@@ -38,8 +38,7 @@ COMMANDS: Final[dict[str, Command]] = {
         (
             "sc2onnx export bigcode/starcoder2-3b starcoder2-3b",
             "sc2onnx export checkpoint starcoder2-int4 --precision int4 --calibration a.py b.py",
-            "sc2onnx export bigcode/starcoder2-3b mine --adapter sql-lora --adapter style-lora \\\n"
-            "    --weights 1 0.5",
+            "sc2onnx export bigcode/starcoder2-3b mine --adapter sql --adapter go --weights 1 0.5",
         ),
     ),
     "plan": Command(

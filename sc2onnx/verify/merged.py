@@ -16,7 +16,7 @@ from transformers.utils.hub import cached_file
 from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.merged import MergedAdapter
-from sc2onnx.bundle.wrappers import PATTERN
+from sc2onnx.bundle.wrappers import RENAMED
 from sc2onnx.errors import CheckpointError, MissingDependencyError
 from sc2onnx.hints import install
 
@@ -95,7 +95,7 @@ class Merged:
         """The model with all adapters at work, none of them merged."""
         adapted: Any = None
         for number, path in enumerate(self.paths):
-            how = {"adapter_name": str(number), "key_mapping": {PATTERN: ""}}
+            how = {"adapter_name": str(number), "key_mapping": dict(RENAMED)}
             if adapted is None:
                 adapted = peft_model.from_pretrained(model, path, **how)
             else:

@@ -16,7 +16,7 @@ from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
 from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.bundle.wrappers import PATTERN
+from sc2onnx.bundle.wrappers import RENAMED
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.verify.criterion import ACTIVATIONS, UNIT_ROUNDOFF
@@ -66,7 +66,7 @@ class Reference:
                 dtype=torch.float32,
                 attn_implementation=attention,
                 output_loading_info=True,
-                key_mapping={PATTERN: ""},
+                key_mapping=dict(RENAMED),
             )
         except Exception as error:
             # transformers, safetensors and huggingface_hub each have their own

@@ -35,7 +35,7 @@ def base(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config: Any = transformers.Starcoder2Config
     config = config(
-        vocab_size=4096, hidden_size=64, intermediate_size=160, num_hidden_layers=3,
+        vocab_size=4096, hidden_size=64, intermediate_size=192, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
         sliding_window=16, initializer_range=0.15, bos_token_id=0, eos_token_id=0,
         rope_theta=10000.0, use_bias=True, tie_word_embeddings=True,

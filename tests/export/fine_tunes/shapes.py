@@ -282,6 +282,7 @@ SHAPES: dict[str, Callable[[Path, Path], Made]] = {
     "trl, whole": trained_by_trl,
     "torch.compile": renamed("_orig_mod."),
     "FSDP": renamed("_fsdp_wrapped_module."),
+    "DDP in torch.compile": renamed("_orig_mod.module."),
     # adapters
     "attention": with_adapter(target_modules=ATTENTION),
     "all products": with_adapter(target_modules="all-linear", dtype=torch.bfloat16),

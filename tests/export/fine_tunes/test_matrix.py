@@ -19,7 +19,7 @@ import sc2onnx
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.export import export
 from sc2onnx.verify import verify
-from tests.export.fine_tunes.shapes import SHAPES, Made
+from tests.export.fine_tunes.shapes import CHATML, INSTRUCT, SHAPES, Made, tokenizer
 
 pytestmark = pytest.mark.torch
 
@@ -68,3 +68,30 @@ def test_no_adapter_changes_nothing(base: Path, tmp_path: Path) -> None:
     tokens = sc2onnx.load(tmp_path / "bundle").generate_tokens(PROMPT, max_new_tokens=TOKENS)
     assert Manifest.read(tmp_path / "bundle").provenance.adapters == ()
     assert [token.id for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "end"),
+    [
+        ("ChatML", CHATML, "<|im_end|>"),
+        ("new tokens", CHATML, None),
+        ("trl, whole", CHATML, None),
+        ("trl, adapter", CHATML, None),
+        ("instruct template", INSTRUCT, None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_text(
+    name: str, template: str, end: str | None, fine_tune: Callable[[str], Made], tmp_path: Path
+) -> None:
+    """The tokenizer of whoever trained last is the bundle's, with its template and its end."""
+    made, out = fine_tune(name), tmp_path / "bundle"
+    manifest = export(made.base, out, adapters=dict(made.adapters))
+    theirs = tokenizer(made.adapters[-1][0] if made.adapters else made.base)
+    turn = [{"role": "user", "content": "add  12 numbers"}]
+    text = theirs.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    codec = sc2onnx.load(out, threads=1).codec
+    assert list(codec.encode(text)) == theirs(text, add_special_tokens=False).input_ids
+    assert (out / "chat_template.jinja").read_text() == template
+    if end is not None:
+        assert theirs.convert_tokens_to_ids(end) in manifest.model.eos_token_ids
