@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sc2onnx.errors import (
+    AdapterError,
     BundleError,
     BundleIntegrityError,
     BundleNotFoundError,
@@ -44,6 +45,7 @@ from sc2onnx.errors import (
 )
 
 if TYPE_CHECKING:
+    from sc2onnx.runtime.adapter import Adapter
     from sc2onnx.runtime.choose.sampling import SamplingParameters
     from sc2onnx.runtime.engine.handle import Stream, TokenStream
     from sc2onnx.runtime.engine.sequence import TokenSequence
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adapter",
+    "AdapterError",
     "BundleError",
     "BundleIntegrityError",
     "BundleNotFoundError",
@@ -104,6 +108,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Adapter": "sc2onnx.runtime.adapter",
     "Completion": "sc2onnx.runtime.results",
     "Piece": "sc2onnx.runtime.results",
     "Stream": "sc2onnx.runtime.engine.handle",

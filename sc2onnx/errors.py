@@ -14,7 +14,8 @@
     |-- BundleError (ValueError)              what was given to load
     |   |-- BundleNotFoundError (FileNotFoundError)
     |   |-- BundleVersionError                written by a newer sc2onnx
-    |   `-- BundleIntegrityError              missing file, wrong size, wrong digest, unsafe path
+    |   |-- BundleIntegrityError              missing file, wrong size, wrong digest, unsafe path
+    |   `-- AdapterError                      an adapter that is none, or not of this model
     |-- HubError (OSError)                    the hub refused, or cannot be reached
     |-- RequestError (ValueError)             an option or input that cannot be honoured
     |   |-- EmptyPromptError
@@ -91,6 +92,10 @@ class BundleVersionError(BundleError):
 
 class BundleIntegrityError(BundleError):
     """A file is missing, or its size, digest or path is not what it must be."""
+
+
+class AdapterError(BundleError):
+    """An adapter's files are malformed, or do not fit the model, or the bundle takes none."""
 
 
 class HubError(Sc2onnxError, OSError):

@@ -20,7 +20,13 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
         "filelock>=3.13",
         "tqdm>=4.66",
     ),
-    "verify": ("torch>=2.6", "transformers>=4.57,<5.24", "ml_dtypes>=0.5", "onnx-ir>=0.1.12"),
+    "verify": (
+        "torch>=2.6",
+        "transformers>=4.57,<5.24",
+        "peft>=0.18",
+        "ml_dtypes>=0.5",
+        "onnx-ir>=0.1.12",
+    ),
     "evaluate": ("rapidfuzz>=3", "matplotlib>=3.8"),
     "serve": (
         "starlette>=0.47",

@@ -7,7 +7,7 @@ scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +55,48 @@ def blockwise_linear(
     bias: Array | None = None,
     norm: tuple[Array, Array, float] | None = None,
     residual: Array | None = None,
+    adapters: Callable[[Array], Array] | None = None,
     *,
     bits: int,
     block: int,
     activate: bool = False,
     rounds: bool = True,
 ) -> Array:
-    """``[gelu](rounded([norm](x)) W^T + bias) + residual``, float32 (tokens, out).
+    """``[gelu](rounded([norm](x)) W^T + bias + adapters([norm](x))) + residual``, float32
+    (tokens, out).
 
     ``rounds``: whether activations go through int8, as they do in the kernels.
     """
     normed = x if norm is None else layer_norm(x, *norm)
     y = (rounded(normed, block) if rounds else normed) @ unpacked(codes, scales, bits).T
     y = y if bias is None else y + bias
+    y = y if adapters is None else y + adapters(normed)
     y = gelu(y) if activate else y
     return np.asarray(y if residual is None else y + residual, dtype=np.float32)
+
+
+def adapted(
+    x: Array,
+    outputs: int,
+    product: int,
+    of_token: Array,
+    scales: Array,
+    table: Array,
+    weights: Array,
+) -> Array:
+    """What adapters add to a product: (tokens, in) -> float64 (tokens, out). The last four are
+    the inputs of a graph (:mod:`sc2onnx.bundle.kernels`).
+    """
+    y = np.zeros((len(x), outputs))
+    for token, adapter in enumerate(of_token):
+        entries = table[adapter, product] if adapter >= 0 else np.zeros((0, 5), np.int64)
+        for first, count, rank, a, b in entries[entries[:, 2] > 0]:
+            down = weights[a : a + rank * x.shape[1]].reshape(rank, -1).astype(np.float64)
+            tiles = weights[b : b + rank * count].reshape(-1, rank, 16).astype(np.float64)
+            up = tiles.transpose(0, 2, 1).reshape(count, rank)
+            scale = scales[token] if len(scales) else 1
+            y[token, first : first + count] += scale * (up @ (down @ x[token]))
+    return y
 
 
 def turned(heads: Array, cos: Array, sin: Array) -> Array:
@@ -160,10 +187,11 @@ class BlockwiseLinear(OpRun):
     bits: int
     block_size: int
     epsilon: float
+    product: int
 
     def _run(self, x: Array, *weights: Any, **_: Any) -> tuple[Array]:
         codes, scales, *others = weights
-        bias, weight, shift, residual = (*others, None, None, None, None)[:4]
+        bias, weight, shift, residual, *adapters = (*others, *[None] * (8 - len(others)))
         norm = None if weight is None or shift is None else (weight, shift, float(self.epsilon))
         assert (len(codes), x.shape[1]) == (self.N, self.K)
         y = blockwise_linear(
@@ -173,12 +201,18 @@ class BlockwiseLinear(OpRun):
             bias,
             norm,
             residual,
+            None if adapters[0] is None else self._added(*adapters),
             bits=self.bits,
             block=self.block_size,
             activate=bool(getattr(self, "gelu", 0)),
             rounds=self.rounds,
         )
         return (y,)
+
+    def _added(self, of_token: Array, *others: Array) -> Callable[[Array], Array] | None:
+        if not len(of_token):
+            return None
+        return lambda x: adapted(x, self.N, self.product, of_token, *others)
 
 
 _Exact = type("BlockwiseLinear", (BlockwiseLinear,), {"rounds": False})
@@ -240,6 +274,15 @@ def _with_weights(graph: Path) -> onnx.ModelProto:
     return model
 
 
+NO_ADAPTERS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+    "adapter_of_token": ((0,), np.int64),
+    "adapter_scales": ((0,), np.float32),
+    "adapter_table": ((0, 0, 0, 5), np.int64),
+    "adapter_weights": ((0,), np.float16),
+}
+"""Shapes and types of the inputs of adapters where there are none."""
+
+
 class Stepper:
     """A model in one or more such graphs, and its cache: as the runtime drives them."""
 
@@ -264,8 +307,12 @@ class Stepper:
                     shape = (batch, kv_heads, capacity, slot_bytes)
                     self._caches[value.name] = noise.integers(0, 256, shape, dtype=np.uint8)
 
-    def step(self, tokens: Array, num_logits: int) -> Array:
-        """tokens (batch, step) -> logits (batch, num_logits, vocab)."""
+    def step(
+        self, tokens: Array, num_logits: int, adapters: Mapping[str, Array] | None = None
+    ) -> Array:
+        """tokens (batch, step) -> logits (batch, num_logits, vocab). ``adapters``: the inputs of
+        these, none by default.
+        """
         found: dict[str, Array] = {}
         for stage in self._stages:
             feeds = {
@@ -274,6 +321,8 @@ class Stepper:
                 "num_logits": np.array([num_logits]),
                 "step_lengths": np.zeros(0, dtype=np.int64),
                 "cache_rows": np.zeros(0, dtype=np.int64),
+                **{name: np.zeros(shape, dtype) for name, (shape, dtype) in NO_ADAPTERS.items()},
+                **(adapters or {}),
                 **self._caches,
             }
             if "next_hidden_states" in found:

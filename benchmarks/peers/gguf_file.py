@@ -21,7 +21,7 @@ from peers import Floats
 from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.stored import StoredTensor
+from sc2onnx.export.stored import Readable
 from sc2onnx.export.tying import settle
 from sc2onnx.export.weights import check_complete, checkpoint_shapes
 
@@ -85,7 +85,7 @@ def write(checkpoint: Path, out: Path) -> None:
             writer.write_tensor_data(_float32(tensor))
 
 
-def _float32(tensor: StoredTensor) -> Floats:
+def _float32(tensor: Readable) -> Floats:
     return np.concatenate([rows.astype(np.float32) for rows in tensor.rows(tensor.shape[0])])
 
 

@@ -56,7 +56,8 @@ bool has(unsigned word, int bit) { return word >> bit & 1; }
 
 bool has_avx2() {
   const unsigned ecx = cpuid(1, 0).ecx;
-  return (kept_registers() & 6) == 6 && has(ecx, 12) && has(ecx, 28) && has(cpuid(7, 0).ebx, 5);
+  return (kept_registers() & 6) == 6 && has(ecx, 12) && has(ecx, 28) && has(ecx, 29) &&
+         has(cpuid(7, 0).ebx, 5);
 }
 bool has_avxvnni() { return has_avx2() && has(cpuid(7, 1).eax, 4); }
 bool has_avx512vnni() {

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "adapters.h"
 #include "lanes/inline.h"
 
 namespace sc2onnx {
@@ -31,6 +32,7 @@ struct Rounding {
   // (inputs,); null: no layer norm before
   const float *norm_weight = nullptr, *norm_bias = nullptr;
   float epsilon = 0;
+  float *normed = nullptr;    // (rows, inputs), behind the norm; null: nobody needs them
   int8_t *codes = nullptr;    // rows x inputs, in the order of LinearKernels::code_at
   float *scales = nullptr;    // rows x blocks, in the order of LinearKernels::scale_at
   int32_t *starts = nullptr;  // likewise: where the sums of a block's products begin
@@ -46,6 +48,7 @@ struct Product {
   const int32_t *starts = nullptr;
   const float *bias = nullptr;      // (outputs,) or null
   const float *residual = nullptr;  // (rows, outputs) or null, added last
+  const Adapters *adapters = nullptr;  // null: no row has one
   bool gelu = false;
   float *y = nullptr;  // (rows, outputs)
 };
@@ -55,6 +58,7 @@ struct LinearKernels {
   void (*product)(const Product &, int64_t first_tile, int64_t end);  // tiles of 16 outputs
   int64_t (*code_at)(const MatrixShape &, int64_t rows, int64_t row, int64_t input);
   int64_t (*scale_at)(const MatrixShape &, int64_t rows, int64_t row, int64_t block);
+  void (*shrink)(const Adapters &, const Shrinking &);
 };
 
 }  // namespace sc2onnx

@@ -3,13 +3,27 @@
 #include <algorithm>
 #include <cmath>
 
+#include "adapter_rows.h"
 #include "instructions.h"
 
 namespace sc2onnx {
 
 namespace {
 
-enum Input { kX, kCodes, kScales, kBias, kNormWeight, kNormBias, kResidual, kInputs };
+enum Input {
+  kX,
+  kCodes,
+  kScales,
+  kBias,
+  kNormWeight,
+  kNormBias,
+  kResidual,
+  kAdapterOfToken,
+  kAdapterScales,
+  kAdapterTable,
+  kAdapterWeights,
+  kInputs
+};
 
 void expect(const Tensor &tensor, const std::vector<int64_t> &shape, const char *name) {
   if (tensor.shape == shape) return;
@@ -50,6 +64,7 @@ class BlockwiseLinear : public Kernel {
     if (!(epsilon_ >= 0 && std::isfinite(epsilon_)))
       throw Refused("BlockwiseLinear: epsilon = " + std::to_string(epsilon_) +
                     ", expected a number of 0 or more");
+    read_product(node);
     const Tensor codes = node.constant(kCodes), scales = node.constant(kScales);
     expect(codes, {matrix_.outputs, matrix_.blocks(), (int64_t)matrix_.block * matrix_.bits / 8},
            "codes");
@@ -77,7 +92,9 @@ class BlockwiseLinear : public Kernel {
     if (rows == 0) return;
 
     static thread_local Rounded rounded;
+    static thread_local AdapterRows adapters;
     rounded.resize(rows, matrix_);
+    const bool adapted = read_adapters(call, rows, adapters);
     Rounding rounding;
     rounding.x = x.as<float>();
     rounding.rows = rows;
@@ -85,6 +102,7 @@ class BlockwiseLinear : public Kernel {
     rounding.norm_weight = norm_weight.as<float>();
     rounding.norm_bias = norm_bias.as<float>();
     rounding.epsilon = epsilon_;
+    if (adapted && norm_weight) rounding.normed = adapters.normed(rows, matrix_);
     rounding.codes = rounded.codes.data();
     rounding.scales = rounded.scales.data();
     rounding.starts = rounded.starts.data();
@@ -101,15 +119,58 @@ class BlockwiseLinear : public Kernel {
     product.residual = residual.as<float>();
     product.gelu = gelu_;
     product.y = y.as<float>();
-    const int64_t tiles = matrix_.tiles();
-    call.parallel((tiles + kTogether - 1) / kTogether, [&](int64_t i) {
-      kernels_.product(product, i * kTogether, std::min(tiles, (i + 1) * kTogether));
-    });
+    if (!adapted) return multiply(call, product);
+    product.adapters = &adapters.begin(norm_weight ? rounding.normed : rounding.x, matrix_);
+    multiply_adapted(call, product, adapters);
   }
 
  private:
   static constexpr int64_t kTogether = 8;      // tiles of a task
   static constexpr int64_t kRowsTogether = 8;  // rows that are rounded by one thread
+
+  // The product's number in the table of adapters.
+  void read_product(const NodeInfo &node) {
+    product_ = node.integer("product", -1);
+    const bool first = node.has_input(kAdapterOfToken);
+    for (size_t input = kAdapterOfToken; input < kInputs; input++)
+      if (node.has_input(input) != first)
+        throw Refused("BlockwiseLinear: some inputs of adapters, expected all four or none");
+    if (first != (product_ >= 0))
+      throw Refused("BlockwiseLinear: product = " + std::to_string(product_) +
+                    ", expected a number of 0 or more with adapters, and none without");
+  }
+
+  // Whether any row has an adapter.
+  bool read_adapters(const Call &call, int64_t rows, AdapterRows &adapters) const {
+    if (product_ < 0) return false;
+    const Tensor of_token = call.input(kAdapterOfToken);
+    if (!of_token || of_token.size() == 0) return false;
+    const AdapterInputs inputs{of_token, call.input(kAdapterScales), call.input(kAdapterTable),
+                               call.input(kAdapterWeights)};
+    return adapters.read(inputs, rows, product_, matrix_);
+  }
+
+  int64_t tasks() const { return (matrix_.tiles() + kTogether - 1) / kTogether; }
+
+  void some_tiles(const Product &product, int64_t task) const {
+    const int64_t first = task * kTogether;
+    kernels_.product(product, first, std::min(matrix_.tiles(), first + kTogether));
+  }
+
+  void multiply(const Call &call, const Product &product) const {
+    call.parallel(tasks(), [&](int64_t i) { some_tiles(product, i); });
+  }
+
+  // What adapters need first is computed first. A thread that goes on to the tiles waits for what
+  // others have begun, which saves the wait of all for all between the two.
+  void multiply_adapted(const Call &call, const Product &product, AdapterRows &adapters) const {
+    const int64_t shares = adapters.shares();
+    call.parallel(shares + tasks(), [&](int64_t i) {
+      if (i < shares) return adapters.shrink(kernels_, i);
+      adapters.wait();
+      some_tiles(product, i - shares);
+    });
+  }
 
   void round(const Call &call, const Rounding &rounding, int64_t rows) const {
     call.parallel((rows + kRowsTogether - 1) / kRowsTogether, [&](int64_t i) {
@@ -120,6 +181,7 @@ class BlockwiseLinear : public Kernel {
   MatrixShape matrix_;
   bool gelu_ = false;
   float epsilon_ = 0;
+  int64_t product_ = -1;
   PackedMatrix weights_;
   LinearKernels kernels_ = instructions().linear;
 };
@@ -130,6 +192,8 @@ std::unique_ptr<Operator> blockwise_linear(std::shared_ptr<const Weights> weight
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   std::vector<ONNXTensorElementDataType> inputs(kInputs, kFloat);
   inputs[kCodes] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  inputs[kAdapterOfToken] = inputs[kAdapterTable] = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+  inputs[kAdapterWeights] = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
   return std::make_unique<Operator>("BlockwiseLinear", Ports{inputs, {kFloat}, kBias},
                                     [weights](const NodeInfo &node) {
                                       return std::make_unique<BlockwiseLinear>(node, *weights);

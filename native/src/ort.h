@@ -81,7 +81,8 @@ class Call {
   Tensor input(size_t index) const;
   Tensor output(size_t index, const std::vector<int64_t> &shape) const;
 
-  // work(i) for i in 0 .. count - 1, on the threads of the session, in any order; throws nothing.
+  // work(i) for i in 0 .. count - 1, on the threads of the session; throws nothing. They begin in
+  // order, so work(i) may wait for those before it.
   template <class Work>
   void parallel(int64_t count, const Work &work) const;
 

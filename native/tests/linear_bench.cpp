@@ -1,5 +1,5 @@
-// linear_bench [layers] [bits] [block] [rows...]: ms of the products of a StarCoder2-3B for some
-// numbers of rows, on two threads, in turns.
+// linear_bench [layers] [bits] [block] [rank] [rows...]: ms of the products of a StarCoder2-3B for
+// some numbers of rows, on two threads, in turns; with a rank, also with an adapter for all rows.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,82 +10,177 @@
 #include <random>
 #include <vector>
 
+#include "adapter_rows.h"
 #include "instructions.h"
 #include "packing.h"
 #include "pair.h"
 
 using namespace sc2onnx;
 
-int main(int argc, char **argv) {
-  const int layers = argc > 1 ? atoi(argv[1]) : 30, bits = argc > 2 ? atoi(argv[2]) : 4,
-            block = argc > 3 ? atoi(argv[3]) : 128;
-  const int64_t most = 512, together = getenv("TOGETHER") ? atoi(getenv("TOGETHER")) : 8;
+constexpr int64_t kMost = 512;  // rows
+
+static uint8_t *random_matrix(const MatrixShape &shape) {
+  auto *data = (uint8_t *)aligned_alloc(4096, (size_t)(shape.bytes() + 4095) / 4096 * 4096);
+  uint32_t x = 1;
+  for (int64_t i = 0; i < shape.bytes(); i += 4)
+    x = x * 1664525 + 1013904223, memcpy(data + i, &x, 4);
+  for (int64_t i = 0; i < shape.bytes(); i += shape.block_bytes())
+    for (int j = 0; j < 16; j++) {
+      const float scale = 0.01f;
+      memcpy(data + i + 64 * shape.vectors() + 4 * j, &scale, 4);
+    }
+  return data;
+}
+
+// An adapter of all products: three segments in the first of a layer, one in the others.
+struct Adapter {
+  int64_t rank;
+  std::vector<int64_t> table;  // (1, products, 3, 5)
+  std::vector<uint16_t> weights;
+  int64_t products = 0;
+
+  void add(const MatrixShape &shape) {
+    const bool three = products++ % 4 == 0;
+    const int64_t keys = 256, queries = shape.outputs - 2 * keys;
+    const int64_t firsts[] = {0, queries, queries + keys};
+    for (int i = 0; i < 3; i++) {
+      const int64_t outputs = !three ? shape.outputs : i == 0 ? queries : keys;
+      const auto at = (int64_t)weights.size();
+      if (i > 0 && !three)
+        table.insert(table.end(), 5, 0);
+      else
+        table.insert(table.end(),
+                     {three ? firsts[i] : 0, outputs, rank, at, at + rank * shape.inputs});
+      if (i == 0 || three)
+        weights.resize(weights.size() + (size_t)(rank * (shape.inputs + outputs)), 0x2bad);
+    }
+  }
+
+  AdapterInputs inputs(std::vector<int64_t> &of_token) {
+    return {{{(int64_t)of_token.size()}, of_token.data()},
+            {{0}, table.data()},
+            {{1, products, 3, 5}, table.data()},
+            {{(int64_t)weights.size()}, weights.data()}};
+  }
+};
+
+struct Bench {
   struct Matrix {
     MatrixShape shape;
     uint8_t *data;
   };
   std::vector<Matrix> matrices;
+  Adapter adapter;
+  std::vector<float> x, y, norm, scales;
+  std::vector<int8_t> codes;
+  std::vector<int32_t> starts;
+  int64_t together = getenv("TOGETHER") ? atoi(getenv("TOGETHER")) : 8;
   double gigabytes = 0, weights = 0;
-  for (int layer = 0; layer < layers; layer++)
-    for (auto size :
-         {std::pair<int64_t, int64_t>{3584, 3072}, {3072, 3072}, {12288, 3072}, {3072, 12288}}) {
-      const MatrixShape shape{size.first, size.second, bits, block};
-      auto *data = (uint8_t *)aligned_alloc(4096, (size_t)(shape.bytes() + 4095) / 4096 * 4096);
-      uint32_t x = 1;
-      for (int64_t i = 0; i < shape.bytes(); i += 4)
-        x = x * 1664525 + 1013904223, memcpy(data + i, &x, 4);
-      for (int64_t i = 0; i < shape.bytes(); i += shape.block_bytes())
-        for (int j = 0; j < 16; j++) {
-          const float scale = 0.01f;
-          memcpy(data + i + 64 * shape.vectors() + 4 * j, &scale, 4);
-        }
-      matrices.push_back({shape, data});
-      gigabytes += (double)shape.bytes() / 1e9;
-      weights += (double)shape.outputs * (double)shape.inputs / 1e9;
-    }
-  std::vector<float> x((size_t)(most * 12288)), y((size_t)(most * 12288)),
-      scales((size_t)(most * 12288 / block));
-  std::vector<int8_t> codes((size_t)(most * 12288));
-  std::vector<int32_t> starts((size_t)(most * 12288 / block));
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  for (auto &each : x) each = normal(random);
-  printf("%s, %.3f GB, %.3f G weights\n", instructions().name, gigabytes, weights);
-  const LinearKernels kernels = instructions().linear;
   Pair pair;
-  std::vector<int64_t> counts;
-  for (int i = 4; i < argc; i++) counts.push_back(std::min<int64_t>(most, atoi(argv[i])));
-  if (counts.empty()) counts = {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 256, 512};
-  std::vector<std::vector<double>> times(counts.size());
-  for (int turn = 0; turn < 7; turn++)
-    for (size_t c = 0; c < counts.size(); c++) {
-      const int64_t rows = counts[c];
-      if (turn > 2 && rows > 64) continue;
-      const auto began = std::chrono::steady_clock::now();
-      for (const auto &m : matrices) {
-        Rounding rounding{x.data(), rows,         m.shape,       nullptr,      nullptr,
-                          0,        codes.data(), scales.data(), starts.data()};
-        if (rows <= 8)
-          kernels.round_rows(rounding, 0, rows);
-        else
-          pair((rows + 7) / 8, [&](int64_t i) {
-            kernels.round_rows(rounding, 8 * i, std::min(rows, 8 * i + 8));
-          });
-        Product product{m.shape,        m.data,  rows,    codes.data(), scales.data(),
-                        starts.data(), nullptr, nullptr, false,        y.data()};
-        pair((m.shape.tiles() + together - 1) / together, [&](int64_t i) {
-          const int64_t first = i * together;
-          kernels.product(product, first, std::min(m.shape.tiles(), first + together));
-        });
+
+  Bench(int layers, int bits, int block, int64_t rank) : adapter{rank, {}, {}} {
+    for (int layer = 0; layer < layers; layer++)
+      for (auto size :
+           {std::pair<int64_t, int64_t>{3584, 3072}, {3072, 3072}, {12288, 3072}, {3072, 12288}}) {
+        const MatrixShape shape{size.first, size.second, bits, block};
+        matrices.push_back({shape, random_matrix(shape)});
+        adapter.add(shape);
+        gigabytes += (double)shape.bytes() / 1e9;
+        weights += (double)shape.outputs * (double)shape.inputs / 1e9;
       }
-      times[c].push_back(
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3);
+    x.resize((size_t)(kMost * 12288));
+    y.resize(x.size());
+    codes.resize(x.size());
+    scales.resize(x.size() / (size_t)block);
+    starts.resize(scales.size());
+    norm.resize(12288, 1);
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    for (auto &each : x) each = normal(random);
+  }
+
+  void round(const Rounding &rounding, int64_t rows) {
+    const LinearKernels kernels = instructions().linear;
+    if (rows <= 8)
+      kernels.round_rows(rounding, 0, rows);
+    else
+      pair((rows + 7) / 8, [&](int64_t i) {
+        kernels.round_rows(rounding, 8 * i, std::min(rows, 8 * i + 8));
+      });
+  }
+
+  void run(int64_t rows, bool adapted) {
+    const LinearKernels kernels = instructions().linear;
+    static AdapterRows adapters;
+    for (size_t number = 0; number < matrices.size(); number++) {
+      const Matrix &m = matrices[number];
+      std::vector<int64_t> of_token((size_t)rows, 0);
+      const bool normed = number % 2 == 0;
+      adapted = adapted && adapters.read(adapter.inputs(of_token), rows, (int64_t)number, m.shape);
+      Rounding rounding;
+      rounding.x = x.data();
+      rounding.rows = rows;
+      rounding.matrix = m.shape;
+      if (normed) rounding.norm_weight = rounding.norm_bias = norm.data();
+      if (normed && adapted) rounding.normed = adapters.normed(rows, m.shape);
+      rounding.codes = codes.data();
+      rounding.scales = scales.data();
+      rounding.starts = starts.data();
+      round(rounding, rows);
+      Product product;
+      product.matrix = m.shape;
+      product.weights = m.data;
+      product.rows = rows;
+      product.codes = codes.data();
+      product.scales = scales.data();
+      product.starts = starts.data();
+      product.y = y.data();
+      if (adapted)
+        product.adapters = &adapters.begin(normed ? rounding.normed : x.data(), m.shape);
+      const int64_t shares = adapted ? adapters.shares() : 0;
+      pair(shares + (m.shape.tiles() + together - 1) / together, [&](int64_t i) {
+        if (i < shares) return adapters.shrink(kernels, i);
+        if (adapted) adapters.wait();
+        const int64_t first = (i - shares) * together;
+        kernels.product(product, first, std::min(m.shape.tiles(), first + together));
+      });
+    }
+  }
+
+  double timed(int64_t rows, bool adapted) {
+    const auto began = std::chrono::steady_clock::now();
+    run(rows, adapted);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() * 1e3;
+  }
+};
+
+static double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+int main(int argc, char **argv) {
+  auto argument = [&](int i, int otherwise) { return argc > i ? atoi(argv[i]) : otherwise; };
+  const int rank = argument(4, 0), turns = getenv("TURNS") ? atoi(getenv("TURNS")) : 7;
+  Bench bench(argument(1, 30), argument(2, 4), argument(3, 128), rank);
+  printf("%s, %.3f GB, %.3f G weights, adapter of %.3f GB\n", instructions().name, bench.gigabytes,
+         bench.weights, (double)bench.adapter.weights.size() * 2e-9);
+  std::vector<int64_t> counts;
+  for (int i = 5; i < argc; i++) counts.push_back(std::min<int64_t>(kMost, atoi(argv[i])));
+  if (counts.empty()) counts = {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 256, 512};
+  std::vector<std::vector<double>> times(counts.size()), ratios(counts.size());
+  for (int turn = 0; turn < turns; turn++)
+    for (size_t c = 0; c < counts.size(); c++) {
+      if (turn > 2 && counts[c] > 64 && rank == 0) continue;
+      times[c].push_back(bench.timed(counts[c], false));
+      if (rank > 0) ratios[c].push_back(bench.timed(counts[c], true) / times[c].back());
     }
   for (size_t c = 0; c < counts.size(); c++) {
-    std::sort(times[c].begin(), times[c].end());
-    const double ms = times[c][times[c].size() / 2], rows = (double)counts[c];
-    printf("%4.0f rows %8.1f ms  %5.2f x  %6.1f GB/s  %6.0f G/s  %7.0f rows/s\n", rows, ms,
-           ms / times[0][times[0].size() / 2], gigabytes / ms * 1e3, weights * rows / ms * 1e3,
+    const double ms = median(times[c]), rows = (double)counts[c];
+    printf("%4.0f rows %8.1f ms  %5.2f x  %6.1f GB/s  %6.0f G/s  %7.0f rows/s", rows, ms,
+           ms / median(times[0]), bench.gigabytes / ms * 1e3, bench.weights * rows / ms * 1e3,
            rows / ms * 1e3);
+    if (rank > 0) printf("  with an adapter %+.1f %%", (median(ratios[c]) - 1) * 100);
+    printf("\n");
   }
 }

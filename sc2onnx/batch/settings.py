@@ -33,6 +33,7 @@ def settings_of(model: Model, task: Task, files: Sequence[InputFile], fields: Fi
         "kernels": model.kernels,
         "cache": {"type": shape.dtype, "slots": shape.capacity, "width": shape.width},
         "speculate": model.speculates,
+        "adapters": {name: adapter.sha256 for name, adapter in model.adapters.items()},
         "gpu": model.session.on_gpu,
         "task": type(task).__name__.lower(),
         "options": task.settings(),

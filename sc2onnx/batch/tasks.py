@@ -202,8 +202,9 @@ class Scoring(Task):
 
     fields = ("text",)
 
-    def __init__(self, logprobs: bool = False) -> None:
-        self.logprobs = logprobs
+    def __init__(self, logprobs: bool = False, adapter: str | None = None) -> None:
+        """``adapter``: the name of one that the model has loaded."""
+        self.logprobs, self._adapter = logprobs, adapter
 
     @property
     def columns(self) -> Columns:
@@ -212,7 +213,8 @@ class Scoring(Task):
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Task`."""
-        return {"logprobs": self.logprobs}
+        named = {} if self._adapter is None else {"adapter": self._adapter}
+        return {"logprobs": self.logprobs, **named}
 
     def sums(self, row: Mapping[str, Any]) -> dict[str, float]:
         """See :class:`Task`."""
@@ -225,6 +227,7 @@ class Scoring(Task):
             "prompt_logprobs": True,
             "max_new_tokens": 1,
             "special_tokens": "text",
+            "adapter": self._adapter,
         }
         handle = model.submit(record.text("text"), **asked)  # type: ignore[arg-type]
 

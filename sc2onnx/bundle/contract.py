@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from sc2onnx.bundle import kernels
+from sc2onnx.bundle import adapters, kernels
 
 FORMAT_VERSION: Final = 7
 """Raised whenever an older runtime would misread the bundle."""
@@ -80,6 +80,14 @@ def kernel_graph_files(stages: Sequence[int]) -> tuple[str, ...]:
     They are ``model.kernels.onnx``, or of stages ``model.0.kernels.onnx`` and so on.
     """
     return tuple(map(kernels.graph_name, graph_files(stages)))
+
+
+def adapter_graph_files(stages: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of the graphs that take adapters.
+
+    They are ``model.adapters.onnx``, or of stages ``model.0.adapters.onnx`` and so on.
+    """
+    return tuple(map(adapters.graph_name, graph_files(stages)))
 
 
 def plain_file_name(name: str) -> bool:

@@ -7,7 +7,7 @@ places. It is written for what those operators compute; whoever lacks them needs
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sc2onnx.bundle.schemes import Scheme
 
@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 DOMAIN: Final = "sc2onnx"
 """Domain of the operators."""
 
-VERSION: Final = 2
-"""Version of the domain that this version writes and runs."""
+VERSION: Final = 3
+"""Version of the domain that this version writes."""
+
+OLDEST: Final = 2
+"""The oldest version of the domain that this version runs."""
+
+WITH_ADAPTERS: Final = 3
+"""The first version of the domain whose products take adapters."""
 
 LINEAR: Final = "BlockwiseLinear"
-"""``[gelu](layer_norm(x) W^T + bias) + residual``, with integers in blocks."""
+"""``[gelu](layer_norm(x) W^T + bias + adapter) + residual``, with integers in blocks."""
 
 ATTENTION: Final = "RingAttention"
 """Rotation, writing into the ring, and attention over it."""
@@ -34,6 +40,62 @@ CACHE_ROWS: Final = "cache_rows"
 """Input of these graphs, int64 (runs,): the row of the cache that belongs to each sequence of a
 step. Empty by default: in order.
 """
+
+ADAPTER_OF_TOKEN: Final = "adapter_of_token"  # noqa: S105  # no password
+"""Input of these graphs, int64 (tokens,): the adapter of each token of a pass in the order of
+``input_ids``, a number of the first axis of :data:`ADAPTER_TABLE`; -1: none. Empty by default:
+no token has one, and the other three inputs are not looked at.
+"""
+
+ADAPTER_SCALES: Final = "adapter_scales"
+"""Input of these graphs, float32 (tokens,): what the adapter's part is multiplied by for each token
+of a pass. Empty by default: 1 for all."""
+
+ADAPTER_TABLE: Final = "adapter_table"
+"""Input of these graphs, int64 (adapters, products, segments, 5): what each adapter adds to each
+product, :data:`SegmentEntry` by segment; all zeros where it adds nothing.
+
+Products are numbered by :func:`product_number`, whatever stage they are in; the output head takes
+no adapter. There are as many
+segments as the adapters need, three for adapters of queries, keys and values. Segments may be of
+the same outputs: their parts are added in order.
+"""
+
+ADAPTER_WEIGHTS: Final = "adapter_weights"
+"""Input of these graphs, float16 (elements,): the matrices of all adapters, where the table says.
+
+``A`` is (rank, inputs), row by row. ``B`` (outputs, rank) is multiplied by the adapter's scale and
+lies in tiles of 16 outputs, (outputs / 16, rank, 16): in numpy
+``B.reshape(-1, 16, rank).transpose(0, 2, 1)``. Kernels are fastest where matrices begin at
+multiples of 32 elements.
+"""
+
+ADAPTER_INPUTS: Final = (ADAPTER_OF_TOKEN, ADAPTER_SCALES, ADAPTER_TABLE, ADAPTER_WEIGHTS)
+"""The inputs of adapters in the order in which a product takes them, behind all others."""
+
+ADAPTED: Final = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
+"""A layer's products, in the order of their numbers."""
+
+
+class SegmentEntry(NamedTuple):
+    """A part of an adapter: ``B (A x)`` is added to consecutive outputs of a product.
+
+    ``first_output`` and ``outputs`` are multiples of :data:`TILE`: the query, key or value rows of
+    the fused product, or all rows of another. ``rank`` 0: nothing. ``a`` and ``b``: where the
+    matrices begin in :data:`ADAPTER_WEIGHTS`, in elements.
+    """
+
+    first_output: int = 0
+    outputs: int = 0
+    rank: int = 0
+    a: int = 0
+    b: int = 0
+
+
+def product_number(layer: int, product: str) -> int:
+    """The number of a product in :data:`ADAPTER_TABLE`; ``product``: one of :data:`ADAPTED`."""
+    return layer * len(ADAPTED) + ADAPTED.index(product)
+
 
 TILE: Final = 16
 """Channels that the operators take at once, which the size of a head is a multiple of."""
@@ -54,6 +116,11 @@ def version_for(target: Target, *, ring: bool, schemes: Iterable[Scheme], head_d
     used = set(schemes)
     fits = target.kernels and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
     return VERSION if fits else 0
+
+
+def runs(version: int) -> bool:
+    """Whether this version runs graphs for that version of the operators."""
+    return OLDEST <= version <= VERSION
 
 
 def graph_name(graph: str) -> str:

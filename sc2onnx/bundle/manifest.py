@@ -18,11 +18,13 @@ from sc2onnx.bundle.contract import (
     CARD_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
+    adapter_graph_files,
     graph_files,
     kernel_graph_files,
     plain_file_name,
 )
 from sc2onnx.bundle.facts import MOST_BYTES, CacheLayout, ModelFacts
+from sc2onnx.bundle.merged import MergedAdapter
 from sc2onnx.bundle.provenance import Provenance, Verification
 from sc2onnx.bundle.quantization import WITH_SCHEMES, Quantization
 from sc2onnx.bundle.records import parse, record
@@ -119,7 +121,13 @@ class Manifest:
     @property
     def kernel_graphs(self) -> tuple[str, ...]:
         """Names of the graphs for the kernels, in order; none where this version has no such."""
-        return kernel_graph_files(self.stages) if self.kernels == kernels.VERSION else ()
+        return kernel_graph_files(self.stages) if kernels.runs(self.kernels) else ()
+
+    @property
+    def adapter_graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that take adapters, in order; none where the bundle has not all."""
+        names = adapter_graph_files(self.stages)
+        return names if all(name in self.files for name in names) else ()
 
     def to_json(self) -> str:
         """Return the text of ``sc2onnx.json``; the same manifest always gives the same bytes.
@@ -127,6 +135,8 @@ class Manifest:
         A manifest of an earlier format is written again in that format.
         """
         fields = asdict(self)
+        if not self.provenance.adapters:  # as versions wrote it that knew none
+            del fields["provenance"]["adapters"]
         if self.format_version < _WITH_KERNELS:
             del fields["kernels"]
         if self.quantization is not None and self.format_version < WITH_SCHEMES:
@@ -145,6 +155,8 @@ class Manifest:
             facts["eos_token_ids"] = _listed("eos_token_ids", facts["eos_token_ids"])
             allowed = origin.get("allowed_settings", [])
             origin["allowed_settings"] = _listed("allowed_settings", allowed)
+            merged = _listed("adapters", origin.get("adapters", []))
+            origin["adapters"] = tuple(record(MergedAdapter, adapter) for adapter in merged)
             version, quantization = raw["format_version"], raw.get("quantization")
             verification = raw.get("verification")
             parsed = dict(

@@ -65,7 +65,7 @@ tags:
 - starcoder2
 ---
 
-# {_prose(origin.source.split("/")[-1])}, {_prose(manifest.precision)}, for ONNX Runtime
+# {_title(origin)}, {_prose(manifest.precision)}, for ONNX Runtime
 
 StarCoder2 as an ONNX graph with a sliding-window key-value cache, exported from {_source(origin)} \
 by {_prose(origin.exporter)}.
@@ -82,7 +82,7 @@ by {_prose(origin.exporter)}.
 | cache | {_prose(manifest.cache.kind)}, {manifest.cache.dtype}, \
 {manifest.cache.bytes_per_token(facts):,} bytes per token |
 | ONNX opset | {manifest.opset} |
-{_allowed(origin)}
+{_merged(origin)}{_allowed(origin)}
 ## Use
 
 {_use(manifest)}
@@ -139,6 +139,24 @@ def _allowed(origin: Provenance) -> str:
         return ""
     names = ", ".join(map(_prose, origin.allowed_settings))
     return f"| unknown settings of the checkpoint, vouched for at export | {names} |\n"
+
+
+def _title(origin: Provenance) -> str:
+    """The model's name, with those of adapters behind it: ``starcoder2-3b + sql-lora``."""
+    names = (origin.source, *(adapter.source for adapter in origin.adapters))
+    return " + ".join(_prose(name.split("/")[-1]) for name in names)
+
+
+def _merged(origin: Provenance) -> str:
+    """A row for each adapter whose change is in the weights."""
+    return "".join(
+        f"| adapter merged | {_code(adapter.source)}"
+        f"{f' at revision {_code(adapter.revision)}' if adapter.revision else ''}, "
+        f"{_prose(adapter.kind)}, weight {adapter.weight:g}, licence "
+        f"{_code(adapter.license) if adapter.license else 'not stated'}, SHA-256 "
+        f"{_code(adapter.sha256)} |\n"
+        for adapter in origin.adapters
+    )
 
 
 def _source(origin: Provenance) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sc2onnx.bundle.merged import MergedAdapter
 from sc2onnx.bundle.texts import make_plain
 
 
@@ -12,7 +13,8 @@ class Provenance:
     """Where the weights come from. ``revision`` is a hub commit, None for a local directory.
 
     ``allowed_settings`` are settings of ``config.json`` that the exporter does not know; the user
-    who exported vouched that they change nothing.
+    who exported vouched that they change nothing. ``adapters`` were merged into the weights, in
+    order.
     """
 
     source: str
@@ -20,6 +22,7 @@ class Provenance:
     license: str | None
     exporter: str
     allowed_settings: tuple[str, ...] = ()
+    adapters: tuple[MergedAdapter, ...] = ()
 
     def __post_init__(self) -> None:
         make_plain(self, "source", "revision", "license", "exporter")

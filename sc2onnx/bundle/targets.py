@@ -32,7 +32,8 @@ class Target:
     operators the graph has. ``package`` installs what runs it, ``half_package`` the same for half
     precision. ``kernels``: integers get a second graph for sc2onnx-kernels. ``chooses``: the graph
     gives the most likely tokens as well. ``config_file`` is a file of its own that the runner
-    reads, if it is not empty; such a runner knows one chat template.
+    reads, if it is not empty; such a runner knows one chat template. ``adapters``: there is a
+    second graph that takes adapters (:mod:`sc2onnx.bundle.adapters`).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     kernels: bool = False
     chooses: bool = False
     config_file: str = ""
+    adapters: bool = False
 
     @property
     def own(self) -> bool:
@@ -82,6 +84,7 @@ CPU: Final = Target(
     package=".[cpu]",
     half_package=".[cpu]",
     kernels=True,
+    adapters=True,
 )
 """ONNX Runtime on a CPU, with its own operators."""
 
@@ -96,6 +99,7 @@ PORTABLE: Final = Target(
     products="standard",
     package=".[cpu]",
     half_package=".[cpu]",
+    adapters=True,
 )
 """Standard operators only."""
 
@@ -111,6 +115,7 @@ CUDA: Final = Target(
     package=".[gpu]",
     half_package=".[gpu]",
     chooses=True,
+    adapters=True,
 )
 """ONNX Runtime on a GPU."""
 
@@ -126,6 +131,7 @@ GENAI: Final = Target(
     package="onnxruntime-genai",
     half_package="onnxruntime-genai-cuda",
     config_file="genai_config.json",
+    adapters=True,
 )
 """onnxruntime-genai, in half precision on a GPU."""
 

@@ -40,6 +40,7 @@ def _tasks(parser: argparse.ArgumentParser) -> None:
     """Those that some tasks have; others leave them alone."""
     common.drawing_options(parser, seed=0)
     common.special_tokens(parser)
+    common.run_adapter(parser)
     common.order(parser)
     common.prompt_tokens(parser)
     common.scoring_options(parser, "of each row")

@@ -52,6 +52,7 @@ _DRAWN: Final = (
     "ends",
     "heal",
     "logprobs",
+    "adapter",
 )
 """Options that are keywords of ``Model.generate`` and ``Model.infill`` as well."""
 
@@ -66,7 +67,12 @@ def _task(args: argparse.Namespace) -> Task:
     if args.task == "infill":
         return Infilling({**drawn, "order": args.order, "prompt_tokens": args.prompt_tokens})
     if args.task == "score":
-        return Scoring(args.logprobs)
+        return Scoring(args.logprobs, args.adapter)
+    if args.adapter is not None:
+        raise RequestError(
+            "--adapter is for complete, infill and score: evaluate a bundle that it was exported "
+            "into (sc2onnx export --adapter)"
+        )
     return Evaluating(Measures(args.length, args.score_tokens, args.infill, args.seed, args.order))
 
 

@@ -39,14 +39,15 @@ def _size(bundle: Path) -> int:
 
 def loaded(args: argparse.Namespace, **own: Any) -> Model:
     """The model of a command's bundle, run as its options say. ``own``: keywords of
-    :func:`sc2onnx.load` that are the command's own. Raises what that raises, and
+    :func:`sc2onnx.load` that are the command's own. An adapter that they name is loaded as well,
+    under what was given for it. Raises what that raises, and
     :class:`~sc2onnx.errors.RequestError` for a device beside a map of devices.
     """
     from sc2onnx.runtime.loading import load
 
     if args.device_map is not None and args.device != "cpu":
         raise RequestError("--device and --device-map are given, expected either")
-    return load(
+    model = load(
         args.bundle,
         device=args.device,
         device_map=args.device_map,
@@ -56,6 +57,9 @@ def loaded(args: argparse.Namespace, **own: Any) -> Model:
         speculate=args.speculate,
         **own,
     )
+    if args.adapter is not None:
+        model.load_adapter(args.adapter, args.adapter)
+    return model
 
 
 def warm(args: argparse.Namespace) -> int:

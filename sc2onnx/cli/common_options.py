@@ -43,6 +43,13 @@ def allow_setting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-setting", action="append", default=[], metavar="KEY", help=vouched)
 
 
+def adapter(parser: argparse.ArgumentParser, more: str) -> None:
+    """Add ``--adapter``, which can be repeated; ``more`` says what is done with one."""
+    summary = f"a LoRA adapter; as peft saves it, or its hub id: {more} (repeatable)"
+    group = grouped(parser, "adapters")
+    group.add_argument("--adapter", action="append", default=[], metavar="DIR", help=summary)
+
+
 def context(parser: argparse.ArgumentParser, more: str, **how: Any) -> None:
     """Add ``--context``, a number of tokens to look at, or with ``nargs`` several."""
     summary = f"look at so many tokens of context; {more}"
@@ -74,6 +81,12 @@ def prompt_tokens(parser: argparse.ArgumentParser) -> None:
     """Add ``--prompt-tokens``, of an infilling prompt."""
     summary = "the most tokens of an infilling prompt (default: what the context takes)"
     parser.add_argument("--prompt-tokens", type=int, metavar="N", help=summary)
+
+
+def run_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add ``--adapter``, which a bundle is run with."""
+    summary = "a LoRA adapter; as `sc2onnx adapter convert` makes it: run with it"
+    parser.add_argument("--adapter", metavar="DIR", help=summary)
 
 
 def special_tokens(parser: argparse.ArgumentParser) -> None:

@@ -31,11 +31,22 @@ def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", type=int, default=1, metavar="N", help=stages)
     common.revision(parser)
     common.allow_setting(parser)
+    _adapters(parser)
     _calibration(parser)
     output = common.grouped(parser, "output")
-    output.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
+    output.add_argument(
+        "--overwrite", action="store_true", help="replace what is at OUT; a bundle alone"
+    )
     common.json_option(parser)
     common.quiet(parser)
+
+
+def _adapters(parser: argparse.ArgumentParser) -> None:
+    common.adapter(parser, "merge it into the weights, as peft does")
+    # apart from --adapter: a colon may be part of a path, and so may what follows it
+    scales = "multiply the change of each adapter by so much, in order (default: 1 for each)"
+    group = common.grouped(parser, "adapters")
+    group.add_argument("--weights", type=float, nargs="+", metavar="W", help=scales)
 
 
 def _calibration(parser: argparse.ArgumentParser) -> None:

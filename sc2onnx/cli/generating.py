@@ -107,6 +107,7 @@ _RULES: Final = (
     "ends",
     "logprobs",
     "heal",
+    "adapter",
 )
 """Options of the command line that are keywords of ``Model.stream`` as well."""
 

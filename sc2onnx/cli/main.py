@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "route": "routing",
     "lsp": "lsp",
     "attribution": "attributing",
+    "adapter": "adapter",
     "info": "inspecting",
     "warm": "bundles",
     "push": "bundles",

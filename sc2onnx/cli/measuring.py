@@ -34,6 +34,7 @@ def verify(args: argparse.Namespace) -> int:
         report = verify(
             args.bundle,
             args.checkpoint,
+            adapters=args.adapter,
             text=args.text,
             max_length=args.length,
             greedy_tokens=args.greedy,

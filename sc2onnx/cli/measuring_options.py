@@ -19,6 +19,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
     common.length(parser, past)
     greedy = "compare so many greedy tokens (default: 256)"
     parser.add_argument("--greedy", type=int, default=256, metavar="N", help=greedy)
+    common.adapter(parser, "it was merged at export, torch computes with it through peft")
     common.figures_options(parser)
     common.device(parser)
     common.grouped(parser, "device").add_argument(

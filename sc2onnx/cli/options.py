@@ -64,6 +64,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     read = "read the prompt from a file"
     parser.add_argument("--file", type=Path, metavar="FILE", help=read)
     common.special_tokens(parser)
+    common.run_adapter(parser)
     common.generation_options(parser)
     attribution_options.marking(parser)
     output = common.grouped(parser, "output")
@@ -88,6 +89,7 @@ def _infill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with", dest="others", type=Path, help=other, **repeated)
     common.order(parser)
     common.prompt_tokens(parser)
+    common.run_adapter(parser)
     common.generation_options(parser)
     attribution_options.marking(parser)
 
@@ -96,6 +98,21 @@ def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help=common.BUNDLE)
     common.context(parser, "memory to run there (default: the model's context)")
     common.revision(parser)
+    common.json_option(parser)
+
+
+def _adapter(parser: argparse.ArgumentParser) -> None:
+    action = "convert one, or say what a converted one is"
+    parser.add_argument("action", choices=("convert", "info"), help=action)
+    given = "peft's directory or hub id to convert; or the directory of a converted one"
+    parser.add_argument("adapter", help=given)
+    made = "the directory to make, for convert"
+    parser.add_argument("out", nargs="?", type=Path, help=made)
+    half = "write half-precision numbers, for other programs' graphs of half precision"
+    parser.add_argument("--half", action="store_true", help=half)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is at OUT; an adapter alone"
+    )
     common.json_option(parser)
 
 
@@ -139,6 +156,7 @@ _HERE: Final[dict[str, Fill]] = {
     "generate": _generate,
     "infill": _infill,
     "attribution": attribution_options.command,
+    "adapter": _adapter,
     "info": _info,
     "warm": _warm,
     "push": _push,

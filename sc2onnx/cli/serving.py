@@ -85,13 +85,15 @@ _FLAGS: Final = {"key_files": "key_file", "allowed_hosts": "allowed_host", "orig
 
 def _flags(args: argparse.Namespace) -> Given:
     """What the command line says, without what it leaves out."""
-    from sc2onnx.serve.configuration import Configuration
+    from sc2onnx.serve.configuration import Configuration, named
 
     given: Given = {}
     for name in (each.name for each in fields(Configuration)):
         value = getattr(args, _FLAGS.get(name, name), None)
         if value is not None:
             given[name] = tuple(value) if name in _FLAGS else value
+    if args.adapter:
+        given["adapters"] = named(args.adapter, "--adapter", what="DIR")
     models = _named(args)
     return {**given, "models": models} if models else given
 
@@ -111,6 +113,7 @@ def _named(args: argparse.Namespace) -> dict[str, str]:
 
 def _checked(configuration: Configuration, settings: Settings) -> list[str]:
     """What would be served and where. Raises :class:`~sc2onnx.errors.BundleError`."""
+    from sc2onnx.bundle.adapter_facts import AdapterFacts
     from sc2onnx.bundle.hub import is_id
     from sc2onnx.runtime.load_options import LoadOptions
     from sc2onnx.runtime.opening.bundle import Bundle
@@ -126,6 +129,10 @@ def _checked(configuration: Configuration, settings: Settings) -> list[str]:
             continue
         manifest = Bundle.open(bundle, check="size").manifest
         lines.append(f"{name}: {bundle}, for {manifest.target}")
+    first = next(iter(configuration.models), "")
+    for name, directory in configuration.adapters.items():
+        rank = AdapterFacts.read(Path(directory)).rank
+        lines.append(f"{name}: adapter {directory} of {first}, of rank {rank}")
     number, files = len(settings.keys), ", ".join(configuration.key_files)
     keys = f"{number} key{'s' * (number > 1)} of {files}" if number else "no key"
     lines.append(f"on {settings.host} port {settings.port}, with {keys}")

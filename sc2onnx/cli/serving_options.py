@@ -23,6 +23,8 @@ def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alias", metavar="NAME", help=alias)
     other = "another bundle, and what it is called (repeatable)"
     parser.add_argument("--model", action="append", metavar="NAME=BUNDLE", help=other)
+    adapter = "a LoRA adapter; of the first bundle, and which model it goes as (repeatable)"
+    parser.add_argument("--adapter", action="append", metavar="NAME=DIR", help=adapter)
     file = "a TOML file with what the flags say and more (docs/serving.md)"
     parser.add_argument("--config", type=Path, metavar="FILE", help=file)
     check = "say what would be served and where, and end"

@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, Command]] = {
         (
             "sc2onnx export bigcode/starcoder2-3b starcoder2-3b",
             "sc2onnx export checkpoint starcoder2-int4 --precision int4 --calibration a.py b.py",
+            "sc2onnx export bigcode/starcoder2-3b mine --adapter sql --adapter go --weights 1 0.5",
         ),
     ),
     "plan": Command(
@@ -121,6 +122,16 @@ COMMANDS: Final[dict[str, Command]] = {
         (
             "sc2onnx attribution index ~/src/project --output sources.index",
             "sc2onnx attribution check sources.index completion.py",
+        ),
+    ),
+    "adapter": Command(
+        "make an adapter loadable at run time, or say what one is",
+        """Convert a LoRA adapter that peft has saved, so that generate, infill, batch and serve
+        take it beside a bundle (--adapter). To have an adapter in a bundle's weights instead,
+        export with it.""",
+        (
+            "sc2onnx adapter convert peft-adapter sql-adapter",
+            "sc2onnx adapter info sql-adapter",
         ),
     ),
     "info": Command(

@@ -7,6 +7,7 @@ from sc2onnx.hints import install
 
 try:
     from sc2onnx.export.calibration import Calibration
+    from sc2onnx.export.convert import convert_adapter
     from sc2onnx.export.pipeline import export
     from sc2onnx.export.precision import PRECISIONS, TARGETS
 except ModuleNotFoundError as error:
@@ -16,4 +17,4 @@ except ModuleNotFoundError as error:
         f"exporting needs the package {error.name}: {install('export')}"
     ) from error
 
-__all__ = ["PRECISIONS", "TARGETS", "Calibration", "export"]
+__all__ = ["PRECISIONS", "TARGETS", "Calibration", "convert_adapter", "export"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from sc2onnx.errors import CheckpointError
 from sc2onnx.export.calibration import Calibration
@@ -44,9 +44,9 @@ def weights_of(
         return
     text = _text(plan.config, calibration, opened)
     report.stage(f"calibrating on {text.description}")
-    files = sorted({tensor.file for tensor in opened.tensors.values()})
     parts = {
-        "checkpoint": checkpoint_digest(files),
+        "checkpoint": checkpoint_digest(sorted(opened.stamps)),
+        "adapters": [asdict(adapter) for adapter in opened.merged],
         "config": dict(opened.config),
         "text": windows_digest(text.windows),
         "recipe": recipe.to_json(),
@@ -67,7 +67,7 @@ def _text(
 ) -> corpus.CalibrationText:
     context, separator = config.max_position_embeddings, _separator(config)
     files, length = calibration.files, calibration.length
-    return corpus.read(opened.directory, files, length, context, separator)
+    return corpus.read(opened.text_from, files, length, context, separator)
 
 
 def _separator(config: Starcoder2Config) -> int | None:

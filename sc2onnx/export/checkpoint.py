@@ -10,17 +10,26 @@ from typing import Any, Final
 
 from sc2onnx.bundle.contract import plain_file_name
 from sc2onnx.bundle.links import inside
+from sc2onnx.bundle.merged import MergedAdapter
 from sc2onnx.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
     TensorError,
     UnsupportedModelError,
 )
-from sc2onnx.export.adapter import refuse_adapter, refuse_adapter_tensors
+from sc2onnx.export.adapters.noticed import refuse_adapter, refuse_adapter_tensors
 from sc2onnx.export.elsewhere import found_instead
 from sc2onnx.export.names import ROTARY_BUFFERS, own_names
 from sc2onnx.export.shown import brief, name_of
-from sc2onnx.export.stored import Stamp, StoredTensor, is_file, read_header, read_json, stamp
+from sc2onnx.export.stored import (
+    Readable,
+    Stamp,
+    StoredTensor,
+    is_file,
+    read_header,
+    read_json,
+    stamp,
+)
 
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
@@ -39,23 +48,28 @@ class Checkpoint:
     """A checkpoint directory in the Hugging Face layout, its headers read, its tensors untouched.
 
     ``tensors``: by StarCoder2's own names, whatever wrapper the model was saved in. ``stamps``:
-    what tells that a file of weights is the same one still.
+    what tells that a file of weights is the same one still. ``merged``: adapters whose changes are
+    in the tensors. ``tokenizer_directory``: that of the adapter whose tokenizer takes the place of
+    its own.
     """
 
     directory: Path
     config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, Readable]
     stamps: Mapping[Path, Stamp] = field(default_factory=dict)
+    merged: tuple[MergedAdapter, ...] = ()
+    tokenizer_directory: Path | None = None
 
     @classmethod
-    def open(cls, directory: Path) -> Checkpoint:
+    def open(cls, directory: Path, *, adapters: bool = False) -> Checkpoint:
         """Read configuration and headers.
 
+        ``adapters``: whether it may have files of an adapter beside its model, which is known then.
         Raises :class:`CheckpointNotFoundError`, :class:`UnsupportedModelError`,
         :class:`CorruptCheckpointError` or :class:`TensorError`.
         """
-        config = read_config(directory)
+        config = read_config(directory, adapters=adapters)
         index = None if is_file(directory / SINGLE_FILE) else read_json(directory / INDEX_FILE)
         shards = _shards(directory, index)
         stamps = {shard: stamp(shard) for shard in shards}
@@ -85,40 +99,52 @@ class Checkpoint:
                 raise CorruptCheckpointError(f"{path.name} changed while it was read: export again")
 
     def license(self) -> str | None:
-        """The licence named in the checkpoint's model card, if any.
+        """The licence named in the checkpoint's model card, as :func:`license_of` finds it."""
+        return license_of(self.directory)
 
-        Raises :class:`CorruptCheckpointError` for a card that cannot be read.
-        """
-        card = self.directory / "README.md"
-        if not inside(self.directory, card) or not card.is_file():
-            return None
-        try:
-            with card.open(encoding="utf-8", errors="replace") as file:
-                text = file.read(_CARD_READ)
-        except OSError as error:
-            raise CorruptCheckpointError(
-                f"{card.name} cannot be read ({error.strerror}): correct its "
-                "permissions, or remove it"
-            ) from error
-        front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
-        found = (
-            re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE)
-            if front_matter
-            else None
-        )
-        return found[1] if found else None
+    @property
+    def text_from(self) -> Path:
+        """The directory whose tokenizer it is used with."""
+        return self.tokenizer_directory or self.directory
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` of a checkpoint. Raises :class:`CheckpointNotFoundError` or
-    :class:`CorruptCheckpointError`.
+def license_of(directory: Path) -> str | None:
+    """The licence named in the model card of a checkpoint or adapter, if any.
+
+    Raises :class:`CorruptCheckpointError` for a card that cannot be read.
+    """
+    card = directory / "README.md"
+    if not inside(directory, card) or not card.is_file():
+        return None
+    try:
+        with card.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_CARD_READ)
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"{card.name} cannot be read ({error.strerror}): correct its permissions, or remove it"
+        ) from error
+    front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
+    found = (
+        re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front_matter[1], flags=re.MULTILINE)
+        if front_matter
+        else None
+    )
+    return found[1] if found else None
+
+
+def read_config(directory: Path, *, adapters: bool = False) -> dict[str, Any]:
+    """``config.json`` of a checkpoint, in whose directory ``adapters`` may lie.
+
+    Raises :class:`CheckpointNotFoundError`, :class:`CorruptCheckpointError` or, for an adapter that
+    is not to be there, :class:`UnsupportedModelError`.
     """
     if not directory.is_dir():
         raise CheckpointNotFoundError(
             f"no directory {directory}: give a checkpoint directory or a hub id such "
             "as bigcode/starcoder2-3b"
         )
-    refuse_adapter(directory)
+    if not adapters:
+        refuse_adapter(directory)
     config = read_json(directory / CONFIG_FILE)
     if config is None:
         raise CheckpointNotFoundError(

@@ -16,7 +16,7 @@ from sc2onnx.bundle.facts import CacheLayout, ModelFacts
 from sc2onnx.bundle.targets import OWN_TARGETS
 from sc2onnx.errors import BundleError, RequestError
 from sc2onnx.export import hub
-from sc2onnx.export.adapter import ADAPTER_CONFIG
+from sc2onnx.export.adapters.noticed import ADAPTER_CONFIG
 from sc2onnx.export.calibration import Calibration
 from sc2onnx.export.checkpoint import CONFIG_FILE, Checkpoint, read_config
 from sc2onnx.export.config import Starcoder2Config

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sc2onnx.bundle import contract, kernels
+from sc2onnx.bundle.adapter_facts import shapes_of
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import ring_attention, scatter_elements, together
@@ -16,6 +17,7 @@ from sc2onnx.export.graph.grouped_query import (
 )
 from sc2onnx.export.graph.growing import growing_attention
 from sc2onnx.export.graph.kernels import computes, kernels_form
+from sc2onnx.export.graph.low_rank import low_rank
 from sc2onnx.export.graph.model import Form, attention_mask
 from sc2onnx.export.graph.ops import CUDA_OPSET, PORTABLE_OPSET
 from sc2onnx.export.graph.tokenwise import tokenwise
@@ -29,6 +31,7 @@ class Graphs:
 
     ``form``: with what the one for every runtime is built. ``kernel_form``: the same of the one for
     our own operators, whose version is ``kernels``; None and 0 if they cannot compute the model.
+    ``adapter_form``: of the one that takes adapters; None where the target has none.
     ``agreeing_steps``: which steps agree with each other (:mod:`sc2onnx.bundle.steps`).
     """
 
@@ -36,6 +39,7 @@ class Graphs:
     kernel_form: Form | None
     kernels: int
     agreeing_steps: str
+    adapter_form: Form | None = None
 
     @classmethod
     def of(cls, plan: Plan) -> Graphs:
@@ -43,7 +47,7 @@ class Graphs:
         agreeing, version = _agreeing_steps(plan), kernel_version(plan)
         form = _form(plan, agrees=agreeing != NONE)
         own = kernels_form(plan.schemes, form.activations) if version else None
-        return cls(form, own, version, agreeing)
+        return cls(form, own, version, agreeing, _adapted(plan, form))
 
     def files(self, stages: tuple[int, ...], layers: int) -> Iterator[tuple[str, Form, range]]:
         """Name, form and layers of each graph. ``stages``: layers of each, none for one graph."""
@@ -53,6 +57,9 @@ class Graphs:
         if self.kernel_form is not None:
             for name, part in zip(contract.kernel_graph_files(stages), parts, strict=True):
                 yield name, self.kernel_form, part
+        if self.adapter_form is not None:
+            for name, part in zip(contract.adapter_graph_files(stages), parts, strict=True):
+                yield name, self.adapter_form, part
 
 
 def kernel_version(plan: Plan) -> int:
@@ -62,6 +69,17 @@ def kernel_version(plan: Plan) -> int:
     ring, schemes = _is_ring(plan), plan.schemes.values()
     target, head_dim = plan.variant.made_for, plan.config.head_dim
     return kernels.version_for(target, ring=ring, schemes=schemes, head_dim=head_dim)
+
+
+def _adapted(plan: Plan, form: Form) -> Form | None:
+    """The same form with products that take adapters."""
+    if not plan.variant.made_for.adapters:
+        return None
+    config = plan.config
+    shapes = shapes_of(
+        config.hidden_size, config.intermediate_size, config.query_size, config.kv_size
+    )
+    return replace(form, products=low_rank(form.products, shapes, form.activations))
 
 
 def _is_ring(plan: Plan) -> bool:

@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from sc2onnx.bundle.hub import answers, is_id, mistyped
 from sc2onnx.bundle.hub_errors import Wording, explained
 from sc2onnx.errors import CheckpointNotFoundError
-from sc2onnx.export.adapter import ADAPTER_CONFIG
+from sc2onnx.export.adapters.noticed import ADAPTER_CONFIG
 from sc2onnx.export.shown import name_of
 from sc2onnx.export.small_files import PATTERNS
 

@@ -11,19 +11,9 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Final
 
+from sc2onnx.bundle.wrappers import WRAPPERS
 from sc2onnx.errors import TensorError
 from sc2onnx.export.shown import brief, name_of
-
-_WRAPPERS: Final[Mapping[str, str]] = {
-    "_orig_mod": "torch.compile",
-    "module": "DistributedDataParallel or DeepSpeed",
-    "_fsdp_wrapped_module": "FullyShardedDataParallel",
-    "_fpw_module": "FairScale",
-    "_checkpoint_wrapped_module": "activation checkpointing",
-    "_forward_module": "Lightning Fabric",
-    "_dmp_wrapped_module": "torchrec",
-}
-"""Attributes under which wrappers keep the module, in whole models and single layers, and whose."""
 
 _HOLDERS: Final[Mapping[str, str]] = {
     "model": "a class around the model, such as Lightning's",
@@ -74,6 +64,19 @@ def own_names(names: Iterable[str]) -> dict[str, str]:
     return {name: new for new, name in own.items()}
 
 
+def own_name(name: str) -> str:
+    """StarCoder2's own name for one tensor of an adapter, or the name as it is.
+
+    It is what :func:`own_names` makes of a name of a model, whatever others begin with:
+    ``base_model.model.model.layers.0.mlp.c_fc.lora_A.weight`` becomes
+    ``model.layers.0.mlp.c_fc.lora_A.weight``.
+    """
+    _, rest = _split(name)
+    if not rest:
+        return name
+    return ".".join(rest if rest[0] == _HEAD else ("model", *rest))
+
+
 def instead(missing: list[str], found: Iterable[str], layers: int) -> str:
     """What a checkpoint that lacks tensors has in their place, in a clause."""
     names = list(found)
@@ -104,9 +107,9 @@ def _split(name: str) -> tuple[_Segments, _Segments]:
     segments = name.split(".")
     for number, segment in enumerate(segments):
         if segment in _BODY or segment == _HEAD:
-            rest = (part for part in segments[number:] if part not in _WRAPPERS)
+            rest = (part for part in segments[number:] if part not in WRAPPERS)
             return tuple(segments[:number]), tuple(rest)
-        if segment not in _WRAPPERS and segment not in _HOLDERS:
+        if segment not in WRAPPERS and segment not in _HOLDERS:
             break
     return (), ()
 
@@ -126,8 +129,8 @@ def _only(prefixes: Counter[_Segments]) -> _Segments:
 
 
 def _mixed(prefix: _Segments, other: _Segments, whose: str) -> TensorError:
-    wrapped = max(prefix, other, key=lambda segments: len(set(segments) & set(_WRAPPERS)))
-    origins = {**_WRAPPERS, **_HOLDERS}
+    wrapped = max(prefix, other, key=lambda segments: len(set(segments) & set(WRAPPERS)))
+    origins = {**WRAPPERS, **_HOLDERS}
     whence = ", ".join(dict.fromkeys(origins[segment] for segment in wrapped)) or "nothing"
     return TensorError(
         f"tensors begin with {_shown(prefix)}, {whose} with {_shown(other)} (from {whence}), "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sc2onnx.export.calibration import Calibration
@@ -15,8 +15,9 @@ class Order:
     """A checkpoint (directory or hub id, with its revision), a variant of it, and where to put it.
 
     ``stages``: graphs to cut the layers into. ``allow_settings``: unknown settings that the caller
-    vouches for. Raises :class:`~sc2onnx.errors.RequestError` where variant and calibration do not
-    go together, before any work.
+    vouches for. ``adapters``: directory or hub id -> weight, to be merged in order. Raises
+    :class:`~sc2onnx.errors.RequestError` where variant and calibration do not go together, before
+    any work.
     """
 
     checkpoint: str | Path
@@ -27,6 +28,7 @@ class Order:
     calibration: Calibration
     stages: int
     overwrite: bool
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.calibration.applies(self.variant.recipe())

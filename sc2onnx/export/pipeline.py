@@ -16,6 +16,7 @@ from sc2onnx.bundle import contract, model_card
 from sc2onnx.bundle.manifest import FileEntry, Manifest
 from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.export import weights, writer
+from sc2onnx.export.adapters.wanted import Wanted, weights_by_path
 from sc2onnx.export.calibrated import weights_of
 from sc2onnx.export.calibration import Calibration
 from sc2onnx.export.estimate import estimate
@@ -40,6 +41,7 @@ def export(
     revision: str | None = None,
     allow_settings: Collection[str] = (),
     calibration: Calibration | None = None,
+    adapters: Wanted = (),
     stages: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -52,7 +54,9 @@ def export(
     whatever the model's size; what it takes otherwise: ``sc2onnx plan CHECKPOINT``.
     ``stages``: cut the layers into so many graphs, balanced by bytes, for several devices
     (``device_map`` of :func:`sc2onnx.load`). ``allow_settings``: settings of ``config.json`` that
-    are unknown here, and of which the caller vouches that they change nothing. Raises
+    are unknown here, and of which the caller vouches that they change nothing. ``adapters``: LoRA
+    adapters to merge, in order, directories as peft saves them or hub ids; as a mapping, each with
+    the weight of its change, which is 1 otherwise. Raises
     :class:`~sc2onnx.errors.CheckpointError`, :class:`~sc2onnx.errors.OutputError` and their
     subclasses, and :class:`~sc2onnx.errors.RequestError` for an unknown precision or one that the
     target cannot run; ``out`` is then as it was before. Warns (:class:`UserWarning`) of a tokenizer
@@ -60,7 +64,8 @@ def export(
     behind, and weights to be quantised that are zeros in whole blocks.
     """
     wanted = Variant(precision, target), revision, allow_settings, calibration or Calibration()
-    order = Order(checkpoint, Path(os.path.abspath(out)), *wanted, stages, overwrite)
+    weighted = weights_by_path(adapters)
+    order = Order(checkpoint, Path(os.path.abspath(out)), *wanted, stages, overwrite, weighted)
     writer.clean_up(order.out)
     writer.check_output(order.out, overwrite)
     with closing(progress or Silent()) as report:
@@ -146,6 +151,7 @@ def _manifest(
         license=subject.license,
         exporter=f"sc2onnx {__version__}",
         allowed_settings=subject.allowed_settings,
+        adapters=subject.opened.merged,
     )
     return Manifest(
         model=subject.facts,

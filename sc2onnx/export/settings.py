@@ -180,6 +180,11 @@ _NOTES: Final = re.compile(
 """Beginnings of private keys, and of the names under which tools leave notes of themselves."""
 
 
+def is_note(name: str) -> bool:
+    """Whether a setting has the name of a private key, or of a tool's note of itself."""
+    return _NOTES.match(name) is not None
+
+
 def problems(raw: Mapping[str, Any], allowed: Collection[str] = ()) -> Iterator[str]:
     """What is wrong with settings that are not fields of a StarCoder2, each as a clause.
 
@@ -211,7 +216,7 @@ def synonym_problems(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> Itera
 def unknown_settings(raw: Mapping[str, Any]) -> set[str]:
     """Names of settings of which nothing is known, and that set something."""
     known = READ | _HARMLESS | _PACKINGS | _WINDOWS | set(_SINGLE_VALUED) | set(_SYNONYMS)
-    return {name for name in set(raw) - known if raw[name] is not None and not _NOTES.match(name)}
+    return {name for name in set(raw) - known if raw[name] is not None and not is_note(name)}
 
 
 def check_allowed(raw: Mapping[str, Any], allowed: Collection[str]) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ carry a file of the machine's into a bundle.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,17 @@ SOURCES: Final = (VOCAB_FILE, MERGES_FILE, ADDED_TOKENS_FILE, CHAT_TEMPLATE_JSON
 _LICENSE: Final = "LICENSE"
 LICENSES: Final = f"{_LICENSE}*"
 TEMPLATES: Final = f"{CHAT_TEMPLATE_FOLDER}/*.jinja"
+
+TEXT_FILES: Final = (
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+    *SOURCES,
+)
+"""Files of a tokenizer and its chat template, which an adapter may bring."""
+
+TEXT_PATTERNS: Final = (*TEXT_FILES, TEMPLATES)
 
 PATTERNS: Final = (*COPIED, *SOURCES, LICENSES, TEMPLATES)
 """What to download of a checkpoint on the hub, beside the weights."""
@@ -96,6 +108,30 @@ class SmallFiles:
         licenses = {name: data for name, data in self.contents.items() if name.startswith(_LICENSE)}
         return ready | licenses
 
+    def with_text_of(self, other: SmallFiles) -> SmallFiles:
+        """The same files, with those of another's tokenizer and chat template in their place.
+
+        A tokenizer takes the place of all there is; without one, file takes the place of file.
+        """
+        theirs = {name: data for name, data in other.contents.items() if _is_text(name)}
+        own = dict(self.contents)
+        if other.has_tokenizer:
+            own = {name: data for name, data in own.items() if not _is_text(name)}
+        left = dict.fromkeys((*self.left, *other.left))
+        return SmallFiles(own | theirs, tuple(left))
+
+    def with_json(self, name: str, value: Mapping[str, Any]) -> SmallFiles:
+        """The same files, with another value in a file of settings; as it is if that says so."""
+        if self.json(name) == value:
+            return self
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        return replace(self, contents={**self.contents, name: text.encode()})
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer is there, or what it is made of."""
+        return TOKENIZER_FILE in self.contents or {VOCAB_FILE, MERGES_FILE} <= self.contents.keys()
+
     def json(self, name: str) -> dict[str, Any]:
         """A file of settings, empty if there is none. Raises :class:`CorruptCheckpointError`."""
         if name not in self.contents:
@@ -111,6 +147,10 @@ def parse(name: str, data: bytes) -> dict[str, Any]:
         raise CorruptCheckpointError(
             f"{name} cannot be read as JSON ({_one_line(error)}): download it again"
         ) from error
+
+
+def _is_text(name: str) -> bool:
+    return name in TEXT_FILES or name.startswith(f"{CHAT_TEMPLATE_FOLDER}/")
 
 
 def _names(directory: Path) -> Iterator[str]:

@@ -11,11 +11,11 @@ import re
 import stat
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, Self
 
 import ml_dtypes
 import numpy as np
@@ -45,6 +45,33 @@ Stamp = tuple[int, int, int, int]
 """Device, inode, bytes, and when it was last written."""
 
 
+class Readable(Protocol):
+    """A tensor of a checkpoint, as it is stored or as it is made of what is: read in rows."""
+
+    @property
+    def name(self) -> str:
+        """StarCoder2's own name for it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes, (out, in) for a matrix."""
+        ...
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element as it is read."""
+        ...
+
+    def rows(self, rows_at_once: int) -> Iterator[npt.NDArray[Any]]:
+        """The tensor, at most so many rows (first axis) at a time."""
+        ...
+
+    def named(self, name: str) -> Self:
+        """The same tensor under another name."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """Where a tensor lies: bytes ``start`` ..
@@ -61,6 +88,10 @@ class StoredTensor:
     def itemsize(self) -> int:
         """Bytes of one element."""
         return int(np.dtype(DTYPES[self.dtype]).itemsize)
+
+    def named(self, name: str) -> Self:
+        """The same bytes under another name."""
+        return replace(self, name=name)
 
     def rows(self, rows_at_once: int) -> Iterator[npt.NDArray[Any]]:
         """The tensor in its stored type, at most so many rows (first axis) at a time."""

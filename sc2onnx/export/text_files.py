@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer
@@ -54,19 +53,18 @@ class TextFiles:
 
 
 def text_files(
-    directory: Path,
+    small: SmallFiles,
     name: str,
     config: Starcoder2Config,
     generation_config: Mapping[str, Any],
     target: Target,
 ) -> TextFiles:
-    """Read, open and check what a checkpoint has beside its weights.
+    """Open and check what a checkpoint has beside its weights, which ``small`` has read.
 
     ``name``: what messages call the checkpoint. Raises
     :class:`~sc2onnx.errors.CorruptCheckpointError` for files that are there and cannot be used,
     :class:`~sc2onnx.errors.UnsupportedModelError` for an end-of-text that is none.
     """
-    small = SmallFiles.read(directory)
     copied, doubts = small.copied(), list(small.left)
     data = tokenizer_data(small)
     tokenizer = None if data is None else open_tokenizer(data, origin(small))

@@ -13,7 +13,7 @@ import numpy as np
 
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
-from sc2onnx.export.stored import StoredTensor
+from sc2onnx.export.stored import Readable
 from sc2onnx.export.weights import CHUNK_BYTES, EMBEDDING, HEAD
 
 UNTIED: Final = (
@@ -37,16 +37,18 @@ def settle(checkpoint: Checkpoint, config: Starcoder2Config) -> tuple[Checkpoint
         return checkpoint, config
     others = {name: tensor for name, tensor in tensors.items() if name != HEAD}
     if embedding is None:
-        others = {EMBEDDING: replace(head, name=EMBEDDING), **others}
+        others = {EMBEDDING: head.named(EMBEDDING), **others}
         return replace(checkpoint, tensors=others), config
     shape = (config.vocab_size, config.hidden_size)
-    if head.shape == embedding.shape == shape and _equal(head, embedding):
+    if head.shape == shape and equal(head, embedding):
         return replace(checkpoint, tensors=others), config
     return checkpoint, replace(config, tie_word_embeddings=False)
 
 
-def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two tensors of one shape hold the same numbers; each is one in float32 exactly."""
+def equal(one: Readable, other: Readable) -> bool:
+    """Whether two tensors hold the same numbers in one shape; each is one in float32 exactly."""
+    if one.shape != other.shape:
+        return False
     row = prod(one.shape[1:]) * max(one.itemsize, other.itemsize)
     rows = max(1, CHUNK_BYTES // row)
     pairs = zip(one.rows(rows), other.rows(rows), strict=True)

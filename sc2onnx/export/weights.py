@@ -21,7 +21,7 @@ from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.names import ROTARY_BUFFERS, instead
 from sc2onnx.export.shown import brief, name_of
-from sc2onnx.export.stored import StoredTensor
+from sc2onnx.export.stored import Readable
 
 CHUNK_BYTES: Final = 16 << 20
 """Stored bytes read at once: large enough for the disk, small enough
@@ -114,9 +114,7 @@ def check_complete(checkpoint: Checkpoint, config: Starcoder2Config) -> None:
             )
 
 
-def _instead(
-    missing: list[str], found: Mapping[str, StoredTensor], config: Starcoder2Config
-) -> str:
+def _instead(missing: list[str], found: Mapping[str, Readable], config: Starcoder2Config) -> str:
     """What is there in the place of missing tensors, in a clause."""
     if missing == [HEAD]:
         return "a model whose head is its embedding has tie_word_embeddings true there"
@@ -206,7 +204,7 @@ def recast(weight: LazyWeight, dtype: np.dtype[Any]) -> LazyWeight:
     )
 
 
-def _cast(name: str, parts: list[StoredTensor], dtype: np.dtype[Any]) -> LazyWeight:
+def _cast(name: str, parts: list[Readable], dtype: np.dtype[Any]) -> LazyWeight:
     """One weight from tensors stacked along their first axis."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 

@@ -64,6 +64,7 @@ class _Body(msgspec.Struct):
     input_prefix: str | None = None
     input_suffix: str | None = None
     segments: _Segments | None = None
+    lora: Any = None
 
 
 _BODY: Final = msgspec.json.Decoder(_Body)
@@ -80,7 +81,8 @@ def keys(body: bytes, client: str = "") -> Keys:
         found = _BODY.decode(body) if body else _Body()
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         found = _Body()
-    owner = f"{client}\0{found.user or ''}\0{found.model}"
+    adapter = repr(found.lora) if found.lora else ""  # its caches are its own
+    owner = f"{client}\0{found.user or ''}\0{found.model}{adapter}"
     given = found.segments
     if given is not None and given.filepath and (given.git_url or found.user or client):
         return (_hash(f"{owner}\0{given.git_url or ''}\0{given.filepath}"),)

@@ -31,6 +31,11 @@ def described(
     )
     return {
         "source": origin.source + (f" at {origin.revision}" if origin.revision else ""),
+        **(
+            {"adapters": ", ".join(map(str, origin.adapters)) + ", merged"}
+            if origin.adapters
+            else {}
+        ),
         "licence": origin.license or "not stated by the source",
         ("precision"): (
             f"{manifest.precision}, for {manifest.target} (ONNX opset "
@@ -66,10 +71,10 @@ def on_kernels(manifest: Manifest) -> tuple[SlotType | None, str]:
     if not manifest.kernel_graphs:
         return None, "no graph for sc2onnx-kernels, the bundle runs without"
     try:
-        from sc2onnx.runtime.ort.kernels import Missing, kept_slots, look, usable
+        from sc2onnx.runtime.ort.kernels import Missing, kept_slots, look_for, usable
     except Sc2onnxError as error:  # onnxruntime is not installed
         return None, f"a graph for sc2onnx-kernels ({error})"
-    found = look()
+    found = look_for(manifest)
     if isinstance(found, Missing):
         return None, f"a graph for them, but {found.reason} ({KERNELS})"
     if usable("auto", manifest) is None:

@@ -13,7 +13,7 @@ from sc2onnx.runtime.limits import HERE, Groups, memory_left
 @dataclass(frozen=True, slots=True)
 class MemoryFootprint:
     """Bytes. By construction: ``weights`` of the bundle, ``cache`` allocated by open
-    sequences, and their ``total``.
+    sequences, ``adapters`` that are loaded, and their ``total``.
 
     As resident, where the operating system tells (Linux), else None: ``resident_weights``, pages in
     memory of the weights file and of the packed weights in the cache (shared between processes,
@@ -27,6 +27,7 @@ class MemoryFootprint:
     resident_weights: int | None
     resident_private: int | None
     resident_total: int | None
+    adapters: int = 0
 
 
 def not_enough(error: MemoryError) -> OutOfMemoryError:
@@ -37,20 +38,24 @@ def not_enough(error: MemoryError) -> OutOfMemoryError:
     )
 
 
-def measure(weights: int, cache: int, weights_files: Sequence[Path]) -> MemoryFootprint:
-    """The footprint now. ``weights`` and ``cache`` are what construction says;
+def measure(
+    weights: int, cache: int, weights_files: Sequence[Path], adapters: int = 0
+) -> MemoryFootprint:
+    """The footprint now. ``weights``, ``cache`` and ``adapters`` are what construction says;
     ``weights_files`` are mapped.
     """
+    total = weights + cache + adapters
     status = process_status()
     if "VmRSS" not in status:
-        return MemoryFootprint(weights, cache, weights + cache, None, None, None)
+        return MemoryFootprint(weights, cache, total, None, None, None, adapters)
     return MemoryFootprint(
         weights,
         cache,
-        weights + cache,
+        total,
         _resident_pages_of(weights_files),
         status.get("RssAnon"),
         status["VmRSS"],
+        adapters,
     )
 
 

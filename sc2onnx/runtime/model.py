@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.runtime.adapter import Adapter
+from sc2onnx.runtime.adapters import Adapters
 from sc2onnx.runtime.arguments import texts
 from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.choose.sampling import SamplingParameters
@@ -54,11 +58,14 @@ class Model:
         self.speculates = session.steps_agree if options.speculate is None else options.speculate
         """Whether tokens that the text suggests are computed ahead."""
         costs = StepCosts(FLAT) if session.kernels else StepCosts()
-        drafting = Drafting(Memory(), costs)
+        exact = session.kernels is not None or bundle.manifest.quantization is None
+        drafting = Drafting(Memory(), costs, adapted=exact or bool(options.speculate))
         self._memory = drafting.memory
         facts, self._codec = bundle.manifest.model, LazyCodec(bundle, session.process)
-        self.requests = Requests(facts, self._codec, drafting if self.speculates else None)
         self.engine = engine_over(session, cache_shape, options, costs)
+        self._adapters = Adapters(facts, session, self.engine)
+        guesses = drafting if self.speculates else None
+        self.requests = Requests(facts, self._codec, guesses, self._adapters.called)
         weakref.finalize(self, self.engine.stop).atexit = False
 
     def __reduce__(self) -> str:
@@ -198,20 +205,48 @@ class Model:
         sampling: SamplingParameters | None = None,
         stop_tokens: Iterable[int] | None = None,
         logprobs: bool = False,
+        adapter: str | None = None,
     ) -> TokenStream:
         """Continue token ids with token ids, as an iterator that can be closed; needs no tokenizer.
 
-        ``stop_tokens``: by default the checkpoint's end-of-text. Checked now, computed while it is
-        iterated; closing it, from any thread, frees the cache, or leaves it to later requests.
+        ``stop_tokens``: by default the checkpoint's end-of-text. ``adapter``: the name of one that
+        is loaded. Checked now, computed while it is iterated; closing it, from any thread, frees
+        the cache, or leaves it to later requests.
         """
-        rules = self.requests.token_rules(max_new_tokens, sampling, stop_tokens, logprobs)
+        rules = self.requests.token_rules(max_new_tokens, sampling, stop_tokens, logprobs, adapter)
         return TokenStream(self.engine, self.requests.row(prompt, rules, "tokens"))
 
-    def sequence(self) -> TokenSequence:
-        """An empty sequence: append token ids, read logits, rewind. Raises
+    def sequence(self, *, adapter: str | None = None) -> TokenSequence:
+        """An empty sequence: append token ids, read logits, rewind. ``adapter``: the name of one
+        that is loaded. Raises :class:`~sc2onnx.errors.RequestError` for another name, and
         :class:`~sc2onnx.errors.OutOfMemoryError`.
         """
-        return TokenSequence(self.engine, self.manifest.model)
+        return TokenSequence(self.engine, self.manifest.model, self.requests.adapted(adapter))
+
+    def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Load an adapter that ``sc2onnx adapter convert`` made, so that requests can name it:
+        ``generate(prompt, adapter=name)``, and every other way to ask.
+
+        ``path``: of its directory. ``name``: by default that of the directory. Several can be
+        loaded, and rows of one batch may use different ones. Requests under way go on, and wait for
+        a moment between two steps: a model without sc2onnx-kernels opens another graph for its
+        first adapter. Raises :class:`~sc2onnx.errors.AdapterError` for files that are malformed or
+        do not fit the model, and where the bundle takes no adapters,
+        :class:`~sc2onnx.errors.RequestError` for a name that is taken,
+        :class:`~sc2onnx.errors.InferenceError` and :class:`~sc2onnx.errors.OutOfMemoryError`.
+        """
+        return self._adapters.load(path, name)
+
+    def drop_adapter(self, name: str) -> None:
+        """Let an adapter go. Requests that use it go on with it until they end, and then its memory
+        is free. Raises :class:`~sc2onnx.errors.RequestError` for a name that is none.
+        """
+        self._adapters.drop(name)
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The adapters that are loaded, by name."""
+        return MappingProxyType(dict(self._adapters))
 
     def start(self, *, bulk: bool = False) -> None:
         """Have a thread of its own compute all requests, so that those who wait only wait: for
@@ -249,9 +284,12 @@ class Model:
         self._memory.clear()
 
     def memory_footprint(self) -> MemoryFootprint:
-        """Bytes of weights and of caches, open and kept, by construction and as resident now."""
+        """Bytes of weights, of caches, open and kept, and of adapters, by construction and as
+        resident now.
+        """
         self.session.process.check()
         files = [self._bundle.weights]
         if self._packed is not None:
             files.append(self._packed.data)
-        return measure(self._bundle.manifest.weight_bytes, self.engine.nbytes, files)
+        weights, cache = self._bundle.manifest.weight_bytes, self.engine.nbytes
+        return measure(weights, cache, files, self._adapters.nbytes)

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Self, get_args
 
 from sc2onnx.errors import RequestError
+from sc2onnx.runtime.adapter import Adapted
 from sc2onnx.runtime.arguments import (
     check_keywords,
     flag,
@@ -36,6 +37,9 @@ _MOST_LIKELIEST: Final = 20
 _MOST_SAMPLES: Final = 1024
 """Of one prompt, in one call."""
 
+_MOST_SCALE: Final = 100.0
+"""Of an adapter, either way."""
+
 
 class GenerationKeywords(SamplingKeywords, total=False):
     """The keywords of :class:`GenerationOptions`, as type checkers see them."""
@@ -54,6 +58,8 @@ class GenerationKeywords(SamplingKeywords, total=False):
     priority: int
     namespace: str | None
     prediction: str | None
+    adapter: str | None
+    adapter_scale: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,8 @@ class GenerationOptions(SamplingParameters):
     others left computed, and their texts, are not used for it, nor its own for them, so that nobody
     can tell by the time what others ask. ``prediction``: a text that the completion may be like,
     such as the code that it is to replace: where it is, several tokens are computed at once.
+    ``adapter``: the name of one that ``model.load_adapter`` has loaded; None: the model as it is.
+    ``adapter_scale``: what the adapter's part is multiplied by; 0 is without it.
 
     Raises :class:`~sc2onnx.errors.RequestError` on construction.
     """
@@ -100,6 +108,8 @@ class GenerationOptions(SamplingParameters):
     priority: int = 0
     namespace: str | None = None
     prediction: str | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
 
     def __post_init__(self) -> None:
         SamplingParameters.__post_init__(self)  # super() does not know a class with slots
@@ -130,6 +140,8 @@ class GenerationOptions(SamplingParameters):
         _check_seconds("timeout", self.timeout)
         optional_text("namespace", self.namespace)
         optional_text("prediction", self.prediction)
+        optional_text("adapter", self.adapter)
+        object.__setattr__(self, "adapter_scale", _scale(self.adapter_scale))
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Self:
@@ -149,16 +161,30 @@ def sample_count(n: object) -> int:
     return 1 if n is None else whole_number("n", n, 1, _MOST_SAMPLES)
 
 
+def _scale(value: object) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not abs(value) <= _MOST_SCALE:  # type: ignore[arg-type]
+        raise RequestError(
+            f"adapter_scale is {shown(value)}, expected a number up to {_MOST_SCALE:g}"
+        )
+    return float(value)  # type: ignore[arg-type]
+
+
 def _check_seconds(name: str, value: object) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if value is not None and not (number and 0 < value < math.inf):  # type: ignore[operator]
         raise RequestError(f"{name} is {shown(value)}, expected seconds, more than 0, or None")
 
 
+def owner_of(namespace: str | None, adapted: Adapted | None) -> Hashable:
+    """Whose caches serve a request: those of its namespace that were computed with its adapter."""
+    return namespace if adapted is None else (namespace, *adapted.key)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRules:
-    """What of the options a row goes by. ``stop_tokens``: all that end it;
-    ``prediction``: as tokens.
+    """What of the options a row goes by. ``stop_tokens``: all that end it; ``prediction``: as
+    tokens; ``adapted``: with which adapter.
     """
 
     max_new_tokens: int
@@ -171,6 +197,12 @@ class GenerationRules:
     namespace: str | None = None
     prediction: tuple[int, ...] = ()
     prompt_logprobs: bool = False
+    adapted: Adapted | None = None
+
+    @property
+    def owner(self) -> Hashable:
+        """See :func:`owner_of`."""
+        return owner_of(self.namespace, self.adapted)
 
     def __post_init__(self) -> None:
         most = whole_number("max_new_tokens", self.max_new_tokens, 1)

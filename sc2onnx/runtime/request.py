@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, TokenIdError
+from sc2onnx.runtime.adapter import Adapted, Adapter
 from sc2onnx.runtime.arguments import shown, some_token_ids, text, token_ids
 from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
@@ -25,7 +26,7 @@ from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.infill_options import InfillOptions
-from sc2onnx.runtime.options import Ending, GenerationOptions, GenerationRules
+from sc2onnx.runtime.options import Ending, GenerationOptions, GenerationRules, owner_of
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
 from sc2onnx.runtime.text.lines import Lines
@@ -34,10 +35,13 @@ from sc2onnx.runtime.text.sink import TextSink
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """What guesses are made from, and what steps cost; of a model."""
+    """What guesses are made from, and what steps cost; of a model. ``adapted``: whether there are
+    guesses with an adapter as well, where several tokens in a step may differ from one by one.
+    """
 
     memory: Memory
     costs: StepCosts
+    adapted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,24 @@ class Requests:
     """Makes the rows of a model's requests."""
 
     def __init__(
-        self, facts: ModelFacts, codec: Callable[[], Codec], drafting: Drafting | None
+        self,
+        facts: ModelFacts,
+        codec: Callable[[], Codec],
+        drafting: Drafting | None,
+        adapter: Callable[[str], Adapter],
     ) -> None:
         """``codec``: opens the tokenizer when it is first needed.
-        ``drafting``: None for no guesses.
+        ``drafting``: None for no guesses. ``adapter``: the loaded one of a name.
         """
         self._facts, self._open, self.drafting = facts, codec, drafting
+        self._adapter = adapter
+
+    def adapted(self, name: str | None, scale: float = 1.0) -> Adapted | None:
+        """With which adapter a request is computed. Raises :class:`RequestError` for a name that
+        is none.
+        """
+        found = None if name is None else self._adapter(name)
+        return None if found is None or not scale else Adapted(found, scale)
 
     def prompt(self, code: str, options: GenerationOptions) -> Prompt:
         """A text as a prompt. Raises :class:`~sc2onnx.errors.RequestError` and its subclasses."""
@@ -129,7 +145,13 @@ class Requests:
             namespace=options.namespace,
             prediction=self._predicted(options.prediction),
             prompt_logprobs=options.prompt_logprobs,
+            adapted=self.adapted(options.adapter, options.adapter_scale),
         )
+
+    def owner(self, options: GenerationOptions) -> Hashable:
+        """Whose caches serve a request, see :func:`sc2onnx.runtime.options.owner_of`."""
+        adapted = self.adapted(options.adapter, options.adapter_scale)
+        return owner_of(options.namespace, adapted)
 
     def _predicted(self, prediction: str | None) -> tuple[int, ...]:
         if not prediction or self.drafting is None:
@@ -143,6 +165,7 @@ class Requests:
         sampling: SamplingParameters | None,
         stop_tokens: Iterable[int] | None,
         logprobs: bool,
+        adapter: str | None = None,
     ) -> GenerationRules:
         """What a row without text goes by, which needs no tokenizer; greedy and up to the
         checkpoint's end-of-text by default.
@@ -154,7 +177,8 @@ class Requests:
         usual = frozenset(self._facts.eos_token_ids)
         stops = usual if stop_tokens is None else self.stop_ids(stop_tokens)
         drawn = sampling or SamplingParameters()
-        return GenerationRules(max_new_tokens, drawn, (), stops, logprobs)
+        adapted = self.adapted(adapter)
+        return GenerationRules(max_new_tokens, drawn, (), stops, logprobs, adapted=adapted)
 
     def stop_ids(self, tokens: Iterable[int]) -> frozenset[int]:
         """Tokens that end a text, checked."""
@@ -228,7 +252,8 @@ class Requests:
             )
         sampler: Chooser = Sampler(rules.sampling, ids, vocab, spawned)
         drafter = None
-        if self.drafting is not None and not rules.logprobs:
+        guesses = rules.adapted is None or (self.drafting is not None and self.drafting.adapted)
+        if self.drafting is not None and not rules.logprobs and guesses:
             lookup = Lookup.of(
                 ids.tolist(), self.drafting.memory, rules.namespace, rules.prediction
             )

@@ -27,7 +27,8 @@ class Ask:
     leave its prompt computed. ``order``: of code to fill in, by default the one after which typing
     leaves the prompt's beginning as it was. ``replaces``: a newer request with the same key takes
     its place. ``prompt_seconds``: that the prompt for code to fill in may take, see
-    :mod:`sc2onnx.serve.haste`; None: any.
+    :mod:`sc2onnx.serve.haste`; None: any. ``lora``: the number of one of the model's adapters, and
+    what its part is multiplied by; None: the one that ``model`` names, if it names one.
     """
 
     prompts: tuple[str | Tokens | Surroundings, ...]
@@ -39,6 +40,7 @@ class Ask:
     order: FimOrder = "spm"
     replaces: Hashable | None = None
     prompt_seconds: float | None = None
+    lora: tuple[int, float] | None = None
 
 
 Answer = Mapping[str, object]

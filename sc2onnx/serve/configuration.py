@@ -33,7 +33,8 @@ class Configuration:
     """Everything that ``sc2onnx serve`` can be told; each field is a key of its file.
 
     ``models``: bundles, directories or hub ids, by the names that they go by, the first of them
-    where a request names none. ``device`` to ``speculate``: of each of them, see
+    where a request names none. ``adapters`` of the first of them, by the names that they go by as
+    models. ``device`` to ``speculate``: of each of them, see
     :class:`~sc2onnx.runtime.load_options.LoadOptions`. ``workers``: processes that serve, each on
     cores of its own (:mod:`sc2onnx.fleet`). ``key_files``: files of keys, one a line.
     ``attribution``: the file of an index, ``least_repeated`` and ``most_files``: see
@@ -44,6 +45,7 @@ class Configuration:
     """
 
     models: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     threads: int | None = None
     kernels: Use = "auto"
@@ -80,6 +82,9 @@ class Configuration:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise RequestError(f"workers is {self.workers}, expected 1 or more")
+        if both := set(self.models) & set(self.adapters):
+            found = f"{min(both)!r} is the name of a model and of an adapter"
+            raise RequestError(f"{found}, expected a name for each: rename one")
 
     def settings(self, keys: tuple[str, ...]) -> Settings:
         """How the server stands to the outside, with the keys that the files have. Raises
@@ -124,6 +129,8 @@ def of_file(path: Path, text: str, environment: Mapping[str, str]) -> Given:
     folder = path.parent
     if "models" in given:
         given["models"] = {name: _bundle(folder, each) for name, each in given["models"].items()}
+    if "adapters" in given:
+        given["adapters"] = {name: str(folder / each) for name, each in given["adapters"].items()}
     if "key_files" in given:
         filled = [_filled(path, each, environment) for each in given["key_files"]]
         given["key_files"] = tuple(str(folder / each) for each in filled)
@@ -143,7 +150,7 @@ def of_mapping(source: str, found: Mapping[str, Any]) -> Given:
 
 def of_environment(environment: Mapping[str, str]) -> Given:
     """What variables ``SC2ONNX_SERVE_<KEY>`` say; lists are separated by commas, models are
-    ``NAME=BUNDLE,NAME=BUNDLE``.
+    ``NAME=BUNDLE,NAME=BUNDLE``, and adapters are as well.
 
     Raises :class:`~sc2onnx.errors.RequestError` for one that stands for no key, and for a value
     of a wrong type.
@@ -162,15 +169,16 @@ def named(
     models: Iterable[str],
     source: str,
     first: Mapping[str, str] | None = None,
+    what: str = "BUNDLE",
 ) -> dict[str, str]:
-    """Bundles by name, of texts ``NAME=BUNDLE``, after those that have their names already. Raises
-    :class:`~sc2onnx.errors.RequestError`.
+    """Bundles by name, of texts ``NAME=BUNDLE``, after those that have their names already; or
+    ``what`` else is named. Raises :class:`~sc2onnx.errors.RequestError`.
     """
     found = dict(first or {})
     for given in models:
         name, equals, bundle = given.partition("=")
         if not (name and equals and bundle) or name in found:
-            raise RequestError(f"{source} is {given!r}, expected NAME=BUNDLE, each name once")
+            raise RequestError(f"{source} is {given!r}, expected NAME={what}, each name once")
         found[name] = bundle
     return found
 
@@ -205,9 +213,11 @@ _CHOICES: Final = ("kernels", "cache_type", "traces", "log")
 
 
 def _parted(source: str, key: str, value: str) -> Any:
-    if key not in ("models", "key_files", "allowed_hosts", "origins"):
+    if key not in ("models", "adapters", "key_files", "allowed_hosts", "origins"):
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()]
+    if key == "adapters":
+        return named(parts, source, what="DIR")
     return named(parts, source) if key == "models" else parts
 
 

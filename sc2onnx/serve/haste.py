@@ -9,6 +9,7 @@ the whole of it is computed behind everybody's back, for the keys that follow.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Hashable
 from typing import Final
 
 import numpy as np
@@ -20,15 +21,16 @@ LEAST: Final = 64
 """Tokens of a prompt that is cut, however long they take: with fewer there is nothing to go by."""
 
 
-def tokens_in(model: Model, prompt: Prompt, namespace: str | None, seconds: float) -> int | None:
+def tokens_in(model: Model, prompt: Prompt, owner: Hashable, seconds: float) -> int | None:
     """Tokens that a prompt may have, to be computed within so many ``seconds``; None: all of them,
-    because most are computed already, or because nothing was measured so far.
+    because most are computed already, or because nothing was measured so far. ``owner``: whose
+    caches serve it.
     """
     costs = model.engine.steps.costs
     if not costs.steps.known:
         return None
     ids = np.asarray(prompt.ids, dtype=np.int64)
-    left = len(ids) - model.engine.store.reach(ids, namespace)
+    left = len(ids) - model.engine.store.reach(ids, owner)
     if costs.seconds(0, left) <= seconds:
         return None
     most = bisect_right(range(1, left + 1), seconds, key=lambda count: costs.seconds(0, count))

@@ -50,6 +50,11 @@ def loaded(configuration: Configuration) -> dict[str, Model]:
             store.limit = _kept(store.limit, configuration.workers)
         if "starcoder2" in name.lower():
             LOG.warning("the name %s %s", name, _CONTINUE)
+    first = next(iter(found.values()), None)
+    for name, directory in configuration.adapters.items():
+        assert first is not None
+        adapter = first.load_adapter(directory, name)
+        LOG.info("adapter %s: rank %d, %.1f MB", name, adapter.rank, adapter.nbytes / 1e6)
     return found
 
 

@@ -59,7 +59,7 @@ def _prompts(
     whole = model.requests.infill_prompt(given.prefix, given.suffix, options)
     if ask.prompt_seconds is None:
         return whole, None
-    most = tokens_in(model, whole, options.namespace, ask.prompt_seconds)
+    most = tokens_in(model, whole, model.requests.owner(options), ask.prompt_seconds)
     if most is None:
         return whole, None
     near = replace(options, prompt_tokens=most)

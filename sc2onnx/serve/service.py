@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
 from sc2onnx.runtime.engine.handle import Handle, Stream, Task
@@ -51,8 +52,13 @@ class Service:
 
     @property
     def names(self) -> list[str]:
-        """Of the models."""
-        return list(self._models)
+        """Of the models, and of their adapters, each of which goes as a model too."""
+        adapters = [name for model in self._models.values() for name in model.adapters]
+        return [*self._models, *adapters]
+
+    def base(self, name: str) -> str | None:
+        """The model whose adapter goes by a name; None for the name of a model."""
+        return next((of for of, model in self._models.items() if name in model.adapters), None)
 
     @property
     def loaded(self) -> Mapping[str, Model]:
@@ -60,16 +66,20 @@ class Service:
         return self._models
 
     def model(self, name: str) -> tuple[str, Model]:
-        """The model of a name; the only one goes by any. Raises :class:`RefusedError`."""
+        """The model of a name, which may be that of its adapter; the only one goes by any. Raises
+        :class:`RefusedError`.
+        """
         if self.state != "ready":
             raise self.unready()
         if name in self._models:
             return name, self._models[name]
+        if (base := self.base(name)) is not None:
+            return name, self._models[base]
         if not name or len(self._models) == 1:
             return next(iter(self._models.items()))
         raise RefusedError(
             404,
-            f"there is no model of that name, expected one of {', '.join(self._models)}",
+            f"there is no model of that name, expected one of {', '.join(self.names)}",
             "not_found_error",
             param="model",
         )
@@ -100,6 +110,7 @@ class Service:
         return streams
 
     async def _made(self, model: Model, ask: Ask, gives: Gives) -> Made:
+        ask = _adapted(ask, model)
         wanted, most = len(ask.prompts) * ask.samples, self.settings.waiting
         one = max(1, most // 2)  # of all places: others have some, whatever one asks for
         if wanted > one:
@@ -153,6 +164,24 @@ class Service:
         self.over([*self.under_way, *self._following])
         for model in self._models.values():
             await asyncio.to_thread(model.stop)
+
+
+def _adapted(ask: Ask, model: Model) -> Ask:
+    """The same with the adapter that is meant, by its number or by the name of the model. Raises
+    :class:`RefusedError`.
+    """
+    names = list(model.adapters)
+    if ask.lora is None:
+        chosen, scale = ask.model, 1.0
+    else:
+        number, scale = ask.lora
+        if number >= len(names):
+            told = f"lora has the id {number}, expected one of the {len(names)} of /lora-adapters"
+            raise RefusedError(400, told, param="lora")
+        chosen = names[number]
+    if chosen not in names:
+        return ask
+    return replace(ask, options={**ask.options, "adapter": chosen, "adapter_scale": scale})
 
 
 def _size(prompt: str | Tokens | Surroundings) -> int:

@@ -16,10 +16,12 @@ from transformers import DynamicCache, Starcoder2Config, Starcoder2ForCausalLM
 
 from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.bundle.manifest import Manifest
+from sc2onnx.bundle.wrappers import RENAMED
 from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.verify.criterion import ACTIVATIONS, UNIT_ROUNDOFF
 from sc2onnx.verify.dequantised import parameters
+from sc2onnx.verify.merged import Merged
 
 _FARTHEST: Final = 0.5
 """Norm of a matrix's change, of its own norm: 10 % is usual for 4 bits, 0.6 % for 8;
@@ -64,6 +66,7 @@ class Reference:
                 dtype=torch.float32,
                 attn_implementation=attention,
                 output_loading_info=True,
+                key_mapping=dict(RENAMED),
             )
         except Exception as error:
             # transformers, safetensors and huggingface_hub each have their own
@@ -79,7 +82,7 @@ class Reference:
         self.model = model.eval()  # type: ignore[no-untyped-call]
         """As transformers has it; gone once the ``with`` block is left."""
         self._corrected = correct_rotary(model) if exact_rotary else 0
-        self._weights = ""
+        self._adapters = self._weights = ""
 
     @property
     def description(self) -> str:
@@ -89,7 +92,7 @@ class Reference:
         )
         return (
             f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, "
-            f"float32{corrected}{self._weights}"
+            f"float32{corrected}{self._adapters}{self._weights}"
         )
 
     @property
@@ -126,6 +129,16 @@ class Reference:
                     f"the checkpoint has {name} {found}, the bundle {expected}: give the "
                     "checkpoint that the bundle was made from"
                 )
+
+    def merge(self, adapters: Merged) -> None:
+        """Merge adapters into the model, by peft.
+
+        Raises :class:`CheckpointError` where peft cannot, and
+        :class:`~sc2onnx.errors.MissingDependencyError` where there is no peft.
+        """
+        if adapters:
+            self.model = adapters.into(self.model)
+            self._adapters = f", {adapters.description}"
 
     @torch.no_grad()
     def take_weights(self, bundle: Path, calibrated: bool) -> None:

@@ -22,6 +22,7 @@ from sc2onnx.evaluate.measure import Difference, Floats, Parting, compare, part,
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.ort.kernels import Use
 from sc2onnx.verify.criterion import ACTIVATIONS, Criterion, criterion
+from sc2onnx.verify.merged import Merged
 from sc2onnx.verify.plan import Append, Case, cases, lengths
 from sc2onnx.verify.reference import Reference
 from sc2onnx.verify.subject import Subject, open_subject
@@ -61,6 +62,7 @@ def verify(
     bundle: str | Path,
     checkpoint: str | Path,
     *,
+    adapters: Sequence[str | Path] = (),
     text: Path | None = None,
     max_length: int | None = None,
     greedy_tokens: int = 256,
@@ -73,7 +75,9 @@ def verify(
     the summary into the bundle.
 
     ``bundle`` may also be what ``optimum-cli export onnx`` wrote, which has
-    nowhere to keep a summary.
+    nowhere to keep a summary. ``adapters``: those that were merged into the bundle, directories or
+    hub ids in the same order; torch computes with them through peft, and their weights are those
+    of the bundle's manifest.
 
     What passes depends on the precision (:mod:`sc2onnx.verify.criterion`); half precisions are
     computed as :mod:`sc2onnx.verify.emulate` says. Where weights are integers, torch computes
@@ -92,7 +96,7 @@ def verify(
     """
     directory, wanted = Path(bundle), _Wanted(text, max_length, greedy_tokens, kernels, device)
     material = _material(directory, wanted)
-    expected = _expected(directory, checkpoint, material)
+    expected = _expected(directory, checkpoint, adapters, material)
     report = _compared(directory, wanted, material, expected, tell)
     if keep and wanted.is_usual:
         record(directory, report)
@@ -161,11 +165,15 @@ def _material(directory: Path, wanted: _Wanted) -> _Material:
     return _Material(model.manifest, chosen, text, prompt, greedy_tokens)
 
 
-def _expected(directory: Path, checkpoint: str | Path, material: _Material) -> _Expected:
+def _expected(
+    directory: Path, checkpoint: str | Path, adapters: Sequence[str | Path], material: _Material
+) -> _Expected:
     """What torch computes with the checkpoint, or with the integers that were made of it."""
     origin, quantization = material.manifest.provenance, material.manifest.quantization
     revision = origin.revision if str(checkpoint) == origin.source else None
+    merged = Merged.of(adapters, material.manifest, checkpoint)
     with Reference(checkpoint, revision) as torch_model:
+        torch_model.merge(merged)
         torch_model.check_same_model(material.manifest.model)
         if quantization is not None:
             torch_model.take_weights(directory, quantization.rounding == "calibrated")

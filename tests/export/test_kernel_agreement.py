@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from sc2onnx.bundle.kernels import VERSION
+import sc2onnx
+from sc2onnx.bundle.kernels import ADAPTER_INPUTS, DOMAIN, VERSION
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.export import Calibration, export
 from sc2onnx.runtime.opening.bundle import Bundle
@@ -140,6 +142,18 @@ def without_biases(graph: Graph) -> None:
         graph.initializer.remove(tensor)
 
 
+def by_default(name: str, values: list[int]) -> Change:
+    """Another value of an input that is not fed."""
+
+    def change(graph: Graph) -> None:
+        weight(graph, name).CopyFrom(helper.make_tensor(name, 7, [len(values)], values))
+        tensor = weight(graph, name)
+        tensor.raw_data = np.array(tensor.int64_data, "<i8").tobytes()
+        tensor.ClearField("int64_data")
+
+    return change
+
+
 def cached_as(dtype: int) -> Change:
     def change(graph: Graph) -> None:
         for value in (*graph.input, *graph.output):
@@ -169,6 +183,21 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "gelu elsewhere": (say(BACK, gelu=1), "the attributes of .*c_proj is"),
     "an attribute": (say(BACK, layout=1), "BlockwiseLinear has 'layout'"),
+    "the adapters of another product": (
+        say(OUT, product=0),
+        "the number of model.layers.0.self_attn.o_proj is .0,. in .*, expected .1,.",
+    ),
+    "no adapters' number": (say(BACK, product=None), "the attributes of .*c_proj is"),
+    "no adapters": (put(INNER, 7, ""), "the inputs of .*c_fc is"),
+    "adapters' inputs swapped": (put(QKV, 9, "adapter_of_token"), "the inputs of .*qkv_proj is"),
+    "an adapter that nobody asked for": (
+        by_default("adapter_of_token", [0]),
+        "bytes of the default of the input adapter_of_token is 8 in .*, expected 0",
+    ),
+    "runs that nobody asked for": (
+        by_default("step_lengths", [1]),
+        "bytes of the default of the input step_lengths is 8 in .*, expected 0",
+    ),
     "heads": (
         say(ATTENTION, num_heads=8),
         "num_heads of the attention of layer 0 is .8,. in .*, the manifest says .4,.",
@@ -298,3 +327,44 @@ def test_the_manifest_vouches_for_them(copy: Callable[..., Path]) -> None:
     (bundle / KERNELS).unlink()
     with pytest.raises(BundleIntegrityError, match=f"{KERNELS} is missing"):
         Bundle.open(bundle)
+
+
+def before_adapters(bundle: Path) -> Path:
+    """A bundle as versions wrote it whose kernels took no adapters."""
+    model = onnx.load(bundle / KERNELS, load_external_data=False)
+    for node in ours(model.graph):
+        kept = [name for name in node.input if name not in ADAPTER_INPUTS]
+        while not kept[-1]:
+            kept.pop()
+        del node.input[:]
+        node.input.extend(kept)
+        for attribute in [each for each in node.attribute if each.name == "product"]:
+            node.attribute.remove(attribute)
+    for values in (model.graph.input, model.graph.initializer):
+        for value in [each for each in values if each.name in ADAPTER_INPUTS]:
+            values.remove(value)
+    for opset in model.opset_import:
+        opset.version = 2 if opset.domain == DOMAIN else opset.version
+    replace(bundle, KERNELS, model.SerializeToString())
+    manifest = json.loads((bundle / "sc2onnx.json").read_text())
+    (bundle / "sc2onnx.json").unlink()
+    (bundle / "sc2onnx.json").write_text(json.dumps({**manifest, "kernels": 2}))
+    return bundle
+
+
+def test_graphs_of_the_version_before(copy: Callable[..., Path]) -> None:
+    manifest = Bundle.open(bundle := before_adapters(copy())).manifest
+    assert (manifest.kernels, manifest.kernel_graphs) == (2, (KERNELS,))
+    change_graph(bundle, KERNELS, say(OUT, product=1))
+    with pytest.raises(BundleIntegrityError, match=r"the attributes of .*o_proj is"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.kernels
+def test_a_bundle_of_the_version_before_gives_the_same_tokens(
+    copy: Callable[..., Path], made: Mapping[int, Path]
+) -> None:
+    older = sc2onnx.load(before_adapters(copy()), kernels="on", packed="off")
+    model = sc2onnx.load(made[1], kernels="on", packed="off")
+    prompt = "def fib(n):"
+    assert older.generate(prompt, max_new_tokens=12) == model.generate(prompt, max_new_tokens=12)

@@ -11,7 +11,16 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR, VERSION
+from sc2onnx.bundle.kernels import (
+    ADAPTER_INPUTS,
+    ADAPTER_OF_TOKEN,
+    ADAPTER_TABLE,
+    ADAPTER_WEIGHTS,
+    ATTENTION,
+    DOMAIN,
+    LINEAR,
+    VERSION,
+)
 from sc2onnx.runtime.ort.kernels import Kernels, look
 
 pytestmark = pytest.mark.kernels
@@ -30,6 +39,8 @@ TYPES = {
     "input_ids": TensorProto.INT64,
     **dict.fromkeys(("past", "lengths", "rows"), TensorProto.INT64),
     **dict.fromkeys(("key", "value", "new_key", "new_value"), TensorProto.UINT8),
+    **dict.fromkeys((ADAPTER_OF_TOKEN, ADAPTER_TABLE), TensorProto.INT64),
+    ADAPTER_WEIGHTS: TensorProto.FLOAT16,
 }
 PRODUCT = {"N": N, "K": K, "bits": 4, "block_size": BLOCK}
 NORMED = ["x", "codes", "scales", "bias", "norm_weight", "norm_bias"]
@@ -76,6 +87,7 @@ def test_nodes_that_are_as_they_should() -> None:
     product(NORMED[:3])
     product(NORMED[:4], gelu=1)
     product(NORMED, epsilon=1e-5)
+    product([*NORMED, "", *ADAPTER_INPUTS], epsilon=1e-5, product=119)
     attention()
     attention(window=8)
 
@@ -110,3 +122,62 @@ def test_attributes_of_another_type_are_not_left_out(value: object) -> None:
         product(NORMED[:3], gelu=value)
     with pytest.raises(Exception, match="Attribute name and type don't match"):
         attention(window=value)
+
+
+PLAIN = [*NORMED[:4], "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("adapters", "attributes", "said"),
+    [
+        (ADAPTER_INPUTS[:3], {"product": 0}, "some inputs of adapters, expected all four or none"),
+        (("", *ADAPTER_INPUTS[1:]), {"product": 0}, "some inputs of adapters"),
+        (ADAPTER_INPUTS, {}, "product = -1, expected a number of 0 or more with adapters"),
+        (ADAPTER_INPUTS, {"product": -2}, "product = -2"),
+        ((), {"product": 0}, "product = 0, .* and none without"),
+    ],
+)
+def test_half_of_what_adapters_need(
+    adapters: Sequence[str], attributes: dict[str, int], said: str
+) -> None:
+    with pytest.raises(Exception, match=said):
+        product([*PLAIN, *adapters][: 7 + len(adapters) if adapters else 4], **attributes)
+
+
+GOOD: dict[str, Any] = {
+    "x": np.ones((2, K), np.float32),
+    ADAPTER_OF_TOKEN: np.array([0, -1]),
+    "adapter_scales": np.ones(2, np.float32),
+    ADAPTER_TABLE: np.array([[[[16, 16, 2, 0, 2 * K]]]]),
+    ADAPTER_WEIGHTS: np.ones(2 * K + 32, np.float16),
+}
+
+
+def test_an_adapter_adds_where_it_says() -> None:
+    made = product([*PLAIN, *ADAPTER_INPUTS], product=0)
+    (y,) = made.run(None, GOOD)
+    expected = np.zeros((2, N))
+    expected[0, 16:] = 2 * K
+    np.testing.assert_array_equal(y, expected)
+    empty = {"adapter_scales": np.zeros(0, np.float32)}
+    np.testing.assert_array_equal(made.run(None, {**GOOD, **empty})[0], y)
+    doubled = {"adapter_scales": np.array([2, 2], np.float32)}
+    np.testing.assert_array_equal(made.run(None, {**GOOD, **doubled})[0], 2 * y)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (ADAPTER_OF_TOKEN, np.array([0]), r"adapter_of_token is \(1\), expected \(2\)"),
+        (ADAPTER_OF_TOKEN, np.array([0, 1]), r"adapter_of_token\[1\] = 1, expected -1 to 0"),
+        ("adapter_scales", np.ones(3, np.float32), r"adapter_scales is \(3\), expected \(2\)"),
+        (ADAPTER_TABLE, np.zeros((1, 0, 1, 5), np.int64), "expected more than 0 products"),
+        (ADAPTER_TABLE, np.array([[[[16, 16, 2, 0, 2 * K + 1]]]]), "has B at 129, 32 elements"),
+        (ADAPTER_TABLE, np.array([[[[16, 16, 2, 1 << 62, 0]]]]), "has A at 4611686018427387904"),
+        (ADAPTER_TABLE, np.array([[[[32, 16, 2, 0, 0]]]]), "multiples of 16 within 32"),
+        (ADAPTER_WEIGHTS, np.ones(2 * K, np.float16), "within the 128 of adapter_weights"),
+    ],
+)
+def test_adapters_that_reach_beyond_what_there_is(name: str, value: Any, said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        product([*PLAIN, *ADAPTER_INPUTS], product=0).run(None, {**GOOD, name: value})

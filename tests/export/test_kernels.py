@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS, VERSION
+from sc2onnx.bundle.kernels import ADAPTER_INPUTS, CACHE_ROWS, STEP_LENGTHS, VERSION
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export import Calibration, export
@@ -81,7 +81,13 @@ def test_a_layer_has_five_nodes(exported: Callable[..., Path], biases: bool) -> 
         return [f"{name}{which}.weight", f"{name}{which}.bias"]
 
     (embedded,) = (node.output[0] for node in graph.node if node.op_type == "GatherBlockQuantized")
-    assert list(qkv.input) == [embedded, *weights("self_attn.qkv_proj"), *norm("input_layernorm")]
+    assert list(qkv.input) == [
+        embedded,
+        *weights("self_attn.qkv_proj"),
+        *norm("input_layernorm"),
+        "",
+        *ADAPTER_INPUTS,
+    ]
     caches = ["past_key_values.0.key", "past_key_values.0.value"]
     tables = ["rotary.cos_cache", "rotary.sin_cache"]
     assert list(attention.input) == [
@@ -94,26 +100,53 @@ def test_a_layer_has_five_nodes(exported: Callable[..., Path], biases: bool) -> 
         CACHE_ROWS,
     ]
     assert list(attention.output)[1:] == ["present.0.key", "present.0.value"]
-    assert list(out.input) == [attention.output[0], *weights("self_attn.o_proj"), "", "", embedded]
+    assert list(out.input) == [
+        attention.output[0],
+        *weights("self_attn.o_proj"),
+        "",
+        "",
+        embedded,
+        *ADAPTER_INPUTS,
+    ]
     assert list(inner.input) == [
         out.output[0],
         *weights("mlp.c_fc"),
         *norm("post_attention_layernorm"),
+        "",
+        *ADAPTER_INPUTS,
     ]
-    assert list(back.input) == [inner.output[0], *weights("mlp.c_proj"), "", "", out.output[0]]
+    assert list(back.input) == [
+        inner.output[0],
+        *weights("mlp.c_proj"),
+        "",
+        "",
+        out.output[0],
+        *ADAPTER_INPUTS,
+    ]
     epsilon = {"epsilon": float(np.float32(1e-5))}
-    assert attributes(qkv) == {"N": 128, "K": 64, "bits": 4, "block_size": 16, **epsilon}
+    assert [node.attribute[-1].i for node in ours if node.attribute[-1].name == "product"] == [
+        *range(8)
+    ]
+    assert attributes(qkv) == {
+        "N": 128,
+        "K": 64,
+        "bits": 4,
+        "block_size": 16,
+        "product": 0,
+        **epsilon,
+    }
     assert attributes(attention) == {"num_heads": 4, "num_kv_heads": 2, "window": 5}
-    assert attributes(out) == {"N": 64, "K": 64, "bits": 4, "block_size": 16}
+    assert attributes(out) == {"N": 64, "K": 64, "bits": 4, "block_size": 16, "product": 1}
     assert attributes(inner) == {
         "N": 128,
         "K": 64,
         "bits": 4,
         "block_size": 16,
         "gelu": 1,
+        "product": 2,
         **epsilon,
     }
-    assert attributes(back) == {"N": 64, "K": 128, "bits": 4, "block_size": 16}
+    assert attributes(back) == {"N": 64, "K": 128, "bits": 4, "block_size": 16, "product": 3}
     head = [
         "lm_head.weight.codes",
         "lm_head.weight.scales",
@@ -140,7 +173,7 @@ def test_what_goes_in_and_out(exported: Callable[..., Path]) -> None:
     ours, usual = graph_of(bundle), graph_of(bundle, "model.onnx")
     for side in ("input", "output"):
         names = [[value.name for value in getattr(graph, side)] for graph in (ours, usual)]
-        more = [STEP_LENGTHS, CACHE_ROWS] if side == "input" else []
+        more = [STEP_LENGTHS, CACHE_ROWS, *ADAPTER_INPUTS] if side == "input" else []
         assert sorted(names[0]) == sorted([*names[1], *more])
     for value in (*ours.input, *ours.output):
         if ".key" in value.name or ".value" in value.name:

@@ -48,9 +48,14 @@ class Native:
             if value.name.startswith("past_key_values.")
         }
 
-    def step(self, tokens: Array, num_logits: int) -> Array:
-        """tokens (batch, step) -> logits (batch, num_logits, vocab)."""
+    def step(
+        self, tokens: Array, num_logits: int, adapters: Mapping[str, Array] | None = None
+    ) -> Array:
+        """tokens (batch, step) -> logits (batch, num_logits, vocab). ``adapters``: their inputs,
+        left out by default.
+        """
         feeds = {
+            **(adapters or {}),
             "input_ids": tokens,
             "past_lengths": self.past,
             "num_logits": np.array([num_logits]),

@@ -114,6 +114,7 @@ def test_small_files_and_the_licence_are_taken_over(make_checkpoint: Make, tmp_p
         assert (tmp_path / "bundle" / name).read_bytes() == (directory / name).read_bytes()
     assert set(manifest.files) == {
         "model.onnx",
+        "model.adapters.onnx",
         "model.onnx.data",
         "config.json",
         "tokenizer.json",

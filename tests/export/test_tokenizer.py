@@ -49,7 +49,8 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def read(directory: Path, target: str = "cpu") -> TextFiles:
     opened = Checkpoint.open(directory)
     config = Starcoder2Config.from_dict(opened.config)
-    return text_files(directory, directory.name, config, opened.generation_config, TARGETS[target])
+    small = SmallFiles.read(directory)
+    return text_files(small, directory.name, config, opened.generation_config, TARGETS[target])
 
 
 def add_token(directory: Path, text: str, number: int) -> None:

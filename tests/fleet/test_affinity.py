@@ -71,8 +71,10 @@ def test_clients_models_and_files_are_told_apart() -> None:
         of(body, "another"),
         of({**body, "user": "somebody"}),
         of({**body, "model": "other"}),
+        of({**body, "lora": [{"id": 0, "scale": 1}]}),
+        of({**body, "lora": [{"id": 1, "scale": 1}]}),
     }
-    assert len(found) == 4
+    assert len(found) == 6
     other = "\n".join(f"line {number} of another file" for number in range(60))
     assert not set(of({"prompt": other})) & set(of(body))
 

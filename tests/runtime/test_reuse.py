@@ -368,9 +368,7 @@ def test_values_that_are_not_finite_are_not_kept(
     monkeypatch.setattr(
         Step,
         "run",
-        lambda self, tokens, past, wanted, ids, ragged=None: np.full(
-            (1, wanted, 4096), np.nan, np.float32
-        ),
+        lambda self, tokens, past, wanted, **_: np.full((1, wanted, 4096), np.nan, np.float32),
     )
     with pytest.raises(InferenceError, match="not finite"):
         ask(model, code[:100])

@@ -65,6 +65,7 @@ def test_paths_of_a_file_are_relative_to_it(tmp_path: Path) -> None:
     text = (
         'key_files = ["keys", "/run/keys", "$CREDENTIALS_DIRECTORY/keys"]\n'
         + '[models]\na = "one"\nb = "owner/here"\nc = "owner/there"\nd = "/srv/two"\n'
+        + '[adapters]\nsql = "sql-adapter"\ndocs = "/srv/docs"\n'
     )
     found = configured(of_file(tmp_path / "serve.toml", text, {"CREDENTIALS_DIRECTORY": "/run/x"}))
     assert found.key_files == (str(tmp_path / "keys"), "/run/keys", "/run/x/keys")
@@ -75,12 +76,14 @@ def test_paths_of_a_file_are_relative_to_it(tmp_path: Path) -> None:
         "d": "/srv/two",
     }
     assert found.models == expected
+    assert found.adapters == {"sql": str(tmp_path / "sql-adapter"), "docs": "/srv/docs"}
 
 
 def test_the_environment_has_lists_numbers_and_models() -> None:
     variables = {
         "KEY_FILES": "/a, /b",
         "MODELS": "x=/one,y=/two",
+        "ADAPTERS": "sql=/a, docs=/b",
         "PATIENCE": "3",
         "LOG_PROMPTS": "true",
         "LOG": "json",
@@ -89,6 +92,7 @@ def test_the_environment_has_lists_numbers_and_models() -> None:
     found = configured(of_environment({PREFIX + name: value for name, value in variables.items()}))
     assert found.key_files == ("/a", "/b")
     assert found.models == {"x": "/one", "y": "/two"}
+    assert found.adapters == {"sql": "/a", "docs": "/b"}
     assert (found.patience, found.log_prompts, found.log) == (3.0, True, "json")
 
 
@@ -193,6 +197,8 @@ def test_bundles_of_the_command_line_replace_the_files(bundle: Path, tmp_path: P
         ("[models]\na = 'absent'", [], "absent"),
         ("[models]\na = 'absent'", ["--alias", "b"], "without a BUNDLE"),
         ("hots = 'x'", [], "did you mean host"),
+        ("[models]\na = 'x'\n[adapters]\na = 'y'", [], "the name of a model and of an adapter"),
+        ("[models]\na = 'x'", ["--adapter", "b"], "--adapter is 'b', expected NAME=DIR"),
         ("host = '0.0.0.0'\n[models]\na = 'x'", [], "without a key"),
         ("key_files = ['none-there']\n[models]\na = 'x'", [], "none-there cannot be read"),
     ],

@@ -25,7 +25,8 @@ PATHS = """/v1/completions /infill /completion /tokenize /detokenize /api/genera
     /v1/fim/completions /v1/events /v1/health /completions /v1/chat/completions /api/chat
     /v2/models/mini/generate /v2/models/mini/generate_stream""".split()
 OTHERS = """/props /slots /health /livez /metrics /v1/models /models /api/tags /api/ps /api/version
-    /v1beta/server_setting / /page.js /x /v2 /v2/health/live /v2/health/ready /v2/models/mini
+    /lora-adapters /v1beta/server_setting /
+    /page.js /x /v2 /v2/health/live /v2/health/ready /v2/models/mini
     /v2/models/mini/ready /v2/models/x""".split()
 FIELDS = """prompt model suffix max_tokens temperature top_p top_k min_p n best_of stop seed stream
     stream_options logprobs echo logit_bias input_prefix input_suffix input_extra n_predict n_indent

@@ -244,7 +244,7 @@ def test_what_there_is_to_know(served: Served) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"grammar": "root ::= x"}, {"lora": [{"id": 0, "scale": 1}]}, {"json_schema": {"a": 1}}],
+    [{"grammar": "root ::= x"}, {"json_schema": {"a": 1}}],
 )
 def test_what_is_not_done_is_said(served: Served, wrong: dict[str, object]) -> None:
     reply = served.post("/infill", {**VIM, **wrong})

@@ -6,8 +6,8 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-OPERATORS = 2
-"""Version of the operators' contract, which bundles are written for."""
+OPERATORS = 3
+"""Version of the operators' contract, which bundles are written for. Earlier ones from 2 on run."""
 
 
 def library() -> Path:

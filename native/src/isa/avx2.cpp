@@ -7,13 +7,16 @@ namespace avx2 {
 #include "kernels/math.inl"
 
 #include "kernels/attention.inl"
+#include "kernels/adapters.inl"
 #include "kernels/linear.inl"
 
 }  // namespace avx2
 
 extern const Instructions kAvx2;
-constexpr Instructions kAvx2 = {"avx2",
-                                {avx2::round_rows, avx2::product, avx2::code_at, avx2::scale_at},
-                                avx2::attention_kernels()};
+constexpr Instructions kAvx2 = {
+    "avx2",
+    {avx2::round_rows, avx2::product, avx2::code_at, avx2::scale_at,
+     avx2::shrink},
+    avx2::attention_kernels()};
 
 }  // namespace sc2onnx

@@ -7,6 +7,7 @@ namespace avx512vnni {
 #include "kernels/math.inl"
 
 #include "kernels/attention.inl"
+#include "kernels/adapters.inl"
 #include "kernels/linear.inl"
 
 }  // namespace avx512vnni
@@ -14,7 +15,8 @@ namespace avx512vnni {
 extern const Instructions kAvx512Vnni;
 constexpr Instructions kAvx512Vnni = {
     "avx512-vnni",
-    {avx512vnni::round_rows, avx512vnni::product, avx512vnni::code_at, avx512vnni::scale_at},
+    {avx512vnni::round_rows, avx512vnni::product, avx512vnni::code_at, avx512vnni::scale_at,
+     avx512vnni::shrink},
     avx512vnni::attention_kernels()};
 
 }  // namespace sc2onnx

@@ -7,6 +7,7 @@ namespace avxvnni {
 #include "kernels/math.inl"
 
 #include "kernels/attention.inl"
+#include "kernels/adapters.inl"
 #include "kernels/linear.inl"
 
 }  // namespace avxvnni
@@ -14,7 +15,8 @@ namespace avxvnni {
 extern const Instructions kAvxVnni;
 constexpr Instructions kAvxVnni = {
     "avx-vnni",
-    {avxvnni::round_rows, avxvnni::product, avxvnni::code_at, avxvnni::scale_at},
+    {avxvnni::round_rows, avxvnni::product, avxvnni::code_at, avxvnni::scale_at,
+     avxvnni::shrink},
     avxvnni::attention_kernels()};
 
 }  // namespace sc2onnx

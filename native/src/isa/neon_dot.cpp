@@ -7,6 +7,7 @@ namespace neondot {
 #include "kernels/math.inl"
 
 #include "kernels/attention.inl"
+#include "kernels/adapters.inl"
 #include "kernels/linear.inl"
 
 }  // namespace neondot
@@ -14,7 +15,8 @@ namespace neondot {
 extern const Instructions kNeonDot;
 constexpr Instructions kNeonDot = {
     "neon-dot",
-    {neondot::round_rows, neondot::product, neondot::code_at, neondot::scale_at},
+    {neondot::round_rows, neondot::product, neondot::code_at, neondot::scale_at,
+     neondot::shrink},
     neondot::attention_kernels()};
 
 }  // namespace sc2onnx

@@ -7,6 +7,7 @@ namespace neoni8mm {
 #include "kernels/math.inl"
 
 #include "kernels/attention.inl"
+#include "kernels/adapters.inl"
 #include "kernels/linear.inl"
 
 }  // namespace neoni8mm
@@ -14,7 +15,8 @@ namespace neoni8mm {
 extern const Instructions kNeonI8mm;
 constexpr Instructions kNeonI8mm = {
     "neon-i8mm",
-    {neoni8mm::round_rows, neoni8mm::product, neoni8mm::code_at, neoni8mm::scale_at},
+    {neoni8mm::round_rows, neoni8mm::product, neoni8mm::code_at, neoni8mm::scale_at,
+     neoni8mm::shrink},
     neoni8mm::attention_kernels()};
 
 }  // namespace sc2onnx

@@ -1,4 +1,5 @@
-// Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes and math.inl.
+// Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes, math.inl
+// and adapters.inl.
 //
 // A block of a tile is 16 outputs by `block` inputs. With 8 bits each 64-byte vector holds 4
 // consecutive inputs of 16 outputs. With 4 bits the low nibbles do, and the high ones hold the 4
@@ -87,7 +88,7 @@ static void round_rows(const Rounding &a, int64_t first, int64_t end) {
   const int block = a.matrix.block;
   const int64_t blocks = a.matrix.blocks(), inputs = a.matrix.inputs;
   const int32_t zero = a.matrix.bits == 4 ? 8 : kBiased ? 128 : 0;
-  alignas(64) float normed[256];
+  alignas(64) float here[256];
   alignas(64) int8_t codes[256];
   for (int64_t row = first; row < end; row++) {
     const float *x = a.x + row * inputs;
@@ -97,6 +98,7 @@ static void round_rows(const Rounding &a, int64_t first, int64_t end) {
     for (int64_t b = 0; b < blocks; b++) {
       const float *part = x + b * block;
       if (a.norm_weight) {
+        float *normed = a.normed ? a.normed + row * inputs + b * block : here;
         for (int i = 0; i < block; i += 16) {
           const F centred = mul(sub(load(part + i), splat(mean)), splat(factor));
           const int64_t at = b * block + i;
@@ -184,6 +186,14 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
     scales += kM;
     starts += kM;
   }
+  if (a.adapters) {
+    alignas(64) float added[kM][kN][16];
+    for (int m = 0; m < kM; m++)
+      for (int n = 0; n < kN; n++) store(added[m][n], sums[m][n]);
+    expand(*a.adapters, row, kM, tile, kN, added[0][0]);
+    for (int m = 0; m < kM; m++)
+      for (int n = 0; n < kN; n++) sums[m][n] = load(added[m][n]);
+  }
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) finish(a, sums[m][n], row + m, tile + n);
 }
@@ -221,6 +231,7 @@ static void tiles_of(const Product &a, int64_t tile, int64_t end) {
 
 static void product(const Product &a, int64_t first_tile, int64_t end) {
   if (a.rows == 0) return;
+  if (a.adapters) fetch_adapters(*a.adapters, a.rows, first_tile, end);
   if (a.matrix.bits == 4)
     tiles_of<4>(a, first_tile, end);
   else

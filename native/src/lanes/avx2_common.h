@@ -11,9 +11,14 @@ struct B {
 };
 
 constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
+constexpr int kShrinkRows = 2, kShrinkRanks = 2, kExpandRows = 4;
 
 SC2ONNX_LANES F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 SC2ONNX_LANES F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+SC2ONNX_LANES F load_half(const uint16_t *p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1))};
+}
 SC2ONNX_LANES void store(float *p, F x) {
   _mm256_storeu_ps(p, x.low);
   _mm256_storeu_ps(p + 8, x.high);

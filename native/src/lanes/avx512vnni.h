@@ -13,9 +13,13 @@ using B = __m512i;
 
 constexpr bool kBiased = true;
 constexpr int kRows = 6, kFewRows = 10, kTiles = 2, kTilesOfOneRow = 4;
+constexpr int kShrinkRows = 6, kShrinkRanks = 4, kExpandRows = 10;
 
 SC2ONNX_LANES F splat(float x) { return _mm512_set1_ps(x); }
 SC2ONNX_LANES F load(const float *p) { return _mm512_loadu_ps(p); }
+SC2ONNX_LANES F load_half(const uint16_t *p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
 SC2ONNX_LANES void store(float *p, F x) { _mm512_storeu_ps(p, x); }
 
 SC2ONNX_LANES F add(F a, F b) { return _mm512_add_ps(a, b); }

@@ -17,7 +17,9 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define SC2ONNX_LANES static __forceinline
+#define SC2ONNX_NOINLINE __declspec(noinline)
 #else
+#define SC2ONNX_NOINLINE __attribute__((noinline))
 #define SC2ONNX_LANES static inline __attribute__((always_inline))
 #endif
 

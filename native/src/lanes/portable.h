@@ -23,6 +23,8 @@ constexpr bool kBiased = false;
 // What a product computes at once: kRows rows, or kFewRows if there are at most two groups of
 // these, by kTiles tiles of sixteen outputs; a single row has its own number of tiles.
 constexpr int kRows = 2, kFewRows = 2, kTiles = 1, kTilesOfOneRow = 1;
+// What an adapter computes at once: A x of so many rows and ranks, B of so many rows.
+constexpr int kShrinkRows = 2, kShrinkRanks = 2, kExpandRows = 2;
 
 SC2ONNX_LANES F splat(float x) {
   F r;
@@ -32,6 +34,20 @@ SC2ONNX_LANES F splat(float x) {
 SC2ONNX_LANES F load(const float *p) {
   F r;
   memcpy(r.lane, p, sizeof r.lane);
+  return r;
+}
+// Of float16, exactly.
+SC2ONNX_LANES F load_half(const uint16_t *p) {
+  F r;
+  for (int i = 0; i < 16; i++) {
+    const uint32_t exponent = p[i] >> 10 & 31, digits = p[i] & 1023;
+    uint32_t bits = (exponent + 112) << 23 | digits << 13;
+    const float small = (float)digits * 0x1p-24f;
+    if (exponent == 0) memcpy(&bits, &small, 4);
+    if (exponent == 31) bits = 0x7f800000u | digits << 13;
+    bits |= (uint32_t)(p[i] >> 15) << 31;
+    memcpy(&r.lane[i], &bits, 4);
+  }
   return r;
 }
 SC2ONNX_LANES void store(float *p, F x) { memcpy(p, x.lane, sizeof x.lane); }

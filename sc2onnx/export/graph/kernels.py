@@ -7,10 +7,25 @@ attention turns, writes and reads the ring at once. Weights are those of the usu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from sc2onnx.bundle.kernels import ATTENTION, CACHE_ROWS, LINEAR, STEP_LENGTHS
+from sc2onnx.bundle.kernels import (
+    ADAPTED,
+    ADAPTER_OF_TOKEN,
+    ADAPTER_SCALES,
+    ADAPTER_TABLE,
+    ADAPTER_WEIGHTS,
+    ATTENTION,
+    CACHE_ROWS,
+    LINEAR,
+    STEP_LENGTHS,
+    SegmentEntry,
+    product_number,
+)
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.graph.activations import Activations
 from sc2onnx.export.graph.attention import Attention
@@ -50,7 +65,10 @@ def _products(schemes: Schemes) -> Products:
         weight, shift = (None, None) if norm is None else norm.weights(op)
         more: dict[str, float] = {} if norm is None else {"epsilon": float(norm.epsilon)}
         more |= {} if gelu is None else {"gelu": 1}
-        inputs = x, codes, scales, bias(op, name), weight, shift, residual
+        number = _number(name)
+        more |= {} if number is None else {"product": number}
+        adapters = [] if number is None else _adapters(op)
+        inputs = x, codes, scales, bias(op, name), weight, shift, residual, *adapters
         (y,) = op.kernel(LINEAR, 1, *inputs, **sizes(codes, schemes[name]), **more)
         return y
 
@@ -68,7 +86,7 @@ def _ring_attention(
     layers: range,
 ) -> Attention:
     """Declare the cache inputs of these layers, uint8, and return their attention."""
-    ragged = [_optional(op, name) for name in (STEP_LENGTHS, CACHE_ROWS)]
+    ragged = [_optional(op, name, np.int64, ("runs",)) for name in (STEP_LENGTHS, CACHE_ROWS)]
     shape = ("rows", config.num_key_value_heads, "capacity", SLOTS)
     caches = Caches.declare(op, layers, ir.DataType.UINT8, (shape, shape))
     heads = {"num_heads": config.num_attention_heads, "num_kv_heads": config.num_key_value_heads}
@@ -83,8 +101,31 @@ def _ring_attention(
     return Attention(caches, attend)
 
 
-def _optional(op: Recorder, name: str) -> ir.Value:
-    """An input of so many numbers as there are runs, none unless it is fed."""
-    value = op.input(name, ir.DataType.INT64, ("runs",))
-    op.default(value, np.zeros(0, np.int64))
+def _number(name: str) -> int | None:
+    """By which adapters know the product ``model.layers.<layer>.<product>``; None of the head."""
+    _, _, inside = name.partition("model.layers.")
+    layer, _, product = inside.partition(".")
+    return product_number(int(layer), product) if product in ADAPTED else None
+
+
+def _adapters(op: Recorder) -> list[ir.Value]:
+    """The inputs of adapters, which all products of a graph share."""
+    declared = {value.name: value for value in op.graph.inputs}
+    entry = len(SegmentEntry._fields)
+    inputs: dict[str, tuple[npt.DTypeLike, Sequence[int | str]]] = {
+        ADAPTER_OF_TOKEN: (np.int64, ("tokens",)),
+        ADAPTER_SCALES: (np.float32, ("scaled_tokens",)),
+        ADAPTER_TABLE: (np.int64, ("adapters", "products", "segments", entry)),
+        ADAPTER_WEIGHTS: (np.float16, ("elements",)),
+    }
+    return [declared.get(name) or _optional(op, name, *port) for name, port in inputs.items()]
+
+
+def _optional(
+    op: Recorder, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]
+) -> ir.Value:
+    """An input that is empty unless it is fed."""
+    value = op.input(name, ir.DataType.from_numpy(np.dtype(dtype)), shape)
+    empty = [size if isinstance(size, int) else 0 for size in shape]
+    op.default(value, np.zeros(empty, dtype))
     return value

@@ -130,7 +130,7 @@ class Lobby:
                 return self.seats.new()
             shared.leader = row
         reuses = self.store.limit and not row.rules.prompt_logprobs
-        found = self.store.take(row.prompt, row.rules.namespace) if reuses else None
+        found = self.store.take(row.prompt, row.rules.owner) if reuses else None
         return self.seats.new() if found is None else found
 
     def follows(self, row: Row) -> bool:
@@ -210,7 +210,7 @@ class Lobby:
             return
         if length > kept:
             seat.rewind(length - kept)
-        self.store.put(Kept(held[:kept].copy(), min(asked, kept), seat, row.rules.namespace))
+        self.store.put(Kept(held[:kept].copy(), min(asked, kept), seat, row.rules.owner))
 
     def fail(self, row: Row, error: BaseException) -> None:
         """End a row with an error, which its reader is told."""

@@ -21,6 +21,7 @@ token; computing takes milliseconds (docs/decisions/0010-prefix-reuse.md).
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -46,13 +47,13 @@ the same with so many more.
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
     """A finished request: the tokens (n,) that its seat holds, and how many of them the request
-    asked for. ``namespace``: whose it was; it serves no other.
+    asked for. ``namespace``: whose it was, and with which adapter; it serves no other.
     """
 
     tokens: npt.NDArray[np.int64]
     asked: int
     seat: Seat
-    namespace: str | None = None
+    namespace: Hashable = None
 
     def __post_init__(self) -> None:
         assert len(self.tokens) == self.seat.length
@@ -130,7 +131,7 @@ class PrefixStore:
         """Bytes of the caches kept now."""
         return sum(seat.nbytes for seat in self.seats)
 
-    def take(self, prompt: npt.NDArray[np.int64], namespace: str | None = None) -> Seat | None:
+    def take(self, prompt: npt.NDArray[np.int64], namespace: Hashable = None) -> Seat | None:
         """A seat with the longest beginning of prompt (n,) that some sequence of the namespace has
         exactly, up to n - 1 tokens; None: there is none.
         """
@@ -150,7 +151,7 @@ class PrefixStore:
         self.put(kept)
         return copy
 
-    def reach(self, prompt: npt.NDArray[np.int64], namespace: str | None = None) -> int:
+    def reach(self, prompt: npt.NDArray[np.int64], namespace: Hashable = None) -> int:
         """How many tokens of prompt (n,) :meth:`take` would find computed."""
         with self._lock:
             return max((match.shared for _, match in self._suited(prompt, namespace)), default=0)
@@ -174,13 +175,15 @@ class PrefixStore:
             while self.nbytes > self.limit:
                 self.evicted += self._kept.pop(next(iter(self._kept), 0), None) is not None
 
-    def forget(self) -> None:
-        """Let all go."""
+    def forget(self, which: Callable[[Hashable], bool] = lambda _: True) -> None:
+        """Let all go, or those of the namespaces that ``which`` says."""
         with self._lock:
-            self._kept.clear()
+            for number, kept in list(self._kept.items()):
+                if which(kept.namespace):
+                    self._kept.pop(number, None)
 
     def _claim(
-        self, prompt: npt.NDArray[np.int64], namespace: str | None
+        self, prompt: npt.NDArray[np.int64], namespace: Hashable
     ) -> tuple[Kept, Match] | None:
         """The sequence that suits the prompt best, out of the store.
         Of equals the one that loses least, then the latest.
@@ -193,7 +196,7 @@ class PrefixStore:
             return best if self._kept.pop(id(best[0]), None) is not None else None
 
     def _suited(
-        self, prompt: npt.NDArray[np.int64], namespace: str | None
+        self, prompt: npt.NDArray[np.int64], namespace: Hashable
     ) -> list[tuple[Kept, Match]]:
         own = [kept for kept in reversed(list(self._kept.values())) if kept.namespace == namespace]
         matches = [(kept, Match.of(kept, prompt)) for kept in own]

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.runtime.adapter import Adapted
+
 
 class Seat(Protocol):
     """The cache of one sequence."""
@@ -60,12 +62,14 @@ class Run:
     last ``wanted`` get logits.
 
     ``prefill``: they are of a prompt, which is computed in the same way however it is cut.
+    ``adapted``: with which adapter; None: with none.
     """
 
     seat: Seat
     tokens: npt.NDArray[np.int64]
     wanted: int
     prefill: bool = False
+    adapted: Adapted | None = None
 
 
 class Seats(Protocol):
@@ -103,3 +107,6 @@ class Seats(Protocol):
 
     def tidy(self) -> None:
         """Give memory back that nobody is waiting for."""
+
+    def rebind(self) -> None:
+        """Bind passes anew: the session's graphs, or its adapters, are others."""

@@ -18,6 +18,7 @@ from sc2onnx.errors import (
     RewindError,
     SequenceStateError,
 )
+from sc2onnx.runtime.adapter import Adapted
 from sc2onnx.runtime.arguments import shown, some_token_ids
 from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.seats import Run
@@ -36,10 +37,10 @@ class TokenSequence:
     thread.
     """
 
-    def __init__(self, engine: Engine, facts: ModelFacts) -> None:
-        """Raises :class:`OutOfMemoryError`."""
+    def __init__(self, engine: Engine, facts: ModelFacts, adapted: Adapted | None = None) -> None:
+        """``adapted``: with which adapter. Raises :class:`OutOfMemoryError`."""
         engine.process.check()
-        self._engine, self._facts = engine, facts
+        self._engine, self._facts, self._adapted = engine, facts, adapted
         try:
             self.seat = engine.seats.new()
         except MemoryError as error:
@@ -96,7 +97,8 @@ class TokenSequence:
                     raise CancelledError("the sequence was closed while it was computing")
                 self._engine.begun(self)
                 try:
-                    return self._engine.seats.forward([Run(self.seat, tokens, wanted)], ids=ids)
+                    run = Run(self.seat, tokens, wanted, adapted=self._adapted)
+                    return self._engine.seats.forward([run], ids=ids)
                 finally:
                     self._engine.begun(None)
         except MemoryError as error:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.runtime.adapter import Adapted
 from sc2onnx.runtime.cache.ring import check_rewind
 from sc2onnx.runtime.cache.shape import STORAGE, CacheShape, round_up
 from sc2onnx.runtime.engine.seats import Run
@@ -215,12 +216,14 @@ class SlotSeats:
         those that do are the last.
         """
         parts = list[tuple[Array, int, int | None]]()
+        adapted = list[tuple[Adapted | None, int]]()
         for wanted in (False, True):
             for seat, run in zip(seats, runs, strict=True):
                 cut = len(run.tokens) - run.wanted
                 tokens = run.tokens[cut:] if wanted else run.tokens[:cut]
                 if len(tokens):
                     parts.append((tokens, seat.length + cut * wanted, seat.spot.slot))
+                    adapted.append((run.adapted, len(tokens)))
         step = self._step  # cancel() takes it away at any time
         if step is None:
             step = self._step = self._session.bind(self._memory.buffers)
@@ -229,7 +232,9 @@ class SlotSeats:
         before = np.array([past for _, past, _ in parts], dtype=np.int64)
         places = np.array([slot for _, _, slot in parts], dtype=np.int64)
         total = sum(run.wanted for run in runs)
-        logits: Array = step.run(joined, before, total, ragged=(lengths, places))[0]
+        feeds = self._session.adapters.feeds(adapted)
+        ragged = lengths, places
+        logits: Array = step.run(joined, before, total, ragged=ragged, adapters=feeds)[0]
         return logits
 
     def fill(self, seat: SlotSeat, values: Array) -> None:
@@ -239,6 +244,10 @@ class SlotSeats:
         self._memory.write(seat.spot.slot, [values] * len(self._memory.buffers))
         seat.spot.live = self.shape.capacity
 
+    def rebind(self) -> None:
+        """See :class:`~sc2onnx.runtime.engine.seats.Seats`."""
+        self._step = None
+
     def cancel(self) -> None:
         """Stop the pass that runs; the next one is bound anew."""
         step, self._step = self._step, None
@@ -246,7 +255,9 @@ class SlotSeats:
             step.cancel()
 
     def tidy(self) -> None:
-        """Give back the memory of slots that were left."""
+        """Give back the memory of slots that were left, and of adapters."""
+        if self._session.settle():
+            self.rebind()
         for slot in list(self._dirty):
             if slot in self._free:
                 self._memory.release(slot)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sc2onnx.runtime.adapter import Adapted
 from sc2onnx.runtime.cache.ring import RingCache
 from sc2onnx.runtime.cache.shape import CacheShape, round_up
 from sc2onnx.runtime.engine.seats import Run
@@ -175,7 +176,7 @@ class StackSeats:
         tokens = np.concatenate([run.tokens, run.tokens[-1:]]) if extra else run.tokens
         asked = min(wanted + wanted % 2, len(tokens)) if evenly else wanted
         cache.begin(len(tokens))
-        result = self._run(cache, tokens[None], asked, ids)
+        result = self._run(cache, tokens[None], asked, ids, [run.adapted])
         return result[0, max(0, asked - extra - wanted) :][:wanted]
 
     def _together(
@@ -186,19 +187,30 @@ class StackSeats:
         """
         longest = max(len(run.tokens) for _, run in members)
         tokens = np.zeros((stack.rows, longest), dtype=np.int64)
+        adapted = list[Adapted | None]([None] * stack.rows)
         for seat, run in members:
             tokens[seat.row] = run.tokens[-1]
             tokens[seat.row, : len(run.tokens)] = run.tokens
+            adapted[seat.row] = run.adapted
         stack.begin(longest)
-        result = self._run(stack, tokens, longest, ids)
+        result = self._run(stack, tokens, longest, ids, adapted)
         return iter([result[seat.row, : len(run.tokens)] for seat, run in members])
 
-    def _run(self, cache: RingCache, tokens: Array, wanted: int, ids: bool) -> Array:
+    def _run(
+        self,
+        cache: RingCache,
+        tokens: Array,
+        wanted: int,
+        ids: bool,
+        adapted: Sequence[Adapted | None],
+    ) -> Array:
+        """Compute tokens (rows, step); ``adapted``: with which adapter, by row."""
         if cache not in self._bound:
             self._bound[cache] = _Bound(self._session)
         step = self._running = self._bound[cache].step(cache)
         try:
-            return step.run(tokens, cache.lengths, wanted, ids=ids)
+            feeds = self._session.adapters.feeds([(each, tokens.shape[1]) for each in adapted])
+            return step.run(tokens, cache.lengths, wanted, ids=ids, adapters=feeds)
         finally:
             self._running = None
 
@@ -209,8 +221,17 @@ class StackSeats:
             self._bound.clear()
             step.cancel()
 
+    def rebind(self) -> None:
+        """See :class:`~sc2onnx.runtime.engine.seats.Seats`."""
+        self._bound.clear()
+
     def tidy(self) -> None:
-        """Give up the shared cache, if nobody is in it any more."""
+        """Give up the shared cache, if nobody is in it any more, and the memory of adapters."""
+        if self._session.settle():
+            self.rebind()
+        self._unstack()
+
+    def _unstack(self) -> None:
         if self._stack is not None and not any(self._living()):
             self._bound.pop(self._stack, None)
             self._stack, self._members = None, []
@@ -233,7 +254,7 @@ class StackSeats:
         assert self._stack is not None
         self._stack.vacate(seat.row)
         self._members[seat.row] = None
-        self.tidy()
+        self._unstack()
 
     def _apart(self, seat: StackSeat) -> None:
         """Have a sequence in a cache of its own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,9 @@ class Steps:
         assert row.seat is not None
         tokens = row.step_tokens(count)
         if not row.prefilling:
-            return Run(row.seat, tokens, len(tokens))
+            return Run(row.seat, tokens, len(tokens), adapted=row.rules.adapted)
         wanted = count if row.rules.prompt_logprobs else int(count == row.prompt_left)
-        return Run(row.seat, tokens, wanted, prefill=True)
+        return Run(row.seat, tokens, wanted, prefill=True, adapted=row.rules.adapted)
 
     def _compute(self, rows: Sequence[Row], runs: Sequence[Run], ids: bool) -> None:
         began = time.perf_counter()
@@ -158,7 +159,7 @@ class Steps:
             self._lobby.fail(rows[0], error)
             return
         for row, run in zip(rows, runs, strict=True):
-            single = run if row.prefilling else Run(run.seat, run.tokens[:1], 1)
+            single = run if row.prefilling else replace(run, tokens=run.tokens[:1], wanted=1)
             self._compute([row], [single], self._lobby.seats.chooses and row.greedy)
 
     def _cancelled(self, rows: Sequence[Row], error: CancelledError) -> None:

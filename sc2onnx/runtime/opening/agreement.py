@@ -25,6 +25,7 @@ from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import NONE, agreeing_steps
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime.opening import expected
+from sc2onnx.runtime.opening.adapter_graph import check_adapter_graph
 from sc2onnx.runtime.opening.contradictions import REMEDY, check_same
 from sc2onnx.runtime.opening.expected import EMBEDDING, HEAD, Part, Ports
 from sc2onnx.runtime.opening.kernel_graph import check_kernel_graph
@@ -61,6 +62,7 @@ def check_agreement(directory: Path, manifest: Manifest) -> None:
         _agreed(directory, name, part) for part, name in zip(parts, manifest.graphs, strict=True)
     ]
     every = [*graphs, *_kernel_graphs(directory, manifest, parts, graphs)]
+    every += _adapter_graphs(directory, manifest, parts, graphs)
     _check_epsilon(directory, every, manifest)
     stored = _check_layout(every, manifest)
     _check_totals(stored, manifest)
@@ -104,6 +106,22 @@ def _kernel_graphs(
     return found
 
 
+def _adapter_graphs(
+    directory: Path,
+    manifest: Manifest,
+    parts: list[Part],
+    graphs: list[OnnxGraph],
+) -> list[OnnxGraph]:
+    """Those that take adapters, which compute what ``graphs`` do with the same weights."""
+    found = []
+    for part, usual, name in zip(parts, graphs, manifest.adapter_graphs, strict=False):
+        graph = _agreed(directory, name, replace(part, adapters=True))
+        check_same(name, "the set of weights", *(sorted(_outside(each)) for each in (graph, usual)))
+        check_adapter_graph(name, graph, part, usual)
+        found.append(graph)
+    return found
+
+
 def _check_later(directory: Path, manifest: Manifest) -> None:
     """Graphs for later kernels are not used, and may be anything; those that
     can be read say for which.
@@ -139,7 +157,7 @@ def _read(path: Path, part: Part) -> OnnxGraph:
     manifest = part.manifest
     try:
         graph = read_graph(_contents(path))
-        check_operators(graph, manifest, kernels=part.kernels)
+        check_operators(graph, manifest, kernels=part.kernels, adapters=part.adapters)
     except ValueError as error:
         raise BundleIntegrityError(
             f"{path} is no graph that this version wrote ({error}): do not trust "

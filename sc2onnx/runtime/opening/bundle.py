@@ -108,6 +108,11 @@ class Bundle:
         return [self.directory / name for name in self.manifest.kernel_graphs]
 
     @property
+    def adapter_graphs(self) -> list[Path]:
+        """Those that take adapters, one for each stage; empty if it has none."""
+        return [self.directory / name for name in self.manifest.adapter_graphs]
+
+    @property
     def tokenizer(self) -> Path | None:
         """Where the tokenizer is, if the bundle has one; a file that the manifest does not
         list is not of the bundle.

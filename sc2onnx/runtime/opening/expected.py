@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
 
+from sc2onnx.bundle.adapter_facts import module_shapes
+from sc2onnx.bundle.adapters import LANES, matrix_name
 from sc2onnx.bundle.contract import (
     ATTENTION_MASK,
     GREEDY_IDS,
@@ -23,7 +25,16 @@ from sc2onnx.bundle.contract import (
     past_name,
     present_name,
 )
-from sc2onnx.bundle.kernels import CACHE_ROWS, STEP_LENGTHS
+from sc2onnx.bundle.kernels import (
+    ADAPTER_OF_TOKEN,
+    ADAPTER_SCALES,
+    ADAPTER_TABLE,
+    ADAPTER_WEIGHTS,
+    CACHE_ROWS,
+    STEP_LENGTHS,
+    WITH_ADAPTERS,
+    SegmentEntry,
+)
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.runtime.opening.onnx_graph import (
@@ -53,12 +64,13 @@ Weight = tuple[int, tuple[int, ...]]
 class Part:
     """One of the graphs that a model is cut into, by the layers that it computes.
 
-    ``kernels``: that for the kernels.
+    ``kernels``: that for the kernels; ``adapters``: that which takes adapters.
     """
 
     manifest: Manifest
     layers: range
     kernels: bool = False
+    adapters: bool = False
 
     @property
     def first(self) -> bool:
@@ -176,8 +188,33 @@ def inputs(part: Part) -> Ports:
     if part.last and manifest.made_for.own:
         found[NUM_LOGITS] = Port(INT64, (1,))
     if part.kernels:
-        found |= dict.fromkeys((STEP_LENGTHS, CACHE_ROWS), Port(INT64, (None,)))
+        found |= kernel_options(manifest.kernels)
+    if part.adapters:
+        found |= _adapters(part)
     return Ports(found | _cache(part, "past"), frozenset({NUM_LOGITS}))
+
+
+def kernel_options(version: int) -> dict[str, Port]:
+    """The inputs of graphs for that version of the kernels that need not be fed."""
+    found = dict.fromkeys((STEP_LENGTHS, CACHE_ROWS), Port(INT64, (None,)))
+    if version < WITH_ADAPTERS:
+        return found
+    return found | {
+        ADAPTER_OF_TOKEN: Port(INT64, (None,)),
+        ADAPTER_SCALES: Port(FLOAT, (None,)),
+        ADAPTER_TABLE: Port(INT64, (None, None, None, len(SegmentEntry._fields))),
+        ADAPTER_WEIGHTS: Port(FLOAT16, (None,)),
+    }
+
+
+def _adapters(part: Part) -> dict[str, Port]:
+    """Matrices of every module, and the lanes."""
+    found, shapes = {LANES: Port(part.element, (None, None))}, module_shapes(part.manifest.model)
+    for layer in part.layers:
+        for module, (inputs, outputs) in shapes.items():
+            found[matrix_name(layer, module, "A")] = Port(part.element, (inputs, None))
+            found[matrix_name(layer, module, "B")] = Port(part.element, (None, outputs))
+    return found
 
 
 def outputs(part: Part) -> Ports:

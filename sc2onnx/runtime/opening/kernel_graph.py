@@ -8,12 +8,21 @@ runtime reads, :mod:`sc2onnx.runtime.opening.agreement` compares.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from sc2onnx.bundle.contract import HIDDEN, INPUT_IDS, PAST_LENGTHS, past_name, present_name
-from sc2onnx.bundle.kernels import CACHE_ROWS, DOMAIN, STEP_LENGTHS
+from sc2onnx.bundle.kernels import (
+    ADAPTED,
+    ADAPTER_INPUTS,
+    CACHE_ROWS,
+    DOMAIN,
+    STEP_LENGTHS,
+    WITH_ADAPTERS,
+    product_number,
+)
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.runtime.opening.contradictions import REMEDY, check_same
-from sc2onnx.runtime.opening.expected import COS_CACHE, HEAD, SIN_CACHE, Part
+from sc2onnx.runtime.opening.expected import COS_CACHE, HEAD, SIN_CACHE, Part, kernel_options
 from sc2onnx.runtime.opening.onnx_graph import Node, OnnxGraph
 from sc2onnx.runtime.opening.operators import BLOCKWISE_LINEAR, GATHER_NBITS, RING_ATTENTION
 
@@ -32,27 +41,46 @@ def check_kernel_graph(name: str, graph: OnnxGraph, part: Part, usual: OnnxGraph
     _Walk(name, graph, part, set(usual.tensors)).layers()
 
 
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """A product by the name of its weights. ``number``: by which adapters know it, None: none."""
+
+    name: str
+    number: int | None = None
+
+
 class _Walk:
     """The operators of the kernels' domain in order, each compared with what comes next."""
 
     def __init__(self, name: str, graph: OnnxGraph, part: Part, weights: Collection[str]) -> None:
         self._name, self._graph, self._part, self._weights = name, graph, part, weights
+        self._adapters = part.manifest.kernels >= WITH_ADAPTERS
         self._nodes = iter([node for node in graph.nodes if node.operator.startswith(f"{DOMAIN}.")])
 
     def layers(self) -> None:
         """As the exporter writes them: attention, then perceptron, and the head at the end."""
+        self._options()
         x = self._first()
         for layer in self._part.layers:
             prefix = f"model.layers.{layer}"
-            qkv = self._linear(f"{prefix}.self_attn.qkv_proj", x, norm=f"{prefix}.input_layernorm")
-            x = self._linear(f"{prefix}.self_attn.o_proj", self._attention(layer, qkv), residual=x)
-            norm = f"{prefix}.post_attention_layernorm"
-            inner = self._linear(f"{prefix}.mlp.c_fc", x, norm=norm, gelu=True)
-            x = self._linear(f"{prefix}.mlp.c_proj", inner, residual=x)
+            norms = f"{prefix}.input_layernorm", f"{prefix}.post_attention_layernorm"
+            qkv_proj, o_proj, c_fc, c_proj = (
+                _Product(f"{prefix}.{name}", product_number(layer, name)) for name in ADAPTED
+            )
+            qkv = self._linear(qkv_proj, x, norm=norms[0])
+            x = self._linear(o_proj, self._attention(layer, qkv), residual=x)
+            x = self._linear(c_proj, self._linear(c_fc, x, norm=norms[1], gelu=True), residual=x)
         if self._part.last:
-            self._linear(HEAD, None, norm="model.norm")
+            self._linear(_Product(HEAD), None, norm="model.norm")
         if (node := next(self._nodes, None)) is not None:
             self._refuse("the end of the layers", node.operator, "nothing more")
+
+    def _options(self) -> None:
+        """Inputs that need not be fed are empty then."""
+        for name in kernel_options(self._part.manifest.kernels):
+            default = self._graph.tensors.get(name)
+            found = "absent" if default is None else default.nbytes
+            self._compare(f"the input {name}", "bytes of the default", found, 0)
 
     def _first(self) -> str:
         """The name of what the first layer takes."""
@@ -65,7 +93,7 @@ class _Walk:
 
     def _linear(
         self,
-        product: str,
+        product: _Product,
         x: str | None,
         *,
         norm: str = "",
@@ -73,24 +101,22 @@ class _Walk:
         gelu: bool = False,
     ) -> str:
         """The name of the output. ``x``: None where nothing is known of it."""
-        node = self._next(product, BLOCKWISE_LINEAR, outputs=1)
-        bias = f"{product}.bias" if f"{product}.bias" in self._weights else ""
+        name, adapted = product.name, product.number is not None and self._adapters
+        node = self._next(name, BLOCKWISE_LINEAR, outputs=1)
+        bias = f"{name}.bias" if f"{name}.bias" in self._weights else ""
         around = [f"{norm}.weight", f"{norm}.bias"] if norm else ["", ""]
-        inputs = [f"{product}.weight.codes", f"{product}.weight.scales", bias, *around, residual]
+        inputs = [f"{name}.weight.codes", f"{name}.weight.scales", bias, *around, residual]
+        inputs += ADAPTER_INPUTS if adapted else []
         while not inputs[-1]:
             inputs.pop()
-        self._compare(product, "inputs", list(node.inputs[1:]), inputs)
+        self._compare(name, "inputs", list(node.inputs[1:]), inputs)
         if x is not None:
-            self._compare(product, "input", node.inputs[0], x)
-        names = [
-            "K",
-            "N",
-            "bits",
-            "block_size",
-            *(["epsilon"] if norm else []),
-            *(["gelu"] if gelu else []),
-        ]
-        self._compare(product, "attributes", sorted(node.attributes), names)
+            self._compare(name, "input", node.inputs[0], x)
+        there = {"epsilon": norm, "gelu": gelu, "product": adapted}
+        names = ["K", "N", "bits", "block_size", *(each for each in there if there[each])]
+        self._compare(name, "attributes", sorted(node.attributes), names)
+        if adapted:
+            self._compare(name, "number", node.attributes["product"], (product.number,))
         return node.outputs[0]
 
     def _attention(self, layer: int, qkv: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sc2onnx.bundle.contract import RING, kernel_graph_files
-from sc2onnx.bundle.kernels import ENDING, VERSION, version_for
+from sc2onnx.bundle.kernels import ENDING, runs, version_for
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.steps import NONE
 from sc2onnx.errors import BundleIntegrityError
@@ -68,7 +68,7 @@ def _check_listed(manifest: Manifest) -> None:
     schemes = manifest.quantization.schemes.values() if manifest.quantization else ()
     ring, head_dim = manifest.cache.kind == RING, manifest.model.head_dim
     fits = version_for(manifest.made_for, ring=ring, schemes=schemes, head_dim=head_dim)
-    if manifest.kernels == VERSION and not fits:
+    if runs(manifest.kernels) and not fits:
         raise BundleIntegrityError(
             f"kernels is {manifest.kernels}, expected 0 for target {manifest.target!r}, "
             f"{manifest.precision[:80]} and heads of {head_dim}: {REMEDY}",

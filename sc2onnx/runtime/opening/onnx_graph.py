@@ -239,12 +239,8 @@ def _tensor(data: bytes) -> Tensor:
     raw = _read("initializer", data, _TENSOR)
     name, data_type = _text(raw.get("name", b"")), raw.get("data_type", 0)
     shape = tuple(map(_signed, raw.get("dims", ())))
-    least = 0 if len(shape) == 1 else 1  # what no run is told of is an empty list
-    if (
-        data_type not in BITS
-        or len(shape) > 8
-        or any(not least <= size < 1 << 40 for size in shape)
-    ):
+    # with a size of 0, nothing: what no run is told of, an adapter of no ranks
+    if data_type not in BITS or len(shape) > 8 or any(not 0 <= size < 1 << 40 for size in shape):
         raise ValueError(f"initializer {name[:80]!r} is of type {data_type} and shape {shape[:9]}")
     external = raw.get("data_location", 0) == 1
     if external == ("raw_data" in raw) or external != ("external_data" in raw):

@@ -48,7 +48,7 @@ _COMPARED: Final = _Values()
 ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     "ArgMax": {"axis": _ints(-1), "keepdims": _ints(0)},
     "Cast": {"to": _ints(FLOAT, INT32, INT64, BOOL, FLOAT16, BFLOAT16)},
-    "Concat": {"axis": _ints(0, 2)},
+    "Concat": {"axis": _ints(0, 1, 2)},
     "DequantizeLinear": {"axis": _ints(0), "block_size": _COMPARED},
     "Gather": {"axis": _ints(0, 1)},
     "Gelu": {"approximate": frozenset({b"none", b"tanh"})},
@@ -87,6 +87,7 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     BLOCKWISE_LINEAR: {
         **dict.fromkeys(("K", "N", "bits", "block_size", "epsilon"), _COMPARED),
         "gelu": _ints(1),
+        "product": _COMPARED,
     },
     RING_ATTENTION: {"num_heads": _COMPARED, "num_kv_heads": _COMPARED, "window": _COMPARED},
 }
@@ -127,16 +128,25 @@ KERNELS: Final = frozenset(
 """Operators of graphs for the kernels, whose domain no other graph has."""
 
 
-def check_operators(graph: OnnxGraph, manifest: Manifest, *, kernels: bool = False) -> None:
+_ADAPTERS: Final = frozenset(("MatMul", "Mul", "Slice"))
+"""Operators that graphs have besides because they take adapters."""
+
+
+def check_operators(
+    graph: OnnxGraph, manifest: Manifest, *, kernels: bool = False, adapters: bool = False
+) -> None:
     """Raise :class:`ValueError` for an operator, an attribute or a use that the exporter does not
     write for the manifest's target.
 
-    ``kernels``: whether it is a graph for the kernels.
+    ``kernels``: whether it is a graph for the kernels; ``adapters``: whether it is one that takes
+    adapters.
     """
     target = manifest.made_for
     if target is CUDA and manifest.cache.kind == RING:  # of earlier exporters
         target = CPU
     allowed = KERNELS if kernels else ALLOWED[target.name]
+    if adapters:
+        allowed |= _ADAPTERS
     if foreign := set(graph.opsets) - {"", CONTRIB} - ({DOMAIN} if kernels else set()):
         raise ValueError(
             f"it imports operators of {sorted(foreign)[0][:80]!r}, which the exporter never writes"

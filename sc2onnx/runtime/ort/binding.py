@@ -68,6 +68,8 @@ class Graph:
     inputs: frozenset[str] = frozenset()
     outputs: frozenset[str] = frozenset()
     captured: dict[tuple[Any, ...], Resident] = field(default_factory=dict)
+    # of adapters, with what lies on the device of them
+    matrices: dict[str, tuple[npt.NDArray[Any], Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         optional = self.session.get_overridable_initializers()
@@ -89,6 +91,16 @@ class Graph:
             computed.result()
         finally:
             wait([computed])
+
+    def address(self, name: str, array: npt.NDArray[Any]) -> int:
+        """Where a matrix of an adapter lies: where it is, or a copy on the device, which is made
+        once.
+        """
+        if not self.device.on_gpu:
+            return int(array.ctypes.data)
+        if name not in self.matrices or self.matrices[name][0] is not array:
+            self.matrices[name] = array, self.new_value(array, self.device)
+        return int(self.matrices[name][1].data_ptr())
 
     def resident(self, key: tuple[Any, ...]) -> Resident | None:
         """The values and the number of the CUDA graph of these addresses and shapes; None if there
@@ -133,7 +145,9 @@ class _Part:
     ``buffers``: (key, value) by layer, arrays or OrtValues; uint16 holds bfloat16.
     """
 
-    def __init__(self, graph: Graph, buffers: Sequence[Any]) -> None:
+    def __init__(
+        self, graph: Graph, buffers: Sequence[Any], adapters: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
         self._graph = graph
         self._options = {-1: graph.new_options(-1)}  # by CUDA graph
         self._cancelled = False
@@ -142,6 +156,7 @@ class _Part:
         if NEXT_HIDDEN in graph.outputs:  # first, so that it is the first of the outputs
             self._binding.bind_output(NEXT_HIDDEN, graph.device.kind, graph.device.index)
         self._bind_cache()
+        self._bind_adapters(adapters)
         self._wanted = ""
         self._resident = Resident(graph.new_value, graph.device)
 
@@ -159,6 +174,16 @@ class _Part:
                 bound = (buffer.element, buffer.shape, buffer.address)
             self._binding.bind_input(past_name(layer, kind), *device, *bound)
             self._binding.bind_output(present_name(layer, kind), *device, *bound)
+
+    def _bind_adapters(self, adapters: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Bind the matrices of adapters, which are the same in every step."""
+        graph, self._adapters = self._graph, adapters  # which must outlive the binding
+        where = graph.device.kind, graph.device.index
+        for name, array in adapters.items():
+            if name in graph.inputs and array.size:  # else there is nothing by default
+                element = BFLOAT16 if array.dtype == np.uint16 else array.dtype.type
+                address = graph.address(name, array)
+                self._binding.bind_input(name, *where, element, array.shape, address)
 
     @property
     def on_gpu(self) -> bool:
@@ -237,9 +262,12 @@ class _Part:
             if name not in self._graph.inputs:
                 continue
             if home is None or name == NUM_LOGITS:  # a shape, which is read on the CPU
-                self._binding.bind_input(
-                    name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
-                )
+                element = BFLOAT16 if array.dtype == np.uint16 else array.dtype.type
+                self._binding.bind_input(name, "cpu", 0, element, array.shape, array.ctypes.data)
+            elif array.dtype == np.uint16:  # bfloat16, as adapters' lanes are
+                value, device = home.filled(name, array), self._graph.device
+                where = device.kind, device.index
+                self._binding.bind_input(name, *where, BFLOAT16, array.shape, value.data_ptr())
             else:
                 self._binding.bind_ortvalue_input(name, home.filled(name, array))
 
@@ -249,12 +277,20 @@ class Step:
     Not for two threads at once; :meth:`cancel` is for any thread.
     """
 
-    def __init__(self, graphs: Sequence[Graph], vocab: int, buffers: Sequence[Any]) -> None:
-        """``graphs``: in order; ``buffers``: (key, value) by layer, over all of them."""
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        vocab: int,
+        buffers: Sequence[Any],
+        adapters: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        """``graphs``: in order; ``buffers``: (key, value) by layer, over all of them;
+        ``adapters``: the matrices of those that there are, by input.
+        """
         self._held = list(buffers)  # the binding knows addresses only: the arrays must outlive it
         self._vocab = vocab
         self._parts = [
-            _Part(graph, buffers[2 * graph.layers.start : 2 * graph.layers.stop])
+            _Part(graph, buffers[2 * graph.layers.start : 2 * graph.layers.stop], adapters or {})
             for graph in graphs
         ]
         self._cancelled = False
@@ -267,17 +303,19 @@ class Step:
         *,
         ids: bool = False,
         ragged: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None,
+        adapters: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> npt.NDArray[Any]:
         """tokens (batch, step) after past (batch,) cached ones -> logits float32
         (batch, num_logits, vocab).
 
         ``ids``: instead the most likely tokens, int64 (batch, num_logits), -1 where logits are no
         numbers; for graphs that choose. ``ragged``: of the runs that the tokens (1, n) are, their
-        lengths and their rows of the cache; for graphs for the kernels. Raises
+        lengths and their rows of the cache; for graphs for the kernels. ``adapters``: inputs that
+        say which token is computed with which adapter. Raises
         :class:`InferenceError`, or :class:`CancelledError` after :meth:`cancel`.
         """
         if num_logits == 0 and self._parts[-1].on_gpu:  # kernels of a GPU need not take nothing
-            return self.run(tokens, past, 1, ids=ids)[:, :0]
+            return self.run(tokens, past, 1, ids=ids, adapters=adapters)[:, :0]
         inputs = {
             INPUT_IDS: tokens,
             PAST_LENGTHS: past,
@@ -285,6 +323,7 @@ class Step:
         }
         if ragged is not None:
             inputs[STEP_LENGTHS], inputs[CACHE_ROWS] = ragged
+        inputs |= adapters or {}
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         shape = (tokens.shape[0], num_logits)
         result = (

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.kernels import VERSION
+from sc2onnx.bundle.kernels import OLDEST, VERSION, WITH_ADAPTERS, runs
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import KERNELS
@@ -69,13 +69,14 @@ class MatrixShape:
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """The library, loaded. ``layout``: version of how it packs weights, which is
-    the same on all processors.
+    the same on all processors; ``operators``: the latest version of the operators that it has.
     """
 
     path: Path
     version: str
     instructions: str
     layout: int
+    operators: int
     library: Any = field(repr=False, compare=False)
 
     def packed_bytes(self, shape: MatrixShape) -> int:
@@ -136,10 +137,10 @@ def look() -> Kernels | Missing:
         str(getattr(module, "__version__", "of unknown version")),
         getattr(module, "OPERATORS", 0),
     )
-    if operators != VERSION:
+    if not runs(operators):
         age = (
             f"too {'old' if operators < VERSION else 'new'} (its operators are of version "
-            f"{operators}, expected {VERSION})"
+            f"{operators}, expected {OLDEST} to {VERSION})"
         )
         return Missing(f"{_PACKAGE} {version} is {age}")
     try:
@@ -158,6 +159,7 @@ def look() -> Kernels | Missing:
         version,
         library.sc2onnx_kernels_instructions().decode(),
         library.sc2onnx_kernels_layout(),
+        operators,
         library,
     )
 
@@ -187,6 +189,28 @@ def _declared(library: Any) -> Any:
     return library
 
 
+def look_for(manifest: Manifest) -> Kernels | Missing:
+    """The library of this process, if it has the operators that a bundle's graphs are
+    written for.
+    """
+    found = look()
+    if isinstance(found, Missing) or manifest.kernels <= found.operators:
+        return found
+    return Missing(
+        f"{_PACKAGE} {found.version} is too old for the bundle (its operators are of version "
+        f"{found.operators}, the bundle's graph is for version {manifest.kernels})"
+    )
+
+
+def check_adapters(manifest: Manifest) -> None:
+    """Raise :class:`RequestError` for a bundle whose graphs for the kernels take no adapters."""
+    if manifest.kernels < WITH_ADAPTERS:
+        raise RequestError(
+            f"the bundle's graph for the kernels is for version {manifest.kernels} of them, "
+            f"adapters need {WITH_ADAPTERS}: export the bundle again with this version"
+        )
+
+
 def usable(use: Use, manifest: Manifest, devices: Sequence[Device] = ()) -> Kernels | None:
     """The library, if the bundle is to run on it. ``devices``: of its graphs; none: the CPU.
 
@@ -195,7 +219,7 @@ def usable(use: Use, manifest: Manifest, devices: Sequence[Device] = ()) -> Kern
     use = meant(use)
     if use == "off":
         return None
-    found, trouble = look(), _trouble(manifest, devices)
+    found, trouble = look_for(manifest), _trouble(manifest, devices)
     if isinstance(found, Kernels) and not trouble:
         return found
     if use == "auto":

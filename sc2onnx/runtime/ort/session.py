@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from sc2onnx.bundle.contract import GREEDY_IDS
+from sc2onnx.bundle.contract import GREEDY_IDS, WEIGHTS_FILE
+from sc2onnx.bundle.kernels import ADAPTER_WEIGHTS
 from sc2onnx.bundle.steps import EVEN
+from sc2onnx.errors import AdapterError, BundleIntegrityError, InferenceError
 from sc2onnx.runtime.cache.storage import InMemory, Storage
 from sc2onnx.runtime.forks import Process
 from sc2onnx.runtime.opening.bundle import Bundle
+from sc2onnx.runtime.ort.adapter_bank import AdapterBank, KernelBank, LaneBank
 from sc2onnx.runtime.ort.binding import Graph, Step
 from sc2onnx.runtime.ort.cuda import captures_graphs
 from sc2onnx.runtime.ort.devices import Device
@@ -65,17 +69,29 @@ class Session:
         """Where its threads are: in a child forked later it cannot run."""
         graphs = bundle.graphs if kernels is None else bundle.kernel_graphs
         quantised = bundle.manifest.quantization is not None and kernels is None
-        self.graphs = list[Graph]()
+
+        def opened(files: Sequence[Path], instead: Sequence[Substitute], free: bool) -> list[Graph]:
+            found = list[Graph]()
+            for number, (device, layers) in enumerate(zip(devices, _ranges(counts), strict=True)):
+                options = session_options(threads, quantised, spin)
+                if kernels is not None:
+                    add_kernels(kernels, options, threads, packed)
+                captures = free and cuda_graphs and device.on_gpu and len(counts) == 1
+                session = load_on(
+                    files[number], options, device, captures, instead[number] if instead else None
+                )
+                found.append(_graph(session, device, layers, captures))
+            return found
+
+        self._opened, self._bundle, self._replaced = opened, bundle, bool(instead)
+        self.graphs = opened(graphs, instead, True)
         """One for each stage."""
-        for number, (device, layers) in enumerate(zip(devices, _ranges(counts), strict=True)):
-            options = session_options(threads, quantised, spin)
-            if kernels is not None:
-                add_kernels(kernels, options, threads, packed)
-            captures = cuda_graphs and device.on_gpu and len(counts) == 1
-            session = load_on(
-                graphs[number], options, device, captures, instead[number] if instead else None
-            )
-            self.graphs.append(_graph(session, device, layers, captures))
+        dtype = bundle.manifest.cache.dtype
+        self.adapters: AdapterBank = (
+            LaneBank(facts, dtype) if kernels is None else KernelBank(facts)
+        )
+        """The adapters that are loaded."""
+        self._adapted = False
 
     @property
     def storage(self) -> Storage:
@@ -97,7 +113,42 @@ class Session:
         place. uint16 holds bfloat16.
         """
         self.process.check()
-        return Step(self.graphs, self._vocab, buffers)
+        return Step(self.graphs, self._vocab, buffers, self.adapters.fixed)
+
+    def adapt(self, on: bool) -> None:
+        """Have graphs that take adapters, or those that take none, which cost less. Whoever has
+        bound steps binds them anew.
+
+        Raises :class:`AdapterError` where the bundle has none, and :class:`InferenceError`.
+        """
+        if self.kernels is not None:
+            if on and ADAPTER_WEIGHTS not in self.graphs[0].inputs:
+                raise AdapterError(
+                    "the bundle's graphs for sc2onnx-kernels take no adapters: export it again "
+                    "with this version, or merge the adapter (sc2onnx export --adapter)"
+                )
+            return
+        if on == self._adapted:
+            return
+        if self._replaced or not self._bundle.manifest.adapter_graphs:
+            raise AdapterError(
+                "the bundle has no graph that takes adapters: export it again with this version, "
+                "or merge the adapter at export (sc2onnx export --adapter)"
+            )
+        files = self._bundle.adapter_graphs if on else self._bundle.graphs
+        self.graphs = self._opened(files, (), not on)
+        self._bundle.check_unchanged(*(file.name for file in files), WEIGHTS_FILE)
+        self._adapted = on
+
+    def settle(self) -> bool:
+        """Give the memory back of adapters that nobody has any more. Whether steps are to be bound
+        anew.
+        """
+        changed = self.adapters.settle()
+        if changed and self.adapters.empty:
+            with suppress(InferenceError, BundleIntegrityError):  # those that it has do as well
+                self.adapt(on=False)
+        return changed
 
 
 def _graph(session: Any, device: Device, layers: range, captures: bool) -> Graph:

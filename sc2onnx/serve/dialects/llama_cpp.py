@@ -22,6 +22,12 @@ from sc2onnx.serve.settings import Settings
 
 _MOST_BIAS: Final = 100.0
 
+_MOST_LORA: Final = 100.0
+"""What an adapter's part may be multiplied by, either way."""
+
+_MOST_LORAS: Final = 256
+"""Adapters that a request may list."""
+
 _MOST_FIELDS: Final = 64
 """Parts of an answer that may be asked for."""
 
@@ -37,6 +43,13 @@ class Extra(Struct):
 
     text: str = ""
     filename: Annotated[str, Meta(max_length=PATH)] = ""
+
+
+class Lora(Struct):
+    """An adapter by its number in ``/lora-adapters``, and what its part is multiplied by."""
+
+    id: Annotated[int, Meta(ge=0, le=MOST)]
+    scale: Annotated[float, Meta(ge=-_MOST_LORA, le=_MOST_LORA)] = 0.0
 
 
 class Sampling(Struct, kw_only=True):
@@ -69,7 +82,7 @@ class Sampling(Struct, kw_only=True):
         | Annotated[dict[str, float | bool], Meta(max_length=MOST_BIASED)]
         | None
     ) = None
-    lora: list[Any] | None = None
+    lora: Annotated[list[Lora], Meta(max_length=_MOST_LORAS)] | None = None
 
 
 class Infill(Sampling, kw_only=True):
@@ -156,7 +169,7 @@ def _ask(
     """The rest of a body. Completions at a cursor are greedy unless it says otherwise: they stay
     the same while somebody types what they say.
     """
-    for name in ("grammar", "json_schema", "lora"):
+    for name in ("grammar", "json_schema"):
         if getattr(body, name):
             raise RefusedError(
                 501, f"{name} is not supported, expected none", "not_supported_error", param=name
@@ -185,8 +198,33 @@ def _ask(
         options["line_seconds"] = body.t_max_predict_ms / 1000
     seconds = body.t_max_prompt_ms / 1000 if body.t_max_prompt_ms > 0 and not warms else None
     return Ask(
-        prompts, options, body.n_cmpl, body.model, body.stream, warms, prompt_seconds=seconds
+        prompts,
+        options,
+        body.n_cmpl,
+        body.model,
+        body.stream,
+        warms,
+        prompt_seconds=seconds,
+        lora=_lora(body.lora),
     )
+
+
+def _lora(given: Sequence[Lora] | None) -> tuple[int, float] | None:
+    """The adapter that is to be used; those that are not listed are not, as in llama.cpp."""
+    used = [each for each in given or () if each.scale]
+    if len(used) > 1:
+        told = f"lora has {len(used)} adapters with a scale, expected one: others are to have 0"
+        raise RefusedError(400, told, param="lora")
+    if used:
+        return used[0].id, used[0].scale
+    return (given[0].id, 0.0) if given else None
+
+
+def lora_adapters(names: Sequence[str]) -> list[Answer]:
+    """The adapters of a model in the order of their numbers. None is used unless a request says so;
+    where they lie is nobody's business.
+    """
+    return [{"id": number, "path": name, "scale": 0.0} for number, name in enumerate(names)]
 
 
 def _bias(

@@ -247,8 +247,8 @@ def usage(prompts: Sequence[Usage], each: Sequence[Usage], *, empty: bool = Fals
     }
 
 
-def models(names: Sequence[str], since: int, context: int) -> Answer:
-    """The models that there are."""
+def models(bases: Mapping[str, str | None], since: int, context: int) -> Answer:
+    """The models that there are. ``bases``: of each, the one that it is an adapter of, or None."""
     data = [
         {
             "id": name,
@@ -256,7 +256,8 @@ def models(names: Sequence[str], since: int, context: int) -> Answer:
             "created": since,
             "owned_by": "sc2onnx",
             "max_model_len": context,
+            **({"parent": base} if base is not None else {}),
         }
-        for name in names
+        for name, base in bases.items()
     ]
     return {"object": "list", "data": data}

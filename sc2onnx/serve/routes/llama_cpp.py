@@ -39,6 +39,8 @@ class Routes:
         answers = [
             ("GET", "/props", self._props),
             ("GET", "/slots", self._slots),
+            ("GET", "/lora-adapters", self._adapters),
+            ("POST", "/lora-adapters", self._no_scales),
             ("POST", "/infill", self._infill),
             ("POST", "/completion", self._completion),
             ("POST", "/tokenize", self._tokenize),
@@ -56,6 +58,18 @@ class Routes:
         model = self._service.model(request.query_params.get("model", ""))[1]
         rows, busy = model.engine.bounds.rows, len(model.engine.lobby.active)
         return replied(llama_cpp.slots(rows, busy, model.manifest.model.context_length))
+
+    async def _adapters(self, request: Request) -> Response:
+        model = self._service.model(request.query_params.get("model", ""))[1]
+        return replied(llama_cpp.lora_adapters(list(model.adapters)))
+
+    async def _no_scales(self, request: Request) -> Response:
+        raise RefusedError(
+            501,
+            "scales for all requests are not supported: send lora, [{id, scale}], with each, or "
+            "the adapter's name as its model",
+            "not_supported_error",
+        )
 
     async def _infill(self, request: Request) -> Response:
         body = await self._exchange.body(request, _INFILL)

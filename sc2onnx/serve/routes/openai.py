@@ -60,7 +60,8 @@ class Routes:
     async def _models(self, request: Request) -> Response:
         service = self._exchange.service
         context = service.model("")[1].manifest.model.context_length
-        return replied(openai.models(service.names, self._since, context))
+        bases = {name: service.base(name) for name in service.names}
+        return replied(openai.models(bases, self._since, context))
 
     async def _completions(self, request: Request) -> Response:
         raw = await self._exchange.raw(request)

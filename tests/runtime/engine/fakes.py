@@ -116,6 +116,9 @@ class FakeSeats:
     def tidy(self) -> None:
         """Nothing is left."""
 
+    def rebind(self) -> None:
+        """Nothing is bound."""
+
 
 def engine(seats: FakeSeats, *, rows: int = 4, chunk: int = 16, keep: int = 0) -> Engine:
     """An engine over fake seats. ``keep``: bytes of the prefix store, which are tokens here."""

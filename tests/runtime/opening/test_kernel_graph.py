@@ -116,8 +116,11 @@ def test_floats_of_earlier_formats(bundle: Path, tmp_path: Path, version: int) -
         (lambda raw: raw.update(kernels=True), "kernels is True"),
         (lambda raw: raw.update(format_version=5), "has kernels and format_version 5, expected 6"),
         (
-            lambda raw: raw.update(kernels=3),
-            f"the version of the kernels' operators is {VERSION} in {KERNELS}, the manifest says 3",
+            lambda raw: raw.update(kernels=VERSION + 1),
+            (
+                f"the version of the kernels' operators is {VERSION} in {KERNELS}, the manifest "
+                f"says {VERSION + 1}"
+            ),
         ),
     ],
 )

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.bundle.kernels import VERSION
+from sc2onnx.bundle.kernels import OLDEST, VERSION
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.cli.doctor import diagnose
 from sc2onnx.errors import MissingDependencyError, RequestError
+from sc2onnx.runtime.description import on_kernels
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.kernels import VARIABLE, Kernels, Missing, kept_slots, look, usable
 
@@ -66,11 +67,11 @@ def test_none_is_installed(absent: None) -> None:
         (package(3), "0.0.1 cannot be loaded by onnxruntime "),
         (
             package(__file__, operators=0),
-            f"too old .its operators are of version 0, expected {VERSION}",
+            f"too old .its operators are of version 0, expected {OLDEST} to {VERSION}",
         ),
         (
             package(__file__, operators=VERSION + 1),
-            f"too new .its operators are of version {VERSION + 1}, expected {VERSION}",
+            f"too new .its operators are of version {VERSION + 1}, expected {OLDEST} to",
         ),
         (ModuleType("sc2onnx_kernels"), "of unknown version is too old"),
     ],
@@ -125,6 +126,26 @@ def test_graphs_of_another_version(manifest: Manifest) -> None:
     assert usable("auto", later) is None
     with pytest.raises(RequestError, match=f"has graphs for version {VERSION + 1} of them"):
         usable("on", later)
+
+
+@pytest.mark.kernels
+def test_a_library_of_the_version_before(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs the bundles that were written for it, and says of others that it is too old."""
+    import sc2onnx_kernels
+
+    installed(monkeypatch, package(sc2onnx_kernels.library(), operators=OLDEST))
+    assert usable("on", replace(manifest, kernels=OLDEST)) is not None
+    assert usable("auto", manifest) is None
+    said = (
+        rf"0\.0\.1 is too old for the bundle \(its operators are of version {OLDEST}, the "
+        rf"bundle's graph is for version {VERSION}\): in a clone of this project: pip install"
+    )
+    with pytest.raises(MissingDependencyError, match=said):
+        usable("on", manifest)
+    _, described = on_kernels(manifest)
+    assert "is too old for the bundle" in described
 
 
 def test_they_are_for_the_processor(manifest: Manifest) -> None:

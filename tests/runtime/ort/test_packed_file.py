@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sc2onnx.bundle.kernels import VERSION
 from sc2onnx.runtime.opening.onnx_graph import Node, OnnxGraph, Place, Tensor
 from sc2onnx.runtime.ort.kernels import Kernels, MatrixShape
 from sc2onnx.runtime.ort.packed_file import ALIGNMENT, Contents, Matrix, matrices, write
@@ -45,7 +46,7 @@ class Backwards:
         return 0 if threads else 1
 
 
-KERNELS = Kernels(Path("library"), "0", "none", 7, Backwards())
+KERNELS = Kernels(Path("library"), "0", "none", 7, VERSION, Backwards())
 FIRST = Matrix(
     "a.weight.codes", MatrixShape(3, 32, 4, 16), Place("data", 10, 58), Place("data", 100, 124)
 )

@@ -7,12 +7,14 @@ transformers loads such a directory with it: nothing is exported without it in s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from sc2onnx.errors import CorruptCheckpointError, TensorError, UnsupportedModelError
+from sc2onnx.export.adapters.settings import KIND, MERGE
 from sc2onnx.export.shown import brief, name_of
 from sc2onnx.export.stored import read_json
 
@@ -56,45 +58,45 @@ _SEGMENT: Final = re.compile(
 
 _MOST_FOLDERS: Final = 1000
 
-_PROGRAM: Final = (
-    "peft.AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
-)
-
 
 def refuse_adapter(directory: Path) -> None:
     """Raise :class:`UnsupportedModelError` if there are files of an adapter in the directory."""
     files = sorted(path.name for pattern in _FILES for path in directory.glob(pattern))
     if not files:
         return
-    what, base, mergeable = _described(directory)
+    found = _described(directory)
     if (directory / "model.safetensors").exists() or (
         directory / "model.safetensors.index.json"
     ).exists():
-        found = (
-            f"{directory} holds {what} beside its model ({name_of(files[0])}), "
+        says = (
+            f"{directory} holds {found.what} beside its model ({name_of(files[0])}), "
             "which would be left out"
         )
-        rest = "or take the adapter's files away to export the model alone"
+        model, rest = "it", "or take the adapter's files away to export the model alone"
     else:
-        found = f"{directory} is {what} ({name_of(files[0])}), not a model"
-        rest = f"or export {base} alone"
-    if mergeable:
-        raise UnsupportedModelError(
-            f"{found}: merge it into {base}, {_PROGRAM}, and export OUT, {rest}"
-        )
-    raise UnsupportedModelError(
-        f"{found}: no weights can hold what it adds, so it cannot be exported, {rest}"
-    )
+        says = f"{directory} is {found.what} ({name_of(files[0])}), not a model"
+        model, rest = found.base, f"or export {found.base} alone"
+    raise UnsupportedModelError(f"{says}: {_way(found, model)}, {rest}")
 
 
-def adapters_below(directory: Path) -> Iterator[str]:
-    """Sentences about adapters in folders of a checkpoint, which nobody loads with it."""
+def folders_with_adapters(directory: Path) -> Iterator[Path]:
+    """Folders in a directory that hold files of an adapter."""
     for folder in sorted(islice(directory.glob("*/"), _MOST_FOLDERS)):
         if folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in _FILES):
-            what, base, _ = _described(folder)
+            yield folder
+
+
+def adapters_below(directory: Path, merged: Collection[Path] = ()) -> Iterator[str]:
+    """Sentences about adapters in folders of a checkpoint, which nobody loads with it, but those
+    that are ``merged``.
+    """
+    known = {path.resolve() for path in merged}
+    for folder in folders_with_adapters(directory):
+        if folder.resolve() not in known:
+            found = _described(folder)
             yield (
-                f"{name_of(folder.name)} in the checkpoint holds {what}, which is no part of the "
-                f"export: merge it into {base} first if it belongs to the model ({_PROGRAM})"
+                f"{name_of(folder.name)} in the checkpoint holds {found.what}, which is no part of "
+                f"the export: if it belongs to the model, {_way(found, 'it')}"
             )
 
 
@@ -108,15 +110,34 @@ def refuse_adapter_tensors(names: Iterable[str]) -> None:
         )
 
 
-def _described(directory: Path) -> tuple[str, str, bool]:
-    """The adapter with its kind and base model, the base alone, and whether it can be merged."""
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """An adapter as its configuration describes it: ``what`` with kind and base model, its ``base``
+    alone, and its ``kind``, empty if that is unknown.
+    """
+
+    what: str
+    base: str
+    kind: str
+
+
+def _described(directory: Path) -> _Described:
     try:
         settings = read_json(directory / ADAPTER_CONFIG) or {}
     except CorruptCheckpointError:  # it is an adapter all the same
         settings = {}
     kind, base = (_text(settings.get(name)) for name in ("peft_type", "base_model_name_or_path"))
     what = f"an adapter ({kind})" if kind else "an adapter"
-    return f"{what} of {base or 'an unnamed model'}", base or "its base model", kind not in _PROMPTS
+    return _Described(f"{what} of {base or 'an unnamed model'}", base or "its base model", kind)
+
+
+def _way(found: _Described, model: str) -> str:
+    """What to do to have an adapter's change in a bundle; ``model`` says whose base is meant."""
+    if found.kind == KIND:
+        return f"export {model} with --adapter DIR, which merges it"
+    if found.kind in _PROMPTS:
+        return "no weights can hold what it adds, so it cannot be exported"
+    return f"merge it into {found.base}, {MERGE}, and export OUT"
 
 
 def _text(value: Any) -> str:

@@ -56,6 +56,12 @@ def test_an_adapter_alone_is_named_with_its_base(tmp_path: Path) -> None:
         "is an adapter (LORA) of bigcode/starcoder2-3b (adapter_config.json), not a model"
         in message
     )
+    assert "export bigcode/starcoder2-3b with --adapter DIR, which merges it" in message
+
+
+def test_a_kind_that_is_not_merged_here_is_left_to_peft(tmp_path: Path) -> None:
+    message = refused(add_adapter(tmp_path / "a", peft_type="LOHA"), tmp_path / "out")
+    assert "is an adapter (LOHA) of bigcode/starcoder2-3b" in message
     assert "merge_and_unload()" in message
 
 
@@ -71,6 +77,7 @@ def test_one_beside_a_model_is_not_left_out(
 ) -> None:
     message = refused(add_adapter(make_checkpoint(shards=shards)), tmp_path / "out")
     assert "holds an adapter (LORA) of bigcode/starcoder2-3b beside its model" in message
+    assert "export it with --adapter DIR, which merges it" in message
     assert "take the adapter's files away to export the model alone" in message
 
 

@@ -1,0 +1,53 @@
+// The adapters of a product in one pass: read from the operator's inputs, checked, and cut into
+// what threads compute.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "adapters.h"
+#include "linear.h"
+#include "ort.h"
+
+namespace sc2onnx {
+
+// The inputs of BlockwiseLinear for adapters; see sc2onnx/bundle/kernels.py.
+struct AdapterInputs {
+  Tensor of_token, scales, table, weights;
+};
+
+// Memory of a thread that runs steps, kept for the next product.
+class AdapterRows {
+ public:
+  // Whether a row has an adapter that adds to the product of this number. Then everything that
+  // kernels read is within the inputs. Throws Refused.
+  bool read(const AdapterInputs &inputs, int64_t rows, int64_t product, const MatrixShape &matrix);
+
+  // Activations behind the norm, (rows, inputs), for whoever has them nowhere else.
+  float *normed(int64_t rows, const MatrixShape &matrix);
+
+  // For products of these activations.
+  const Adapters &begin(const float *x, const MatrixShape &matrix);
+
+  // What is computed before anything is added, in this order; the last to finish tells whoever
+  // waits.
+  int64_t shares() const { return (int64_t)shares_.size(); }
+  void shrink(const LinearKernels &kernels, int64_t share);
+  void wait() const;
+
+ private:
+  bool read_adapters(const AdapterInputs &inputs, int64_t product, const MatrixShape &matrix);
+  Segments read_segments(const AdapterInputs &inputs, int64_t adapter, int64_t product,
+                         const MatrixShape &matrix);
+  void share(Segments segments, size_t first, size_t end);
+
+  std::vector<int64_t> order_;  // rows, those of an adapter side by side
+  std::vector<Segment> segments_;
+  std::vector<Segments> of_row_;
+  std::vector<Shrinking> shares_;
+  std::vector<float> inner_, normed_;
+  Adapters adapters_;
+  std::atomic<int64_t> left_{0};  // shares
+};
+
+}  // namespace sc2onnx

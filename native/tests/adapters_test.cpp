@@ -1,0 +1,327 @@
+// Adapters of products: against arithmetic in double, to the bit between processors, companies and
+// cuts, and what is refused before anything is read.
+
+#include <stdio.h>
+#include <string.h>
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+#include "adapter_rows.h"
+#include "instructions.h"
+#include "linear_case.h"
+
+using namespace sc2onnx;
+
+static int g_failures = 0;
+constexpr int64_t kMost = 23;  // rows
+constexpr int64_t kProducts = 3, kProduct = 1, kSegments = 3;
+
+static void fail(const char *what, const char *name, int64_t detail) {
+  g_failures++;
+  printf("FAILED %s: %s, %lld\n", what, name, (long long)detail);
+}
+
+static double value_of(uint16_t half) {
+  const int exponent = half >> 10 & 31, digits = half & 1023;
+  const double size = exponent ? std::ldexp(1024 + digits, exponent - 25) : std::ldexp(digits, -24);
+  return half >> 15 ? -size : size;
+}
+
+// Adapters of one product of a few, with the rows that have them.
+struct Adapted {
+  std::vector<int64_t> table, of_token;
+  std::vector<uint16_t> weights;
+  std::vector<float> scales;
+
+  Adapted(const MatrixShape &m, int64_t rows, unsigned seed) : table(4 * kProducts * kSegments * 5) {
+    std::mt19937 random(seed);
+    const int64_t tiles = m.outputs / 16, ranks[] = {1, 16, 5, 33};
+    weights.resize(7);  // matrices begin anywhere
+    for (int64_t adapter = 0; adapter < 3; adapter++)  // the fourth adds nothing
+      for (int64_t s = 0; s < kSegments; s++) {
+        const int64_t first = s == 1 ? 0 : (int64_t)random() % tiles;  // the second: all outputs
+        const int64_t count = s == 1 ? tiles : 1 + (int64_t)random() % (tiles - first);
+        const int64_t rank = s == 2 && adapter < 2 ? 0 : ranks[(adapter + s) % 4];
+        const auto at = (int64_t)weights.size();
+        const int64_t entry[] = {first * 16, count * 16, rank, at, at + rank * m.inputs};
+        std::copy(entry, entry + 5, &table[index(adapter, s)]);
+        weights.resize(weights.size() + (size_t)(rank * (m.inputs + count * 16)));
+      }
+    for (auto &each : weights) {  // up to 0.5, some of them below the smallest normal number
+      const uint32_t size = random();
+      each = (uint16_t)((size >> 16 & 0x8000) | size % (size >> 8 & 7 ? 0x3800 : 0x0400));
+    }
+    for (int64_t row = 0; row < rows; row++) {
+      of_token.push_back((int64_t)(random() % 5) - 1);
+      scales.push_back((float)(random() % 5) * 0.5f);
+    }
+  }
+
+  static size_t index(int64_t adapter, int64_t segment) {
+    return (size_t)(((adapter * kProducts + kProduct) * kSegments + segment) * 5);
+  }
+
+  AdapterInputs inputs(int64_t first, int64_t rows) {
+    return {{{rows}, of_token.data() + first},
+            {{rows}, scales.data() + first},
+            {{4, kProducts, kSegments, 5}, table.data()},
+            {{(int64_t)weights.size()}, weights.data()}};
+  }
+};
+
+struct Options {
+  bool norm = false, gelu = false, residual = false;
+};
+
+static std::vector<float> compute(const LinearKernels &kernels, const Case &c, Adapted *with,
+                                  int64_t first, int64_t rows, Options options, int64_t together) {
+  const MatrixShape &m = c.matrix;
+  std::vector<int8_t> codes((size_t)(rows * m.inputs));
+  std::vector<float> scales((size_t)(rows * m.blocks())), y((size_t)(rows * m.outputs));
+  std::vector<int32_t> starts(scales.size());
+  AdapterRows adapters;
+  const bool adapted = with && adapters.read(with->inputs(first, rows), rows, kProduct, m);
+  Rounding rounding;
+  rounding.x = c.x.data() + first * m.inputs;
+  rounding.rows = rows;
+  rounding.matrix = m;
+  if (options.norm)
+    rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
+  if (options.norm && adapted) rounding.normed = adapters.normed(rows, m);
+  rounding.epsilon = 1e-5f;
+  rounding.codes = codes.data();
+  rounding.scales = scales.data();
+  rounding.starts = starts.data();
+  kernels.round_rows(rounding, 0, rows);
+  Product product;
+  product.matrix = m;
+  product.weights = c.packed;
+  product.rows = rows;
+  product.codes = codes.data();
+  product.scales = scales.data();
+  product.starts = starts.data();
+  product.bias = c.bias.data();
+  if (options.residual) product.residual = c.residual.data() + first * m.outputs;
+  product.gelu = options.gelu;
+  product.y = y.data();
+  if (adapted)
+    product.adapters = &adapters.begin(rounding.normed ? rounding.normed : rounding.x, m);
+  for (int64_t i = 0; adapted && i < adapters.shares(); i++) adapters.shrink(kernels, i);
+  if (adapted) adapters.wait();
+  for (int64_t t = 0; t < m.tiles(); t += together)
+    kernels.product(product, t, std::min(m.tiles(), t + together));
+  return y;
+}
+
+// What an adapter adds to a row's outputs.
+static std::vector<double> added(const Case &c, const Adapted &with, int64_t row, bool norm) {
+  const MatrixShape &m = c.matrix;
+  std::vector<double> x(c.x.begin() + row * m.inputs, c.x.begin() + (row + 1) * m.inputs);
+  if (norm) {
+    double mean = 0, square = 0;
+    for (double v : x) mean += v / (double)m.inputs;
+    for (double v : x) square += (v - mean) * (v - mean) / (double)m.inputs;
+    for (int64_t i = 0; i < m.inputs; i++)
+      x[(size_t)i] = (x[(size_t)i] - mean) / std::sqrt(square + 1e-5) * c.norm_weight[(size_t)i] +
+                     c.norm_bias[(size_t)i];
+  }
+  std::vector<double> y((size_t)m.outputs);
+  const int64_t adapter = with.of_token[(size_t)row];
+  for (int64_t s = 0; adapter >= 0 && s < kSegments; s++) {
+    const int64_t *entry = &with.table[Adapted::index(adapter, s)];
+    const uint16_t *a = with.weights.data() + entry[3], *b = with.weights.data() + entry[4];
+    for (int64_t r = 0; r < entry[2]; r++) {
+      double inner = 0;
+      for (int64_t i = 0; i < m.inputs; i++) inner += value_of(a[r * m.inputs + i]) * x[(size_t)i];
+      for (int64_t o = 0; o < entry[1]; o++)
+        y[(size_t)(entry[0] + o)] += value_of(b[(o / 16 * entry[2] + r) * 16 + o % 16]) * inner *
+                                     with.scales[(size_t)row];
+    }
+  }
+  return y;
+}
+
+static void against_double(const Instructions &with, const Case &c, Adapted &adapted, bool norm) {
+  const int64_t n = c.matrix.outputs;
+  const auto without = compute(with.linear, c, nullptr, 0, kMost, {norm}, 3);
+  const auto y = compute(with.linear, c, &adapted, 0, kMost, {norm}, 3);
+  double worst = 0, size = 0;
+  for (int64_t row = 0; row < kMost; row++) {
+    const auto expected = added(c, adapted, row, norm);
+    for (int64_t o = 0; o < n; o++) {
+      const auto i = (size_t)(row * n + o);
+      const double found = (double)y[i] - without[i];
+      worst = std::max(worst, std::abs(found - expected[(size_t)o]));
+      size = std::max({size, std::abs(expected[(size_t)o]), std::abs((double)without[i])});
+      if (adapted.of_token[(size_t)row] < 0 && y[i] != without[i])
+        fail("no adapter, to the bit", with.name, row);
+    }
+  }
+  if (!(size > 1 && worst <= 3e-6 * size))
+    fail("against double", with.name, n), printf("  %.2e of %.2e\n", worst, size);
+}
+
+static void every_company(const Instructions &with, const Case &c, Adapted &adapted,
+                          Options options, const std::vector<float> &expected) {
+  for (int64_t rows : {1, 2, 3, 4, 6, 7, 9, 10, 11, 16, 23})
+    for (int64_t first = 0; first + rows <= kMost; first += 1 + rows / 2) {
+      const auto y = compute(with.linear, c, &adapted, first, rows, options, 1 + rows % 4);
+      if (memcmp(y.data(), &expected[(size_t)(first * c.matrix.outputs)], y.size() * 4) != 0)
+        fail("to the bit", with.name, rows);
+    }
+}
+
+static void products() {
+  const auto all = available_instructions();
+  uint64_t digest = 1469598103934665603ull;
+  unsigned seed = 1;
+  for (int bits : {4, 8})
+    for (int block : {16, 32, 128})
+      for (int64_t outputs : {16, 48, 112}) {
+        const Options options{seed % 2 == 1, seed % 3 == 0, seed % 4 < 2};
+        const Case c({outputs, block * (1 + (int64_t)seed % 3), bits, block}, kMost, ++seed);
+        Adapted adapted(c.matrix, kMost, seed);
+        for (bool norm : {false, true}) against_double(*all.back(), c, adapted, norm);
+        const auto expected = compute(all.back()->linear, c, &adapted, 0, kMost, options, 2);
+        for (float value : expected) {
+          uint32_t word;
+          memcpy(&word, &value, 4);
+          digest = (digest ^ word) * 1099511628211ull;
+        }
+        for (const auto *each : all) every_company(*each, c, adapted, options, expected);
+      }
+  constexpr uint64_t kDigest = 0xdf3a965ff8e1919full;
+  if (digest != kDigest) {
+    g_failures++;
+    printf("FAILED: the digest of the results is %016llx, on other machines %016llx\n",
+           (unsigned long long)digest, (unsigned long long)kDigest);
+  }
+}
+
+// All numbers of float16, by A x of x = (1, 0, ...).
+static void numbers() {
+  const MatrixShape m{16, 16, 4, 16};
+  std::vector<uint16_t> weights(65536 * 32);
+  std::vector<int64_t> table{0, 16, 65536, 0, 65536 * 16}, of_token{0};
+  for (size_t i = 0; i < 65536; i++) weights[16 * i] = (uint16_t)i;
+  const float x[16] = {1};
+  for (const auto *each : available_instructions()) {
+    AdapterRows adapters;
+    adapters.read({{{1}, of_token.data()}, {}, {{1, 1, 1, 5}, table.data()},
+                   {{(int64_t)weights.size()}, weights.data()}},
+                  1, 0, m);
+    const Adapters &a = adapters.begin(x, m);
+    for (int64_t i = 0; i < adapters.shares(); i++) adapters.shrink(each->linear, i);
+    for (int64_t i = 0; i < 65536; i++) {
+      const bool finite = (i >> 10 & 31) < 31;
+      if (finite ? a.inner[i] != value_of((uint16_t)i) : std::isfinite(a.inner[i]))
+        fail("float16", each->name, i);
+    }
+  }
+}
+
+// Threads that wait for each other's shares.
+static void together() {
+  const Case c({112, 256, 4, 32}, kMost, 5);
+  Adapted adapted(c.matrix, kMost, 5);
+  AdapterRows adapters;
+  adapters.read(adapted.inputs(0, kMost), kMost, kProduct, c.matrix);
+  const LinearKernels &kernels = instructions().linear;
+  for (int turn = 0; turn < 200; turn++) {
+    const Adapters &a = adapters.begin(c.x.data(), c.matrix);
+    std::fill(a.inner, a.inner + kMost * a.width, NAN);
+    std::atomic<int64_t> next{0};
+    auto work = [&] {
+      for (int64_t i; (i = next.fetch_add(1)) < adapters.shares();) adapters.shrink(kernels, i);
+      adapters.wait();
+      for (int64_t row = 0; row < kMost; row++)
+        for (const Segment *s = a.of_row[row].begin; s < a.of_row[row].end; s++)
+          for (int64_t r = 0; r < s->rank; r++)
+            if (!std::isfinite(a.inner[row * a.width + s->place + r])) fail("waiting", "", turn);
+    };
+    std::thread other(work);
+    work();
+    other.join();
+  }
+}
+
+static void refused(const char *expected, int number, int64_t value, AdapterInputs inputs,
+                    std::vector<int64_t> &table, int64_t product = kProduct) {
+  const MatrixShape m{48, 64, 4, 32};
+  int64_t &entry = table[Adapted::index(1, 1) + (size_t)number];
+  const int64_t before = entry;
+  entry = value;
+  try {
+    AdapterRows().read(inputs, 2, product, m);
+    fail("not refused", expected, value);
+  } catch (const Refused &error) {
+    if (!strstr(error.what(), expected)) fail(error.what(), expected, value);
+  }
+  entry = before;
+}
+
+static void refusing() {
+  const MatrixShape m{48, 64, 4, 32};
+  Adapted adapted(m, 2, 3);
+  adapted.of_token = {1, -1};
+  const int64_t elements = (int64_t)adapted.weights.size(),
+                rank = adapted.table[Adapted::index(1, 1) + 2];
+  const int64_t most = INT64_MAX, least = INT64_MIN;
+  const AdapterInputs good = adapted.inputs(0, 2);
+  if (!AdapterRows().read(good, 2, kProduct, m)) fail("an adapter", "", 0);
+  auto entry = [&](const char *expected, int number, std::initializer_list<int64_t> values) {
+    for (int64_t value : values) refused(expected, number, value, good, adapted.table);
+  };
+  entry("expected multiples of 16 within 48", 0, {-16, 8, 16, 48, most, most - 15, least});
+  entry("expected multiples of 16 within 48", 1, {0, -16, 24, 64, most, most - 15, least});
+  entry("has a rank of", 2, {-1, 65537, most, least});
+  entry("of adapter_weights", 2, {65536});
+  entry("has A at", 3, {-1, elements, elements - rank * 64 + 1, most, least});
+  entry("has B at", 4, {-1, elements, elements - rank * 48 + 1, most, least});
+
+  auto inputs = [&](const char *expected, AdapterInputs changed, int64_t product = kProduct) {
+    refused(expected, 2, 16, changed, adapted.table, product);
+  };
+  AdapterInputs changed = good;
+  changed.of_token.shape = {1};
+  inputs("adapter_of_token is (1), expected (2)", changed);
+  changed = good, changed.of_token.shape = {1, 2};
+  inputs("adapter_of_token is (1, 2)", changed);
+  for (int64_t id : {(int64_t)-2, (int64_t)4, most, least}) {
+    std::vector<int64_t> ids{1, id};
+    changed = good, changed.of_token.data = ids.data();
+    inputs("expected -1 to 3", changed);
+  }
+  changed = good, changed.scales.shape = {1};
+  inputs("adapter_scales is (1), expected (2)", changed);
+  changed = good, changed.table.shape = {4, 3, 15};
+  inputs("expected (adapters, products, segments, 5)", changed);
+  changed = good, changed.table.shape = {4, 9, 1, 4};
+  inputs("expected (adapters, products, segments, 5)", changed);
+  changed = good, changed.table.shape = {1, 3, 65, 5};
+  inputs("with at most 64 segments", changed);
+  changed = good, changed.table.shape = {0, 3, 3, 5};
+  inputs("expected -1 to -1", changed);
+  inputs("expected more than 3 products", good, 3);
+  changed = good, changed.weights.shape = {0};
+  inputs("within the 0 of adapter_weights", changed);
+
+  std::vector<int64_t> nobody{-1, -1}, nothing{3, -1};
+  changed = {};
+  changed.of_token = {{2}, nobody.data()};
+  if (AdapterRows().read(changed, 2, kProduct, m)) fail("nobody has one", "", 0);
+  changed = good, changed.of_token.data = nothing.data();
+  if (AdapterRows().read(changed, 2, kProduct, m)) fail("one that adds nothing", "", 0);
+}
+
+int main() {
+  for (const auto *each : available_instructions()) printf("%s\n", each->name);
+  products();
+  numbers();
+  together();
+  refusing();
+  printf(g_failures ? "%d failures\n" : "all well\n", g_failures);
+  return g_failures != 0;
+}
