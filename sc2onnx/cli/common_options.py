@@ -147,8 +147,21 @@ def drawing_options(parser: argparse.ArgumentParser, seed: int | None = None) ->
     group.add_argument("--heal", action="store_true", help=heal)
     logprobs = "give the log probability of each token, in JSON"
     group.add_argument("--logprobs", action="store_true", help=logprobs)
+    _constraint_options(grouped(parser, "constraint, one at most"))
     _sampling_options(grouped(parser, "sampling"))
     seed_option(parser, seed)
+
+
+def _constraint_options(group: argparse._ArgumentGroup) -> None:
+    schema = "give JSON that the JSON schema in this file allows"
+    group.add_argument("--json-schema", type=Path, metavar="FILE", help=schema)
+    grammar = "give a text of the grammar in this file, in Lark's syntax or llama.cpp's GBNF"
+    group.add_argument("--grammar", type=Path, metavar="FILE", help=grammar)
+    regex = "give a text that this regular expression matches from end to end"
+    group.add_argument("--regex", metavar="REGEX", help=regex)
+    choice = "give this text, or that of another --choice (repeatable)"
+    repeated: dict[str, Any] = {"action": "append", "dest": "choices", "metavar": "TEXT"}
+    group.add_argument("--choice", help=choice, **repeated)
 
 
 def _sampling_options(group: argparse._ArgumentGroup) -> None:

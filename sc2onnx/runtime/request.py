@@ -17,6 +17,8 @@ from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, TokenIdError
 from sc2onnx.runtime.arguments import shown, some_token_ids, text, token_ids
 from sc2onnx.runtime.choose.chooser import Chooser
+from sc2onnx.runtime.choose.constrained import Constrained, Steering
+from sc2onnx.runtime.choose.grammar import Grammars
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
@@ -227,13 +229,30 @@ class Requests:
                 f"the prompt is {len(ids)} tokens, the model's context holds {context}: shorten it"
             )
         sampler: Chooser = Sampler(rules.sampling, ids, vocab, spawned)
+        steering = self._steering(rules)
+        if steering is not None:
+            sampler = Constrained(sampler, steering)
         drafter = None
         if self.drafting is not None and not rules.logprobs:
             lookup = Lookup.of(
                 ids.tolist(), self.drafting.memory, rules.namespace, rules.prediction
             )
-            drafter = Drafter(lookup, self.drafting.costs)
-        return Row(ids, rules, sampler, context, drafter=drafter, gives=gives)
+            drafter = Drafter(lookup, self.drafting.costs, steering)
+        return Row(ids, rules, sampler, context, drafter=drafter, gives=gives, steering=steering)
+
+    def prepare(self, options: GenerationOptions) -> None:
+        """Compile the constraint of requests to come. Raises what they would raise because of it:
+        :class:`~sc2onnx.errors.ConstraintError` or
+        :class:`~sc2onnx.errors.MissingDependencyError`.
+        """
+        self._steering(self.rules(options))
+
+    def _steering(self, rules: GenerationRules) -> Steering | None:
+        """Where a new text is within its constraint; None: it has none."""
+        constraint = rules.sampling.constraint
+        return (
+            None if constraint is None else self._grammars.steering(constraint, rules.stop_tokens)
+        )
 
     def _check_length(self, characters: int) -> None:
         """Refuse a text that cannot fit before it is tokenized, which takes seconds a megabyte.
@@ -259,6 +278,15 @@ class Requests:
         tokens = self._open().encode(near[-HEALED:], special=special)
         end = taken_back(self._open(), self._vocabulary, tokens)
         return text[: len(text) - len(end)], end
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        codec = self._open()
+
+        def encode(text: str) -> list[int]:
+            return codec.encode(text, special=False)
+
+        return Grammars(codec, encode, self._facts.vocab_size, self._facts.eos_token_ids)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

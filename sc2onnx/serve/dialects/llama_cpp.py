@@ -156,11 +156,9 @@ def _ask(
     """The rest of a body. Completions at a cursor are greedy unless it says otherwise: they stay
     the same while somebody types what they say.
     """
-    for name in ("grammar", "json_schema", "lora"):
-        if getattr(body, name):
-            raise RefusedError(
-                501, f"{name} is not supported, expected none", "not_supported_error", param=name
-            )
+    if body.lora:
+        told = "lora is not supported, expected none"
+        raise RefusedError(501, told, "not_supported_error", param="lora")
     check_most("n_cmpl", body.n_cmpl, settings.most_samples)
     check_stops(body.stop, settings)
     warms = body.n_predict == 0
@@ -179,6 +177,10 @@ def _ask(
         options["stop_tokens"] = ()
     if body.logit_bias:
         options["logit_bias"] = _bias(body.logit_bias)
+    if body.grammar:
+        options["grammar"] = body.grammar
+    if body.json_schema is not None:
+        options["json_schema"] = body.json_schema
     if body.n_indent:
         options["ends"] = Lines(indent=body.n_indent)
     if body.t_max_predict_ms > 0:
