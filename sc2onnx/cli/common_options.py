@@ -13,6 +13,9 @@ CACHE_TYPES: Final = ("auto", "int8", "float32")
 ORDERS: Final = ("psm", "spm")
 """``sc2onnx.runtime.text.fim.FimOrder``, whose room needs tokenizers."""
 
+ENDINGS: Final = ("line", "block", "balanced")
+"""``sc2onnx.runtime.text.endings.Ending``, whose room needs numpy."""
+
 BUNDLE: Final = "a bundle: directory or hub id"
 HEAL: Final = "complete a word that the prompt stops inside as if it were whole"
 
@@ -141,8 +144,10 @@ def drawing_options(parser: argparse.ArgumentParser, seed: int | None = None) ->
     group = grouped(parser, "generation")
     stop = "end before this text (repeatable)"
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
-    ends = "end with the cursor's line, or with its block, before code that is there already"
-    group.add_argument("--ends", choices=("line", "block"), help=ends)
+    ends = (
+        "end with the cursor's line, its block or its brackets, before code that is there already"
+    )
+    group.add_argument("--ends", choices=ENDINGS, help=ends)
     heal = f"{HEAL} (default: no)"
     group.add_argument("--heal", action="store_true", help=heal)
     logprobs = "give the log probability of each token, in JSON"

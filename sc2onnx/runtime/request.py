@@ -27,10 +27,10 @@ from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.infill_options import InfillOptions
-from sc2onnx.runtime.options import Ending, GenerationOptions, GenerationRules
+from sc2onnx.runtime.options import GenerationOptions, GenerationRules
 from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.endings import Rule, ending
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
-from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.runtime.text.sink import TextSink
 
 
@@ -45,13 +45,13 @@ class Drafting:
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt's tokens. ``healed``: the end of its text, which is to be written again. ``used``:
-    what it is made of, where it is for infilling. ``ends``: by which lines its completion ends.
+    what it is made of, where it is for infilling. ``ends``: where its completion ends.
     """
 
     ids: list[int]
     healed: str = ""
     used: Surroundings | None = None
-    ends: Lines | None = None
+    ends: Rule | None = None
 
 
 class Requests:
@@ -71,7 +71,7 @@ class Requests:
         self._check_length(len(text("prompt", code)))
         before, healed = self._cut(code, options.heal, special=special)
         ids = self._open().encode(before, special=special, framed=True)
-        return Prompt(ids, healed, ends=_lines(options.ends, code, ""))
+        return Prompt(ids, healed, ends=ending(options.ends, code, ""))
 
     def infill_prompt(self, prefix: str, suffix: str, options: InfillOptions) -> Prompt:
         """A prompt to fill in the middle, fitted to the context unless it is to go in whole.
@@ -80,7 +80,7 @@ class Requests:
         """
         given = text("prefix", prefix), text("suffix", suffix)
         before, healed = self._cut(given[0], options.heal, special=False)
-        ends = _lines(options.ends, *given)
+        ends = ending(options.ends, *given, options.path)
         code = Surroundings(before, given[1], options.path, options.repo, options.files or {})
         if not options.fit:
             self._check_length(code.characters)
@@ -291,13 +291,6 @@ class Requests:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self._open(), self._facts.vocab_size)
-
-
-def _lines(ends: Ending | Lines | None, prefix: str, suffix: str) -> Lines | None:
-    """By which lines a completion between these ends."""
-    if ends == "line":
-        return Lines.line()
-    return Lines.block(prefix, suffix) if ends == "block" else ends
 
 
 def _spawned(number: int, sample: int) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, field
 
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
+from sc2onnx.runtime.text.endings import Ending
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.serve.ask import Answer, Ask, Tokens
@@ -78,7 +79,7 @@ class Infill(Sampling, kw_only=True):
     """
 
     filename: Annotated[str, Meta(max_length=PATH)] = ""
-    ends: Literal["line", "block"] | None = None
+    ends: Ending | None = None
     input_prefix: str = ""
     input_suffix: str = ""
     input_extra: Annotated[list[Extra], Meta(max_length=_MOST_FILES)] = field(default_factory=list)
