@@ -23,6 +23,7 @@ RUN = {
     "runtimes": ("passed",),
     "evaluation": (),
     "benchmark": (),
+    "constrained": ("block", "balanced"),
     "runtime": ("MemoryFootprint(weights=",),
     "errors": ("expected 0 (greedy) or more",),
 }

@@ -242,12 +242,8 @@ def test_what_there_is_to_know(served: Served) -> None:
     assert "llamacpp:tokens_predicted_total" in served.get("/metrics").text
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"grammar": "root ::= x"}, {"lora": [{"id": 0, "scale": 1}]}, {"json_schema": {"a": 1}}],
-)
-def test_what_is_not_done_is_said(served: Served, wrong: dict[str, object]) -> None:
-    reply = served.post("/infill", {**VIM, **wrong})
+def test_what_is_not_done_is_said(served: Served) -> None:
+    reply = served.post("/infill", {**VIM, "lora": [{"id": 0, "scale": 1}]})
     assert reply.status_code == 501
     assert reply.json()["error"]["type"] == "not_supported_error"
 

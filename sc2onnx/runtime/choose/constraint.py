@@ -27,8 +27,11 @@ MOST_REGEX: Final = 2048
 MOST_GRAMMAR: Final = 16_384
 """Characters of a grammar."""
 
-MOST_REPEATS: Final = 1000
+MOST_REPEATS: Final = 300
 """Signs in a grammar that may repeat something: ``?``, ``*``, ``+`` and ``{``."""
+
+MOST_PROPERTIES: Final = 1000
+"""Properties of one object of a schema."""
 
 MOST_SCHEMA: Final = 65_536
 """Characters of a schema, and of all choices together."""
@@ -87,6 +90,7 @@ def _schema(given: object) -> str:
             raise ConstraintError(f"json_schema is {shown(given)}, expected {expected}")
         text = json.dumps(dict(schema), ensure_ascii=False, separators=(",", ":"))
         patterns = sum(map(len, _patterns(schema)))
+        properties = _most_properties(schema)
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, ConstraintError):
             raise
@@ -95,7 +99,21 @@ def _schema(given: object) -> str:
     if patterns > MOST_REGEX:
         found = f"json_schema has patterns of {patterns} characters"
         raise ConstraintError(f"{found}, expected at most {MOST_REGEX} together: simplify them")
+    if properties > MOST_PROPERTIES:
+        found = f"json_schema has an object of {properties} properties"
+        raise ConstraintError(f"{found}, expected at most {MOST_PROPERTIES}: simplify it")
     return _bounded("json_schema", text, expected, MOST_SCHEMA)
+
+
+def _most_properties(schema: object) -> int:
+    """Of any object in a schema."""
+    if isinstance(schema, Mapping):
+        named = schema.get("properties")
+        own = len(named) if isinstance(named, Mapping) else 0
+        return max([own, *map(_most_properties, schema.values())])
+    if isinstance(schema, (list, tuple)):
+        return max(map(_most_properties, schema), default=0)
+    return 0
 
 
 def _patterns(schema: object) -> list[str]:

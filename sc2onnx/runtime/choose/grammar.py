@@ -2,7 +2,7 @@
 
 It is an own package, imported when a request first has a constraint. What it compiles comes from
 strangers, so sizes are bounded before (:mod:`sc2onnx.runtime.choose.constraint`), its own limits
-are tighter than usual, and the processor time of each text is counted.
+are tighter than usual, and the time that each text takes is counted.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _LIMITS: Final[dict[str, Any]] = {
     "verbose_errors": False,
 }
 
-_SECONDS: Final = 0.5
-_SECONDS_A_TOKEN: Final = 0.01
-"""Processor time that a text's constraint may take: so much, and so much for each token. A usual
-one takes a hundredth of that; an ambiguous grammar takes longer from token to token.
+_SECONDS: Final = 1.0
+_SECONDS_A_TOKEN: Final = 0.02
+"""That a text's constraint may take: so much, and so much for each token. A usual one takes a
+hundredth of that; an ambiguous grammar takes longer from token to token.
 """
 
 _SPACE: Final = r" |\n{1,2}[ \t]{0,20}"
@@ -179,7 +179,7 @@ class GrammarSteering:
         """Tokens that may come next; stop tokens only where the text may end. Raises
         :class:`~sc2onnx.errors.ConstraintError`.
         """
-        began = time.thread_time()
+        began = time.perf_counter()
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check(began)
         allowed = np.unpackbits(mask, bitorder="little")  # as many as the vocabulary, or some more
@@ -197,7 +197,7 @@ class GrammarSteering:
     def take(self, token: int) -> None:
         """Go on by a token that was drawn."""
         if token not in self._ends.stops:
-            began = time.thread_time()
+            began = time.perf_counter()
             self._matcher.consume_token(token)
             self._begun = True
             self._bound += _SECONDS_A_TOKEN
@@ -223,7 +223,7 @@ class GrammarSteering:
 
     def _check(self, began: float) -> None:
         """Raise what is wrong, or too slow."""
-        self._spent += time.thread_time() - began
+        self._spent += time.perf_counter() - began
         try:
             _checked(self._matcher)
         except ConstraintError:
@@ -236,19 +236,20 @@ class GrammarSteering:
 
 
 def _grammar_text(constraint: Constraint) -> str:
-    """A constraint in the library's words."""
+    """A constraint in the library's words. Raises :class:`~sc2onnx.errors.ConstraintError`."""
     library, text = _library(), constraint.text
-    if constraint.kind == "json_schema":
-        return str(library.LLMatcher.grammar_from_json_schema(text, overrides=_JSON))
-    if constraint.kind == "regex":
-        return str(library.LLMatcher.grammar_from_regex(text))
-    if constraint.kind == "choices":
-        words = " | ".join(json.dumps(word) for word in json.loads(text))
-        return str(library.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}"))
     try:
+        if constraint.kind == "json_schema":
+            return str(library.LLMatcher.grammar_from_json_schema(text, overrides=_JSON))
+        if constraint.kind == "regex":
+            return str(library.LLMatcher.grammar_from_regex(text))
+        if constraint.kind == "choices":
+            words = " | ".join(json.dumps(word) for word in json.loads(text))
+            return str(library.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}"))
         return str(library.grammar_from("grammar", text))
     except (ValueError, RecursionError) as error:
-        raise ConstraintError(f"the grammar cannot be read ({_cut(error)}): correct it") from None
+        told = f"{constraint.kind} cannot be read ({_cut(error)}): correct it"
+        raise ConstraintError(told) from None
 
 
 def _checked(matcher: LLMatcher) -> LLMatcher:
