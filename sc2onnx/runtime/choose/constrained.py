@@ -12,7 +12,7 @@ from sc2onnx.runtime.choose.chooser import Chooser
 
 class Steering(Protocol):
     """Where a text is within its constraint, such as
-    :class:`~sc2onnx.runtime.choose.grammar.GrammarSteering`.
+    :class:`~sc2onnx.runtime.choose.steering.GrammarSteering`.
     """
 
     @property

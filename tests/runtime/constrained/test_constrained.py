@@ -236,6 +236,33 @@ def test_several_threads_compile_and_draw_together(model: sc2onnx.Model) -> None
     assert len(found) == 9
 
 
+_TWO_THREADS = """
+import sys, threading
+from pathlib import Path
+from sc2onnx.runtime.choose.constraint import Constraint
+from sc2onnx.runtime.choose.grammar import Grammars
+from sc2onnx.runtime.text.codec import Codec
+codec = Codec(Path(sys.argv[1]))
+grammars = Grammars(codec, lambda text: codec.encode(text, special=False), 4096, [0])
+constraint = Constraint("regex", "(an_identifier_[01], ){40}")
+def draw():
+    for _ in range(40):
+        steering = grammars.steering(constraint, [0])
+        while not steering.complete:
+            steering.forced(31)
+            steering.take(int(steering.allowed()[-1]))
+threads = [threading.Thread(target=draw) for _ in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_threads_that_draw_do_not_wait_for_each_other_for_ever(bundle: Path) -> None:
+    """They did: one for the library's lock, the other for the interpreter's."""
+    tokenizer = str(bundle / "tokenizer.json")
+    subprocess.run([sys.executable, "-c", _TWO_THREADS, tokenizer], check=True, timeout=120)
+
+
 def test_masks_are_exact(model: sc2onnx.Model) -> None:
     """Every token is tried: those that are allowed are the ones whose bytes may come."""
     codec = model.codec
