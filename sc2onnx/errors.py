@@ -22,6 +22,7 @@
     |   |-- TokenIdError
     |   |-- ContextLengthError
     |   |-- SamplingError
+    |   |-- ConstraintError                 a grammar or schema that is wrong or too much
     |   |-- CursorError
     |   `-- RewindError
     |-- TokenizerError (RuntimeError)         text asked of a bundle without a usable tokenizer
@@ -116,6 +117,10 @@ class TokenIdError(RequestError):
 
 class ContextLengthError(RequestError):
     """More tokens than the model's context holds."""
+
+
+class ConstraintError(RequestError):
+    """A grammar, schema or expression that is wrong, not supported, or too much to compute."""
 
 
 class SamplingError(RequestError):

@@ -141,6 +141,10 @@ class Completing(Task):
         """See :class:`Task`."""
         return dict(self._options)
 
+    def check(self, model: Model) -> None:
+        """See :class:`Task`."""
+        model.requests.prepare(GenerationOptions.of(self._options))
+
     def begin(self, model: Model, record: Record) -> Pending:
         """See :class:`Task`."""
         options = {**self._options, "seed": record.seed(self._options["seed"])}
@@ -171,6 +175,10 @@ class Infilling(Task):
     def settings(self) -> dict[str, Any]:
         """See :class:`Task`."""
         return dict(self._options)
+
+    def check(self, model: Model) -> None:
+        """See :class:`Task`."""
+        model.requests.prepare(InfillOptions.of(self._options))
 
     def begin(self, model: Model, record: Record) -> Pending:
         """See :class:`Task`."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.cli.bundles import loaded
+from sc2onnx.cli.constraints import constraint
 from sc2onnx.cli.outputs import print_json
 from sc2onnx.cli.process import asked_to_stop
 from sc2onnx.cli.progress import progress
@@ -62,6 +63,7 @@ def _task(args: argparse.Namespace) -> Task:
     from sc2onnx.batch import Completing, Evaluating, Infilling, Measures, Scoring
 
     drawn: dict[str, Any] = {name: getattr(args, name) for name in _DRAWN}
+    drawn |= {name: value for name, value in constraint(args).items() if value is not None}
     if args.task == "complete":
         return Completing({**drawn, "special_tokens": args.special_tokens})
     if args.task == "infill":

@@ -13,6 +13,9 @@ CACHE_TYPES: Final = ("auto", "int8", "float32")
 ORDERS: Final = ("psm", "spm")
 """``sc2onnx.runtime.text.fim.FimOrder``, whose room needs tokenizers."""
 
+ENDINGS: Final = ("line", "block", "balanced")
+"""``sc2onnx.runtime.text.endings.Ending``, whose room needs numpy."""
+
 BUNDLE: Final = "a bundle: directory or hub id"
 HEAL: Final = "complete a word that the prompt stops inside as if it were whole"
 
@@ -154,14 +157,29 @@ def drawing_options(parser: argparse.ArgumentParser, seed: int | None = None) ->
     group = grouped(parser, "generation")
     stop = "end before this text (repeatable)"
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
-    ends = "end with the cursor's line, or with its block, before code that is there already"
-    group.add_argument("--ends", choices=("line", "block"), help=ends)
+    ends = (
+        "end with the cursor's line, its block or its brackets, before code that is there already"
+    )
+    group.add_argument("--ends", choices=ENDINGS, help=ends)
     heal = f"{HEAL} (default: no)"
     group.add_argument("--heal", action="store_true", help=heal)
     logprobs = "give the log probability of each token, in JSON"
     group.add_argument("--logprobs", action="store_true", help=logprobs)
+    _constraint_options(grouped(parser, "constraint, one at most"))
     _sampling_options(grouped(parser, "sampling"))
     seed_option(parser, seed)
+
+
+def _constraint_options(group: argparse._ArgumentGroup) -> None:
+    schema = "give JSON that the JSON schema in this file allows"
+    group.add_argument("--json-schema", type=Path, metavar="FILE", help=schema)
+    grammar = "give a text of the grammar in this file, in Lark's syntax or llama.cpp's GBNF"
+    group.add_argument("--grammar", type=Path, metavar="FILE", help=grammar)
+    regex = "give a text that this regular expression matches from end to end"
+    group.add_argument("--regex", metavar="REGEX", help=regex)
+    choice = "give this text, or that of another --choice (repeatable)"
+    repeated: dict[str, Any] = {"action": "append", "dest": "choices", "metavar": "TEXT"}
+    group.add_argument("--choice", help=choice, **repeated)
 
 
 def _sampling_options(group: argparse._ArgumentGroup) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sc2onnx.bundle import texts
 from sc2onnx.cli.attribution_options import attribution_of
 from sc2onnx.cli.bundles import loaded, loading
+from sc2onnx.cli.constraints import constraint
 from sc2onnx.cli.outputs import decode, print_json, read_text
 from sc2onnx.cli.terminal import TerminalText, write_generated
 from sc2onnx.errors import CursorError, RequestError
@@ -116,7 +117,7 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
     """Return keywords of ``Model.stream`` from the options that generation has."""
     if args.logprobs and not args.json:
         raise RequestError("--logprobs is for --json, expected both or neither")
-    return {name: getattr(args, name) for name in _RULES}
+    return {**{name: getattr(args, name) for name in _RULES}, **constraint(args)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ COMMANDS: Final[dict[str, Command]] = {
         (
             'sc2onnx generate starcoder2-3b "def fib(n):" --max-new-tokens 64',
             "sc2onnx generate starcoder2-3b --file head.py --temperature 0.2 --seed 7 --json",
+            'sc2onnx generate starcoder2-3b "config = " --json-schema config.schema.json',
         ),
     ),
     "infill": Command(

@@ -21,13 +21,11 @@ from sc2onnx.runtime.arguments import (
     whole_number,
 )
 from sc2onnx.runtime.choose.sampling import SamplingKeywords, SamplingParameters
+from sc2onnx.runtime.text.endings import Ending
 from sc2onnx.runtime.text.lines import Lines
 
 SpecialTokens = Literal["parse", "text"]
 """Whether special tokens spelt out in a prompt are taken as such, or as their characters."""
-
-Ending = Literal["line", "block"]
-"""Where a completion ends by its lines, see :mod:`sc2onnx.runtime.text.lines`."""
 
 _MOST_PRIORITY: Final = 1000
 
@@ -72,8 +70,10 @@ class GenerationOptions(SamplingParameters):
     sample and each prompt of a list draws from a stream of its own, the first from that of a single
     prompt, and how many there are changes none of them. ``stop``: strings that end the text, not in
     it. ``stop_tokens`` replaces the default set: the checkpoint's end-of-text, ``<file_sep>`` and
-    the fill-in-the-middle tokens. ``ends``: with the cursor's line (``"line"``), or with the block
-    that it is in, before code that follows the cursor already (``"block"``), or as a
+    the fill-in-the-middle tokens. ``ends``: with the cursor's line (``"line"``); with the block
+    that this line opens, or that it is in, before code that follows the cursor already
+    (``"block"``); with the bracket that closes what is open on this line, or if none is, with the
+    first line at whose end all brackets are closed (``"balanced"``); or as a
     :class:`~sc2onnx.runtime.text.lines.Lines` says. ``line_seconds``: after so many seconds of
     writing, it ends as soon as it has more than one line, as ``"timeout"``. ``logprobs``: nats of
     each token under the unfiltered model; nothing is computed ahead then. ``top_logprobs``: and of

@@ -18,6 +18,8 @@ from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, T
 from sc2onnx.runtime.adapter import Adapted, Adapter
 from sc2onnx.runtime.arguments import shown, some_token_ids, text, token_ids
 from sc2onnx.runtime.choose.chooser import Chooser
+from sc2onnx.runtime.choose.constrained import Constrained, Steering
+from sc2onnx.runtime.choose.grammar import Grammars
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
 from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
@@ -26,10 +28,10 @@ from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.infill_options import InfillOptions
-from sc2onnx.runtime.options import Ending, GenerationOptions, GenerationRules, owner_of
+from sc2onnx.runtime.options import GenerationOptions, GenerationRules, owner_of
 from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.runtime.text.endings import Rule, ending
 from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
-from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.runtime.text.sink import TextSink
 
 
@@ -47,13 +49,13 @@ class Drafting:
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt's tokens. ``healed``: the end of its text, which is to be written again. ``used``:
-    what it is made of, where it is for infilling. ``ends``: by which lines its completion ends.
+    what it is made of, where it is for infilling. ``ends``: where its completion ends.
     """
 
     ids: list[int]
     healed: str = ""
     used: Surroundings | None = None
-    ends: Lines | None = None
+    ends: Rule | None = None
 
 
 class Requests:
@@ -85,7 +87,7 @@ class Requests:
         self._check_length(len(text("prompt", code)))
         before, healed = self._cut(code, options.heal, special=special)
         ids = self._open().encode(before, special=special, framed=True)
-        return Prompt(ids, healed, ends=_lines(options.ends, code, ""))
+        return Prompt(ids, healed, ends=ending(options.ends, code, ""))
 
     def infill_prompt(self, prefix: str, suffix: str, options: InfillOptions) -> Prompt:
         """A prompt to fill in the middle, fitted to the context unless it is to go in whole.
@@ -94,7 +96,7 @@ class Requests:
         """
         given = text("prefix", prefix), text("suffix", suffix)
         before, healed = self._cut(given[0], options.heal, special=False)
-        ends = _lines(options.ends, *given)
+        ends = ending(options.ends, *given, options.path)
         code = Surroundings(before, given[1], options.path, options.repo, options.files or {})
         if not options.fit:
             self._check_length(code.characters)
@@ -251,14 +253,31 @@ class Requests:
                 f"the prompt is {len(ids)} tokens, the model's context holds {context}: shorten it"
             )
         sampler: Chooser = Sampler(rules.sampling, ids, vocab, spawned)
+        steering = self._steering(rules)
+        if steering is not None:
+            sampler = Constrained(sampler, steering)
         drafter = None
         guesses = rules.adapted is None or (self.drafting is not None and self.drafting.adapted)
         if self.drafting is not None and not rules.logprobs and guesses:
             lookup = Lookup.of(
                 ids.tolist(), self.drafting.memory, rules.namespace, rules.prediction
             )
-            drafter = Drafter(lookup, self.drafting.costs)
-        return Row(ids, rules, sampler, context, drafter=drafter, gives=gives)
+            drafter = Drafter(lookup, self.drafting.costs, steering)
+        return Row(ids, rules, sampler, context, drafter=drafter, gives=gives, steering=steering)
+
+    def prepare(self, options: GenerationOptions) -> None:
+        """Compile the constraint of requests to come. Raises what they would raise because of it:
+        :class:`~sc2onnx.errors.ConstraintError` or
+        :class:`~sc2onnx.errors.MissingDependencyError`.
+        """
+        self._steering(self.rules(options))
+
+    def _steering(self, rules: GenerationRules) -> Steering | None:
+        """Where a new text is within its constraint; None: it has none."""
+        constraint = rules.sampling.constraint
+        return (
+            None if constraint is None else self._grammars.steering(constraint, rules.stop_tokens)
+        )
 
     def _check_length(self, characters: int) -> None:
         """Refuse a text that cannot fit before it is tokenized, which takes seconds a megabyte.
@@ -286,15 +305,17 @@ class Requests:
         return text[: len(text) - len(end)], end
 
     @cached_property
+    def _grammars(self) -> Grammars:
+        codec = self._open()
+
+        def encode(text: str) -> list[int]:
+            return codec.encode(text, special=False)
+
+        return Grammars(codec, encode, self._facts.vocab_size, self._facts.eos_token_ids)
+
+    @cached_property
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self._open(), self._facts.vocab_size)
-
-
-def _lines(ends: Ending | Lines | None, prefix: str, suffix: str) -> Lines | None:
-    """By which lines a completion between these ends."""
-    if ends == "line":
-        return Lines.line()
-    return Lines.block(prefix, suffix) if ends == "block" else ends
 
 
 def _spawned(number: int, sample: int) -> tuple[int, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, get_args
 
+from sc2onnx.runtime.choose.constraint import Kind
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.text.fim import FimOrder
 from sc2onnx.runtime.text.fitting import Surroundings
@@ -41,6 +42,11 @@ class Ask:
     replaces: Hashable | None = None
     prompt_seconds: float | None = None
     lora: tuple[int, float] | None = None
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the text has to be something, which takes a while to compile."""
+        return any(self.options.get(kind) is not None for kind in get_args(Kind))
 
 
 Answer = Mapping[str, object]

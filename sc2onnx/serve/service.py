@@ -125,7 +125,7 @@ class Service:
             )
         self._going += wanted
         try:
-            if sum(map(_size, ask.prompts)) <= _SMALL:
+            if sum(map(_size, ask.prompts)) <= _SMALL and not ask.constrained:
                 return made(model, ask, gives, self.settings)
             return await asyncio.to_thread(made, model, ask, gives, self.settings)
         finally:

@@ -119,6 +119,8 @@ def test_scores_are_summed_up(int8_bundle: Path, tmp_path: Path) -> None:
         (("in.jsonl", "--output", "in.jsonl"), "in.jsonl exists and is not this job's output"),
         (("in.jsonl", "--output", "o.jsonl", "--field", "text"), "--field is 'text'"),
         (("in.jsonl", "--output", "o.jsonl", "--top-p", "2"), "top_p is 2"),
+        (("in.jsonl", "--output", "o.jsonl", "--regex", "("), "unclosed group"),
+        (("in.jsonl", "--output", "o.jsonl", "--grammar", "absent"), "absent cannot be read"),
         (("in.jsonl", "--output", "o.jsonl", "--task", "evaluate", "--length", "0"), "length is 0"),
     ],
 )

@@ -41,6 +41,15 @@ def pieces(count: int, size: int) -> list[str]:
     return [CODE[900 * i : 900 * i + size * (1 + i % 3)] for i in range(count)]
 
 
+def test_constrained(exact: sc2onnx.Model) -> None:
+    pytest.importorskip("llguidance")
+    schema = '{"enum": ["a", "b", 12]}'
+    rows = [{"prompt": each, "prefix": each, "suffix": "\n"} for each in pieces(4, 60)]
+    for task in (Completing({"json_schema": schema}), Infilling({"json_schema": schema})):
+        assert task.settings()["json_schema"] == schema
+        assert {row["text"] for row in answers(exact, task, rows)} <= {'"a"', '"b"', "12"}
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"temperature": 0.9, "top_p": 0.9, "logprobs": True, "seed": 5}],

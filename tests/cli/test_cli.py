@@ -105,6 +105,23 @@ def test_json_is_one_object_with_what_a_program_needs(bundle: Path, tmp_path: Pa
     assert plain == answer["text"]
 
 
+def test_a_text_may_have_to_be_something(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "s.json").write_text('{"type": "integer", "minimum": 3, "maximum": 5}')
+    (tmp_path / "g.gbnf").write_text('root ::= "<" [ab] ">"')
+    (tmp_path / "a.py").write_text("x = \n")
+    for options, expected in (
+        (("--json-schema", "s.json"), "[345]"),
+        (("--grammar", "g.gbnf"), "<[ab]>"),
+        (("--regex", "[xy]{2}"), "[xy]{2}"),
+        (("--choice", "one", "--choice", "two words"), "one|two words"),
+    ):
+        told = succeeded(sc2onnx("generate", bundle, "x = ", *options, directory=tmp_path))
+        assert re.fullmatch(expected, told.removesuffix("\n"))
+    at = ("a.py", "--line", "1", "--column", "5", "--choice", "7")
+    assert succeeded(sc2onnx("infill", bundle, *at, directory=tmp_path)).strip() == "7"
+
+
 def test_infill_completes_at_a_cursor(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "f.py").write_text("def add(a, b):\n    \n\nprint(add(1, 2))\n")
     (tmp_path / "other.py").write_text("x = 1\n")

@@ -24,6 +24,7 @@ RUN = {
     "evaluation": (),
     "attribution": ("examples/complete.py 1",),
     "benchmark": (),
+    "constrained": ("block", "balanced"),
     "runtime": ("MemoryFootprint(weights=",),
     "errors": ("expected 0 (greedy) or more",),
 }

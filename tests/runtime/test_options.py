@@ -57,6 +57,10 @@ def test_sampling_keeps_every_rule_of_a_request() -> None:
         "repetition_penalty": 1.2,
         "seed": 7,
         "logit_bias": ((4, 2.0),),
+        "grammar": None,
+        "json_schema": None,
+        "regex": "a+",
+        "choices": None,
     }
     assert set(rules) == {field.name for field in fields(SamplingParameters)}
     assert GenerationOptions.of(rules).sampling == SamplingParameters(

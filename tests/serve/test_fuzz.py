@@ -33,7 +33,8 @@ FIELDS = """prompt model suffix max_tokens temperature top_p top_k min_p n best_
     t_max_predict_ms samplers n_cmpl response_fields repeat_penalty content tokens options format
     system template name random_seed grammar lora json_schema segments language user filename ends
     ignore_eos text_input parameters t_max_prompt_ms prediction cache_prompt id_slot
-    repetition_penalty logit_bias keep_alive raw""".split()
+    repetition_penalty logit_bias keep_alive raw response_format structured_outputs guided_json
+    guided_regex guided_choice guided_grammar""".split()
 NUMBERS: list[object] = [0, 1, -1, 2, 3.5, -0.0, 1e308, 2**31, 2**63, 2**64, -(2**63)]
 TEXTS: list[object] = ["", "x", "def f():\n", "\x00", "\ud7ff", "<fim_middle>"]
 ODD = [None, True, False, *NUMBERS, *TEXTS, [], {}]

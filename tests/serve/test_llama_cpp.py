@@ -242,16 +242,6 @@ def test_what_there_is_to_know(served: Served) -> None:
     assert "llamacpp:tokens_predicted_total" in served.get("/metrics").text
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"grammar": "root ::= x"}, {"json_schema": {"a": 1}}],
-)
-def test_what_is_not_done_is_said(served: Served, wrong: dict[str, object]) -> None:
-    reply = served.post("/infill", {**VIM, **wrong})
-    assert reply.status_code == 501
-    assert reply.json()["error"]["type"] == "not_supported_error"
-
-
 def test_timings_tell_of_drafts_where_there_were_some() -> None:
     """Whether there are some depends on what they cost: so without a model."""
     told = timings(Usage(prompt=8, generated=6, drafted=5, accepted=3))

@@ -57,8 +57,8 @@ def test_an_empty_prompt_asks_whether_it_is_loaded(served: Served) -> None:
 
 
 def test_mistakes_are_told_of(client: ollama.Client) -> None:
-    with pytest.raises(ollama.ResponseError, match="format is not supported"):
-        client.generate(model="mini", prompt=PROMPT, format="json")
+    with pytest.raises(ollama.ResponseError, match="template is not supported"):
+        client.generate(model="mini", prompt=PROMPT, template="{{ .Prompt }}")
     with pytest.raises(ollama.ResponseError, match="does not chat"):
         client.chat(model="mini", messages=[{"role": "user", "content": "hello"}])
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.runtime.choose.chooser import Chooser
+from sc2onnx.runtime.choose.constrained import Constrained, Steering, only
 from sc2onnx.runtime.choose.vocabulary import TokenBytes, Vocabulary
 
 MOST: Final = 4
@@ -48,25 +49,40 @@ def taken_back(codec: TokenBytes, vocabulary: Vocabulary, tokens: Sequence[int])
 
 class Healing:
     """A sampler that first repeats a text, in tokens of the model's choice among those that can,
-    and then is the one it wraps.
+    and then is the one it wraps. What a token has beyond that text keeps the sampler's constraint.
     """
 
     def __init__(
         self, sampler: Chooser, codec: TokenBytes, vocabulary: Vocabulary, text: str
     ) -> None:
-        self._sampler, self._codec, self._vocabulary = sampler, codec, vocabulary
+        self._sampler = sampler
+        self._free: Chooser = sampler
+        self._steering: Steering | None = None
+        if isinstance(sampler, Constrained):
+            self._free, self._steering = sampler.sampler, sampler.steering
+        self._codec, self._vocabulary = codec, vocabulary
         self._rest = text.encode()
 
     def draw(self, logits: npt.NDArray[np.float32]) -> int:
         """A token from logits (vocab,), which are left alone."""
         if not self._rest:
             return self._sampler.draw(logits)
-        allowed = self._vocabulary.compatible(self._rest)
-        scores = np.full_like(logits, -np.inf)
-        scores[allowed] = logits[allowed]
-        token = self._sampler.draw(scores)
-        self._rest = self._rest[len(self._codec.token_bytes(token)) :]
+        token = self._free.draw(only(logits, self._allowed()))
+        spelling, rest = self._codec.token_bytes(token), self._rest
+        self._rest = rest[len(spelling) :]
+        if self._steering is not None and len(spelling) > len(rest):
+            self._steering.begin(spelling[len(rest) :])
         return token
+
+    def _allowed(self) -> npt.NDArray[np.int64]:
+        """Tokens that can repeat the rest; beyond it they keep the constraint."""
+        tokens = self._vocabulary.compatible(self._rest)
+        if self._steering is None:
+            return tokens
+        length = len(self._rest)
+        beyond = (self._codec.token_bytes(token)[length:] for token in tokens.tolist())
+        kept = [not spelling or self._steering.permits(spelling) for spelling in beyond]
+        return tokens[np.array(kept, dtype=np.bool_)]
 
 
 def _text(spelling: bytes) -> str:

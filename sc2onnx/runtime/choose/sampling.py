@@ -9,13 +9,19 @@ import operator
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import NotFiniteError, SamplingError
 from sc2onnx.runtime.arguments import shown
+from sc2onnx.runtime.choose.constraint import (
+    Constraint,
+    ConstraintKeywords,
+    JsonSchema,
+    constraint_of,
+)
 
 _LIKELY: Final = 1e-2
 """Top-p looks at tokens at least so likely, relative to the most likely one, first."""
@@ -31,7 +37,7 @@ _MOST_BIASED: Final = 1024
 """Tokens whose logits are changed."""
 
 
-class SamplingKeywords(TypedDict, total=False):
+class SamplingKeywords(ConstraintKeywords, total=False):
     """The fields of :class:`SamplingParameters`, as type checkers see them in calls."""
 
     temperature: float
@@ -45,14 +51,20 @@ class SamplingKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:
-    """How tokens are drawn, by keyword; the defaults are greedy. Raises :class:`SamplingError` on
-    construction.
+    """How tokens are drawn, by keyword; the defaults are greedy. Raises :class:`SamplingError` and
+    :class:`~sc2onnx.errors.ConstraintError` on construction.
 
     ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 keep
     every candidate. ``min_p`` keeps tokens at least so likely relative to the most likely one.
     ``repetition_penalty`` (CTRL, Keskar 2019) divides positive and multiplies negative logits of
     every token already in the prompt or the output; 1 is none. ``logit_bias`` (token id -> -100 to
     100) is added to logits before that, -100 rules a token out. ``seed`` None draws fresh entropy.
+
+    One of four may say what the text has to be; tokens that would break it are not drawn, and it
+    ends only where it is whole, or at ``max_new_tokens``. ``json_schema``: JSON that a schema
+    allows, which is given as a dict or as JSON. ``regex``: what an expression matches from end to
+    end. ``choices``: one of these texts. ``grammar``: a text of a grammar, in Lark's syntax or in
+    llama.cpp's GBNF.
     """
 
     temperature: float = 0.0
@@ -62,6 +74,10 @@ class SamplingParameters:
     repetition_penalty: float = 1.0
     seed: int | None = None
     logit_bias: Bias = ()
+    grammar: str | None = None
+    json_schema: JsonSchema | None = None
+    regex: str | None = None
+    choices: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
@@ -86,6 +102,30 @@ class SamplingParameters:
         _check("seed", self.seed, self.seed is None or seeded, "None or a whole number from 0")
         self._as_plain_numbers()
         object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
+        self._check_constraint()
+
+    def _check_constraint(self) -> None:
+        """Keep what the text has to be, checked, as values that cannot change."""
+        constraint = self.constraint
+        if constraint is not None and constraint.kind == "json_schema":
+            object.__setattr__(self, "json_schema", constraint.text)
+        if constraint is not None and constraint.kind == "choices":
+            assert self.choices is not None
+            object.__setattr__(self, "choices", tuple(self.choices))
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the text has to be; None: anything. Raises :class:`~sc2onnx.errors.ConstraintError`
+        for more than one.
+        """
+        return constraint_of(
+            {
+                "grammar": self.grammar,
+                "json_schema": self.json_schema,
+                "regex": self.regex,
+                "choices": self.choices,
+            }
+        )
 
     def _as_plain_numbers(self) -> None:
         """Keep Python's numbers in the place of numpy's, whose arithmetic

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.runtime.choose.chooser import Chooser
+from sc2onnx.runtime.choose.constrained import Steering
 from sc2onnx.runtime.choose.sampling import Sampler, finite, likeliest, log_probability
 from sc2onnx.runtime.engine.seats import Seat
 from sc2onnx.runtime.engine.speculate import Drafter
@@ -65,7 +66,7 @@ class Row:
 
     ``context``: tokens that the model takes, the prompt included. With a ``drafter`` it may be
     computed several tokens at a time. ``used``: what the prompt was made of, where it is for
-    infilling.
+    infilling. ``steering``: where its text is within a constraint, if it has one.
     """
 
     prompt: npt.NDArray[np.int64]
@@ -78,6 +79,7 @@ class Row:
     gives: Gives = "whole"
     terms: Terms = field(default_factory=Terms)
     shared: SharedPrompt | None = None
+    steering: Steering | None = None
 
     tokens: list[Token] = field(default_factory=list)
     parts: deque[Any] = field(default_factory=deque)  # that its reader has not taken
@@ -212,7 +214,8 @@ class Row:
         if self.gives == "tokens":
             self.parts.append(self.tokens[-1])
         full = len(self.prompt) + self.produced > self.context
-        if self.text is not None and self.text.push(token):
+        whole = self.steering is not None and self.steering.complete
+        if (self.text is not None and self.text.push(token)) or whole:
             self._finish("stop")
         elif self.produced >= self.rules.max_new_tokens or full:
             self._finish("length")

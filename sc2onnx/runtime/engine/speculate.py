@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sc2onnx.runtime.choose.constrained import Steering
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Guess, Lookup
 
@@ -79,11 +80,13 @@ class Drafter:
 
     However it turns out, a request is not slower than without by more than :data:`RISK` of its time
     and :data:`STAKE` steps: a draft is made only if the time lost, should all of it be wrong, stays
-    within that and within what drafts have gained so far.
+    within that and within what drafts have gained so far. Tokens that a constraint forces are
+    drafts that are never wrong.
     """
 
     lookup: Lookup
     costs: StepCosts
+    steering: Steering | None = None
     drafted: int = 0
     accepted: int = 0
     _acceptance: Acceptance = field(default_factory=Acceptance)
@@ -96,10 +99,21 @@ class Drafter:
 
         ``beside``: tokens of other requests in the same step.
         """
-        self._guesses = (
-            self._best(min(limit, MOST), beside) if limit >= 1 and self.costs.known else []
-        )
-        return [guess.token for guess in self._guesses]
+        self._guesses = []
+        if limit >= 1 and self.steering is not None and (forced := self._forced(limit)):
+            return forced
+        if limit >= 1 and self.costs.known:
+            self._guesses = self._best(min(limit, MOST), beside)
+        guessed = [guess.token for guess in self._guesses]
+        if guessed and self.steering is not None:
+            guessed = guessed[: self.steering.agreed(guessed)]
+            del self._guesses[len(guessed) :]
+        return guessed
+
+    def _forced(self, limit: int) -> list[int]:
+        """Tokens that the constraint leaves no choice about."""
+        assert self.steering is not None
+        return self.steering.forced(min(limit, MOST))
 
     def outcome(
         self, draft: Sequence[int], given: Sequence[int], seconds: float | None, beside: int = 0

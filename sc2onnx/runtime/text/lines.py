@@ -39,6 +39,10 @@ class Lines:
         line = prefix[prefix.rfind("\n") + 1 :]
         return cls(indent=indentation(line), before=next_line(suffix))
 
+    def scanner(self) -> LineScanner:
+        """What finds the end."""
+        return LineScanner(self)
+
 
 def indentation(line: str) -> int:
     """Spaces and tabs that a line begins with."""
@@ -83,7 +87,7 @@ class LineScanner:
         line = self._line
         if not line.strip():
             return ""
-        self.found = indentation(line) < self.lines.indent
+        self.found = self._dedented(line)
         return "" if self.found or self._may_repeat else self._released()
 
     def _broken(self) -> str:
@@ -95,6 +99,10 @@ class LineScanner:
         out = self._released() if self._line.strip() else ""
         self._held += "\n"
         return out
+
+    def _dedented(self, line: str) -> bool:
+        """Whether the text ends before this line because of its indentation."""
+        return indentation(line) < self.lines.indent
 
     @property
     def _line(self) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.detokenize import Detokenizer
-from sc2onnx.runtime.text.lines import Lines, LineScanner
+from sc2onnx.runtime.text.endings import Rule
 from sc2onnx.runtime.text.stop import StopScanner
 
 
 class TextSink:
     """Tokens in, text out: detokenized, without the first ``skip`` characters, cut at the first
-    stop string, and where its ``lines`` end it.
+    stop string, and where ``ends`` says.
     """
 
     def __init__(
-        self, codec: Codec, stops: tuple[str, ...], lines: Lines | None = None, *, skip: int = 0
+        self, codec: Codec, stops: tuple[str, ...], ends: Rule | None = None, *, skip: int = 0
     ) -> None:
         self._detokenizer, self._stops = Detokenizer(codec), StopScanner(stops)
-        self._lines = None if lines is None else LineScanner(lines)
+        self._ends = None if ends is None else ends.scanner()
         self._ready, self._skip = "", skip
         self.several = False
         """Whether text of more than one line was given."""
@@ -34,14 +34,14 @@ class TextSink:
         if last:
             rest = self._detokenizer.flush()[self._skip :]
             self._take(self._stops.push(rest) + self._stops.flush())
-            self._ready += "" if self._lines is None else self._lines.flush()
+            self._ready += "" if self._ends is None else self._ends.flush()
         out, self._ready = self._ready, ""
         return out
 
     @property
     def stopped(self) -> bool:
         """Whether it ends here; the last bytes, flushed as U+FFFD, may complete a stop string."""
-        return self._stops.found or (self._lines is not None and self._lines.found)
+        return self._stops.found or (self._ends is not None and self._ends.found)
 
     @property
     def stop_string(self) -> str | None:
@@ -49,6 +49,6 @@ class TextSink:
         return self._stops.which
 
     def _take(self, text: str) -> None:
-        text = text if self._lines is None else self._lines.push(text)
+        text = text if self._ends is None else self._ends.push(text)
         self.several = self.several or "\n" in text
         self._ready += text

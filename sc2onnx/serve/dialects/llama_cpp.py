@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, field
 
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
+from sc2onnx.runtime.text.endings import Ending
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.serve.ask import Answer, Ask, Tokens
@@ -91,7 +92,7 @@ class Infill(Sampling, kw_only=True):
     """
 
     filename: Annotated[str, Meta(max_length=PATH)] = ""
-    ends: Literal["line", "block"] | None = None
+    ends: Ending | None = None
     input_prefix: str = ""
     input_suffix: str = ""
     input_extra: Annotated[list[Extra], Meta(max_length=_MOST_FILES)] = field(default_factory=list)
@@ -169,11 +170,6 @@ def _ask(
     """The rest of a body. Completions at a cursor are greedy unless it says otherwise: they stay
     the same while somebody types what they say.
     """
-    for name in ("grammar", "json_schema"):
-        if getattr(body, name):
-            raise RefusedError(
-                501, f"{name} is not supported, expected none", "not_supported_error", param=name
-            )
     check_most("n_cmpl", body.n_cmpl, settings.most_samples)
     check_stops(body.stop, settings)
     warms = body.n_predict == 0
@@ -192,6 +188,10 @@ def _ask(
         options["stop_tokens"] = ()
     if body.logit_bias:
         options["logit_bias"] = _bias(body.logit_bias)
+    if body.grammar:
+        options["grammar"] = body.grammar
+    if body.json_schema is not None:
+        options["json_schema"] = body.json_schema
     if body.n_indent:
         options["ends"] = Lines(indent=body.n_indent)
     if body.t_max_predict_ms > 0:

@@ -12,6 +12,7 @@ from sc2onnx.runtime.results import Completion, Piece, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
 from sc2onnx.serve.dialects.common import MOST, check_most, check_stops, ended
+from sc2onnx.serve.dialects.constraints import ResponseFormat, response_format
 from sc2onnx.serve.settings import Settings
 
 
@@ -27,6 +28,7 @@ class Fim(Struct):
     random_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stop: str | list[str] | None = None
     stream: bool = False
+    response_format: ResponseFormat | None = None
 
 
 def ask(body: Fim, settings: Settings) -> Ask:
@@ -41,6 +43,7 @@ def ask(body: Fim, settings: Settings) -> Ask:
     )
     if body.stop:
         options["stop"] = body.stop
+    options.update(response_format(body.response_format))
     return Ask(
         (Surroundings(body.prompt, body.suffix),),
         options,

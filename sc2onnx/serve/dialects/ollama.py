@@ -16,6 +16,7 @@ from sc2onnx.runtime.results import FinishReason, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask
 from sc2onnx.serve.dialects.common import MOST, check_stops, ended
+from sc2onnx.serve.dialects.constraints import ANY_OBJECT
 from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
@@ -72,7 +73,7 @@ class Show(Struct):
 
 def ask(body: Generate, settings: Settings) -> Ask | None:
     """What a body asks for; None: an empty prompt, which asks for the model to be loaded."""
-    for name in ("format", "images", "system", "template"):
+    for name in ("images", "system", "template"):
         if getattr(body, name):
             raise RefusedError(
                 501, f"{name} is not supported, expected none", "not_supported_error", param=name
@@ -93,12 +94,24 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
         seed=None if chosen.seed is None or chosen.seed < 0 else chosen.seed,
         stop=[each for each in stop if each] or None,
     )
+    options.update(formatted(body.format))
     code = (
         Surroundings(body.prompt, body.suffix)
         if body.suffix
         else taken_apart(body.prompt, settings)
     )
     return Ask((code,), options, 1, untagged(body.model), body.stream)
+
+
+def formatted(given: str | dict[str, Any] | None) -> GenerationKeywords:
+    """What ``format`` asks for: ``json`` is an object, a dict is a schema. Raises
+    :class:`~sc2onnx.serve.refusal.RefusedError`.
+    """
+    if not given:
+        return {}
+    if isinstance(given, str) and given != "json":
+        raise RefusedError(400, "format is another text, expected json or a schema", param="format")
+    return {"json_schema": ANY_OBJECT if isinstance(given, str) else given}
 
 
 def part(name: str, text: str) -> Answer:

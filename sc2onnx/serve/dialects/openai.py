@@ -15,6 +15,7 @@ from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import MOST, MOST_BIASED, check_most, check_stops, ended
+from sc2onnx.serve.dialects.constraints import Guided, guided
 from sc2onnx.serve.dialects.log_probabilities import columns, joined, prompt_columns
 from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
@@ -39,7 +40,7 @@ class Prediction(Struct):
     content: str = ""
 
 
-class Body(Struct):
+class Body(Guided):
     """A request. What is not listed is ignored, as by other servers."""
 
     prompt: str | list[str | int | list[int]] = ""
@@ -175,6 +176,7 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
         options["stop"] = body.stop
     if body.prediction is not None and body.prediction.content:
         options["prediction"] = body.prediction.content
+    options.update(guided(body))
     return options
 
 

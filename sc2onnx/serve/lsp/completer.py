@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sc2onnx.runtime.options import Ending
+from sc2onnx.runtime.text.endings import Ending
 from sc2onnx.runtime.text.fitting import Surroundings
 
 PROMPT_SECONDS: Final = 0.5

@@ -11,7 +11,8 @@ from typing import Any, Final
 import httpx
 
 from sc2onnx.errors import RequestError
-from sc2onnx.runtime.text.lines import Lines, LineScanner, indentation
+from sc2onnx.runtime.text.endings import Rule, ending
+from sc2onnx.runtime.text.lines import Lines, indentation
 from sc2onnx.serve.lsp.completer import PROMPT_SECONDS, Cursor
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import is_loopback
@@ -55,7 +56,7 @@ class Remote:
 
     async def complete(self, cursor: Cursor) -> str:
         """What is to be inserted at the cursor."""
-        scanner, text = LineScanner(_lines(cursor)), ""
+        scanner, text = _rule(cursor).scanner(), ""
         with suppress(TimeoutError):
             async with asyncio.timeout(cursor.timeout):
                 async with aclosing(self._parts(_body(cursor))) as parts:
@@ -127,17 +128,16 @@ def _host(url: str) -> str:
     return parsed.host
 
 
-def _lines(cursor: Cursor) -> Lines:
-    """By which lines the completion ends, which is looked at here: servers differ."""
-    if cursor.ends == "line":
-        return Lines.line()
-    return Lines() if cursor.ends is None else Lines.block(cursor.code.prefix, cursor.code.suffix)
+def _rule(cursor: Cursor) -> Rule:
+    """Where the completion ends, which is looked at here: servers differ."""
+    code = cursor.code
+    return ending(cursor.ends, code.prefix, code.suffix, code.path) or Lines()
 
 
 def _body(cursor: Cursor) -> dict[str, Any]:
     """What is asked for, greedily. The line up to the cursor is ``prompt``, which servers append to
-    the lines before it; ``filename`` is read by ours alone. ``n_indent`` and ``t_max_predict_ms``
-    spare servers what is cut here.
+    the lines before it; ``filename`` and ``ends`` are read by ours alone. ``n_indent`` and
+    ``t_max_predict_ms`` spare servers what is cut here.
     """
     code = cursor.code
     before = code.prefix[-_MOST_CHARACTERS:]
@@ -151,6 +151,7 @@ def _body(cursor: Cursor) -> dict[str, Any]:
         "input_extra": [{"filename": path, "text": text} for path, text in code.files.items()],
         "n_predict": cursor.max_tokens,
         "n_indent": indent,
+        "ends": cursor.ends,
         "t_max_predict_ms": round(1000 * (cursor.line_seconds or 0)),
         "t_max_prompt_ms": round(1000 * PROMPT_SECONDS),
         "temperature": 0.0,
