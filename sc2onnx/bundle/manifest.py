@@ -199,8 +199,7 @@ class Manifest:
                 ) from error
             if directory.is_file():
                 raise BundleNotFoundError(
-                    f"{directory} is a file, expected a bundle's directory such as "
-                    f"{directory.parent}"
+                    f"{directory} is not a bundle but a file: give a bundle's directory"
                 ) from error
             found = f"{directory} is not a bundle (it has no {MANIFEST_FILE})"
             raise BundleNotFoundError(

@@ -300,7 +300,7 @@ class Slow(progress.Silent):
             time.sleep(60)
 
 progress.for_stream = Slow
-raise SystemExit(main(["export", *sys.argv[1:]]))
+raise SystemExit(main(["export", "--precision", "fp32", *sys.argv[1:]]))
 """
 
     def start(checkpoint: Path, out: Path, *options: str) -> subprocess.Popen[str]:

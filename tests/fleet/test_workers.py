@@ -61,7 +61,7 @@ def two_workers(
         process,
         address,
     ):
-        until(lambda: ready(address) == 2)
+        until(lambda: ready(address) == 2, 60)
         yield process, address
 
 
@@ -101,7 +101,7 @@ def test_one_that_is_killed_is_started_again_and_nothing_else_is_lost(
         after = [httpx.post(f"{address}/v1/completions", json=body, timeout=60) for body in bodies]
         assert all(reply.status_code == 200 for reply in after)
         assert [each["choices"] for each in before] == [reply.json()["choices"] for reply in after]
-        until(lambda: ready(address) == 2)
+        until(lambda: ready(address) == 2, 60)
         assert victim not in children(process)
 
 
@@ -162,7 +162,7 @@ def test_routes_to_servers_elsewhere(bundle: Path, tmp_path: Path) -> None:
         flags = [part for _, url in servers for part in ("--member", url)]
         process, address = stack.enter_context(routing(*flags))
         until(lambda: httpx.get(f"{address}/health", timeout=60).status_code == 200)
-        until(lambda: ready(address) == 2)
+        until(lambda: ready(address) == 2, 60)
         assert httpx.post(f"{address}/v1/completions", json=BODY, timeout=60).status_code == 200
         servers[0][0].send_signal(signal.SIGTERM)
         servers[0][0].wait(30)

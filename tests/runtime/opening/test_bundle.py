@@ -69,7 +69,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(BundleNotFoundError, match=r"is not a bundle \(it has no sc2onnx\.json\)"):
         sc2onnx.load(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(BundleNotFoundError, match="is not a bundle"):
+    with pytest.raises(BundleNotFoundError, match="is not a bundle but a file"):
         sc2onnx.load(tmp_path / "file")
 
 
