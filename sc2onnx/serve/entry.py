@@ -12,6 +12,7 @@ from typing import Any, Final
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.engine.handle import Handle
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Ask
@@ -123,6 +124,8 @@ def _milliseconds(seconds: float) -> float:
 
 
 def _shown(prompt: Any) -> Any:
+    if isinstance(prompt, Conversation):
+        return {"messages": prompt.messages}
     if not isinstance(prompt, Surroundings):
         return prompt
     parts = {name: getattr(prompt, name) for name in ("prefix", "suffix", "path", "repo")}

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.engine.handle import Handle, Stream, Task
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.model import Model
@@ -19,8 +20,8 @@ from sc2onnx.serve.settings import Settings
 State = Literal["loading", "ready", "draining"]
 
 _SMALL: Final = 1 << 16
-"""Characters that are tokenized where they come in: others go to a thread,
-so that nobody else waits.
+"""Characters that are tokenized where they come in: others go to a thread, so that nobody else
+waits, and so do conversations, whose templates may take their time.
 """
 
 MOST_WARMING: Final = 2
@@ -114,7 +115,8 @@ class Service:
             )
         self._going += wanted
         try:
-            if sum(map(_size, ask.prompts)) <= _SMALL:
+            chats = any(isinstance(each, Conversation) for each in ask.prompts)
+            if not chats and sum(map(_size, ask.prompts)) <= _SMALL:
                 return made(model, ask, gives, self.settings)
             return await asyncio.to_thread(made, model, ask, gives, self.settings)
         finally:
@@ -155,7 +157,9 @@ class Service:
             await asyncio.to_thread(model.stop)
 
 
-def _size(prompt: str | Tokens | Surroundings) -> int:
+def _size(prompt: str | Tokens | Surroundings | Conversation) -> int:
+    if isinstance(prompt, Conversation):
+        return prompt.size
     if not isinstance(prompt, Surroundings):
         return len(prompt)
     return (
