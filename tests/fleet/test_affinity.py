@@ -73,7 +73,8 @@ def test_turns_of_a_conversation_tell_the_same() -> None:
     assert found == of({"messages": later}) == of({"messages": [first[0], *parts]})
     for other in (said("How do I sort?"), said("How?", system="You write code.")):
         assert of({"messages": other}) != found
-    for odd in ([], [1, None], {}, "x", [{"content": [None, {}]}]):
+    odds: list[object] = [[], [1, None], {}, "x", [{"content": [None, {}]}]]
+    for odd in odds:
         assert of({"messages": odd})
 
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 import sc2onnx
+from sc2onnx.serve.settings import Settings
 from tests.instruct import instruct
 from tests.serve.conftest import Served, serving
 
@@ -38,7 +39,8 @@ FIELDS = """prompt model suffix max_tokens temperature top_p top_k min_p n best_
     system template name random_seed grammar lora json_schema segments language user filename ends
     ignore_eos text_input parameters t_max_prompt_ms prediction cache_prompt id_slot
     repetition_penalty logit_bias keep_alive raw messages tools top_logprobs max_completion_tokens
-    chat_template_kwargs continue_final_message think special_tokens modalities tool_choice""".split()
+    chat_template_kwargs continue_final_message think special_tokens modalities
+    tool_choice""".split()
 NUMBERS: list[object] = [0, 1, -1, 2, 3.5, -0.0, 1e308, 2**31, 2**63, 2**64, -(2**63)]
 TEXTS: list[object] = ["", "x", "def f():\n", "\x00", "\ud7ff", "<fim_middle>"]
 ODD = [None, True, False, *NUMBERS, *TEXTS, [], {}]
@@ -48,7 +50,7 @@ ODD = [None, True, False, *NUMBERS, *TEXTS, [], {}]
 def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of a model that chats as well."""
     model = sc2onnx.load(instruct(bundle, tmp_path_factory.mktemp("instruct") / "bundle"))
-    with serving(model) as running:
+    with serving(model, Settings(port=0, most_tokens=64)) as running:
         yield running
 
 

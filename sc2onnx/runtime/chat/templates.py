@@ -24,8 +24,8 @@ _GPT2: Final = ("GPT2Tokenizer", "GPT2TokenizerFast")
 """Classes of tokenizers that have these three without being told."""
 
 NONE: Final = (
-    "the bundle has no chat template, so its model does not chat, as a base model: use generate() "
-    "or infill(), or export an instruct checkpoint with its chat_template.jinja"
+    "the bundle has no chat template, so its model does not chat, as a base model: use generate "
+    "or infill, or export an instruct checkpoint with its chat_template.jinja"
 )
 
 
