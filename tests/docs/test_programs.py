@@ -24,6 +24,7 @@ RUN = {
     "evaluation": (),
     "benchmark": (),
     "runtime": ("MemoryFootprint(weights=",),
+    "fine-tunes": (),
     "errors": ("expected 0 (greedy) or more",),
 }
 """Pages that are run, and what they must print."""
