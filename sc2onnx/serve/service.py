@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
+from sc2onnx.errors import BusyError
 from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.engine.handle import Handle, Stream, Task
 from sc2onnx.runtime.engine.row import Row
@@ -24,12 +25,16 @@ _SMALL: Final = 1 << 16
 waits, and so do conversations, whose templates may take their time.
 """
 
+_TEMPLATES: Final = 2
+"""Templates that are rendered or waited for in threads, which are for others too."""
+
 MOST_WARMING: Final = 2
 """Requests under way that only warm. Editors send one every second, and
 each holds a place in a step.
 """
 
 H = TypeVar("H", bound=Handle[Any])
+T = TypeVar("T")
 
 
 class Service:
@@ -43,6 +48,7 @@ class Service:
         self._warming = set[Handle[Any]]()
         self._following = deque[Task]()
         self._going = 0
+        self._templates = asyncio.Semaphore(_TEMPLATES)
 
     def ready(self, models: Mapping[str, Model]) -> None:
         """Serve these models, the first of them where a request names none."""
@@ -115,12 +121,27 @@ class Service:
             )
         self._going += wanted
         try:
-            chats = any(isinstance(each, Conversation) for each in ask.prompts)
-            if not chats and sum(map(_size, ask.prompts)) <= _SMALL:
+            if any(isinstance(each, Conversation) for each in ask.prompts):
+                return await self.templated(lambda: made(model, ask, gives, self.settings))
+            if sum(map(_size, ask.prompts)) <= _SMALL:
                 return made(model, ask, gives, self.settings)
             return await asyncio.to_thread(made, model, ask, gives, self.settings)
         finally:
             self._going -= wanted
+
+    async def templated(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, which renders a chat template: in a thread, few of them at a time.
+        Raises what it raises, and :class:`~sc2onnx.errors.BusyError` where it waits for too long.
+        """
+        try:
+            async with asyncio.timeout(self.settings.queue_seconds):
+                await self._templates.acquire()
+        except TimeoutError:
+            raise BusyError("other chats wait for their templates: try again later") from None
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            self._templates.release()
 
     def left_out(self, ask: Ask) -> bool:
         """Whether a request that only warms is left out: enough others do."""

@@ -109,7 +109,8 @@ class Routes:
         model = self._service.model(body.model)[1]
         check_converses(model.chats.templates, "/completion or /infill")
         asked = conversation(body.messages, body.chat_template_kwargs)
-        return replied({"prompt": await asyncio.to_thread(model.chats.text, asked)})
+        prompt = await self._service.templated(lambda: model.chats.text(asked))
+        return replied({"prompt": prompt})
 
     async def _detokenize(self, request: Request) -> Response:
         body = await self._exchange.body(request, _DETOKENIZE)

@@ -14,8 +14,6 @@ from sc2onnx.runtime.chat.process import Bounds, Renderer
 from sc2onnx.runtime.request import Requests
 from sc2onnx.runtime.text.codec import Codec
 
-pytest.importorskip("jinja2", reason="needs the chat extra")
-
 ADDED = ("<|im_start|>", "<|im_end|>")
 
 Opened = Callable[..., Chats]

@@ -19,6 +19,8 @@ from tests.instruct import said
 from tests.runtime.chat.conftest import Opened, reader
 from tests.runtime.chat.templates import ALL, ALPACA, CHATML
 
+pytest.importorskip("jinja2", reason="needs the chat extra")
+
 
 def write(folder: Path, **settings: Any) -> ChatTemplates:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

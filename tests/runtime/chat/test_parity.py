@@ -17,6 +17,8 @@ from tests.instruct import said
 from tests.runtime.chat.conftest import Opened, directory
 from tests.runtime.chat.templates import ALL
 
+pytest.importorskip("jinja2", reason="needs the chat extra")
+
 pytestmark = pytest.mark.torch  # the verify extra has transformers
 
 CONTENTS = (
