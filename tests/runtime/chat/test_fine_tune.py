@@ -50,7 +50,7 @@ def test_it_says_what_transformers_says(checkpoint: Path, tmp_path: Path) -> Non
     ids = tokenizer.apply_chat_template(
         MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     with torch.no_grad():
         whole = model.generate(**ids, do_sample=False, max_new_tokens=24)

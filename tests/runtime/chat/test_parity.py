@@ -18,8 +18,9 @@ from tests.runtime.chat.conftest import Opened, directory
 from tests.runtime.chat.templates import ALL
 
 pytest.importorskip("jinja2", reason="needs the chat extra")
+pytest.importorskip("transformers", reason="needs the verify extra")
 
-pytestmark = pytest.mark.torch  # the verify extra has transformers
+pytestmark = pytest.mark.torch
 
 CONTENTS = (
     "Write a function that adds two numbers.",
@@ -77,15 +78,6 @@ def test_prompts_are_those_of_transformers(opened: Opened, reference: Any, name:
         tokens = reference(expected, add_special_tokens=False)["input_ids"]
         assert ids(chats, asked(messages, template=name)) == tokens
     assert refused == (17 if name == "starcoder2" else 0)  # system messages
-
-
-def test_the_instruct_model_sees_what_it_was_trained_on(opened: Opened) -> None:
-    chats = opened(default=ALL["starcoder2"])
-    assert chats.text(asked(said("Add two numbers."))) == (
-        "<|endoftext|>You are an exceptionally intelligent coding assistant that consistently "
-        "delivers accurate and reliable responses to user instructions.\n\n"
-        "### Instruction\nAdd two numbers.\n\n### Response\n"
-    )
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama2", "zephyr", "alpaca"])
