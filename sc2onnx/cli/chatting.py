@@ -127,6 +127,8 @@ def _with_person(dialogue: Dialogue) -> int:
                 tell("the answer was cut at --max-new-tokens, or at the end of the context")
         except RequestError as error:
             tell(str(error))
+        except KeyboardInterrupt:  # before there was an answer to stop
+            print()
 
 
 def _typed() -> str:

@@ -108,10 +108,14 @@ class Renderer:
 
     def _exchanged(self, line: bytes) -> dict[str, Any]:
         """The answer to a line. Raises :class:`ChatTemplateError` where there is none in time."""
-        process = self._process
-        if process is None or process.poll() is not None:
-            process = self._begun()
-        answer = _answer(process, line, self.bounds.seconds, 12 * self.bounds.characters)
+        try:
+            process = self._process
+            if process is None or process.poll() is not None:
+                process = self._begun()
+            answer = _answer(process, line, self.bounds.seconds, 12 * self.bounds.characters)
+        except BaseException:  # a signal handler's: the answer would be the next one's
+            self._end()
+            raise
         if answer is None:
             self._end()
             raise self._exceeded()

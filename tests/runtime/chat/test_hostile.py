@@ -149,6 +149,24 @@ def test_who_waits_for_a_slow_template_is_told_to_come_later(renderer: Renderer)
     assert any(isinstance(error, BusyError) for error in errors)
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timers")
+def test_what_was_interrupted_is_not_the_next_answer(renderer: Renderer) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    renderer.render("", GIVEN)  # it has begun
+    slow = "{% for a in range(99999) %}{% for b in range(20) %}{% endfor %}{% endfor %}slow"
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            renderer.render(slow, GIVEN)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert renderer.render("{{ messages[0].content }}", GIVEN) == "x"
+
+
 def test_it_ends_with_its_program() -> None:
     code = (
         "from sc2onnx.runtime.chat.process import Renderer\n"
