@@ -99,7 +99,7 @@ clients-table: $(CLIENTS_VENV)/.ready $(CLIENTS)/node/.ready $(FIXTURE)/referenc
 
 $(CLIENTS_VENV)/.ready: pyproject.toml tests/clients/requirements.txt
 	$(PYTHON) -m venv $(CLIENTS_VENV)
-	$(CLIENTS_VENV)/bin/python $(PIP) -e ".[cpu,serve]" -r tests/clients/requirements.txt
+	$(CLIENTS_VENV)/bin/python $(PIP) -e ".[cpu,serve,chat]" -r tests/clients/requirements.txt
 	@touch $@
 
 $(CLIENTS)/node/.ready: tests/clients/node/package-lock.json

@@ -26,6 +26,7 @@
     |   |-- CursorError
     |   `-- RewindError
     |-- TokenizerError (RuntimeError)         text asked of a bundle without a usable tokenizer
+    |-- ChatTemplateError (RuntimeError)      a chat with a bundle that has no usable chat template
     |-- DeviceError (RuntimeError)            the device asked for does not work here
     |-- InferenceError (RuntimeError)         ONNX Runtime failed
     |   |-- OutOfMemoryError (MemoryError)    a cache or its logits found no room
@@ -137,6 +138,12 @@ class RewindError(RequestError):
 
 class TokenizerError(Sc2onnxError, RuntimeError):
     """Text was asked of a bundle whose tokenizer is missing or unusable."""
+
+
+class ChatTemplateError(Sc2onnxError, RuntimeError):
+    """A chat was asked of a bundle whose chat template is missing, or cannot be rendered within
+    bounds.
+    """
 
 
 class DeviceError(Sc2onnxError, RuntimeError):

@@ -37,6 +37,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "otel": ("opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"),
     "batch": ("pyarrow>=17",),
+    "chat": ("jinja2>=3.1.6",),
     "constrained": ("llguidance>=1.9,<2",),
     "lsp": ("pygls>=2,<3", "httpx>=0.27"),
     "terminal": ("rich>=13.7", "shtab>=1.13"),

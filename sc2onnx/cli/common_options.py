@@ -143,20 +143,26 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     processor_options(parser)
 
 
-def max_new_tokens(parser: argparse.ArgumentParser) -> None:
+def max_new_tokens(parser: argparse.ArgumentParser, default: int = 128) -> None:
     """Add ``--max-new-tokens``, by both of its names."""
-    summary = "the most tokens to generate (default: 128)"
+    summary = f"the most tokens to generate (default: {default})"
     names = ("--max-new-tokens", "--max-tokens")
     group = grouped(parser, "generation")
-    group.add_argument(*names, type=int, default=128, metavar="N", help=summary)
+    group.add_argument(*names, type=int, default=default, metavar="N", help=summary)
+
+
+def stop(parser: argparse.ArgumentParser) -> None:
+    """Add ``--stop``, which can be repeated."""
+    summary = "end before this text (repeatable)"
+    repeated: dict[str, Any] = {"action": "append", "default": [], "metavar": "TEXT"}
+    grouped(parser, "generation").add_argument("--stop", help=summary, **repeated)
 
 
 def drawing_options(parser: argparse.ArgumentParser, seed: int | None = None) -> None:
     """Add the options that say how tokens are drawn, and where a text ends."""
     max_new_tokens(parser)
+    stop(parser)
     group = grouped(parser, "generation")
-    stop = "end before this text (repeatable)"
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
     ends = (
         "end with the cursor's line, its block or its brackets, before code that is there already"
     )
@@ -166,8 +172,7 @@ def drawing_options(parser: argparse.ArgumentParser, seed: int | None = None) ->
     logprobs = "give the log probability of each token, in JSON"
     group.add_argument("--logprobs", action="store_true", help=logprobs)
     _constraint_options(grouped(parser, "constraint, one at most"))
-    _sampling_options(grouped(parser, "sampling"))
-    seed_option(parser, seed)
+    sampling_options(parser, seed)
 
 
 def _constraint_options(group: argparse._ArgumentGroup) -> None:
@@ -182,7 +187,9 @@ def _constraint_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--choice", help=choice, **repeated)
 
 
-def _sampling_options(group: argparse._ArgumentGroup) -> None:
+def sampling_options(parser: argparse.ArgumentParser, seed: int | None = None) -> None:
+    """Add the options that say how tokens are drawn."""
+    group = grouped(parser, "sampling")
     hot = "divide logits by T: the lower, the likelier the tokens (default: 0, greedy)"
     group.add_argument("--temperature", type=float, default=0.0, metavar="T", help=hot)
     top_k = "draw from the K likeliest tokens (default: 0, all of them)"
@@ -193,6 +200,7 @@ def _sampling_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--min-p", type=float, default=0.0, metavar="P", help=min_p)
     again = "make tokens less likely that are there already (default: 1, off)"
     group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help=again)
+    seed_option(parser, seed)
 
 
 def seed_option(parser: argparse.ArgumentParser, default: int | None) -> None:

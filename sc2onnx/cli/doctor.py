@@ -60,6 +60,7 @@ def diagnose() -> list[Finding]:
         *_providers(),
         _kernels(),
         _packed(),
+        _part("chat"),
         *map(_part, parts),
     ]
 

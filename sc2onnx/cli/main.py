@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "bench": "measuring",
     "generate": "generating",
     "infill": "generating",
+    "chat": "chatting",
     "batch": "batching",
     "serve": "serving",
     "route": "routing",
@@ -42,7 +43,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 imported when it is asked for: the runtime alone has not all of them.
 """
 
-RUN_BUNDLES: Final = ("evaluate", "bench", "batch", "generate", "infill", "warm")
+RUN_BUNDLES: Final = ("evaluate", "bench", "batch", "generate", "infill", "chat", "warm")
 """Commands whose bundles may be on the hub, and are found before they run;
 ``serve`` answers meanwhile.
 """

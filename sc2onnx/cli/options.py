@@ -94,6 +94,25 @@ def _infill(parser: argparse.ArgumentParser) -> None:
     attribution_options.marking(parser)
 
 
+def _chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help=common.BUNDLE)
+    message = "a single message; '-' or nothing reads standard input, or begins a conversation"
+    parser.add_argument("message", nargs="?", help=message)
+    system = "say first how the model is to answer, in a system message"
+    parser.add_argument("--system", metavar="TEXT", help=system)
+    lines = "take each line of standard input as a message (default: all of it as one)"
+    parser.add_argument("--lines", action="store_true", help=lines)
+    template = "use the chat template of this name (default: default)"
+    parser.add_argument("--template", metavar="NAME", help=template)
+    common.special_tokens(parser)
+    common.revision(parser)
+    common.max_new_tokens(parser, 1024)
+    common.stop(parser)
+    common.sampling_options(parser)
+    common.json_option(parser)
+    common.device_options(parser)
+
+
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help=common.BUNDLE)
     common.context(parser, "memory to run there (default: the model's context)")
@@ -155,6 +174,7 @@ _FILL: Final[dict[str, tuple[str, str]]] = {
 _HERE: Final[dict[str, Fill]] = {
     "generate": _generate,
     "infill": _infill,
+    "chat": _chat,
     "attribution": attribution_options.command,
     "adapter": _adapter,
     "info": _info,

@@ -94,6 +94,15 @@ COMMANDS: Final[dict[str, Command]] = {
         is nearest to the cursor goes into the prompt.""",
         ("sc2onnx infill starcoder2-3b main.py --line 10 --column 12 --with util.py",),
     ),
+    "chat": Command(
+        "talk with an instruct model",
+        """Talk with an instruct model, by the chat template of its checkpoint: on a terminal, or
+        with what is piped in. Needs the package jinja2.""",
+        (
+            "sc2onnx chat starcoder2-15b-instruct",
+            'sc2onnx chat starcoder2-15b-instruct "Sort a list of pairs by the second." --json',
+        ),
+    ),
     "serve": Command(
         "answer editors and SDKs over HTTP",
         """Answer editors and SDKs over HTTP, as OpenAI, llama.cpp, Ollama, Mistral and Tabby do.

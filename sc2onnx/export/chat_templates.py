@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any
 
+from sc2onnx.bundle.chat_templates import DEFAULT, KEY, templates_of
 from sc2onnx.errors import CorruptCheckpointError
 from sc2onnx.export.small_files import (
     CHAT_TEMPLATE_FILE,
@@ -19,10 +20,6 @@ from sc2onnx.export.small_files import (
     SmallFiles,
 )
 from sc2onnx.messages import printable
-
-DEFAULT: Final = "default"
-KEY: Final = "chat_template"
-"""In tokenizer_config.json and chat_template.json."""
 
 
 def chat_templates(files: SmallFiles, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -49,19 +46,6 @@ def _of_files(files: SmallFiles) -> dict[str, str]:
         if name.startswith(f"{CHAT_TEMPLATE_FOLDER}/"):
             found[printable(PurePosixPath(name).stem)] = _text(name, data)
     return found
-
-
-def templates_of(value: Any) -> dict[str, str]:
-    """Templates by name of a value of ``chat_template``: text, or a list or object of several."""
-    if isinstance(value, str):
-        return {DEFAULT: value}
-    if isinstance(value, list):
-        pairs = [
-            (item.get("name"), item.get("template")) for item in value if isinstance(item, dict)
-        ]
-    else:
-        pairs = list(value.items()) if isinstance(value, dict) else []
-    return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
 
 
 def _text(name: str, data: bytes) -> str:

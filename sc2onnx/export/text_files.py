@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
+from sc2onnx.bundle.chat_templates import DEFAULT, KEY, templates_of
 from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.bundle.targets import Target
 from sc2onnx.export import end_of_text
-from sc2onnx.export.chat_templates import DEFAULT, KEY, chat_templates, listed, templates_of
+from sc2onnx.export.chat_templates import chat_templates, listed
 from sc2onnx.export.config import Starcoder2Config, token_ids
 from sc2onnx.export.shown import name_of
 from sc2onnx.export.small_files import (

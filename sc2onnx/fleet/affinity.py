@@ -3,7 +3,8 @@
 Some clients name the file. Most send only the code around the cursor, which differs with every
 key. So a file is known by its lines: of all runs of three lines the few with the smallest hashes
 stand for it (bottom-k sketches, Broder 1997). A key changes the run at the cursor, which is left
-out, and a new line is among the smallest of n with a chance of 1 in n.
+out, and a new line is among the smallest of n with a chance of 1 in n. A conversation is known by
+its first question, and what stands before it.
 
 Worked example: 200 lines, four sketches. One more line replaces the first sketch with a chance of
 0.5 %, and even then the other three are those that the request before had.
@@ -39,6 +40,12 @@ _RUN: Final = 3
 _TOKENS: Final = 16
 """Tokens that are hashed together, of prompts that are tokenized already."""
 
+_OPENING: Final = 8
+"""Messages that are looked at for the first question."""
+
+_CHARACTERS: Final = 1 << 16
+"""Of each of these texts."""
+
 Keys = tuple[int, ...]
 """Numbers of 64 bits that stand for a client's file: the first one decides which member it goes to,
 and where it is not known, another may be.
@@ -65,6 +72,7 @@ class _Body(msgspec.Struct):
     input_suffix: str | None = None
     segments: _Segments | None = None
     lora: Any = None
+    messages: Any = None
 
 
 _BODY: Final = msgspec.json.Decoder(_Body)
@@ -86,8 +94,27 @@ def keys(body: bytes, client: str = "") -> Keys:
     given = found.segments
     if given is not None and given.filepath and (given.git_url or found.user or client):
         return (_hash(f"{owner}\0{given.git_url or ''}\0{given.filepath}"),)
+    if spoken := _opening(found.messages):
+        return (_hash(f"{owner}\0{spoken}"),)
     sketches = nsmallest(SKETCHES, {_hash(run) for run in _runs(found)})
     return tuple(_hash(f"{owner}\0{each}") for each in sketches) or (_hash(owner),)
+
+
+def _opening(messages: Any) -> str:
+    """A conversation up to its first question, which all of its turns have; empty for none."""
+    if not isinstance(messages, list):
+        return ""
+    opening = list[str]()
+    for message in messages[:_OPENING]:
+        if not isinstance(message, dict):
+            continue
+        content = message.get("content")
+        for part in content if isinstance(content, list) else [content]:
+            text = part.get("text") if isinstance(part, dict) else part
+            opening.append(text[:_CHARACTERS] if isinstance(text, str) else "")
+        if message.get("role") == "user":
+            break
+    return "\0".join(opening)
 
 
 def _runs(body: _Body) -> Iterator[str]:

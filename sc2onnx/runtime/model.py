@@ -16,6 +16,9 @@ from sc2onnx.runtime.adapter import Adapter
 from sc2onnx.runtime.adapters import Adapters
 from sc2onnx.runtime.arguments import texts
 from sc2onnx.runtime.cache.shape import CacheShape
+from sc2onnx.runtime.chat.chats import Chats
+from sc2onnx.runtime.chat.conversation import Message
+from sc2onnx.runtime.chat_options import ChatKeywords, ChatOptions
 from sc2onnx.runtime.choose.sampling import SamplingParameters
 from sc2onnx.runtime.engine.assembly import engine_over
 from sc2onnx.runtime.engine.costs import FLAT, StepCosts
@@ -66,6 +69,8 @@ class Model:
         self._adapters = Adapters(facts, session, self.engine)
         guesses = drafting if self.speculates else None
         self.requests = Requests(facts, self._codec, guesses, self._adapters.called)
+        self.chats = Chats(bundle.contents, self._codec, self.requests)
+        """Its conversations: templates, and prompts made with them."""
         weakref.finalize(self, self.engine.stop).atexit = False
 
     def __reduce__(self) -> str:
@@ -146,6 +151,39 @@ class Model:
         chosen = InfillOptions.of(options)
         row = self.requests.infilling((prefix, suffix), chosen, "whole")
         return completed(self.engine, [row])[0]
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[ChatKeywords]) -> Completion:
+        """The next message of a conversation, by the checkpoint's own chat template.
+
+        ``messages``: ``{"role": "user", "content": "..."}`` and so on, the last of them to be
+        answered. ``options``: see :class:`~sc2onnx.runtime.chat_options.ChatOptions`. What was
+        computed of a conversation serves its next turn.
+
+        Raises what :meth:`generate` raises, :class:`~sc2onnx.errors.ChatTemplateError` if the
+        bundle has no chat template, as a base model's, or one that does not end within bounds, and
+        :class:`~sc2onnx.errors.MissingDependencyError` without jinja2.
+        """
+        row = self.chats.row(messages, ChatOptions.of(options), "whole")
+        return completed(self.engine, [row])[0]
+
+    def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatKeywords]) -> Stream:
+        """The next message of a conversation as :meth:`chat` gives it, as an iterator of pieces
+        that can be closed.
+
+        Checked now, computed while it is iterated.
+        """
+        return Stream(self.engine, self.chats.row(messages, ChatOptions.of(options), "pieces"))
+
+    def submit_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        replaces: Hashable | None = None,
+        **options: Unpack[ChatKeywords],
+    ) -> Task:
+        """Ask for what :meth:`chat` gives, and go on, as :meth:`submit` does."""
+        row = self.chats.row(messages, ChatOptions.of(options), "whole", replaces)
+        return Task(self.engine, row, submitted=True)
 
     def submit(
         self,

@@ -89,6 +89,26 @@ class Requests:
         ids = self._open().encode(before, special=special, framed=True)
         return Prompt(ids, healed, ends=ending(options.ends, code, ""))
 
+    def written_prompt(
+        self, parts: Sequence[tuple[str, bool]], options: GenerationOptions
+    ) -> Prompt:
+        """Parts of a text as a prompt, each with whether special tokens spelt out in it are such.
+        Nothing is put around them.
+
+        Raises :class:`~sc2onnx.errors.RequestError` and its subclasses.
+        """
+        self._check_length(sum(len(part) for part, _ in parts))
+        codec, ids = self._open(), list[int]()
+        for part, special in parts:
+            tokens = codec.encode(part, special=special, framed=False)
+            if not special and (number := codec.token_id(part)) in tokens:
+                raise RequestError(
+                    f"{shown(part)} in a message is token {number} in any case, expected messages "
+                    'without it, or special_tokens="parse"'
+                )
+            ids += tokens
+        return Prompt(ids, ends=ending(options.ends, "", ""))
+
     def infill_prompt(self, prefix: str, suffix: str, options: InfillOptions) -> Prompt:
         """A prompt to fill in the middle, fitted to the context unless it is to go in whole.
 
@@ -130,17 +150,23 @@ class Requests:
         begun = self.infill_prompt(*around, options)
         return self.text_row(begun, options, gives, replaces=replaces)
 
+    @property
+    def usual_stops(self) -> frozenset[int]:
+        """Tokens that end a text unless a request says otherwise."""
+        return self._open().stop_ids() | frozenset(self._facts.eos_token_ids)
+
     def rules(self, options: GenerationOptions) -> GenerationRules:
         """What a row with text goes by."""
-        usual = self._open().stop_ids() | set(self._facts.eos_token_ids)
-        stops = usual if options.stop_tokens is None else self.stop_ids(options.stop_tokens)
+        stops = self.usual_stops
+        if options.stop_tokens is not None:
+            stops = self.stop_ids(options.stop_tokens)
         stop = options.stop
         assert isinstance(stop, tuple)
         return GenerationRules(
             options.max_new_tokens,
             options.sampling,
             stop,
-            frozenset(stops),
+            stops,
             logprobs=options.logprobs,
             line_seconds=options.line_seconds,
             top_logprobs=options.top_logprobs,

@@ -14,7 +14,16 @@ from sc2onnx.serve.logs import Logged
 from sc2onnx.serve.metrics import Metrics
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import replied
-from sc2onnx.serve.routes import llama_cpp, mistral, ollama, open_inference, openai, page, tabby
+from sc2onnx.serve.routes import (
+    llama_cpp,
+    mistral,
+    ollama,
+    open_inference,
+    openai,
+    openai_chat,
+    page,
+    tabby,
+)
 from sc2onnx.serve.service import Service
 
 
@@ -35,7 +44,16 @@ def application(service: Service) -> ASGIApp:
 
     parts = [
         part.Routes(exchange)
-        for part in (openai, llama_cpp, ollama, mistral, tabby, open_inference, page)
+        for part in (
+            openai,
+            openai_chat,
+            llama_cpp,
+            ollama,
+            mistral,
+            tabby,
+            open_inference,
+            page,
+        )
     ]
     routes = [
         Route("/health", guarded(health)),

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, get_args
 
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.choose.constraint import Kind
 from sc2onnx.runtime.options import GenerationKeywords
 from sc2onnx.runtime.text.fim import FimOrder
@@ -22,7 +23,8 @@ Tokens = tuple[int, ...]
 class Ask:
     """A request: what it goes on from, and how.
 
-    ``prompts``: texts to continue, ids to continue, or code to fill in. ``samples``: of each.
+    ``prompts``: texts to continue, ids to continue, code to fill in, or one conversation, whose
+    next message is asked for. ``samples``: of each.
     ``options``: see :class:`~sc2onnx.runtime.options.GenerationOptions`. ``model``: a name, empty
     for the only one. ``stream``: pieces as they come. ``warms``: it is not to be answered, only to
     leave its prompt computed. ``order``: of code to fill in, by default the one after which typing
@@ -32,7 +34,7 @@ class Ask:
     what its part is multiplied by; None: the one that ``model`` names, if it names one.
     """
 
-    prompts: tuple[str | Tokens | Surroundings, ...]
+    prompts: tuple[str | Tokens | Surroundings | Conversation, ...]
     options: GenerationKeywords = field(default_factory=lambda: GenerationKeywords())
     samples: int = 1
     model: str = ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sc2onnx.attribution.attribution import Attribution
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
@@ -42,8 +43,8 @@ class Repeats:
         return {"attribution": [match.as_json(offset) for match in found]}
 
 
-def _texts(prompt: str | Tokens | Surroundings, model: Model) -> tuple[str, ...]:
-    if isinstance(prompt, Surroundings):
+def _texts(prompt: str | Tokens | Surroundings | Conversation, model: Model) -> tuple[str, ...]:
+    if isinstance(prompt, Surroundings | Conversation):
         return prompt.texts
     if isinstance(prompt, str):
         return (prompt,)

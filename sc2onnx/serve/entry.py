@@ -12,6 +12,7 @@ from typing import Any, Final
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.engine.handle import Handle
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Ask
@@ -26,9 +27,10 @@ _PLACE: Final = "sc2onnx.entry"
 @dataclass(slots=True)
 class Entry:
     """One request: its ``id``, when it ``began`` (seconds of :func:`time.perf_counter`), the number
-    of its ``key``, the ``model`` that it asks, the ``member`` of a fleet that answered it, what it
-    goes on from (``prompts``, only where they are to be logged), the engine's requests
-    (``handles``) and when they were ``submitted``, and whether its client was seen to be ``gone``.
+    of its ``key``, the ``model`` that it asks, whether it ``chats``, the ``member`` of a fleet that
+    answered it, what it goes on from (``prompts``, only where they are to be logged), the engine's
+    requests (``handles``) and when they were ``submitted``, and whether its client was seen to be
+    ``gone``.
     ``told_of``: another process writes its line.
     """
 
@@ -36,6 +38,7 @@ class Entry:
     began: float = field(default_factory=time.perf_counter)
     key: int | None = None
     model: str = ""
+    chats: bool = False
     member: str = ""
     prompts: list[Any] | None = None
     handles: Sequence[Handle[Any]] = ()
@@ -54,6 +57,7 @@ class Entry:
     def asks(self, model: str, ask: Ask, *, prompts: bool) -> None:
         """Note which model is asked, and with ``prompts`` what it is to go on from."""
         self.model = model
+        self.chats = any(isinstance(prompt, Conversation) for prompt in ask.prompts)
         if prompts:
             self.prompts = [_shown(prompt) for prompt in ask.prompts]
 
@@ -123,6 +127,8 @@ def _milliseconds(seconds: float) -> float:
 
 
 def _shown(prompt: Any) -> Any:
+    if isinstance(prompt, Conversation):
+        return {"messages": prompt.messages}
     if not isinstance(prompt, Surroundings):
         return prompt
     parts = {name: getattr(prompt, name) for name in ("prefix", "suffix", "path", "repo")}

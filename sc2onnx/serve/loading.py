@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any, Final
 
-from sc2onnx.errors import TokenizerError
+from sc2onnx.errors import ChatTemplateError, TokenizerError
 from sc2onnx.runtime.engine.prefix import SEQUENCES
 from sc2onnx.runtime.loading import load
 from sc2onnx.runtime.memory import available
@@ -45,6 +45,8 @@ def loaded(configuration: Configuration) -> dict[str, Model]:
         found[name] = load(bundle, **how(configuration))
         with suppress(TokenizerError):  # a bundle without one answers what needs none
             found[name].codec  # noqa: B018 - opened now, and not by the first request
+        with suppress(ChatTemplateError):
+            found[name].chats.templates  # noqa: B018 - read, and not rendered
         if configuration.prefix_memory is None:
             store = found[name].engine.store
             store.limit = _kept(store.limit, configuration.workers)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.engine.row import Row, Terms
 from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.model import Model
@@ -32,7 +33,13 @@ class Made:
 def made(model: Model, ask: Ask, gives: Gives, settings: Settings) -> Made:
     """The rows of a request. Raises what the runtime raises for one that cannot be honoured."""
     options = GenerationOptions.of(ask.options)
-    found = [_prompts(model, each, ask, settings) for each in ask.prompts]
+    found = list[tuple[Prompt, Prompt | None]]()
+    for each in ask.prompts:
+        if isinstance(each, Conversation):  # it is the only one, and ends where its template says
+            prompt, options = model.chats.prompt(each, options)
+            found.append((prompt, None))
+        else:
+            found.append(_prompts(model, each, ask, settings))
     rows = model.requests.whole_rows([prompt for prompt, _ in found], ask.samples, options)
     for number, row in enumerate(rows):
         row.gives = gives

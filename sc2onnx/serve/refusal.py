@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sc2onnx.errors import (
     BusyError,
+    ChatTemplateError,
     ContextLengthError,
     MissingDependencyError,
     OutOfMemoryError,
@@ -45,7 +46,7 @@ def refusal_of(error: BaseException) -> RefusedError:
         return RefusedError(429, str(error), "rate_limit_error", retry_after=2)
     if isinstance(error, OutOfMemoryError):
         return RefusedError(503, str(error), "unavailable_error", retry_after=5)
-    if isinstance(error, (MissingDependencyError, TokenizerError)):
+    if isinstance(error, TokenizerError | ChatTemplateError | MissingDependencyError):
         return RefusedError(501, str(error), "not_supported_error")
     told = str(error) if isinstance(error, Sc2onnxError) else "an error that is in the server's log"
     return RefusedError(500, told, "server_error")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
+from sc2onnx.errors import BusyError
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.engine.handle import Handle, Stream, Task
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.model import Model
@@ -20,9 +22,12 @@ from sc2onnx.serve.settings import Settings
 State = Literal["loading", "ready", "draining"]
 
 _SMALL: Final = 1 << 16
-"""Characters that are tokenized where they come in: others go to a thread,
-so that nobody else waits.
+"""Characters that are tokenized where they come in: others go to a thread, so that nobody else
+waits, and so do conversations, whose templates may take their time.
 """
+
+_TEMPLATES: Final = 2
+"""Templates that are rendered or waited for in threads, which are for others too."""
 
 MOST_WARMING: Final = 2
 """Requests under way that only warm. Editors send one every second, and
@@ -30,6 +35,7 @@ each holds a place in a step.
 """
 
 H = TypeVar("H", bound=Handle[Any])
+T = TypeVar("T")
 
 
 class Service:
@@ -43,6 +49,7 @@ class Service:
         self._warming = set[Handle[Any]]()
         self._following = deque[Task]()
         self._going = 0
+        self._templates = asyncio.Semaphore(_TEMPLATES)
 
     def ready(self, models: Mapping[str, Model]) -> None:
         """Serve these models, the first of them where a request names none."""
@@ -125,11 +132,27 @@ class Service:
             )
         self._going += wanted
         try:
+            if any(isinstance(each, Conversation) for each in ask.prompts):
+                return await self.templated(lambda: made(model, ask, gives, self.settings))
             if sum(map(_size, ask.prompts)) <= _SMALL and not ask.constrained:
                 return made(model, ask, gives, self.settings)
             return await asyncio.to_thread(made, model, ask, gives, self.settings)
         finally:
             self._going -= wanted
+
+    async def templated(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, which renders a chat template: in a thread, few of them at a time.
+        Raises what it raises, and :class:`~sc2onnx.errors.BusyError` where it waits for too long.
+        """
+        try:
+            async with asyncio.timeout(self.settings.queue_seconds):
+                await self._templates.acquire()
+        except TimeoutError:
+            raise BusyError("other chats wait for their templates: try again later") from None
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            self._templates.release()
 
     def left_out(self, ask: Ask) -> bool:
         """Whether a request that only warms is left out: enough others do."""
@@ -184,7 +207,9 @@ def _adapted(ask: Ask, model: Model) -> Ask:
     return replace(ask, options={**ask.options, "adapter": chosen, "adapter_scale": scale})
 
 
-def _size(prompt: str | Tokens | Surroundings) -> int:
+def _size(prompt: str | Tokens | Surroundings | Conversation) -> int:
+    if isinstance(prompt, Conversation):
+        return prompt.size
     if not isinstance(prompt, Surroundings):
         return len(prompt)
     return (

@@ -217,7 +217,7 @@ def _attributes(entry: Entry) -> dict[str, Any]:
     told: dict[str, Any] = {"sc2onnx.request_id": entry.id}
     if entry.model:
         told |= {
-            "gen_ai.operation.name": "text_completion",
+            "gen_ai.operation.name": "chat" if entry.chats else "text_completion",
             "gen_ai.provider.name": "sc2onnx",
             "gen_ai.request.model": entry.model,
         }

@@ -8,8 +8,15 @@ from typing import Final, Literal
 
 from tests.clients.server import Server
 
-Ability = Literal["completes", "infills", "streams", "cancels", "errors"]
-ABILITIES: Final[tuple[Ability, ...]] = ("completes", "infills", "streams", "cancels", "errors")
+Ability = Literal["completes", "infills", "streams", "cancels", "errors", "chats"]
+ABILITIES: Final[tuple[Ability, ...]] = (
+    "completes",
+    "infills",
+    "streams",
+    "cancels",
+    "errors",
+    "chats",
+)
 
 Check = Callable[[Server], None]
 """Drives a client against a server. Raises :class:`AssertionError` where it is wrong."""
@@ -38,6 +45,7 @@ class Client:
     cancels: Check | Lack
     errors: Check | Lack
     missing: Callable[[], str | None] = lambda: None
+    chats: Check | Lack = Lack("it asks for code at a cursor only")
 
     def ability(self, name: Ability) -> Check | Lack:
         """The check of an ability, or why the client lacks it."""

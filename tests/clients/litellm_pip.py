@@ -12,7 +12,18 @@ from typing import Any, Final
 import pytest
 
 from tests.clients.client import Client
-from tests.clients.server import ENDLESS, KEY, MOST, PROMPT, SUFFIX, TOKENS, TOO_MANY, Server, post
+from tests.clients.server import (
+    ENDLESS,
+    KEY,
+    MESSAGES,
+    MOST,
+    PROMPT,
+    SUFFIX,
+    TOKENS,
+    TOO_MANY,
+    Server,
+    post,
+)
 
 _PATHS: Final = {
     "text-completion-openai": "/v1",
@@ -72,6 +83,26 @@ def streams(server: Server) -> None:
         assert len(texts) > 2, provider
 
 
+def chats(server: Server) -> None:
+    import litellm
+
+    for provider, path in (("openai", "/v1"), ("ollama_chat", "")):
+        usual = {
+            "model": f"{provider}/{server.chatting}",
+            "messages": list(MESSAGES),
+            "api_base": server.url + path,
+            "api_key": KEY,
+            "max_tokens": TOKENS,
+            "temperature": 0,
+        }
+        done = litellm.completion(**usual)
+        assert done.choices[0].message.content == server.answer, provider
+        assert done.usage.completion_tokens == TOKENS, provider
+        events = litellm.completion(**usual, stream=True)
+        texts = [event.choices[0].delta.content or "" for event in events]
+        assert "".join(texts) == server.answer, provider
+
+
 def cancels(server: Server) -> None:
     """A task that reads a stream is cancelled, and one that waits for a whole answer."""
     for streamed in (True, False):
@@ -128,5 +159,13 @@ def missing() -> str | None:
 
 
 CLIENT = Client(
-    "litellm", lambda: version("litellm"), completes, infills, streams, cancels, errors, missing
+    "litellm",
+    lambda: version("litellm"),
+    completes,
+    infills,
+    streams,
+    cancels,
+    errors,
+    missing,
+    chats,
 )

@@ -11,18 +11,21 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from tests.clients.client import Client, Lack
-from tests.clients.server import ENDLESS, KEY, MOST, PROMPT, TOKENS, TOO_MANY, Server
+from tests.clients.server import ENDLESS, KEY, MESSAGES, MOST, PROMPT, TOKENS, TOO_MANY, Server
 
 
 def command(
     server: Server, *arguments: object, key: str = KEY, model: str = "code", tokens: int = TOKENS
 ) -> subprocess.Popen[str]:
-    """The command, which completes what it reads. Its models: ``code``, ``absent`` and ``chat``."""
+    """The command, which completes what it reads. Its models: ``code``, ``absent``, ``chat``, which
+    does not, and ``instruct``, which does.
+    """
     base = {"api_base": f"{server.url}/v1", "api_key_name": "served"}
     models = [
         {**base, "model_id": "code", "model_name": server.model, "completion": True},
         {**base, "model_id": "absent", "model_name": "absent", "completion": True},
         {**base, "model_id": "chat", "model_name": server.model},
+        {**base, "model_id": "instruct", "model_name": server.chatting},
     ]
     user = server.scratch()
     (user / "extra-openai-models.yaml").write_text(json.dumps(models))  # JSON is YAML
@@ -68,6 +71,14 @@ def streams(server: Server) -> None:
     assert text == server.completion + "\n", trouble
 
 
+def chats(server: Server) -> None:
+    system, question = (message["content"] for message in MESSAGES)
+    for options in ((), ("--no-stream",)):
+        process = command(server, "--system", system, *options, model="instruct")
+        text, trouble = told(process, question)
+        assert text == server.answer + "\n", trouble
+
+
 def cancels(server: Server) -> None:
     """Somebody ends the command when it has begun to write."""
     with server.gives_up():
@@ -104,5 +115,13 @@ def missing() -> str | None:
 
 _NO_INFILLING = Lack("it sends no `suffix`: its models have no such option")
 CLIENT = Client(
-    "llm", lambda: version("llm"), completes, _NO_INFILLING, streams, cancels, errors, missing
+    "llm",
+    lambda: version("llm"),
+    completes,
+    _NO_INFILLING,
+    streams,
+    cancels,
+    errors,
+    missing,
+    chats,
 )

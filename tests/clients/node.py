@@ -17,10 +17,10 @@ from tests.clients.server import KEY, Server
 from tests.clients.whereabouts import HERE, NODE
 
 SCRIPTS: Final = HERE / "node"
-_GIVEN: Final = ("url", "model", "completion", "infilling", "seconds")
+_GIVEN: Final = ("url", "model", "chatting", "completion", "infilling", "answer", "seconds")
 _CONSTANTS: Final = (
     *("PROMPT", "SUFFIX", "TOKENS", "ENDLESS", "MOST"),
-    *("TOO_MANY", "TOO_LONG", "WAITING"),
+    *("TOO_MANY", "TOO_LONG", "WAITING", "MESSAGES"),
 )
 NOTHING: Final[Mapping[Ability, Lack]] = {}
 

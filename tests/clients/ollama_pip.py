@@ -8,7 +8,17 @@ import ollama
 import pytest
 
 from tests.clients.client import Client
-from tests.clients.server import ENDLESS, KEY, MOST, PROMPT, SUFFIX, TOKENS, TOO_LONG, Server
+from tests.clients.server import (
+    ENDLESS,
+    KEY,
+    MESSAGES,
+    MOST,
+    PROMPT,
+    SUFFIX,
+    TOKENS,
+    TOO_LONG,
+    Server,
+)
 
 GREEDY = {"temperature": 0, "num_predict": TOKENS}
 
@@ -38,6 +48,16 @@ def streams(server: Server) -> None:
     parts = list(opened(server).generate(server.model, PROMPT, options=GREEDY, stream=True))
     assert "".join(part.response or "" for part in parts) == server.completion
     assert len(parts) > 2
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def chats(server: Server) -> None:
+    client = opened(server)
+    done = client.chat(server.chatting, MESSAGES, options=GREEDY)
+    assert done.message.content == server.answer
+    assert (done.done, done.done_reason, done.eval_count) == (True, "length", TOKENS)
+    parts = list(client.chat(server.chatting, MESSAGES, options=GREEDY, stream=True))
+    assert "".join(part.message.content or "" for part in parts) == server.answer
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
 
 
@@ -71,5 +91,12 @@ def _refuses(client: ollama.Client, model: str, prompt: str, status: int, told: 
 
 
 CLIENT = Client(
-    "ollama (Python)", lambda: version("ollama"), completes, infills, streams, cancels, errors
+    "ollama (Python)",
+    lambda: version("ollama"),
+    completes,
+    infills,
+    streams,
+    cancels,
+    errors,
+    chats=chats,
 )

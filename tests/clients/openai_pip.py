@@ -11,7 +11,17 @@ import openai
 import pytest
 
 from tests.clients.client import Client
-from tests.clients.server import ENDLESS, KEY, MOST, PROMPT, SUFFIX, TOKENS, TOO_MANY, Server
+from tests.clients.server import (
+    ENDLESS,
+    KEY,
+    MESSAGES,
+    MOST,
+    PROMPT,
+    SUFFIX,
+    TOKENS,
+    TOO_MANY,
+    Server,
+)
 
 
 def opened(server: Server, key: str = KEY, retries: int = 0) -> openai.OpenAI:
@@ -47,6 +57,24 @@ def streams(server: Server) -> None:
     assert "".join(texts) == server.completion
     assert len(texts) > 2
     assert events[-1].usage.completion_tokens == TOKENS
+
+
+_TOOLS: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+
+
+def chats(server: Server) -> None:
+    asked_for: dict[str, Any] = {"messages": MESSAGES, "max_completion_tokens": TOKENS}
+    usual = {**asked_for, "model": server.chatting, "temperature": 0}
+    with opened(server) as client:
+        done = client.chat.completions.create(**usual)
+        events = list(client.chat.completions.create(**usual, stream=True))
+        with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+            client.chat.completions.create(**usual, **_TOOLS)
+    assert done.choices[0].message.content == server.answer
+    assert done.usage.completion_tokens == TOKENS
+    deltas = [choice.delta for event in events for choice in event.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == server.answer
 
 
 def cancels(server: Server) -> None:
@@ -87,5 +115,12 @@ def _comes_again(server: Server) -> None:
 
 
 CLIENT = Client(
-    "openai (Python)", lambda: version("openai"), completes, infills, streams, cancels, errors
+    "openai (Python)",
+    lambda: version("openai"),
+    completes,
+    infills,
+    streams,
+    cancels,
+    errors,
+    chats=chats,
 )

@@ -16,12 +16,20 @@ from typing import Any, Final
 
 import httpx
 
+from tests.instruct import instruct
+
 KEY: Final = "the-key-of-the-clients"
-MODELS: Final = ("starcoder-mini", "starcoder-mini-int8")
+MODELS: Final = ("starcoder-mini", "starcoder-mini-int8", "starcoder-mini-chat")
 
 PROMPT: Final = "import os\n\n\ndef exists(path):\n    if os.path"
 SUFFIX: Final = "\n        return True\n    return False\n"
 TOKENS: Final = 24
+
+MESSAGES: Final = (
+    {"role": "system", "content": "You write code."},
+    {"role": "user", "content": "Write a function that adds."},
+)
+"""A conversation."""
 
 ENDLESS: Final = "import os\n"
 """A prompt whose greedy completion goes on for :data:`MOST` tokens at least."""
@@ -41,16 +49,18 @@ _ARGUMENTS: Final = ("--waiting", str(WAITING), "--max-batch", "2", "--port", "0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server: two models, at most :data:`WAITING` requests.
+    """A running server: three models, at most :data:`WAITING` requests.
 
     It takes :data:`KEY`. ``completion``: what follows :data:`PROMPT`, greedily. ``infilling``: what
-    stands between :data:`PROMPT` and :data:`SUFFIX`. ``directory``: for files of clients.
+    stands between :data:`PROMPT` and :data:`SUFFIX`. ``answer``: what its model that chats says to
+    :data:`MESSAGES`. ``directory``: for files of clients.
     ``seconds``: in which it must hear that a client is gone, too few for :data:`MOST` tokens.
     """
 
     url: str
     completion: str
     infilling: str
+    answer: str
     directory: Path
     seconds: float
 
@@ -58,6 +68,11 @@ class Server:
     def model(self) -> str:
         """The name of the first model."""
         return MODELS[0]
+
+    @property
+    def chatting(self) -> str:
+        """The name of the model that chats."""
+        return MODELS[2]
 
     def scratch(self) -> Path:
         """A new directory."""
@@ -157,6 +172,8 @@ def started(bundle: Path, int8: Path, directory: Path) -> Iterator[Server]:
         MODELS[0],
         "--model",
         f"{MODELS[1]}={int8}",
+        "--model",
+        f"{MODELS[2]}={instruct(bundle, directory / 'instruct')}",
     ]
     command += ["--key-file", str(directory / "keys"), *_ARGUMENTS]
     with (directory / "log").open("w") as log:
@@ -174,7 +191,9 @@ def known(url: str, directory: Path) -> Server:
     options = {"n_predict": TOKENS, "temperature": 0, "model": MODELS[0]}
     completion = post(f"{url}/completion", {**options, "prompt": PROMPT})["content"]
     infilling = post(f"{url}/infill", {**options, **code})["content"]
-    return Server(url, completion, infilling, directory, min(1.0, _endless(url) / 2))
+    chat = {"model": MODELS[2], "messages": MESSAGES, "max_tokens": TOKENS, "temperature": 0}
+    said = post(f"{url}/v1/chat/completions", chat)["choices"][0]["message"]["content"]
+    return Server(url, completion, infilling, said, directory, min(1.0, _endless(url) / 2))
 
 
 def _endless(url: str) -> float:

@@ -26,6 +26,7 @@ RUN = {
     "benchmark": (),
     "constrained": ("block", "balanced"),
     "runtime": ("MemoryFootprint(weights=",),
+    "fine-tunes": (),
     "errors": ("expected 0 (greedy) or more",),
 }
 """Pages that are run, and what they must print."""

@@ -139,7 +139,7 @@ def test_any_company_gives_the_same_bits(
     kinds, scales = [0, -1, 2, 1, 2, 0, 1, 0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.25]
     rows = np.stack([np.roll(tokens[0], -number)[:step] for number in range(8)])
     together = native(int4_bundle, batch=8, threads=threads).step(
-        rows, step, adapters.inputs(np.repeat(kinds, step), np.repeat(scales, step))
+        rows, step, adapters.inputs(list(np.repeat(kinds, step)), list(np.repeat(scales, step)))
     )
     for number, (kind, scale) in enumerate(zip(kinds, scales, strict=True)):
         inputs = adapters.inputs([kind] * step, [scale] * step)

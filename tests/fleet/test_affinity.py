@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sc2onnx.fleet.affinity import Keys, client_of, keys
+from tests.instruct import said
 
 CODE = Path(json.__file__).with_name("decoder.py").read_text()
 LINES = CODE.split("\n")
@@ -62,6 +63,19 @@ def test_all_dialects_tell_the_same_file() -> None:
         {"segments": {"prefix": prefix, "suffix": suffix, "filepath": "json/decoder.py"}},
     ]
     assert len({of(body) for body in bodies}) == 1
+
+
+def test_turns_of_a_conversation_tell_the_same() -> None:
+    first = said("How do I sort?", system="You write code.")
+    later = said("How do I sort?", "Call sort().", "And backwards?", system="You write code.")
+    parts = [{"role": "user", "content": [{"type": "text", "text": "How do I sort?"}]}]
+    found = of({"messages": first})
+    assert found == of({"messages": later}) == of({"messages": [first[0], *parts]})
+    for other in (said("How do I sort?"), said("How?", system="You write code.")):
+        assert of({"messages": other}) != found
+    odds: list[object] = [[], [1, None], {}, "x", [{"content": [None, {}]}]]
+    for odd in odds:
+        assert of({"messages": odd})
 
 
 def test_clients_models_and_files_are_told_apart() -> None:

@@ -10,12 +10,17 @@ import os
 import random
 import socket
 import string
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.serve.conftest import Served
+import sc2onnx
+from sc2onnx.serve.settings import Settings
+from tests.instruct import instruct
+from tests.serve.conftest import Served, serving
 
 COUNT = int(os.environ.get("SC2ONNX_FUZZ", "1000"))
 """Requests in all."""
@@ -23,6 +28,7 @@ COUNT = int(os.environ.get("SC2ONNX_FUZZ", "1000"))
 SEEDS = 4
 PATHS = """/v1/completions /infill /completion /tokenize /detokenize /api/generate /api/show
     /v1/fim/completions /v1/events /v1/health /completions /v1/chat/completions /api/chat
+    /apply-template
     /v2/models/mini/generate /v2/models/mini/generate_stream""".split()
 OTHERS = """/props /slots /health /livez /metrics /v1/models /models /api/tags /api/ps /api/version
     /lora-adapters /v1beta/server_setting /
@@ -34,10 +40,20 @@ FIELDS = """prompt model suffix max_tokens temperature top_p top_k min_p n best_
     system template name random_seed grammar lora json_schema segments language user filename ends
     ignore_eos text_input parameters t_max_prompt_ms prediction cache_prompt id_slot
     repetition_penalty logit_bias keep_alive raw response_format structured_outputs guided_json
-    guided_regex guided_choice guided_grammar""".split()
+    guided_regex guided_choice guided_grammar messages tools top_logprobs max_completion_tokens
+    chat_template_kwargs continue_final_message think special_tokens modalities
+    tool_choice""".split()
 NUMBERS: list[object] = [0, 1, -1, 2, 3.5, -0.0, 1e308, 2**31, 2**63, 2**64, -(2**63)]
 TEXTS: list[object] = ["", "x", "def f():\n", "\x00", "\ud7ff", "<fim_middle>"]
 ODD = [None, True, False, *NUMBERS, *TEXTS, [], {}]
+
+
+@pytest.fixture(scope="module")
+def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of a model that chats as well."""
+    model = sc2onnx.load(instruct(bundle, tmp_path_factory.mktemp("instruct") / "bundle"))
+    with serving(model, Settings(port=0, most_tokens=64)) as running:
+        yield running
 
 
 def value(chance: random.Random, depth: int = 0) -> object:
@@ -63,7 +79,14 @@ def body(chance: random.Random) -> bytes:
         "n_predict": 2,
         "options": {"num_predict": 2},
         "text_input": "x",
+        "messages": [{"role": "user", "content": "x"}],
     }
+    if chance.random() < 0.1:
+        asked["messages"] = [
+            {chance.choice(("role", "content", "name", "tool_calls")): value(chance)}
+            | chance.choice(({}, {"role": "user"}, {"role": "user", "content": value(chance)}))
+            for _ in range(chance.randrange(3))
+        ]
     for _ in range(chance.randrange(4)):
         asked[chance.choice(FIELDS)] = value(chance)
     found = json.dumps(asked).encode()

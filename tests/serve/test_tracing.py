@@ -25,10 +25,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+import sc2onnx
 from sc2onnx.serve.app import application
 from sc2onnx.serve.service import Service
 from sc2onnx.serve.settings import Settings
 from sc2onnx.serve.tracing import Traced, calling, inject, provider
+from tests.instruct import instruct, said
 from tests.serve.conftest import Served
 from tests.serve.test_run import BODY, started
 
@@ -102,6 +104,19 @@ def test_a_request_has_a_span_and_its_steps_are_inside(
     assert told["gen_ai.usage.output_tokens"] == usage["completion_tokens"] == 4
     assert told["gen_ai.response.finish_reasons"] == ("length",)
     _inside(outer, [traces.named(name)[0] for name in ("queue", "prefill", "decode")])
+
+
+def test_a_chat_is_called_one(bundle: Path, tmp_path: Path, traces: Traces) -> None:
+    pytest.importorskip("jinja2", reason="needs the chat extra")
+    service, model = Service(Settings()), sc2onnx.load(instruct(bundle, tmp_path / "bundle"))
+    service.ready({"mini": model})
+    with _Client(Traced(application(service), traces.provider)) as client:
+        body = {"messages": said("Hello"), "max_tokens": 1}
+        assert client.post("/v1/chat/completions", json=body).is_success
+    model.stop()
+    model.chats.renderer.close()
+    (outer,) = traces.named("POST /v1/chat/completions")
+    assert dict(outer.attributes or {})["gen_ai.operation.name"] == "chat"
 
 
 def _inside(outer: ReadableSpan, steps: list[ReadableSpan]) -> None:

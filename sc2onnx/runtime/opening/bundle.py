@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from sc2onnx.bundle import hub
+from sc2onnx.bundle import hub, records
 from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE
 from sc2onnx.bundle.links import check_links
 from sc2onnx.bundle.manifest import FileEntry, Manifest
@@ -118,6 +118,19 @@ class Bundle:
         list is not of the bundle.
         """
         return self.directory / TOKENIZER_FILE if TOKENIZER_FILE in self.manifest.files else None
+
+    def contents(self, name: str, most: int = records.MOST_BYTES) -> bytes | None:
+        """A small file of the bundle, of at most ``most`` bytes; None where the manifest lists none
+        of that name.
+
+        Raises :class:`BundleIntegrityError` for one that is not the one that was checked,
+        :class:`OSError`, and :class:`ValueError` for a larger one.
+        """
+        if name not in self.manifest.files:
+            return None
+        data = records.contents(self.directory / name, most)
+        self.check_unchanged(name)
+        return data
 
     @property
     def weights(self) -> Path:

@@ -84,15 +84,27 @@ class Codec:
             return None
         return max(map(len, self._special.get_vocab(with_added_tokens=True)), default=1)
 
+    @property
+    def added_tokens(self) -> dict[str, bool]:
+        """The tokens that are found in a text before it is parted into words: by their texts,
+        whether they are special.
+        """
+        return {token.content: token.special for token in self._added.values()}
+
     def special_id(self, token: str) -> int:
         """Id of a special token. Raises :class:`TokenizerError` if the tokenizer lacks it."""
-        number = self._special.token_to_id(checked_text("token", token))
+        number = self.token_id(checked_text("token", token))
         if number is None:
             raise TokenizerError(
                 f"the tokenizer has no {token}, expected StarCoder2's special tokens: "
                 "fill-in-the-middle needs them"
             )
-        return int(number)
+        return number
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its text; None where the tokenizer has none."""
+        number = self._special.token_to_id(token)
+        return None if number is None else int(number)
 
     def stop_ids(self) -> frozenset[int]:
         """Ids of :data:`STOP_TOKENS`, as far as the tokenizer has them."""

@@ -17,6 +17,7 @@ from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
 from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.dialects.common import MOST, MOST_BIASED, PATH, check_most, check_stops
+from sc2onnx.serve.dialects.messages import Messages
 from sc2onnx.serve.dialects.spelt import taken_apart
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.settings import Settings
@@ -110,6 +111,14 @@ class Tokenize(Struct):
 
     content: str = ""
     parse_special: bool = True
+
+
+class ApplyTemplate(Struct):
+    """``/apply-template``."""
+
+    model: str = ""
+    messages: Messages = field(default_factory=list)
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class Detokenize(Struct):
@@ -344,14 +353,14 @@ def _chosen(body: Sampling, whole: Mapping[str, object]) -> Answer:
     return found
 
 
-def props(model: str, context: int, rows: int) -> Answer:
-    """What there is to know of the server."""
+def props(model: str, context: int, rows: int, template: str) -> Answer:
+    """What there is to know of the server. ``template``: of chats, empty for a base model."""
     return {
         "default_generation_settings": {"n_ctx": context, "params": {"n_predict": _USUAL}},
         "total_slots": rows,
         "model_alias": model,
         "model_path": model,
-        "chat_template": "",
+        "chat_template": template,
         "build_info": "sc2onnx",
     }
 

@@ -38,6 +38,28 @@ def prompt_columns(prompt: Sequence[Token], codec: Codec) -> Columns:
     )
 
 
+def in_rows(given: Completion | Piece, codec: Codec) -> dict[str, Any] | None:
+    """Those of generated tokens as OpenAI's chats have them, a row for each token; None where none
+    were asked for.
+    """
+    if given.logprobs is None:
+        return None
+    tops = given.top_logprobs or ((),) * len(given.tokens)
+    rows = [
+        {
+            **_row(token, logprob, codec),
+            "top_logprobs": [_row(*each, codec) for each in likeliest],
+        }
+        for token, logprob, likeliest in zip(given.tokens, given.logprobs, tops, strict=True)
+    ]
+    return {"content": rows, "refusal": None}
+
+
+def _row(token: int, logprob: float, codec: Codec) -> dict[str, Any]:
+    data = codec.token_bytes(token)
+    return {"token": _text(codec, token), "logprob": logprob, "bytes": list(data)}
+
+
 def joined(first: Columns, second: Columns) -> Columns:
     """Both, one after the other."""
     return {

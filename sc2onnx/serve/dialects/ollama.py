@@ -80,11 +80,22 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
             )
     if not body.prompt and not body.suffix:
         return None
-    chosen = body.options
+    options = keywords(body.options, settings, _USUAL)
+    options.update(formatted(body.format))
+    code = (
+        Surroundings(body.prompt, body.suffix)
+        if body.suffix
+        else taken_apart(body.prompt, settings)
+    )
+    return Ask((code,), options, 1, untagged(body.model), body.stream)
+
+
+def keywords(chosen: Options, settings: Settings, usual: int) -> GenerationKeywords:
+    """How to generate. ``usual``: tokens where ``chosen`` says nothing of them."""
     stop = [chosen.stop] if isinstance(chosen.stop, str) else chosen.stop or []
     check_stops(stop, settings)
-    asked = _USUAL if chosen.num_predict is None or chosen.num_predict < 0 else chosen.num_predict
-    options = GenerationKeywords(
+    asked = usual if chosen.num_predict is None or chosen.num_predict < 0 else chosen.num_predict
+    return GenerationKeywords(
         max_new_tokens=max(1, min(asked, settings.most_tokens)),
         temperature=chosen.temperature,
         top_k=max(0, chosen.top_k),
@@ -94,13 +105,6 @@ def ask(body: Generate, settings: Settings) -> Ask | None:
         seed=None if chosen.seed is None or chosen.seed < 0 else chosen.seed,
         stop=[each for each in stop if each] or None,
     )
-    options.update(formatted(body.format))
-    code = (
-        Surroundings(body.prompt, body.suffix)
-        if body.suffix
-        else taken_apart(body.prompt, settings)
-    )
-    return Ask((code,), options, 1, untagged(body.model), body.stream)
 
 
 def formatted(given: str | dict[str, Any] | None) -> GenerationKeywords:
@@ -116,14 +120,18 @@ def formatted(given: str | dict[str, Any] | None) -> GenerationKeywords:
 
 def part(name: str, text: str) -> Answer:
     """A piece of an answer."""
-    return {"model": name, "created_at": _now(), "response": text, "done": False}
+    return {"model": name, "created_at": now(), "response": text, "done": False}
 
 
 def whole(name: str, text: str, reason: FinishReason, used: Usage) -> Answer:
     """An answer, or the last piece of one."""
+    return {**part(name, text), **ending(reason, used)}
+
+
+def ending(reason: FinishReason, used: Usage) -> Answer:
+    """What the last piece of an answer says of all of it."""
     spent = used.waited + used.prefill + used.decode
     return {
-        **part(name, text),
         "done": True,
         "done_reason": ended(reason),
         "total_duration": _nanoseconds(spent),
@@ -152,7 +160,7 @@ def show(name: str, manifest: Manifest) -> Answer:
             "general.architecture": "starcoder2",
             "starcoder2.context_length": facts.context_length,
         },
-        "modified_at": _now(),
+        "modified_at": now(),
     }
 
 
@@ -168,7 +176,7 @@ def _entry(name: str, manifest: Manifest) -> Answer:
         "model": name,
         "size": size,
         "digest": "",
-        "modified_at": _now(),
+        "modified_at": now(),
         "details": _details(manifest),
     }
 
@@ -197,7 +205,8 @@ def error(refusal: RefusedError) -> Answer:
     return {"error": refusal.message}
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, as Ollama's clients read it."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 

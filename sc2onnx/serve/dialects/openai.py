@@ -79,7 +79,7 @@ class Body(Guided):
 
 def ask(body: Body, settings: Settings) -> Ask:
     """What a body asks for. Raises :class:`RefusedError`."""
-    _check(body, settings)
+    check(body, settings)
     prompts = _prompts(body.prompt, settings)
     code = tuple[str | Tokens | Surroundings, ...](prompts)
     if not body.echo:
@@ -90,10 +90,10 @@ def ask(body: Body, settings: Settings) -> Ask:
     if body.suffix is not None:
         code = tuple(_infilling(prompt, body.suffix) for prompt in prompts)
     warms = body.writes_nothing and not body.echo
-    return Ask(code, _options(body, settings), body.n or 1, body.model, bool(body.stream), warms)
+    return Ask(code, options(body, settings), body.n or 1, body.model, bool(body.stream), warms)
 
 
-def _check(body: Body, settings: Settings) -> None:
+def check(body: Body, settings: Settings) -> None:
     """Refuse what is not done, and what is too much.
     Silence would be an answer that was not asked for.
     """
@@ -154,9 +154,9 @@ def _infilling(prompt: str | Tokens, suffix: str) -> Surroundings:
     return Surroundings(prompt, suffix)
 
 
-def _options(body: Body, settings: Settings) -> GenerationKeywords:
+def options(body: Body, settings: Settings) -> GenerationKeywords:
     """The dialect's defaults: 16 tokens, drawn at a temperature of 1."""
-    options = GenerationKeywords(
+    found = GenerationKeywords(
         max_new_tokens=max(1, 16 if body.max_tokens is None else body.max_tokens),
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
@@ -169,15 +169,15 @@ def _options(body: Body, settings: Settings) -> GenerationKeywords:
         prompt_logprobs=bool(body.echo) and body.logprobs is not None,
     )
     if body.ignore_eos:
-        options["stop_tokens"] = ()
+        found["stop_tokens"] = ()
     if body.logit_bias:
-        options["logit_bias"] = _bias(body.logit_bias)
+        found["logit_bias"] = _bias(body.logit_bias)
     if body.stop:
-        options["stop"] = body.stop
+        found["stop"] = body.stop
     if body.prediction is not None and body.prediction.content:
-        options["prediction"] = body.prediction.content
-    options.update(guided(body))
-    return options
+        found["prediction"] = body.prediction.content
+    found.update(guided(body))
+    return found
 
 
 def _bias(given: Mapping[str, float]) -> dict[int, float]:
@@ -194,7 +194,7 @@ def choice(index: int, done: Completion, echo: str, codec: Codec, *, empty: bool
     """A completion as a client has it, after an echo of its prompt. ``empty``: nothing was asked to
     be written.
     """
-    told = _emptied(done) if empty else done
+    told = emptied(done) if empty else done
     logprobs = columns(told, codec, len(echo))
     if logprobs is not None and done.prompt is not None:
         logprobs = joined(prompt_columns(done.prompt, codec), logprobs)
@@ -206,7 +206,7 @@ def piece_choice(
     index: int, piece: Piece, echo: str, codec: Codec, offset: int, *, empty: bool = False
 ) -> Answer:
     """A piece of one, which begins at ``offset`` of its text."""
-    told = _emptied(piece) if empty else piece
+    told = emptied(piece) if empty else piece
     logprobs = columns(told, codec, offset + len(echo))
     reason = piece.finish_reason and ("length" if empty else ended(piece.finish_reason))
     return {"index": index, "text": echo + told.text, "logprobs": logprobs, "finish_reason": reason}
@@ -215,7 +215,7 @@ def piece_choice(
 G = TypeVar("G", Completion, Piece)
 
 
-def _emptied(given: G) -> G:
+def emptied(given: G) -> G:
     """Without its text: one token is computed in any case."""
     top = None if given.top_logprobs is None else ()
     logprobs = None if given.logprobs is None else ()

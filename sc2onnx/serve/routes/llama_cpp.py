@@ -11,10 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sc2onnx.bundle.chat_templates import DEFAULT
 from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import llama_cpp
+from sc2onnx.serve.dialects.messages import check_converses, conversation
 from sc2onnx.serve.exchange import Exchange, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import error, event, replied
@@ -22,6 +24,7 @@ from sc2onnx.serve.replies import error, event, replied
 _INFILL: Final = msgspec.json.Decoder(llama_cpp.Infill)
 _COMPLETE: Final = msgspec.json.Decoder(llama_cpp.Complete)
 _TOKENIZE: Final = msgspec.json.Decoder(llama_cpp.Tokenize)
+_APPLY_TEMPLATE: Final = msgspec.json.Decoder(llama_cpp.ApplyTemplate)
 _DETOKENIZE: Final = msgspec.json.Decoder(llama_cpp.Detokenize)
 
 _CHARACTERS: Final = 8
@@ -45,14 +48,15 @@ class Routes:
             ("POST", "/completion", self._completion),
             ("POST", "/tokenize", self._tokenize),
             ("POST", "/detokenize", self._detokenize),
+            ("POST", "/apply-template", self._apply_template),
         ]
         return [Route(path, guarded(answer), methods=[method]) for method, path, answer in answers]
 
     async def _props(self, request: Request) -> Response:
         name, model = self._service.model(request.query_params.get("model", ""))
-        return replied(
-            llama_cpp.props(name, model.manifest.model.context_length, model.engine.bounds.rows)
-        )
+        context, rows = model.manifest.model.context_length, model.engine.bounds.rows
+        template = model.chats.templates.by_name.get(DEFAULT, "")
+        return replied(llama_cpp.props(name, context, rows, template))
 
     async def _slots(self, request: Request) -> Response:
         model = self._service.model(request.query_params.get("model", ""))[1]
@@ -122,6 +126,14 @@ class Routes:
             raise RefusedError(413, told, param="content")
         tokens = await asyncio.to_thread(codec.encode, body.content, special=body.parse_special)
         return replied({"tokens": tokens})
+
+    async def _apply_template(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _APPLY_TEMPLATE)
+        model = self._service.model(body.model)[1]
+        check_converses(model.chats.templates, "/completion or /infill")
+        asked = conversation(body.messages, body.chat_template_kwargs)
+        prompt = await self._service.templated(lambda: model.chats.text(asked))
+        return replied({"prompt": prompt})
 
     async def _detokenize(self, request: Request) -> Response:
         body = await self._exchange.body(request, _DETOKENIZE)

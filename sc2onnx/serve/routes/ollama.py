@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -11,14 +11,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sc2onnx.runtime.engine.handle import Stream
-from sc2onnx.serve.dialects import ollama
+from sc2onnx.runtime.results import FinishReason, Usage
+from sc2onnx.serve.ask import Answer, Ask
+from sc2onnx.serve.dialects import ollama, ollama_chat
+from sc2onnx.serve.dialects.messages import check_converses
 from sc2onnx.serve.exchange import Exchange, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import as_json, refused, replied
 
 _GENERATE: Final = msgspec.json.Decoder(ollama.Generate)
+_CHAT: Final = msgspec.json.Decoder(ollama_chat.Chat)
 _SHOW: Final = msgspec.json.Decoder(ollama.Show)
 _LINES: Final = "application/x-ndjson"
+
+
+class Words(Protocol):
+    """How a path tells of an answer: :mod:`~sc2onnx.serve.dialects.ollama` or ``ollama_chat``."""
+
+    def part(self, name: str, text: str) -> Answer:
+        """A piece."""
+
+    def whole(self, name: str, text: str, reason: FinishReason, used: Usage) -> Answer:
+        """All of it, or the last piece."""
 
 
 class Routes:
@@ -35,7 +49,7 @@ class Routes:
             ("GET", "/api/tags", self._tags),
             ("GET", "/api/ps", self._tags),
             ("GET", "/api/version", self._version),
-            ("POST", "/api/chat", self._no_chat),
+            ("POST", "/api/chat", self._chat),
         ]
         return [
             Route(path, guarded(answer, _refused), methods=[method])
@@ -47,24 +61,39 @@ class Routes:
         ask = ollama.ask(body, self._exchange.settings)
         if ask is None:
             return replied(ollama.loaded(self._service.model(ollama.untagged(body.model))[0]))
+        return await self._answered(request, ask, ollama)
+
+    async def _chat(self, request: Request) -> Response:
+        body = await self._exchange.body(request, _CHAT)
+        name, model = self._service.model(ollama.untagged(body.model))
+        check_converses(model.chats.templates, "/api/generate")
+        ask = ollama_chat.ask(body, self._exchange.settings)
+        if ask is None:
+            return replied(ollama_chat.loaded(name))
+        return await self._answered(request, ask, ollama_chat)
+
+    async def _answered(self, request: Request, ask: Ask, words: Words) -> Response:
+        """What is asked for, in the words of a path."""
         name = self._service.model(ask.model)[0]
         if not ask.stream:
             done = (await self._exchange.completions(request, ask))[0]
-            return replied(ollama.whole(name, done.text, done.finish_reason, done.usage))
+            return replied(words.whole(name, done.text, done.finish_reason, done.usage))
         streams = await self._exchange.streams(request, ask)
         return self._exchange.streamed(
             streams,
-            self._lines(streams, name),
+            self._lines(streams, name, words),
             lambda refusal: _line(ollama.error(refusal)),
             _LINES,
         )
 
-    async def _lines(self, streams: Sequence[Stream], name: str) -> AsyncIterator[bytes]:
+    async def _lines(
+        self, streams: Sequence[Stream], name: str, words: Words
+    ) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
             if piece.text:
-                yield _line(ollama.part(name, piece.text))
+                yield _line(words.part(name, piece.text))
             if piece.finish_reason is not None:  # some clients read no text there
-                yield _line(ollama.whole(name, "", piece.finish_reason, streams[index].usage))
+                yield _line(words.whole(name, "", piece.finish_reason, streams[index].usage))
 
     async def _show(self, request: Request) -> Response:
         name, model = self._service.model(ollama.name_of(await self._exchange.body(request, _SHOW)))
@@ -79,13 +108,6 @@ class Routes:
 
     async def _version(self, request: Request) -> Response:
         return replied({"version": ollama.VERSION})
-
-    async def _no_chat(self, request: Request) -> Response:
-        raise RefusedError(
-            501,
-            "a base model completes code and does not chat: use /api/generate",
-            "not_supported_error",
-        )
 
 
 def _line(answer: object) -> bytes:

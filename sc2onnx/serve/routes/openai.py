@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sc2onnx.runtime.chat.conversation import Conversation
 from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
@@ -20,7 +21,6 @@ from sc2onnx.serve.ask import Answer, Ask, Tokens
 from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import openai, tabby
 from sc2onnx.serve.exchange import Exchange, decoded, guarded, merged
-from sc2onnx.serve.refusal import RefusedError
 from sc2onnx.serve.replies import error, event, replied
 
 _BODY: Final = msgspec.json.Decoder(openai.Body)
@@ -48,7 +48,6 @@ class Routes:
         """Its paths."""
         answers = [
             ("POST", "completions", self._completions),
-            ("POST", "chat/completions", self._no_chat),
             ("GET", "models", self._models),
         ]
         return [
@@ -134,18 +133,12 @@ class Routes:
             yield event(openai.completion(number, name, [], used))
         yield openai.DONE
 
-    async def _no_chat(self, request: Request) -> Response:
-        raise RefusedError(
-            501,
-            "a base model completes code and does not chat: use /v1/completions or /infill",
-            "not_supported_error",
-        )
 
-
-def _echo(prompt: str | Tokens | Surroundings, codec: Codec) -> str:
+def _echo(prompt: str | Tokens | Surroundings | Conversation, codec: Codec) -> str:
     """A prompt as text."""
     if isinstance(prompt, Surroundings):
         return prompt.prefix
     if isinstance(prompt, str):
         return prompt
+    assert not isinstance(prompt, Conversation), "completions have none"
     return b"".join(map(codec.token_bytes, prompt)).decode("utf-8", errors="replace")

@@ -36,6 +36,19 @@ await server.tell({
     equal(texts.length > 2, true);
     equal(parts.at(-1).usage.outputTokens.total > 0, true);
   },
+  async chats() {
+    const [system, user] = server.MESSAGES;
+    const parts = [{ type: "text", text: user.content }];
+    const prompt = [system, { role: "user", content: parts }];
+    const given = { prompt, maxOutputTokens: TOKENS, temperature: 0 };
+    const done = await provider().chatModel(server.chatting).doGenerate(given);
+    equal(done.content[0].text, server.answer);
+    equal(done.usage.outputTokens.total, TOKENS);
+    const { stream } = await provider().chatModel(server.chatting).doStream(given);
+    const texts = [];
+    for await (const part of stream) if (part.type === "text-delta") texts.push(part.delta);
+    equal(texts.join(""), server.answer);
+  },
   async cancels() {
     await server.givesUp(async () => {
       const given = new AbortController();

@@ -15,7 +15,8 @@ const still = () => new AbortController().signal;
 
 async function whole(stream) {
   const texts = [];
-  for await (const { choices } of stream) texts.push(choices[0].text ?? choices[0].delta.content);
+  for await (const { choices } of stream) // that with the usage has none
+    for (const choice of choices) texts.push(choice.text ?? choice.delta.content ?? "");
   return texts;
 }
 
@@ -41,6 +42,17 @@ await server.tell({
       const texts = await whole(opened(provider).completionStream(body({ stream: true }), still()));
       equal(texts.join(""), server.completion);
       equal(texts.length > 2, true);
+    }
+  },
+  async chats() {
+    const given = { model: server.chatting, messages: server.MESSAGES, max_tokens: TOKENS };
+    for (const provider of ["openai", "llama.cpp"]) {
+      const body = { ...given, temperature: 0 };
+      const done = await opened(provider).chatCompletionNonStream(body, still());
+      equal(done.choices[0].message.content, server.answer);
+      const streamed = { ...body, stream: true };
+      const texts = await whole(opened(provider).chatCompletionStream(streamed, still()));
+      equal(texts.join(""), server.answer);
     }
   },
   async cancels() {

@@ -28,6 +28,15 @@ await server.tell({
     equal(parts.length > 2, true);
     equal(parts.at(-1).done, true);
   },
+  async chats() {
+    const given = { model: server.chatting, messages: server.MESSAGES, options };
+    const done = await client.chat(given);
+    equal([done.message.content, done.done_reason], [server.answer, "length"]);
+    const texts = [];
+    for await (const part of await client.chat({ ...given, stream: true }))
+      texts.push(part.message.content);
+    equal(texts.join(""), server.answer);
+  },
   async cancels() {
     await server.givesUp(async () => {
       const long = { ...options, num_predict: MOST };

@@ -30,6 +30,16 @@ await server.tell({
     equal(texts.length > 2, true);
     equal(events.at(-1).usage.completion_tokens, TOKENS);
   },
+  async chats() {
+    const body = { model: server.chatting, messages: server.MESSAGES, temperature: 0 };
+    const given = { ...body, max_completion_tokens: TOKENS };
+    const done = await client.chat.completions.create(given);
+    equal(done.choices[0].message.content, server.answer);
+    const texts = [];
+    for await (const event of await client.chat.completions.create({ ...given, stream: true }))
+      texts.push(event.choices[0].delta.content ?? "");
+    equal(texts.join(""), server.answer);
+  },
   async cancels() {
     await server.givesUp(async () => {
       for await (const _ of await asked({ prompt: ENDLESS, max_tokens: MOST, stream: true })) break;

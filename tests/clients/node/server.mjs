@@ -1,8 +1,9 @@
 // The server as tests/clients/server.py has it, and a line of JSON for each ability.
 
 export const { url, key, model, completion, infilling, seconds } = JSON.parse(process.argv[2]);
+export const { chatting, answer } = JSON.parse(process.argv[2]); // the model that chats
 export const { PROMPT, SUFFIX, TOKENS, ENDLESS } = JSON.parse(process.argv[3]); // as in server.py
-export const { MOST, TOO_MANY, TOO_LONG, WAITING } = JSON.parse(process.argv[3]);
+export const { MOST, TOO_MANY, TOO_LONG, WAITING, MESSAGES } = JSON.parse(process.argv[3]);
 const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
 
 /** The answer to a body in JSON, without a client. */

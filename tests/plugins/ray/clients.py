@@ -21,6 +21,7 @@ from ray import serve
 from sc2onnx_ray.app import build
 from tests.clients.conftest import URL
 from tests.clients.server import KEY, MODELS, WAITING
+from tests.instruct import instruct
 from tests.plugins.ray.conftest import free_port
 
 
@@ -32,6 +33,7 @@ def main() -> int:
         keys = Path(folder) / "keys"
         keys.write_text(f"{KEY}\n")
         bundles = [str(Path(fixture).resolve() / name) for name in ("bundle", "int8")]
+        bundles.append(str(instruct(Path(bundles[0]), Path(folder) / "instruct")))
         args = {
             "models": dict(zip(MODELS, bundles, strict=True)),
             "key_files": [str(keys)],

@@ -1,0 +1,1 @@
+"""Conversations: a checkpoint's own chat template -> a prompt. The ``chat`` extra."""
