@@ -183,7 +183,7 @@ def renamed(prefix: str) -> Callable[[Path, Path], Made]:
     """Saved inside a wrapper: ``prefix`` is in front of every name."""
 
     def make(out: Path, base: Path) -> Made:
-        plain = saved(out / "plain", shaken(loaded(base), 9), tokenizer(base))
+        plain = saved(out / "plain", shaken(loaded(base), 9, 0.01), tokenizer(base))
         wrapped = shutil.copytree(plain.base, out / "wrapped")
         tensors = {
             prefix + name: value for name, value in load_file(model_file(plain.base)).items()
