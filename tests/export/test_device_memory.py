@@ -156,7 +156,7 @@ def test_greedy_tokens_are_chosen_there_and_logits_stay(
         num_logits: int,
         *,
         ids: bool = False,
-        ragged: object = None,
+        **_: object,
     ) -> object:
         asked.append(ids)
         return real(self, tokens, past, num_logits, ids=ids)  # type: ignore[arg-type]

@@ -128,7 +128,7 @@ KERNELS: Final = frozenset(
 """Operators of graphs for the kernels, whose domain no other graph has."""
 
 
-_ADAPTERS: Final = frozenset(("MatMul", "Mul", "Slice"))
+ADAPTERS: Final = frozenset(("MatMul", "Mul", "Slice"))
 """Operators that graphs have besides because they take adapters."""
 
 
@@ -146,7 +146,7 @@ def check_operators(
         target = CPU
     allowed = KERNELS if kernels else ALLOWED[target.name]
     if adapters:
-        allowed |= _ADAPTERS
+        allowed |= ADAPTERS
     if foreign := set(graph.opsets) - {"", CONTRIB} - ({DOMAIN} if kernels else set()):
         raise ValueError(
             f"it imports operators of {sorted(foreign)[0][:80]!r}, which the exporter never writes"
