@@ -4,6 +4,8 @@
 #include <numeric>
 #include <thread>
 
+#include "lanes/common.h"
+
 namespace sc2onnx {
 
 namespace {
@@ -14,6 +16,12 @@ constexpr int64_t kRowsTogether = 24;  // of a share
 constexpr int64_t kFewRows = 8, kRanksTogether = 4;  // few rows are cut by ranks as well
 
 std::string shown(int64_t value) { return std::to_string(value); }
+
+template <class Done>
+void wait_until(const Done &done) {
+  for (int tries = 0; !done(); tries++)
+    if (tries > 1000) std::this_thread::yield();
+}
 
 int64_t elements(const Tensor &tensor) { return tensor ? tensor.size() : 0; }
 
@@ -145,24 +153,36 @@ float *AdapterRows::normed(int64_t rows, const MatrixShape &matrix) {
   return normed_.data();
 }
 
-const Adapters &AdapterRows::begin(const float *x, const MatrixShape &matrix) {
-  inner_.resize(of_row_.size() * (size_t)adapters_.width);
+const Adapters &AdapterRows::begin(const float *x, const MatrixShape &matrix, bool there) {
+  adapters_.rows = (int64_t)of_row_.size();
+  inner_.resize((size_t)(adapters_.rows * adapters_.width));
   adapters_.of_row = of_row_.data();
   adapters_.x = x;
   adapters_.inputs = matrix.inputs;
   adapters_.inner = inner_.data();
+  rounded_ = there;
   left_ = shares();
   return adapters_;
 }
 
+// Asks for a share's weights, as long as activations are not there.
+void AdapterRows::fetch(const Shrinking &share) const {
+  for (const Segment *s = share.segments.begin; s < share.segments.end; s++) {
+    const uint16_t *at = s->a + share.first_rank * adapters_.inputs;
+    const uint16_t *end = s->a + std::min(share.end_rank, s->rank) * adapters_.inputs;
+    for (; at < end && !rounded_.load(std::memory_order_relaxed); at += 32) SC2ONNX_PREFETCH(at);
+  }
+}
+
 void AdapterRows::shrink(const LinearKernels &kernels, int64_t share) {
+  fetch(shares_[(size_t)share]);
+  wait_until([&] { return rounded_.load(std::memory_order_acquire); });
   kernels.shrink(adapters_, shares_[(size_t)share]);
   left_.fetch_sub(1, std::memory_order_release);
 }
 
 void AdapterRows::wait() const {
-  for (int tries = 0; left_.load(std::memory_order_acquire) > 0; tries++)
-    if (tries > 1000) std::this_thread::yield();
+  wait_until([&] { return left_.load(std::memory_order_acquire) <= 0; });
 }
 
 }  // namespace sc2onnx

@@ -26,8 +26,9 @@ class AdapterRows {
   // Activations behind the norm, (rows, inputs), for whoever has them nowhere else.
   float *normed(int64_t rows, const MatrixShape &matrix);
 
-  // For products of these activations.
-  const Adapters &begin(const float *x, const MatrixShape &matrix);
+  // For products of these activations, which are there, or will be when rounded() is called.
+  const Adapters &begin(const float *x, const MatrixShape &matrix, bool there);
+  void rounded() { rounded_.store(true, std::memory_order_release); }
 
   // What is computed before anything is added, in this order; the last to finish tells whoever
   // waits.
@@ -40,6 +41,7 @@ class AdapterRows {
   Segments read_segments(const AdapterInputs &inputs, int64_t adapter, int64_t product,
                          const MatrixShape &matrix);
   void share(Segments segments, size_t first, size_t end);
+  void fetch(const Shrinking &share) const;
 
   std::vector<int64_t> order_;  // rows, those of an adapter side by side
   std::vector<Segment> segments_;
@@ -47,6 +49,7 @@ class AdapterRows {
   std::vector<Shrinking> shares_;
   std::vector<float> inner_, normed_;
   Adapters adapters_;
+  std::atomic<bool> rounded_{false};
   std::atomic<int64_t> left_{0};  // shares
 };
 

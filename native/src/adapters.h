@@ -11,7 +11,7 @@ struct Segment {
   int64_t rank = 0;
   const uint16_t *a = nullptr;  // (rank, inputs)
   const uint16_t *b = nullptr;  // (end_tile - first_tile, rank, 16)
-  int64_t place = 0;            // of A x in a row of Adapters::inner
+  int64_t place = 0;            // of its first rank in Adapters::inner
 };
 
 // An adapter's part in a product, whose segments are added in order. None: they are equal.
@@ -23,9 +23,9 @@ struct Segments {
 struct Adapters {
   const Segments *of_row = nullptr;  // (rows,)
   const float *x = nullptr;          // (rows, inputs): activations behind the norm
-  int64_t inputs = 0;
+  int64_t rows = 0, inputs = 0;
   const float *scales = nullptr;  // (rows,) or null: 1
-  float *inner = nullptr;         // (rows, width): scale * A x
+  float *inner = nullptr;         // (width, rows): scale * A x
   int64_t width = 0;
 };
 

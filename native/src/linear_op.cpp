@@ -106,7 +106,6 @@ class BlockwiseLinear : public Kernel {
     rounding.codes = rounded.codes.data();
     rounding.scales = rounded.scales.data();
     rounding.starts = rounded.starts.data();
-    round(call, rounding, rows);
 
     Product product;
     product.matrix = matrix_;
@@ -119,9 +118,9 @@ class BlockwiseLinear : public Kernel {
     product.residual = residual.as<float>();
     product.gelu = gelu_;
     product.y = y.as<float>();
-    if (!adapted) return multiply(call, product);
-    product.adapters = &adapters.begin(norm_weight ? rounding.normed : rounding.x, matrix_);
-    multiply_adapted(call, product, adapters);
+    if (adapted) return multiply_adapted(call, rounding, product, adapters);
+    round(call, rounding);
+    multiply(call, product);
   }
 
  private:
@@ -161,18 +160,28 @@ class BlockwiseLinear : public Kernel {
     call.parallel(tasks(), [&](int64_t i) { some_tiles(product, i); });
   }
 
-  // What adapters need first is computed first. A thread that goes on to the tiles waits for what
-  // others have begun, which saves the wait of all for all between the two.
-  void multiply_adapted(const Call &call, const Product &product, AdapterRows &adapters) const {
-    const int64_t shares = adapters.shares();
-    call.parallel(shares + tasks(), [&](int64_t i) {
-      if (i < shares) return adapters.shrink(kernels_, i);
+  // What tiles need is computed first: few rows are rounded, A x is multiplied. A thread that goes
+  // on waits for what others have begun, which saves that all wait for all in between.
+  void multiply_adapted(const Call &call, const Rounding &rounding, Product product,
+                        AdapterRows &adapters) const {
+    const bool few = rounding.rows <= kRowsTogether;
+    if (!few) round(call, rounding);
+    const float *x = rounding.norm_weight ? rounding.normed : rounding.x;
+    product.adapters = &adapters.begin(x, matrix_, !few);
+    const int64_t first = few ? 1 : 0, shares = adapters.shares();
+    call.parallel(first + shares + tasks(), [&](int64_t i) {
+      if (i < first) {
+        kernels_.round_rows(rounding, 0, rounding.rows);
+        return adapters.rounded();
+      }
+      if (i < first + shares) return adapters.shrink(kernels_, i - first);
       adapters.wait();
-      some_tiles(product, i - shares);
+      some_tiles(product, i - first - shares);
     });
   }
 
-  void round(const Call &call, const Rounding &rounding, int64_t rows) const {
+  void round(const Call &call, const Rounding &rounding) const {
+    const int64_t rows = rounding.rows;
     call.parallel((rows + kRowsTogether - 1) / kRowsTogether, [&](int64_t i) {
       kernels_.round_rows(rounding, i * kRowsTogether, std::min(rows, (i + 1) * kRowsTogether));
     });

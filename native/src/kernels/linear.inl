@@ -140,10 +140,20 @@ SC2ONNX_LANES void finish(const Product &a, F sums, int64_t row, int64_t tile) {
 
 constexpr int kAhead = 4096;  // bytes that are fetched before they are wanted
 
+// Asks for where the tiles that come next begin, while adapters are added: otherwise memory would
+// rest until then. The first of them lies behind what was just read, and is there. How many bytes
+// are best was measured.
+SC2ONNX_LANES void fetch_tiles(const Product &a, int64_t tile, int tiles, int bytes) {
+  for (int n = 1; n < tiles; n++) {
+    const uint8_t *at = a.weights + (tile + n) * a.matrix.tile_bytes();
+    for (int i = 0; i < bytes; i += 64) SC2ONNX_PREFETCH(at + i);
+  }
+}
+
 // A whole group of kM rows from `row` on, and kN tiles. kFetch: whether the weights come from
-// memory, and are asked for before they are wanted.
+// memory, and are asked for before they are wanted. `end`: tiles that the same thread computes.
 template <int kBits, int kM, int kN, bool kFetch>
-SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
+SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile, int64_t end) {
   const int64_t blocks = a.matrix.blocks(), tile_bytes = a.matrix.tile_bytes();
   const int code_bytes = (int)a.matrix.vectors() * 64, half = a.matrix.block / 2 * kM;
   const uint8_t *w = a.weights + tile * tile_bytes;
@@ -187,6 +197,7 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
     starts += kM;
   }
   if (a.adapters) {
+    if (kFetch && tile + 2 * kN <= end) fetch_tiles(a, tile + kN, kN, kM == 1 ? 512 : 1536);
     alignas(64) float added[kM][kN][16];
     for (int m = 0; m < kM; m++)
       for (int n = 0; n < kN; n++) store(added[m][n], sums[m][n]);
@@ -200,23 +211,23 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile) {
 
 // A group of `rows` rows from `row` on, kMost at most.
 template <int kBits, int kN, bool kFetch, int kMost>
-SC2ONNX_LANES void group(const Product &a, int64_t row, int64_t rows, int64_t tile) {
+SC2ONNX_LANES void group(const Product &a, int64_t row, int64_t rows, int64_t tile, int64_t end) {
   if constexpr (kMost > 0) {
     if (rows == kMost)
-      part<kBits, kMost, kN, kFetch>(a, row, tile);
+      part<kBits, kMost, kN, kFetch>(a, row, tile, end);
     else
-      group<kBits, kN, kFetch, kMost - 1>(a, row, rows, tile);
+      group<kBits, kN, kFetch, kMost - 1>(a, row, rows, tile, end);
   }
 }
 
 // All rows: the first group brings the weights; the others find them in a cache.
 template <int kBits, int kN>
-SC2ONNX_LANES void all_rows(const Product &a, int64_t tile) {
-  group<kBits, kN, true, kFewRows>(a, 0, first_of(a.rows, 1), tile);
+SC2ONNX_LANES void all_rows(const Product &a, int64_t tile, int64_t end) {
+  group<kBits, kN, true, kFewRows>(a, 0, first_of(a.rows, 1), tile, end);
   const int64_t groups = groups_of(a.rows);
   for (int64_t g = 1; g < groups; g++) {
     const int64_t first = first_of(a.rows, g);
-    group<kBits, kN, false, kFewRows>(a, first, first_of(a.rows, g + 1) - first, tile);
+    group<kBits, kN, false, kFewRows>(a, first, first_of(a.rows, g + 1) - first, tile, end);
   }
 }
 
@@ -224,9 +235,9 @@ template <int kBits>
 static void tiles_of(const Product &a, int64_t tile, int64_t end) {
   if (a.rows == 1)
     for (; tile + kTilesOfOneRow <= end; tile += kTilesOfOneRow)
-      part<kBits, 1, kTilesOfOneRow, true>(a, 0, tile);
-  for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kTiles>(a, tile);
-  for (; kTiles > 1 && tile < end; tile++) all_rows<kBits, 1>(a, tile);
+      part<kBits, 1, kTilesOfOneRow, true>(a, 0, tile, end);
+  for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kTiles>(a, tile, end);
+  for (; kTiles > 1 && tile < end; tile++) all_rows<kBits, 1>(a, tile, end);
 }
 
 static void product(const Product &a, int64_t first_tile, int64_t end) {
