@@ -191,7 +191,8 @@ class BlockwiseLinear(OpRun):
 
     def _run(self, x: Array, *weights: Any, **_: Any) -> tuple[Array]:
         codes, scales, *others = weights
-        bias, weight, shift, residual, *adapters = (*others, *[None] * (8 - len(others)))
+        given: list[Any] = [*others, *[None] * (8 - len(others))]
+        bias, weight, shift, residual, *adapters = given
         norm = None if weight is None or shift is None else (weight, shift, float(self.epsilon))
         assert (len(codes), x.shape[1]) == (self.N, self.K)
         y = blockwise_linear(
