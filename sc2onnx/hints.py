@@ -14,6 +14,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
         "onnx>=1.19",
         "onnx-ir>=0.1.12",
         "safetensors>=0.4.3",
+        "flatbuffers>=24",
         "scipy>=1.11",
         "ml_dtypes>=0.5",
         "huggingface_hub>=0.34",

@@ -8,8 +8,8 @@
 
 namespace sc2onnx {
 
-// y = [gelu](round([layer norm](x)) W^T + bias [+ adapter]) [+ residual], where W has 4 or 8 bits in
-// blocks of inputs and the adapter is scale B (A [layer norm](x)), summed over its segments.
+// y = [gelu](round([layer norm](x)) W^T + bias [+ adapter]) [+ residual], where W has 4 or 8 bits
+// in blocks of inputs and the adapter is scale B (A [layer norm](x)), summed over its segments.
 //
 // Inputs: x float (tokens, K), codes uint8 (N, K / block_size, block_size * bits / 8), scales
 // float (N, K / block_size), and bias (N,), norm_weight (K,), norm_bias (K,), residual

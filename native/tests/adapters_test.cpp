@@ -35,7 +35,8 @@ struct Adapted {
   std::vector<uint16_t> weights;
   std::vector<float> scales;
 
-  Adapted(const MatrixShape &m, int64_t rows, unsigned seed) : table(4 * kProducts * kSegments * 5) {
+  Adapted(const MatrixShape &m, int64_t rows, unsigned seed)
+      : table(4 * kProducts * kSegments * 5) {
     std::mt19937 random(seed);
     const int64_t tiles = m.outputs / 16, ranks[] = {1, 16, 5, 33};
     weights.resize(7);  // matrices begin anywhere

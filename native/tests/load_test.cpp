@@ -19,8 +19,8 @@ __attribute__((constructor(101))) static void look() {
   for (const Instructions *each : available_instructions()) {
     const LinearKernels &l = each->linear;
     const AttentionKernels &a = each->attention;
-    g_there = g_there && each->name && l.round_rows && l.product && l.code_at && l.scale_at && l.shrink &&
-              complete(a.bytes) && complete(a.floats) && a.begin && a.merge && a.finish;
+    g_there = g_there && each->name && l.round_rows && l.product && l.code_at && l.scale_at &&
+              l.shrink && complete(a.bytes) && complete(a.floats) && a.begin && a.merge && a.finish;
   }
 }
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sc2onnx.bundle import texts
 from sc2onnx.cli.bundles import loaded, loading
+from sc2onnx.cli.constraints import constraint
 from sc2onnx.cli.dialogue import Dialogue
 from sc2onnx.cli.outputs import decode, print_json
 from sc2onnx.cli.terminal import TerminalText, say, write_generated
@@ -20,6 +21,7 @@ from sc2onnx.messages import tell
 _OPTIONS: Final = (
     "template",
     "special_tokens",
+    "adapter",
     "max_new_tokens",
     "temperature",
     "top_k",
@@ -53,7 +55,8 @@ def chat(args: argparse.Namespace) -> int:
     with loading(args.bundle):
         model = loaded(args)
     model.chats.templates.template(args.template)  # a base model has none: now, not after a message
-    dialogue = Dialogue(model, args.system, {name: getattr(args, name) for name in _OPTIONS})
+    options = {**{name: getattr(args, name) for name in _OPTIONS}, **constraint(args)}
+    dialogue = Dialogue(model, args.system, options)
     model.start()
     try:
         return _with_person(dialogue) if person else _with_messages(dialogue, args)

@@ -171,11 +171,13 @@ def drawing_options(parser: argparse.ArgumentParser, seed: int | None = None) ->
     group.add_argument("--heal", action="store_true", help=heal)
     logprobs = "give the log probability of each token, in JSON"
     group.add_argument("--logprobs", action="store_true", help=logprobs)
-    _constraint_options(grouped(parser, "constraint, one at most"))
+    constraint_options(parser)
     sampling_options(parser, seed)
 
 
-def _constraint_options(group: argparse._ArgumentGroup) -> None:
+def constraint_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which texts are allowed."""
+    group = grouped(parser, "constraint, one at most")
     schema = "give JSON that the JSON schema in this file allows"
     group.add_argument("--json-schema", type=Path, metavar="FILE", help=schema)
     grammar = "give a text of the grammar in this file, in Lark's syntax or llama.cpp's GBNF"

@@ -76,7 +76,7 @@ class Adapters:
         self._end += matrix.size
         return self._end - matrix.size
 
-    def inputs(self, of_token: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Array]:
+    def inputs(self, of_token: npt.ArrayLike, scales: npt.ArrayLike = ()) -> dict[str, Array]:
         return {
             ADAPTER_OF_TOKEN: np.array(of_token, np.int64),
             ADAPTER_SCALES: np.array(scales, np.float32),

@@ -114,8 +114,8 @@ static void fetch_adapters(const Adapters &a, int64_t rows, int64_t tile, int64_
   }
 }
 
-// Adds B inner to the sums of kM rows, which have the same adapter, and kN tiles. `inner` is that of
-// the first row and rank; `sums` of a row are `stride` floats behind those of the row before.
+// Adds B inner to the sums of kM rows, which have the same adapter, and kN tiles. `inner` is that
+// of the first row and rank; `sums` of a row are `stride` floats behind those of the row before.
 template <int kM, int kN>
 SC2ONNX_LANES void expand_part(const Segment &segment, int64_t tile, const float *inner,
                                int64_t rows, float *sums, int stride) {

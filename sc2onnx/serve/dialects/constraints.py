@@ -107,5 +107,7 @@ def _structured(given: StructuredOutputs | None) -> GenerationKeywords:
 def _some(given: GenerationKeywords) -> GenerationKeywords:
     """Without what is None."""
     found = GenerationKeywords()
-    found.update({name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+    found.update(
+        {name: value for name, value in given.items() if value is not None},  # type: ignore[typeddict-item]
+    )
     return found
