@@ -107,7 +107,6 @@ def _structured(given: StructuredOutputs | None) -> GenerationKeywords:
 def _some(given: GenerationKeywords) -> GenerationKeywords:
     """Without what is None."""
     found = GenerationKeywords()
-    found.update(
-        {name: value for name, value in given.items() if value is not None},  # type: ignore[typeddict-item]
-    )
+    some = {name: value for name, value in given.items() if value is not None}
+    found.update(some)  # type: ignore[typeddict-item]
     return found
