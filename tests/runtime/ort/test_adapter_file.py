@@ -68,7 +68,7 @@ def _with(name: str, value: npt.NDArray[Any]) -> Callable[[Found], object]:
         (_with(A, np.full((256, 2), np.inf, np.float32)), "numbers that are not finite"),
         (_with(A, np.full((256, 2), np.nan, np.float32)), "numbers that are not finite"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_matrices_that_do_not_fit(
     facts: ModelFacts,
