@@ -31,7 +31,7 @@ struct Facts {
   int64_t layers, heads, size, vocab, context, window;
   std::vector<int64_t> eos;
   bool standard;  // products are written with standard operators
-  bool kernels;   // there is a graph for version 2 of the kernels
+  bool kernels;   // there is a graph for versions 2 or 3 of the kernels
 };
 
 Facts read_facts(const std::string& bundle) {
@@ -49,6 +49,7 @@ Facts read_facts(const std::string& bundle) {
   const int64_t context = model.at("context_length");
   const int64_t window =
       model.at("sliding_window").is_null() ? context : model.at("sliding_window").get<int64_t>();
+  const int version = manifest.value("kernels", 0);  // earlier bundles have none
   return {model.at("num_layers"),
           model.at("num_kv_heads"),
           model.at("head_dim"),
@@ -57,7 +58,7 @@ Facts read_facts(const std::string& bundle) {
           std::min(window, context),
           model.at("eos_token_ids"),
           manifest.at("target") == "portable",
-          manifest.value("kernels", 0) == 2};
+          version == 2 || version == 3};
 }
 
 // What a session is made with.

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sc2onnx
+from sc2onnx.runtime.engine.row import Row
 from sc2onnx.serve.settings import Settings
 from tests.serve.conftest import Served, serving
 
@@ -195,8 +197,17 @@ def test_the_figures_and_that_the_second_key_reuses(visit: Visit) -> None:
     assert visit.page.locator("#range").inner_text().endswith("ms")
 
 
-def test_a_key_ends_the_request_before_it(browser: Browser, bundle: Path) -> None:
-    """Without drafts, with which a thousand tokens may be there before the key is."""
+def test_a_key_ends_the_request_before_it(
+    browser: Browser, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a pace at which a thousand tokens are not there before the key is."""
+    advance = Row.advance
+
+    def slowly(row: Row, *given: Any) -> Any:
+        time.sleep(0.01)
+        return advance(row, *given)
+
+    monkeypatch.setattr(Row, "advance", slowly)
     with (
         serving(sc2onnx.load(bundle, speculate=False)) as running,
         visiting(browser, running) as visit,

@@ -89,7 +89,7 @@ def with_other_places(bundle: Path) -> None:
 
     Two weights of one shape have changed places.
     """
-    for name in (GRAPH, "model.onnx"):
+    for name in (GRAPH, "model.onnx", "model.adapters.onnx"):
         graph = (bundle / name).read_bytes()
         found = places(graph)
         norms = sorted(weight for weight in found if "norm" in weight and weight.endswith("weight"))
