@@ -20,10 +20,10 @@ ADDED = ("<|im_start|>", "<|im_end|>")
 Opened = Callable[..., Chats]
 
 
-def directory(checkpoint: Path, to: Path, templates: Mapping[str, str]) -> Path:
+def directory(source: Path, to: Path, templates: Mapping[str, str]) -> Path:
     """The tokenizer's files, two tokens added to it, and templates: one in a file, or several."""
-    raw = json.loads((checkpoint / "tokenizer.json").read_text())
-    settings = json.loads((checkpoint / "tokenizer_config.json").read_text())
+    raw = json.loads((source / "tokenizer.json").read_text())
+    settings = json.loads((source / "tokenizer_config.json").read_text())
     number = 1 + max(*raw["model"]["vocab"].values(), *(each["id"] for each in raw["added_tokens"]))
     usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     for text in ADDED:
@@ -41,13 +41,13 @@ def directory(checkpoint: Path, to: Path, templates: Mapping[str, str]) -> Path:
 
 
 @pytest.fixture
-def opened(checkpoint: Path, bundle: Path, tmp_path: Path) -> Iterator[Opened]:
+def opened(bundle: Path, tmp_path: Path) -> Iterator[Opened]:
     """What makes chats of templates; ``bounds`` are those of the renderer."""
     facts = Manifest.read(bundle).model
     made = list[Chats]()
 
     def make(bounds: Bounds | None = None, **templates: str) -> Chats:
-        folder = directory(checkpoint, tmp_path / f"{len(made)}", templates)
+        folder = directory(bundle, tmp_path / f"{len(made)}", templates)
         codec = Codec(folder / "tokenizer.json")
         requests = Requests(facts, lambda: codec, None, adapter=_none)
         made.append(Chats(reader(folder), lambda: codec, requests, Renderer(bounds)))
