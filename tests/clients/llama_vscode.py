@@ -108,7 +108,7 @@ def errors(server: Server) -> None:
         )
         assert _told(
             client.post("/infill", json={**body(), "lora": [{"id": 0, "scale": 1.0}]})
-        ) == (501, "not_supported_error")
+        ) == (400, "invalid_request_error")
         assert _told(client.post("/v1/chat/completions", json={"messages": []})) == (
             501,
             "not_supported_error",
