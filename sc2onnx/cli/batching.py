@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.cli.bundles import loaded
+from sc2onnx.cli.common_options import DRAWN
 from sc2onnx.cli.constraints import constraint
 from sc2onnx.cli.outputs import print_json
 from sc2onnx.cli.process import asked_to_stop
@@ -41,20 +42,7 @@ def batch(args: argparse.Namespace) -> int:
     return 1 if done.errors else 0
 
 
-_DRAWN: Final = (
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "ends",
-    "heal",
-    "logprobs",
-    "adapter",
-)
+_RULES: Final = (*DRAWN, "ends", "heal", "logprobs")
 """Options that are keywords of ``Model.generate`` and ``Model.infill`` as well."""
 
 
@@ -62,7 +50,7 @@ def _task(args: argparse.Namespace) -> Task:
     """What is done with each row."""
     from sc2onnx.batch import Completing, Evaluating, Infilling, Measures, Scoring
 
-    drawn: dict[str, Any] = {name: getattr(args, name) for name in _DRAWN}
+    drawn: dict[str, Any] = {name: getattr(args, name) for name in _RULES}
     drawn |= {name: value for name, value in constraint(args).items() if value is not None}
     if args.task == "complete":
         return Completing({**drawn, "special_tokens": args.special_tokens})

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sc2onnx.bundle import texts
 from sc2onnx.cli.bundles import loaded, loading
+from sc2onnx.cli.common_options import DRAWN
 from sc2onnx.cli.constraints import constraint
 from sc2onnx.cli.dialogue import Dialogue
 from sc2onnx.cli.outputs import decode, print_json
@@ -18,19 +19,7 @@ from sc2onnx.cli.terminal import TerminalText, say, write_generated
 from sc2onnx.errors import RequestError
 from sc2onnx.messages import tell
 
-_OPTIONS: Final = (
-    "template",
-    "special_tokens",
-    "adapter",
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "seed",
-    "stop",
-)
+_OPTIONS: Final = (*DRAWN, "template", "special_tokens")
 """Options of the command line that are keywords of ``Model.stream_chat`` as well."""
 
 HELP: Final = """\

@@ -158,6 +158,20 @@ def stop(parser: argparse.ArgumentParser) -> None:
     grouped(parser, "generation").add_argument("--stop", help=summary, **repeated)
 
 
+DRAWN: Final = (
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "adapter",
+)
+"""Options that are keywords of every way to ask a model, by the names that both have."""
+
+
 def drawing_options(parser: argparse.ArgumentParser, seed: int | None = None) -> None:
     """Add the options that say how tokens are drawn, and where a text ends."""
     max_new_tokens(parser)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sc2onnx.bundle import texts
 from sc2onnx.cli.attribution_options import attribution_of
 from sc2onnx.cli.bundles import loaded, loading
+from sc2onnx.cli.common_options import DRAWN
 from sc2onnx.cli.constraints import constraint
 from sc2onnx.cli.outputs import decode, print_json, read_text
 from sc2onnx.cli.terminal import TerminalText, write_generated
@@ -96,20 +97,7 @@ def _model(args: argparse.Namespace) -> Model:
         return loaded(args, prefix_memory=0)  # one request a process
 
 
-_RULES: Final = (
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "ends",
-    "logprobs",
-    "heal",
-    "adapter",
-)
+_RULES: Final = (*DRAWN, "ends", "heal", "logprobs")
 """Options of the command line that are keywords of ``Model.stream`` as well."""
 
 

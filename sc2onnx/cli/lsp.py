@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from sc2onnx.cli.attribution_options import attribution_of
 from sc2onnx.cli.outputs import read_keys
-from sc2onnx.errors import MissingDependencyError, RequestError
-from sc2onnx.hints import install
+from sc2onnx.cli.process import needing
+from sc2onnx.errors import RequestError
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.model import Model
@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 
 def lsp(args: argparse.Namespace) -> int:
     """Run ``lsp``."""
-    try:
+    with needing("lsp", "the language server"):
         from sc2onnx.serve.lsp.options import Options
         from sc2onnx.serve.lsp.run import run
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("sc2onnx"):
-            raise
-        found = f"the language server needs {error.name}"
-        raise MissingDependencyError(f"{found}: {install('lsp')}") from error
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     options = Options(

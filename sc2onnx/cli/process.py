@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from sc2onnx.errors import MissingDependencyError
+from sc2onnx.hints import install
 from sc2onnx.messages import tell
 
 _PACKAGE: Final = Path(__file__).parent.parent
@@ -132,3 +134,17 @@ def asked_to_stop() -> Iterator[Asked]:
         yield asked
     finally:
         as_before()
+
+
+@contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Say how to install ``extra`` where an import in the block misses a package of it.
+
+    ``what`` needs it. Raises :class:`~sc2onnx.errors.MissingDependencyError`.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sc2onnx"):
+            raise
+        raise MissingDependencyError(f"{what} needs {error.name}: {install(extra)}") from error

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.cli.outputs import read_keys
-from sc2onnx.errors import MissingDependencyError, RequestError
-from sc2onnx.hints import install
+from sc2onnx.cli.process import needing
+from sc2onnx.errors import RequestError
 
 if TYPE_CHECKING:
     from sc2onnx.serve.settings import Settings
@@ -20,16 +20,12 @@ _RANGE: Final = re.compile(r"\{(\d{1,4})\.\.(\d{1,4})\}")
 
 def route(args: argparse.Namespace) -> int:
     """Run ``route``."""
-    try:
+    with needing("serve", "routing"):
         from sc2onnx.fleet.discovery import Discovery
         from sc2onnx.fleet.member import Member
         from sc2onnx.fleet.members import Members
         from sc2onnx.fleet.run import route
         from sc2onnx.serve.logs import set_up
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("sc2onnx"):
-            raise
-        raise MissingDependencyError(f"routing needs {error.name}: {install('serve')}") from error
 
     urls = list(_each(args.member))
     if not urls and args.discover is None:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from sc2onnx.cli.bundles import loading
 from sc2onnx.cli.outputs import read_keys, read_text
-from sc2onnx.cli.process import quiet_warnings
+from sc2onnx.cli.process import needing, quiet_warnings
 from sc2onnx.cli.terminal import say_all
-from sc2onnx.errors import MissingDependencyError, RequestError
-from sc2onnx.hints import install
+from sc2onnx.errors import RequestError
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.model import Model
@@ -27,15 +26,11 @@ LOG: Final = logging.getLogger("sc2onnx.serve")
 
 def serve(args: argparse.Namespace) -> int:
     """Run ``serve``."""
-    try:
+    with needing("serve", "serving"):
         from sc2onnx.fleet.run import serve_workers
         from sc2onnx.serve.loading import loaded
         from sc2onnx.serve.logs import set_up
         from sc2onnx.serve.run import serve
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("sc2onnx"):
-            raise
-        raise MissingDependencyError(f"serving needs {error.name}: {install('serve')}") from error
 
     configuration = _configuration(args)
     settings = configuration.settings(read_keys([Path(each) for each in configuration.key_files]))
