@@ -9,7 +9,8 @@ range has one more negative code, so scales carry a sign: the value of largest m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -84,6 +85,21 @@ def quantise(weights: Floats, scheme: Scheme, importance: Floats | None = None) 
     return Quantised(codes, scales, scheme)
 
 
+def zero_blocks(weights: Floats, scheme: Scheme) -> npt.NDArray[np.bool_]:
+    """Which blocks are zeros only once they are rounded to the nearest, (rows, columns /
+    block_size).
+    """
+    rows, columns = weights.shape
+    zeros = np.empty((rows, columns // scheme.block_size), dtype=np.bool_)
+
+    def tile(first: int, stop: int) -> None:
+        blocks = np.abs(weights[first:stop]).reshape(stop - first, -1, scheme.block_size)
+        zeros[first:stop] = blocks.max(axis=-1) < _ZERO
+
+    by_tiles(tile, rows, columns)
+    return zeros
+
+
 def dequantise(quantised: Quantised) -> Floats:
     """The weights that the codes stand for, (rows, columns)."""
     return np.asarray(
@@ -120,15 +136,23 @@ def by_tiles(work: Callable[[int, int], None], rows: int, columns: int) -> None:
     (numpy lets threads run).
     """
     height = max(1, TILE // columns)
-    ranges: Iterator[tuple[int, int]] = (
-        (first, min(first + height, rows)) for first in range(0, rows, height)
-    )
     if rows <= height:
         work(0, rows)
         return
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda bounds: work(*bounds), ranges):
+    count = min(processors(), -(-rows // height))
+
+    def share(number: int) -> None:
+        for first in range(number * height, rows, count * height):
+            work(first, min(first + height, rows))
+
+    with ThreadPoolExecutor(count) as pool:
+        for _ in pool.map(share, range(count)):
             pass
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def nearest(weights: Floats, scales: Floats, scheme: Scheme) -> Floats:

@@ -6,13 +6,15 @@ cache, whole windows of text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import erf
 
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
-from sc2onnx.export.quantize.codec import Floats
+from sc2onnx.export.quantize.codec import Floats, by_tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,34 +33,63 @@ class Affine:
             y += self.bias
         return np.asarray(y, dtype=np.float32)
 
+    def part(self, outputs: slice) -> Affine:
+        """Some of its outputs."""
+        return Affine(self.weight[outputs], None if self.bias is None else self.bias[outputs])
+
+    @property
+    def unbiased(self) -> Affine:
+        """Without its bias."""
+        return Affine(self.weight, None)
+
 
 def layer_norm(x: Floats, norm: Affine, epsilon: float) -> Floats:
     """Over the last axis."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.einsum("...c,...c->...", centred, centred)[..., None] / np.float32(x.shape[-1])
-    centred /= np.sqrt(variance + np.float32(epsilon))
-    centred *= norm.weight
-    if norm.bias is not None:
-        centred += norm.bias
-    return np.asarray(centred, dtype=np.float32)
+
+    def normed(rows: Floats, out: Floats) -> None:
+        np.subtract(rows, rows.mean(axis=-1, keepdims=True), out=out)
+        variance = np.einsum("tc,tc->t", out, out)[:, None] / np.float32(rows.shape[-1])
+        out /= np.sqrt(variance + np.float32(epsilon))
+        out *= norm.weight
+        if norm.bias is not None:
+            out += norm.bias
+
+    return _by_rows(normed, x)
 
 
 def gelu(x: Floats, config: Starcoder2Config) -> Floats:
     """The activation of the multilayer perceptron."""
-    if ACTIVATIONS[config.hidden_act] == "none":
-        return np.asarray(
-            x * np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5))), dtype=np.float32
-        )
-    inner = x * x
-    inner *= np.float32(0.044715)
-    inner += 1
-    inner *= x
-    inner *= np.float32((2 / np.pi) ** 0.5)
-    np.tanh(inner, out=inner)
-    inner += 1
-    inner *= x
-    inner *= np.float32(0.5)
-    return inner
+    exact = ACTIVATIONS[config.hidden_act] == "none"
+    return _by_rows(_exact_gelu if exact else _tanh_gelu, x)
+
+
+def _exact_gelu(x: Floats, out: Floats) -> None:
+    np.multiply(x, np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5))), out=out)
+
+
+def _tanh_gelu(x: Floats, out: Floats) -> None:
+    np.multiply(x, x, out=out)
+    out *= np.float32(0.044715 * (2 / np.pi) ** 0.5)
+    out += np.float32((2 / np.pi) ** 0.5)
+    out *= x
+    np.tanh(out, out=out)
+    out += 1
+    out *= x
+    out *= np.float32(0.5)
+
+
+def _by_rows(function: Callable[[Floats, Floats], None], x: Floats) -> Floats:
+    """``function(rows, out)`` of a few rows (tokens, channels) at a time."""
+    rows, made = x.reshape(-1, x.shape[-1]), np.empty(x.shape, dtype=np.float32)
+    out = made.reshape(rows.shape)
+
+    # what is not finite is noticed at the next product; threads do not share what is ignored
+    @np.errstate(over="ignore", invalid="ignore")
+    def tile(first: int, stop: int) -> None:
+        function(rows[first:stop], out[first:stop])
+
+    by_tiles(tile, *rows.shape)
+    return made
 
 
 def rotary_tables(config: Starcoder2Config, length: int) -> tuple[Floats, Floats]:
@@ -80,22 +111,26 @@ def attention(qkv: Floats, config: Starcoder2Config, tables: tuple[Floats, Float
     mixed = np.empty((count, length, heads, width), dtype=np.float32)
     for window in range(count):  # one at a time: scores take heads * length * length
         keys, values = turned[window, heads:], packed[window, heads + kv_heads :]
-        queries = turned[window, :heads].reshape(
-            kv_heads, config.group_size * length, width
-        ) * np.float32(width**-0.5)
-        scores = (queries @ keys.transpose(0, 2, 1)).reshape(
-            kv_heads, config.group_size, length, length
-        )
-        scores[..., hidden] = -np.inf
-        scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=-1, keepdims=True)
-        mixed[window] = (
-            (scores.reshape(kv_heads, -1, length) @ values)
-            .reshape(heads, length, width)
-            .transpose(1, 0, 2)
-        )
+        queries = turned[window, :heads].reshape(kv_heads, config.group_size * length, width)
+        scores = queries @ keys.transpose(0, 2, 1)
+        _softmax(scores.reshape(heads * length, length), hidden, width**-0.5)
+        mixed[window] = (scores @ values).reshape(heads, length, width).transpose(1, 0, 2)
     return mixed.reshape(count, length, heads * width)
+
+
+def _softmax(scores: Floats, hidden: npt.NDArray[np.bool_], scale: float) -> None:
+    """In place: scores (heads * length, length), hidden (length, length)."""
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def tile(first: int, stop: int) -> None:
+        rows = scores[first:stop]
+        rows *= np.float32(scale)
+        np.copyto(rows, -np.inf, where=hidden[np.arange(first, stop) % len(hidden)])
+        rows -= rows.max(axis=-1, keepdims=True)
+        np.exp(rows, out=rows)
+        rows /= rows.sum(axis=-1, keepdims=True)
+
+    by_tiles(tile, *scores.shape)
 
 
 def _rotary(x: Floats, cos: Floats, sin: Floats) -> Floats:

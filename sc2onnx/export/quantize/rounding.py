@@ -16,13 +16,10 @@ from typing import Final
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
-from scipy.linalg.blas import ssyrk
 
 from sc2onnx.bundle.schemes import Scheme
-from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, nearest, quantise
-
-DAMPING: Final = 0.1
-"""Added to H's diagonal, of its mean: directions that the text does not show must not be free."""
+from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, quantise, zero_blocks
+from sc2onnx.export.quantize.moments import DAMPING, FLOOR, Moments
 
 TOWARDS_ORIGINAL: Final = 0.7
 """How far the weights aim at the original's outputs; measured in
@@ -31,11 +28,6 @@ docs/decisions/0008-calibration.md.
 
 SWEEPS: Final = 3
 """Rounds of improving scales and codes after the first rounding."""
-
-FLOOR: Final = 1e-4
-"""Of the uncentred second moments, the least that damping is a share of: inputs that hardly vary
-leave rounding errors for variances.
-"""
 
 GROWTH: Final = (0, 9, 90, 900, 9000)
 """Added to the damping, in its own units, until H is positive definite: 1, 10, ..
@@ -48,96 +40,16 @@ _NEVER: Final = np.float32(1e30)
 _BLOCK: Final = 128
 """Columns rounded before their errors are carried on by one matrix product."""
 
+_FEW: Final = 16
+"""Columns of these that are rounded one by one."""
+
+_OUTPUTS: Final = 2048
+"""Outputs rounded at once: what ``_FEW`` columns of them take stays in a core's cache."""
+
 
 def constants() -> tuple[object, ...]:
     """What codes depend on beside the weights and the text."""
     return DAMPING, TOWARDS_ORIGINAL, SWEEPS, FLOOR, GROWTH
-
-
-class Moments:
-    """Second moments of a product's inputs in both models, gathered a few tokens at a time.
-
-    ``centred``: means are taken out, because a bias makes up for them. Inputs are then summed up
-    less the means of the first ones that come: of a channel whose mean is large, the difference of
-    two large sums would be nothing but rounding errors.
-    """
-
-    def __init__(self, weight: Floats, centred: bool) -> None:
-        out, columns = weight.shape
-        self._weight, self._centred = weight, centred
-        self._count = 0
-        # lower triangle of sum(x^ x^T), x^ ours
-        self._square = np.zeros((columns, columns), dtype=np.float32, order="F")
-        self._by_output = out < columns
-        # sum of (original - ours) x^T
-        self._cross = np.zeros((out if self._by_output else columns, columns), dtype=np.float32)
-        self._origin = np.zeros(columns, dtype=np.float32)
-        self._ours, self._original = (
-            np.zeros(columns, dtype=np.float64),
-            np.zeros(columns, dtype=np.float64),
-        )
-
-    def add(self, original: Floats, ours: Floats) -> None:
-        """Inputs (tokens, in) of the same tokens in the original model and in ours."""
-        if self._centred and not self._count:
-            self._origin = ours.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._count += len(ours)
-        missing = original - ours
-        self._original += original.sum(axis=0, dtype=np.float64)
-        self._ours += ours.sum(axis=0, dtype=np.float64)
-        ours = ours - self._origin
-        self._square = ssyrk(1.0, ours.T, beta=1.0, c=self._square, lower=1, overwrite_c=1)
-        self._cross += (missing @ self._weight.T if self._by_output else missing).T @ ours
-
-    @property
-    def means(self) -> tuple[Floats, Floats]:
-        """Mean input (in,) of the original and of ours."""
-        return (self._original / self._count).astype(np.float32), (self._ours / self._count).astype(
-            np.float32
-        )
-
-    @property
-    def _moved_mean(self) -> Floats:
-        """Mean input (in,) of ours less the origin."""
-        return np.asarray(self._ours / self._count - self._origin, dtype=np.float32)
-
-    def covariance(self) -> Floats:
-        """H (in, in), damped. Gives the sums away."""
-        square, self._square = self._square, np.zeros((0, 0), dtype=np.float32)
-        for first in range(0, len(square), _BLOCK):  # the upper triangle is still empty
-            stop = first + _BLOCK
-            square[first:stop, stop:] = square[stop:, first:stop].T
-            corner = np.tril(square[first:stop, first:stop])
-            square[first:stop, first:stop] = corner + np.tril(corner, -1).T
-        square /= np.float32(self._count)
-        moved = self._moved_mean
-        # Of the inputs as they came: E[x x] = E[(x - o) (x - o)] + o (2 E[x - o] + o).
-        least = max(
-            FLOOR
-            * float(
-                (
-                    np.diag(square) + self._origin.astype(np.float64) * (2 * moved + self._origin)
-                ).mean()
-            ),
-            1e-12,
-        )
-        if self._centred:
-            _subtract_outer(square, moved, moved)
-        square[np.diag_indices_from(square)] += np.float32(
-            DAMPING * max(float(np.diag(square).mean()), least)
-        )
-        return square
-
-    def shift(self) -> Floats:
-        """What the outputs of ours lack, against its inputs: (out, in). Gives the sums away."""
-        cross, self._cross = self._cross, np.zeros((0, 0), dtype=np.float32)
-        cross /= np.float32(self._count)
-        if self._centred:
-            missing = ((self._original - self._ours) / self._count).astype(np.float32)
-            _subtract_outer(
-                cross, self._weight @ missing if self._by_output else missing, self._moved_mean
-            )
-        return np.asarray(cross if self._by_output else self._weight @ cross, dtype=np.float32)
 
 
 def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised:
@@ -156,7 +68,7 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     del shift
     if not np.isfinite(target).all():
         raise LinAlgError("the inputs of the product are not finite")
-    zeros = quantise(weight, scheme).zeros
+    zeros = zero_blocks(weight, scheme)
     target.reshape(*zeros.shape, scheme.block_size)[zeros] = 0
     start = quantise(target, scheme, np.diag(covariance).copy())
     scales = np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T)
@@ -167,7 +79,7 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     del factor
     for _ in range(SWEEPS):
         coordinate_descent(state, covariance)
-    codes = np.ascontiguousarray(state.codes.T).astype(np.int8)
+    codes = np.ascontiguousarray(state.codes.astype(np.int8).T)
     return Quantised(
         codes, np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T)), scheme
     )
@@ -196,20 +108,53 @@ class RoundingState:
     """A rounding in the making, columns first so that one input's weights lie together.
 
     ``target``, ``codes`` (still floats) and ``errors``, target - codes * scales: (in, out);
-    ``scales``: (in / block_size, out).
+    ``scales``: (in / block_size, out). Before the first rounding, errors are zeros.
     """
 
     def __init__(self, target: Floats, scales: Floats, scheme: Scheme) -> None:
         self.target, self.scales, self.scheme = target, scales, scheme
-        self.codes, self.errors = np.empty_like(target), np.empty_like(target)
+        self.codes, self.errors = np.zeros_like(target), np.zeros_like(target)
 
-    def round(self, column: int, wanted: Floats) -> Floats:
-        """Take the codes nearest to ``wanted`` (out,) for a column; its errors (out,)."""
-        scale = self.scales[column // self.scheme.block_size]
-        self.codes[column] = codes = nearest(wanted, scale, self.scheme)
-        errors = np.asarray(self.target[column] - codes * scale, dtype=np.float32)
-        self.errors[column] = errors
-        return errors
+    def settle(self, columns: slice, wanted: Floats, steps: Floats) -> None:
+        """Take the codes nearest to ``wanted`` (columns, out), from the last column to the first.
+
+        ``steps`` (columns, columns): what a change of one column's error adds to the wanted weights
+        of those before it. Outputs have nothing to do with each other, so a few are rounded
+        at once, whose weights stay in the cache.
+        """
+        outputs = self.target.shape[1]
+        for first in range(0, outputs, _OUTPUTS):
+            _settle(self, columns, wanted, steps, slice(first, first + _OUTPUTS))
+
+
+def _settle(
+    state: RoundingState, columns: slice, wanted: Floats, steps: Floats, outputs: slice
+) -> None:
+    """One part of the outputs. A few columns at a time; what these change, the others get to
+    know by a matrix product.
+    """
+    target, codes, errors = (
+        array[columns, outputs] for array in (state.target, state.codes, state.errors)
+    )
+    wanted = wanted[:, outputs]
+    changes = np.empty(target.shape, dtype=target.dtype)
+    lowest, highest = target.dtype.type(-state.scheme.half), target.dtype.type(state.scheme.half - 1)
+    for stop in range(len(target), 0, -_FEW):
+        first = max(0, stop - _FEW)
+        aims = wanted[first:stop] + steps[stop:, first:stop].T @ changes[stop:]
+        for j in range(stop - 1, first - 1, -1):
+            scale = state.scales[(columns.start + j) // state.scheme.block_size, outputs]
+            code, error, change, aim = codes[j], errors[j], changes[j], aims[j - first]
+            np.divide(aim, scale, out=code)
+            np.rint(code, out=code)
+            np.maximum(code, lowest, out=code)
+            np.minimum(code, highest, out=code)
+            np.multiply(code, scale, out=aim)
+            np.subtract(target[j], aim, out=aim)
+            np.subtract(aim, error, out=change)
+            error[:] = aim
+            if j > first:
+                aims[: j - first] += steps[j, first:j, None] * change
 
 
 def round_in_turn(state: RoundingState, factor: Floats) -> None:
@@ -223,10 +168,7 @@ def round_in_turn(state: RoundingState, factor: Floats) -> None:
         first = max(0, stop - _BLOCK)
         steps = factor[first:, first:stop] / np.diag(factor)[first:stop]  # (in - first, block)
         wanted = state.target[first:stop] + steps[stop - first :].T @ state.errors[stop:]
-        for column in range(stop - 1, first - 1, -1):
-            j = column - first
-            errors = state.round(column, wanted[j])
-            wanted[:j] += steps[j, :j, None] * errors
+        state.settle(slice(first, stop), wanted, steps[: stop - first])
 
 
 def coordinate_descent(state: RoundingState, covariance: Floats) -> None:
@@ -234,21 +176,18 @@ def coordinate_descent(state: RoundingState, covariance: Floats) -> None:
     codes, given all the rest.
     """
     size = state.scheme.block_size
-    for block in range(len(state.scales)):
+    for block in range(len(state.scales) - 1, -1, -1):
         columns = slice(block * size, (block + 1) * size)
         inner = np.ascontiguousarray(covariance[columns, columns])
         # (block_size, out)
         gradient = np.asarray(covariance[:, columns].T @ state.errors, dtype=np.float32)
         improve_scales(state, block, columns, inner, gradient)
-        for j, column in enumerate(range(columns.start, columns.stop)):
-            before = state.errors[column].copy()
-            # The error at which the gradient would be 0, and with it the weight to aim at.
-            change = (
-                state.round(column, state.target[column] - before + gradient[j] / inner[j, j])
-                - before
-            )
-            if change.any():
-                gradient[j + 1 :] += inner[j, j + 1 :, None] * change
+        # The error at which the gradient would be 0, and with it the weight to aim at.
+        diagonal = np.diag(inner)
+        gradient /= diagonal[:, None]
+        gradient += state.target[columns]
+        gradient -= state.errors[columns]
+        state.settle(columns, gradient, inner / diagonal)
 
 
 def improve_scales(
@@ -263,9 +202,3 @@ def improve_scales(
     state.scales[block] += step
     state.errors[columns] -= codes * step
     gradient -= bend * step
-
-
-def _subtract_outer(matrix: Floats, left: Floats, right: Floats) -> None:
-    """In place, without a second matrix."""
-    for first in range(0, len(matrix), _BLOCK):
-        matrix[first : first + _BLOCK] -= np.outer(left[first : first + _BLOCK], right)

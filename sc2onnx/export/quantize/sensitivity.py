@@ -17,10 +17,11 @@ from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import TensorError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.progress import Progress
-from sc2onnx.export.quantize.calibrate import Weights, Windows, affine, embed, whole
+from sc2onnx.export.quantize.calibrate import Weights, affine, whole
 from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.recipe import Recipe
+from sc2onnx.export.quantize.streams import Windows, embed
 from sc2onnx.export.weights import EMBEDDING, HEAD, some_tensors
 
 TOKENS: Final = 512
@@ -45,7 +46,7 @@ def measure(
     windows: (count, length) token ids. Raises
     :class:`~sc2onnx.errors.TensorError` where it is not finite.
     """
-    base, _ = embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")])
+    base = embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")]).original
     streams, names = [base], list[str]()
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"

@@ -32,7 +32,7 @@ from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
-ALGORITHM: Final = 3
+ALGORITHM: Final = 4
 """Raised whenever the same text gives other codes, unless that is by one of
 :func:`sc2onnx.export.quantize.rounding.constants`.
 """
@@ -52,6 +52,13 @@ class Rounded:
 
     quantised: Quantised
     bias: Floats | None
+
+    def part(self, inputs: slice) -> Rounded:
+        """Some of the inputs, in whole blocks; which of them the bias makes up for is not known."""
+        size = self.quantised.scheme.block_size
+        blocks = slice(inputs.start // size, inputs.stop // size)
+        codes, scales = self.quantised.codes[:, inputs], self.quantised.scales[:, blocks]
+        return Rounded(Quantised(codes, scales, self.quantised.scheme), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import CheckpointError, TensorError
 from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import calibrate as room
-from sc2onnx.export.quantize.calibrate import affine, calibrate, embed
+from sc2onnx.export.quantize import products, streams
+from sc2onnx.export.quantize.calibrate import affine, calibrate
 from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.rounding import round_jointly
 from sc2onnx.export.quantize.store import Store
+from sc2onnx.export.quantize.streams import embed
 from sc2onnx.export.weights import EMBEDDING
 from tests.export.quantize.conftest import Case
 
@@ -83,7 +85,7 @@ def rounded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(weight.shape)
         return original(weight, *arguments)
 
-    monkeypatch.setattr(room, "round_jointly", counted)
+    monkeypatch.setattr(products, "round_jointly", counted)
     return shapes
 
 
@@ -112,25 +114,27 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("seen", [1, 2, 3])
 @pytest.mark.parametrize("changes", SHAPES, ids=str)
 def test_every_product_is_rounded_and_both_streams_move_on(
     changes: Mapping[str, Any],
+    seen: int,
     make_case: MakeCase,
     run: Callable[..., Store],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The streams end where the original and the rounded model end,
-    whichever batches they moved in.
+    """The streams end where the original and the rounded model end, whichever batches they moved
+    in. ``seen``: windows that the original sees, too.
     """
-    monkeypatch.setattr(room, "BATCH_TOKENS", 48)  # two windows, then one
-    streams = []
-    make = room.ResidualStreams
+    monkeypatch.setattr(streams, "BATCH_TOKENS", 48)  # two windows, then one
+    monkeypatch.setattr(streams, "ORIGINAL_TOKENS", seen * 24)
+    made_streams = []
 
-    def kept(*pair: Floats) -> Any:
-        streams.append(made := make(*pair))
+    def kept(*arguments: Any) -> Any:
+        made_streams.append(made := embed(*arguments))
         return made
 
-    monkeypatch.setattr(room, "ResidualStreams", kept)
+    monkeypatch.setattr(room, "embed", kept)
     case, report = make_case(changes), Counted()
     store = run(case, report=report)
     found = {name: store.get(name, case.schemes[name]) for name in PRODUCTS}
@@ -143,9 +147,11 @@ def test_every_product_is_rounded_and_both_streams_move_on(
         ours[name] = Affine(dequantise(done.quantised), done.bias)
     starts = embed(case.floats[EMBEDDING], case.windows, case.schemes["model.embed_tokens"])
     np.testing.assert_allclose(
-        streams[0].original, model(case, originals, starts[0]), rtol=1e-4, atol=1e-4
+        made_streams[0].original, model(case, originals, starts.original), rtol=1e-4, atol=1e-4
     )
-    np.testing.assert_allclose(streams[0].ours, model(case, ours, starts[1]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        made_streams[0].ours, model(case, ours, starts.ours), rtol=1e-4, atol=1e-4
+    )
     assert report.nbytes == [originals[name].weight.nbytes for name in PRODUCTS]
 
 
@@ -166,9 +172,10 @@ def test_calibration_comes_nearer_to_the_original_than_the_nearest(
         assert done is not None
         ours[name] = Affine(dequantise(done.quantised), done.bias)
     starts = embed(case.floats[EMBEDDING], case.windows, case.schemes["model.embed_tokens"])
-    expected = model(case, originals, starts[0])
+    assert len(starts.original) == len(starts.ours)
+    expected = model(case, originals, starts.original)
     errors = [
-        float(((model(case, products, starts[1]) - expected) ** 2).mean())
+        float(((model(case, products, starts.ours) - expected) ** 2).mean())
         for products in (ours, nearest)
     ]
     assert errors[0] < 0.8 * errors[1]
@@ -180,19 +187,25 @@ def test_a_bias_makes_up_for_what_rounding_does_to_the_mean(make_case: MakeCase)
     random = np.random.default_rng(3)
     original = random.standard_normal((500, 32)).astype(np.float32) + np.float32(2)
     ours = original + 0.2 * random.standard_normal((500, 32)).astype(np.float32) + np.float32(0.5)
-    done = room.round_product(
+    done = products.round_product(
         product, Scheme(4, 16), [(original[:200], ours[:200]), (original[200:], ours[200:])]
     )
     found = Affine(dequantise(done.quantised), done.bias)(ours).mean(axis=0)
     np.testing.assert_allclose(found, product(original).mean(axis=0), atol=1e-4)
 
 
-def test_embeddings_of_both_models(make_case: MakeCase) -> None:
+@pytest.mark.parametrize(("seen", "order"), [(3, [0, 1, 2]), (2, [0, 2, 1]), (1, [0, 1, 2])])
+def test_embeddings_of_both_models(
+    seen: int, order: list[int], make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows that the original sees come first."""
+    monkeypatch.setattr(streams, "ORIGINAL_TOKENS", seen * 24 + 5)
     case = make_case()
     table = np.concatenate(list(case.floats[EMBEDDING].chunks()))
-    original, ours = embed(case.floats[EMBEDDING], case.windows, Scheme(8, 16))
-    np.testing.assert_array_equal(original, table[case.windows])
-    np.testing.assert_array_equal(ours, dequantise(quantise(table, Scheme(8, 16)))[case.windows])
+    found = embed(case.floats[EMBEDDING], case.windows, Scheme(8, 16))
+    windows = case.windows[order]
+    np.testing.assert_array_equal(found.original, table[windows[:seen]])
+    np.testing.assert_array_equal(found.ours, dequantise(quantise(table, Scheme(8, 16)))[windows])
 
 
 def test_the_same_twice(make_case: MakeCase, run: Callable[..., Store], contents: Contents) -> None:
@@ -205,7 +218,7 @@ def test_nothing_is_computed_if_everything_is_there(
 ) -> None:
     case = make_case()
     run(case)
-    for name in ("embed", "round_jointly", "attention", "gelu", "layer_norm"):
+    for name in ("embed", "round_product", "attention", "gelu", "layer_norm"):
         monkeypatch.setattr(room, name, lambda *_: pytest.fail("computed again"))
     run(case)
 
@@ -224,7 +237,15 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
         run(case, report=StopAfter(done))
     rounded.clear()
     assert contents(run(case).directory) == whole
-    assert rounded == [case.floats[f"{name}.weight"].shape for name in PRODUCTS[done:]]
+    assert rounded == [shape for name in PRODUCTS[done:] for shape in shapes(case, name)]
+
+
+def shapes(case: Case, name: str) -> list[tuple[int, ...]]:
+    """Of the matrices that a product is rounded in: two for twice as many inputs as the hidden
+    size.
+    """
+    out, columns = case.floats[f"{name}.weight"].shape
+    return [(out, 32)] * (columns // 32)
 
 
 def _truncate(path: Path) -> None:
@@ -260,7 +281,7 @@ def test_a_damaged_file_is_made_again(
     assert not store.has(PRODUCTS[5], case.schemes[PRODUCTS[5]])
     rounded.clear()
     assert contents(run(case).directory) == whole
-    assert rounded == [case.floats[f"{PRODUCTS[5]}.weight"].shape]
+    assert rounded == shapes(case, PRODUCTS[5])
 
 
 def test_a_product_that_cannot_be_calibrated_is_named(

@@ -15,7 +15,8 @@ import pytest
 from sc2onnx.bundle.schemes import BITS, BLOCK_SIZES, Scheme
 from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, dequantise, quantise
-from sc2onnx.export.quantize.rounding import DAMPING, TOWARDS_ORIGINAL, Moments, round_jointly
+from sc2onnx.export.quantize.moments import DAMPING, Moments
+from sc2onnx.export.quantize.rounding import TOWARDS_ORIGINAL, round_jointly
 
 Doubles = npt.NDArray[np.float64]
 
@@ -205,7 +206,7 @@ def test_weights_aim_at_the_outputs_of_the_original(monkeypatch: pytest.MonkeyPa
     """Ours sees what the original sees, turned and stretched: at 8 bits, hardly damped, what is
     left of the difference is what was aimed at.
     """
-    monkeypatch.setattr(rounding, "DAMPING", 0.001)
+    monkeypatch.setattr("sc2onnx.export.quantize.moments.DAMPING", 0.001)
     weight, ours = numbers(40, 64), related(2000, 64)
     original = ours @ (np.eye(64, dtype=np.float32) + 0.05 * numbers(64, 64, seed=7))
     found = dequantise(round_jointly(weight, moments(weight, original, ours), Scheme(8, 32)))

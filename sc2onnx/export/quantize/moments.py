@@ -1,0 +1,118 @@
+"""What a text says of a product's inputs: second moments, in the original model and in ours."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from scipy.linalg.blas import ssyrk
+
+from sc2onnx.export.quantize.codec import Floats
+
+DAMPING: Final = 0.1
+"""Added to H's diagonal, of its mean: directions that the text does not show must not be free."""
+
+FLOOR: Final = 1e-4
+"""Of the uncentred second moments, the least that damping is a share of: inputs that hardly vary
+leave rounding errors for variances.
+"""
+
+_TILE: Final = 128
+"""Rows of a triangle that are copied, or of an outer product that is taken off, at once."""
+
+
+class Moments:
+    """Second moments of a product's inputs in both models, gathered a few tokens at a time.
+
+    ``centred``: means are taken out, because a bias makes up for them. Inputs are then summed up
+    less the means of the first ones that come: of a channel whose mean is large, the difference of
+    two large sums would be nothing but rounding errors.
+    """
+
+    def __init__(self, weight: Floats, centred: bool) -> None:
+        out, columns = weight.shape
+        self._weight, self._centred = weight, centred
+        self._count, self._pairs = 0, 0
+        # lower triangle of sum(x^ x^T), x^ ours
+        self._square = np.zeros((columns, columns), dtype=np.float32, order="F")
+        self._by_output = out < columns
+        # sum of (original - ours) x^T
+        self._cross = np.zeros((out if self._by_output else columns, columns), dtype=np.float32)
+        self._origin = np.zeros(columns, dtype=np.float32)
+        # of ours less the origin; the same where there is an original; of original - ours
+        self._ours, self._paired, self._missing = np.zeros((3, columns), dtype=np.float64)
+
+    def add(self, original: Floats | None, ours: Floats) -> None:
+        """Inputs (tokens, in) of the same tokens in the original model, where it is computed, and
+        in ours.
+        """
+        if self._centred and not self._count:
+            self._origin = ours.mean(axis=0, dtype=np.float64).astype(np.float32)
+        moved = ours - self._origin
+        self._count += len(ours)
+        total = _total(moved)
+        self._ours += total
+        self._square = ssyrk(1.0, moved.T, beta=1.0, c=self._square, lower=1, overwrite_c=1)
+        if original is None:
+            return
+        missing = original - ours
+        self._pairs += len(ours)
+        self._paired += total
+        self._missing += _total(missing)
+        self._cross += (missing @ self._weight.T if self._by_output else missing).T @ moved
+
+    @property
+    def means(self) -> tuple[Floats, Floats]:
+        """Mean input (in,) of the original and of ours: what they differ by is the mean of
+        those tokens that both have seen.
+        """
+        ours = self._origin + self._ours / self._count
+        return (ours + self._missing / self._pairs).astype(np.float32), ours.astype(np.float32)
+
+    def covariance(self) -> Floats:
+        """H (in, in), damped. Gives the sums away."""
+        square, self._square = self._square, np.zeros((0, 0), dtype=np.float32)
+        for first in range(0, len(square), _TILE):  # the upper triangle is still empty
+            stop = first + _TILE
+            square[first:stop, stop:] = square[stop:, first:stop].T
+            corner = np.tril(square[first:stop, first:stop])
+            square[first:stop, first:stop] = corner + np.tril(corner, -1).T
+        square /= np.float32(self._count)
+        moved = (self._ours / self._count).astype(np.float32)
+        # Of the inputs as they came: E[x x] = E[(x - o) (x - o)] + o (2 E[x - o] + o).
+        least = max(
+            FLOOR
+            * float(
+                (
+                    np.diag(square) + self._origin.astype(np.float64) * (2 * moved + self._origin)
+                ).mean()
+            ),
+            1e-12,
+        )
+        if self._centred:
+            _subtract_outer(square, moved, moved)
+        square[np.diag_indices_from(square)] += np.float32(
+            DAMPING * max(float(np.diag(square).mean()), least)
+        )
+        return square
+
+    def shift(self) -> Floats:
+        """What the outputs of ours lack, against its inputs: (out, in). Gives the sums away."""
+        cross, self._cross = self._cross, np.zeros((0, 0), dtype=np.float32)
+        cross /= np.float32(self._pairs)
+        if self._centred:
+            missing = (self._missing / self._pairs).astype(np.float32)
+            paired = (self._paired / self._pairs).astype(np.float32)
+            _subtract_outer(cross, self._weight @ missing if self._by_output else missing, paired)
+        return np.asarray(cross if self._by_output else self._weight @ cross, dtype=np.float32)
+
+
+def _total(x: Floats) -> Floats:
+    """(tokens, in) -> (in,), by the fastest way to sum up rows."""
+    return np.asarray(np.ones(len(x), dtype=np.float32) @ x, dtype=np.float32)
+
+
+def _subtract_outer(matrix: Floats, left: Floats, right: Floats) -> None:
+    """In place, without a second matrix."""
+    for first in range(0, len(matrix), _TILE):
+        matrix[first : first + _TILE] -= np.outer(left[first : first + _TILE], right)

@@ -1,0 +1,68 @@
+"""One product of a layer under its inputs: moments gathered, rounded, its bias moved; a wide one
+in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.export.quantize.codec import Floats, Quantised, dequantise
+from sc2onnx.export.quantize.forward import Affine
+from sc2onnx.export.quantize.moments import Moments
+from sc2onnx.export.quantize.rounding import round_jointly
+from sc2onnx.export.quantize.store import Rounded
+from sc2onnx.export.quantize.streams import Pair
+
+
+def round_product(product: Affine, scheme: Scheme, inputs: Iterable[Pair]) -> Rounded:
+    """A product, rounded for its ``inputs``: of the original, where it is computed, and of the
+    rounded model, by batch.
+
+    The bias takes up the difference that rounding makes to the mean output.
+    """
+    moments = Moments(product.weight, centred=product.bias is not None)
+    for original, ours in inputs:
+        moments.add(None if original is None else _tokens(original), _tokens(ours))
+    means = moments.means
+    quantised = round_jointly(product.weight, moments, scheme)
+    if product.bias is None:
+        return Rounded(quantised, None)
+    bias = product.bias + product.weight @ means[0] - dequantise(quantised) @ means[1]
+    return Rounded(quantised, bias.astype(np.float32))
+
+
+def input_parts(columns: int, widest: int, scheme: Scheme) -> Iterator[slice]:
+    """Ranges of inputs, of whole blocks, of about ``widest`` at most, as equal as can be.
+
+    12,288 inputs by 3,072: four of 3,072.
+    """
+    blocks = columns // scheme.block_size
+    count = min(blocks, -(-columns // widest))
+    ends = [scheme.block_size * (number * blocks // count) for number in range(count + 1)]
+    return map(slice, ends[:-1], ends[1:])
+
+
+def of_inputs(product: Affine, inputs: slice) -> Affine:
+    """What some of the inputs add to the outputs; there is a bias of zeros if there is one."""
+    weight = np.ascontiguousarray(product.weight[:, inputs])
+    return Affine(weight, None if product.bias is None else np.zeros_like(product.bias))
+
+
+def joined(parts: Sequence[Rounded], bias: Floats | None) -> Rounded:
+    """The product whose inputs' parts these are, with the bias that it had."""
+    quantised = [part.quantised for part in parts]
+    whole = Quantised(
+        np.concatenate([part.codes for part in quantised], axis=1),
+        np.concatenate([part.scales for part in quantised], axis=1),
+        quantised[0].scheme,
+    )
+    changes = [part.bias for part in parts if part.bias is not None]
+    return Rounded(whole, None if bias is None else np.asarray(bias + sum(changes), np.float32))
+
+
+def _tokens(x: Floats) -> Floats:
+    """(windows, length, channels) -> (tokens, channels)."""
+    return x.reshape(-1, x.shape[-1])
