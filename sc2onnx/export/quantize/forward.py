@@ -28,10 +28,10 @@ class Affine:
 
     def __call__(self, x: Floats) -> Floats:
         """(..., in) -> (..., out)."""
-        y = x @ self.weight.T
+        y = x.reshape(-1, x.shape[-1]) @ self.weight.T  # one product, not one for each window
         if self.bias is not None:
             y += self.bias
-        return np.asarray(y, dtype=np.float32)
+        return np.asarray(y, dtype=np.float32).reshape(*x.shape[:-1], -1)
 
     def part(self, outputs: slice) -> Affine:
         """Some of its outputs."""
@@ -106,16 +106,24 @@ def attention(qkv: Floats, config: Starcoder2Config, tables: tuple[Floats, Float
     count, length, _ = qkv.shape
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     packed = qkv.reshape(count, length, heads + 2 * kv_heads, width).transpose(0, 2, 1, 3)
-    turned = _rotary(packed[:, : heads + kv_heads], *tables)
-    hidden = ~_visible(length, config.sliding_window)
     mixed = np.empty((count, length, heads, width), dtype=np.float32)
     for window in range(count):  # one at a time: scores take heads * length * length
-        keys, values = turned[window, heads:], packed[window, heads + kv_heads :]
-        queries = turned[window, :heads].reshape(kv_heads, config.group_size * length, width)
-        scores = queries @ keys.transpose(0, 2, 1)
-        _softmax(scores.reshape(heads * length, length), hidden, width**-0.5)
-        mixed[window] = (scores @ values).reshape(heads, length, width).transpose(1, 0, 2)
+        turned = rotated(packed[window, : heads + kv_heads], *tables)
+        queries = turned[:heads].reshape(kv_heads, config.group_size * length, width)
+        weights = probabilities(queries, turned[heads:], config, length)
+        values = packed[window, heads + kv_heads :]
+        mixed[window] = (weights @ values).reshape(heads, length, width).transpose(1, 0, 2)
     return mixed.reshape(count, length, heads * width)
+
+
+def probabilities(queries: Floats, keys: Floats, config: Starcoder2Config, length: int) -> Floats:
+    """Of keys (kv_heads, length, head_dim) for queries (kv_heads, group * length, head_dim):
+    (kv_heads, group * length, length).
+    """
+    hidden = ~_visible(length, config.sliding_window)
+    scores = queries @ keys.transpose(0, 2, 1)
+    _softmax(scores.reshape(-1, length), hidden, config.head_dim**-0.5)
+    return np.asarray(scores, dtype=np.float32)
 
 
 def _softmax(scores: Floats, hidden: npt.NDArray[np.bool_], scale: float) -> None:
@@ -133,7 +141,8 @@ def _softmax(scores: Floats, hidden: npt.NDArray[np.bool_], scale: float) -> Non
     by_tiles(tile, *scores.shape)
 
 
-def _rotary(x: Floats, cos: Floats, sin: Floats) -> Floats:
+def rotated(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    """Queries or keys (..., length, head_dim) at their positions."""
     first, second = np.split(x, 2, axis=-1)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
