@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 
 from sc2onnx.errors import CheckpointError
 from sc2onnx.export.calibration import Calibration
@@ -13,7 +14,8 @@ from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.estimate import Estimate
 from sc2onnx.export.plan import Plan, WeightPlan
 from sc2onnx.export.progress import Progress
-from sc2onnx.export.quantize import calibrate, corpus, sensitivity
+from sc2onnx.export.quantize import calibrate, corpus, metric, sensitivity
+from sc2onnx.export.quantize.codec import Floats
 from sc2onnx.export.quantize.roundings import Roundings
 from sc2onnx.export.quantize.store import (
     Need,
@@ -53,7 +55,7 @@ def weights_of(
     }
     with open_store(parts, report) as store:
         store.check_space(ahead.calibration_cache, bundle)
-        plan = _lifted(plan, text, store, report)
+        plan = _lifted(plan, _measured(plan, text, store, report))
         report.stage("rounding layer by layer", _float_bytes(plan))
         config, floats, schemes = plan.config, plan.floats, plan.schemes
         calibrate.calibrate(config, floats, schemes, text.windows, store, report)
@@ -86,19 +88,33 @@ def _separator(config: Starcoder2Config) -> int | None:
     return separator
 
 
-def _lifted(plan: Plan, text: corpus.CalibrationText, store: Store, report: Progress) -> Plan:
-    """The plan with the most sensitive products lifted, where the recipe wants that."""
-    recipe, config = plan.variant.recipe(), plan.config
-    if recipe is None or recipe.lift is None:
-        return plan
-    floats, schemes = plan.floats, plan.schemes
+def _measured(
+    plan: Plan, text: corpus.CalibrationText, store: Store, report: Progress
+) -> dict[str, float]:
+    """How sensitive each product is; what the model minds is in the store then."""
     measured = store.sensitivities(plan.body)
     if measured is None:
         report.stage("measuring which products are sensitive", _float_bytes(plan))
         sample = text.sample(sensitivity.TOKENS)
-        measured = sensitivity.measure(config, floats, schemes, sample, report)
+        measured = sensitivity.measure(
+            plan.config, plan.floats, plan.schemes, sample, report, partial(_keep, store)
+        )
         store.put_sensitivities(measured)
-    return replace(plan, schemes=sensitivity.lifted(recipe, schemes, floats, measured))
+    return measured
+
+
+def _keep(store: Store, product: str, gradients: Floats) -> None:
+    if gradients.shape[-1] <= metric.WIDEST:
+        store.put_gradients(product, gradients)
+
+
+def _lifted(plan: Plan, sensitivities: dict[str, float]) -> Plan:
+    """The plan with the most sensitive products lifted, where the recipe wants that."""
+    recipe = plan.variant.recipe()
+    if recipe is None or recipe.lift is None:
+        return plan
+    lifted = sensitivity.lifted(recipe, plan.schemes, plan.floats, sensitivities)
+    return replace(plan, schemes=lifted)
 
 
 def _float_bytes(plan: Plan) -> int:

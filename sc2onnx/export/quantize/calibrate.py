@@ -18,6 +18,7 @@ from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize.codec import Floats, dequantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
+from sc2onnx.export.quantize.metric import output_metric
 from sc2onnx.export.quantize.products import input_parts, joined, of_inputs, round_product
 from sc2onnx.export.quantize.store import Rounded, Store
 from sc2onnx.export.quantize.streams import Pair, Streams, Windows, both, embed, through
@@ -149,11 +150,17 @@ class CalibrationRun:
         self.report.advance(product.weight.nbytes)
         return product, Affine(dequantise(done.quantised), done.bias)
 
+    def _metric(self, name: str) -> Floats | None:
+        """Which errors of a product's outputs matter, where that is known."""
+        gradients = self.store.gradients(name)
+        return None if gradients is None else output_metric(gradients)
+
     def _round(
         self, name: str, product: Affine, scheme: Scheme, inputs: Callable[[slice], Pair]
     ) -> Rounded:
         try:
-            return round_product(product, scheme, map(inputs, self.streams.batches()))
+            batches = map(inputs, self.streams.batches())
+            return round_product(product, scheme, batches, self._metric(name))
         except np.linalg.LinAlgError as error:
             raise TensorError(
                 f"{name} cannot be calibrated ({error}): check the checkpoint, "

@@ -17,9 +17,11 @@ from sc2onnx.export.quantize.store import Rounded
 from sc2onnx.export.quantize.streams import Pair
 
 
-def round_product(product: Affine, scheme: Scheme, inputs: Iterable[Pair]) -> Rounded:
+def round_product(
+    product: Affine, scheme: Scheme, inputs: Iterable[Pair], metric: Floats | None = None
+) -> Rounded:
     """A product, rounded for its ``inputs``: of the original, where it is computed, and of the
-    rounded model, by batch.
+    rounded model, by batch. ``metric`` (out, out): which errors of its outputs matter.
 
     The bias takes up the difference that rounding makes to the mean output.
     """
@@ -27,7 +29,7 @@ def round_product(product: Affine, scheme: Scheme, inputs: Iterable[Pair]) -> Ro
     for original, ours in inputs:
         moments.add(None if original is None else _tokens(original), _tokens(ours))
     means = moments.means
-    quantised = round_jointly(product.weight, moments, scheme)
+    quantised = round_jointly(product.weight, moments, scheme, metric)
     if product.bias is None:
         return Rounded(quantised, None)
     bias = product.bias + product.weight @ means[0] - dequantise(quantised) @ means[1]

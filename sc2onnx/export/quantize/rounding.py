@@ -8,6 +8,9 @@ nearest plane, Chen et al. 2025), and codes and scales can then be improved in t
 What a later layer gets to see are the inputs of the rounded model, not those of the original: the
 weights aim at the outputs that the original had on its own inputs (as in GPTAQ, Li et al. 2025),
 most of the way, not all of it, since a small text would be learnt by heart.
+
+Where it is known which errors of the outputs the model minds
+(:mod:`sc2onnx.export.quantize.metric`), these also make up for each other.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve, cholesky
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky
 
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, quantise, zero_blocks
+from sc2onnx.export.quantize.metric import METRIC_DAMPING
 from sc2onnx.export.quantize.moments import DAMPING, FLOOR, Moments
 
 TOWARDS_ORIGINAL: Final = 0.7
@@ -33,6 +37,9 @@ GROWTH: Final = (0, 9, 90, 900, 9000)
 """Added to the damping, in its own units, until H is positive definite: 1, 10, ..
 10,000 times as much in all.
 """
+
+GROUPS: Final = 8
+"""Parts of a product's outputs that make up for each other's errors in turn."""
 
 _NEVER: Final = np.float32(1e30)
 """A scale under which every code is 0: that of blocks that stay zeros."""
@@ -49,11 +56,14 @@ _OUTPUTS: Final = 2048
 
 def constants() -> tuple[object, ...]:
     """What codes depend on beside the weights and the text."""
-    return DAMPING, TOWARDS_ORIGINAL, SWEEPS, FLOOR, GROWTH
+    return DAMPING, TOWARDS_ORIGINAL, SWEEPS, FLOOR, GROWTH, METRIC_DAMPING, GROUPS
 
 
-def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised:
+def round_jointly(
+    weight: Floats, moments: Moments, scheme: Scheme, metric: Floats | None = None
+) -> Quantised:
     """Codes and scales of a matrix (out, in) under the statistics of its inputs, which are used up.
+    ``metric`` (out, out): which errors of the outputs matter; None: all alike.
 
     Blocks of zeros stay zeros: what was pruned makes up for no one's errors. Raises
     :class:`~numpy.linalg.LinAlgError` where these are not finite.
@@ -78,7 +88,10 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     round_in_turn(state, factor)
     del factor
     for _ in range(SWEEPS):
-        coordinate_descent(state, covariance)
+        if metric is None:
+            coordinate_descent(state, covariance)
+        else:
+            descend_in_turn(state, covariance, metric)
     codes = np.ascontiguousarray(state.codes.astype(np.int8).T)
     return Quantised(
         codes, np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T)), scheme
@@ -115,6 +128,13 @@ class RoundingState:
         self.target, self.scales, self.scheme = target, scales, scheme
         self.codes, self.errors = np.zeros_like(target), np.zeros_like(target)
 
+    def part(self, outputs: slice, pull: Floats) -> RoundingState:
+        """Some outputs, by themselves, whose targets are moved by ``pull`` (in, outputs)."""
+        target, scales = self.target[:, outputs] + pull, self.scales[:, outputs].copy()
+        part = RoundingState(target, scales, self.scheme)
+        part.codes, part.errors = self.codes[:, outputs].copy(), self.errors[:, outputs] + pull
+        return part
+
     def settle(self, columns: slice, wanted: Floats, steps: Floats) -> None:
         """Take the codes nearest to ``wanted`` (columns, out), from the last column to the first.
 
@@ -138,7 +158,10 @@ def _settle(
     )
     wanted = wanted[:, outputs]
     changes = np.empty(target.shape, dtype=target.dtype)
-    lowest, highest = target.dtype.type(-state.scheme.half), target.dtype.type(state.scheme.half - 1)
+    lowest, highest = (
+        target.dtype.type(-state.scheme.half),
+        target.dtype.type(state.scheme.half - 1),
+    )
     for stop in range(len(target), 0, -_FEW):
         first = max(0, stop - _FEW)
         aims = wanted[first:stop] + steps[stop:, first:stop].T @ changes[stop:]
@@ -188,6 +211,26 @@ def coordinate_descent(state: RoundingState, covariance: Floats) -> None:
         gradient += state.target[columns]
         gradient -= state.errors[columns]
         state.settle(columns, gradient, inner / diagonal)
+
+
+def descend_in_turn(state: RoundingState, covariance: Floats, metric: Floats) -> None:
+    """One round of coordinate descent on ``tr(G E H E^T)``, some outputs after the others.
+
+    Given the errors E_o of all others, outputs a are best off with errors of ``-E_o G_oa G_aa^-1``
+    (each of them a column): so that much is added to what they aim at. Among each other they make
+    up for nothing; each on its own would make up for the others' errors once more.
+    """
+    outputs = state.target.shape[1]
+    size = -(-outputs // GROUPS)
+    for first in range(0, outputs, size):
+        here = slice(first, first + size)
+        shares = cho_solve(cho_factor(metric[here, here], lower=True), metric[here]).T
+        # of these outputs themselves the share is all
+        pull = np.asarray(state.errors @ shares - state.errors[:, here], dtype=np.float32)
+        part = state.part(here, pull)
+        coordinate_descent(part, covariance)
+        state.codes[:, here], state.scales[:, here] = part.codes, part.scales
+        state.errors[:, here] = part.errors - pull
 
 
 def improve_scales(

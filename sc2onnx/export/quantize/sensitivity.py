@@ -8,7 +8,7 @@ different positions have to do with each other is left out: only the order of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Final, Self
@@ -38,6 +38,9 @@ TOKENS: Final = 1024
 _FORWARD: Final = 5
 """The pass forward is about one part in so many of the time."""
 
+Keep = Callable[[str, Floats], None]
+"""What is done with the gradients of a product's outputs."""
+
 _PRODUCTS: Final = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
 
 
@@ -48,11 +51,13 @@ def measure(
     schemes: Mapping[str, Scheme],
     windows: Windows,
     report: Progress,
+    keep: Keep | None = None,
 ) -> dict[str, float]:
     """Product -> about the KL divergence (nats per position, original to variant) of the model in
     which it alone is rounded, to the nearest.
 
-    windows: (count, length) token ids. Raises
+    windows: (count, length) token ids; ``keep`` is given the gradients (tokens, out) of every
+    product's outputs. Raises
     :class:`~sc2onnx.errors.TensorError` where it is not finite.
     """
     base = embed(weights[EMBEDDING], windows, schemes[EMBEDDING.removesuffix(".weight")])
@@ -64,7 +69,9 @@ def measure(
     gradient = _drawn_gradient(config, weights, x)
     measured = list[dict[str, float]]()
     for layer in reversed(range(config.num_hidden_layers)):
-        found, gradient = Layer.read(config, weights, layer).measure(inputs.pop(), gradient, schemes)
+        found, gradient = Layer.read(config, weights, layer).measure(
+            inputs.pop(), gradient, schemes, keep
+        )
         measured.insert(0, found)
         nbytes = _bytes(weights, layer)
         report.advance(nbytes - nbytes // _FORWARD)
@@ -96,7 +103,7 @@ class Layer:
         return x + self.parts["mlp.c_proj"](inner)
 
     def measure(
-        self, x: Floats, gradient: Floats, schemes: Mapping[str, Scheme]
+        self, x: Floats, gradient: Floats, schemes: Mapping[str, Scheme], keep: Keep | None
     ) -> tuple[dict[str, float], Floats]:
         """Of each product its sensitivity, and the gradient of x, from that of the outputs."""
         parts, epsilon = self.parts, self.config.norm_epsilon
@@ -104,13 +111,18 @@ class Layer:
         normed, qkv, mixed = self._attention(x)
         middle = x + parts["self_attn.o_proj"](mixed)
         below, up, inner = self._mlp(middle)
+        gradients = {"mlp.c_proj": gradient}
         found = {"mlp.c_proj": _lost(self._change("mlp.c_proj", inner, schemes), gradient)}
         through = gelu_gradient(up, self.config, gradient @ parts["mlp.c_proj"].weight)
+        gradients["mlp.c_fc"] = through
         found["mlp.c_fc"] = _lost(self._change("mlp.c_fc", below, schemes), through)
         gradient = gradient + layer_norm_gradient(
             middle, parts["post_attention_layernorm"], epsilon, through @ parts["mlp.c_fc"].weight
         )
-        found["self_attn.o_proj"] = _lost(self._change("self_attn.o_proj", mixed, schemes), gradient)
+        gradients["self_attn.o_proj"] = gradient
+        found["self_attn.o_proj"] = _lost(
+            self._change("self_attn.o_proj", mixed, schemes), gradient
+        )
         through = gradient @ parts["self_attn.o_proj"].weight
         # Of values, what many positions have in common adds up in those that see them: so it is
         # measured there.
@@ -118,6 +130,10 @@ class Layer:
         changed = attention(changed, self.config, tables) - mixed
         found["self_attn.qkv_proj"] = _lost(changed, through)
         through = attention_gradient(qkv, self.config, tables, through)
+        gradients["self_attn.qkv_proj"] = through
+        for part, of_outputs in gradients.items():
+            if keep is not None:
+                keep(f"{self.name}.{part}", of_outputs.reshape(-1, of_outputs.shape[-1]))
         gradient = gradient + layer_norm_gradient(
             x, parts["input_layernorm"], epsilon, through @ parts["self_attn.qkv_proj"].weight
         )

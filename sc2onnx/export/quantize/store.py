@@ -32,7 +32,7 @@ from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
-ALGORITHM: Final = 4
+ALGORITHM: Final = 5
 """Raised whenever the same text gives other codes, unless that is by one of
 :func:`sc2onnx.export.quantize.rounding.constants`.
 """
@@ -42,6 +42,9 @@ KEPT: Final = 2
 
 _NAME: Final = re.compile("[0-9a-f]{32}")
 _SENSITIVITY: Final = "sensitivity.json"
+_GRADIENTS: Final = ".gradients"
+_ANY: Final = "gradients"
+"""In the place of a scheme, in files that belong to none."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -100,6 +103,9 @@ class Store:
         }
         if rounded.bias is not None:
             arrays["bias"] = rounded.bias
+        self._write(product, arrays, scheme)
+
+    def _write(self, product: str, arrays: Arrays, scheme: Scheme | str) -> None:
         partial = self.directory / f".{product}.partial"
         try:
             partial.write_bytes(save(arrays, _about(arrays, scheme)))
@@ -108,6 +114,20 @@ class Store:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise _unwritable(self.directory, error) from error
+
+    def gradients(self, product: str) -> npt.NDArray[np.float16] | None:
+        """What was saved of the gradients of a product's outputs, (tokens, out), if it was."""
+        found = self._intact(f"{product}{_GRADIENTS}", _ANY)
+        return None if found is None else found["gradients"]
+
+    def put_gradients(self, product: str, gradients: Floats) -> None:
+        """Save gradients (tokens, out), as half precision of the largest of them.
+
+        Raises :class:`OutputError`.
+        """
+        largest = max(float(np.abs(gradients).max()), float(np.finfo(np.float32).tiny))
+        halves = (gradients / np.float32(largest)).astype(np.float16)
+        self._write(f"{product}{_GRADIENTS}", {"gradients": halves}, _ANY)
 
     def sensitivities(self, products: Iterable[str]) -> dict[str, float] | None:
         """What was measured of these products, if it was; a file that says
@@ -160,7 +180,7 @@ class Store:
     def _path(self, product: str) -> Path:
         return self.directory / f"{product}.safetensors"
 
-    def _intact(self, product: str, scheme: Scheme) -> Arrays | None:
+    def _intact(self, product: str, scheme: Scheme | str) -> Arrays | None:
         """A file's arrays if they are as they were saved; a file that is damaged, or of another
         scheme, is removed, to be made again.
         """
@@ -280,7 +300,7 @@ def _discard(path: Path, directories_only: bool = False) -> None:
         path.unlink(missing_ok=True)
 
 
-def _about(arrays: Arrays, scheme: Scheme) -> dict[str, str]:
+def _about(arrays: Arrays, scheme: Scheme | str) -> dict[str, str]:
     """What a file says of itself, by which damage is noticed."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
