@@ -32,7 +32,6 @@ struct Rounding {
   // (inputs,); null: no layer norm before
   const float *norm_weight = nullptr, *norm_bias = nullptr;
   float epsilon = 0;
-  float *normed = nullptr;    // (rows, inputs), behind the norm; null: nobody needs them
   int8_t *codes = nullptr;    // rows x inputs, in the order of LinearKernels::code_at
   float *scales = nullptr;    // rows x blocks, in the order of LinearKernels::scale_at
   int32_t *starts = nullptr;  // likewise: where the sums of a block's products begin

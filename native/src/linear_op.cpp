@@ -102,7 +102,6 @@ class BlockwiseLinear : public Kernel {
     rounding.norm_weight = norm_weight.as<float>();
     rounding.norm_bias = norm_bias.as<float>();
     rounding.epsilon = epsilon_;
-    if (adapted && norm_weight) rounding.normed = adapters.normed(rows, matrix_);
     rounding.codes = rounded.codes.data();
     rounding.scales = rounded.scales.data();
     rounding.starts = rounded.starts.data();
@@ -160,14 +159,13 @@ class BlockwiseLinear : public Kernel {
     call.parallel(tasks(), [&](int64_t i) { some_tiles(product, i); });
   }
 
-  // What tiles need is computed first: few rows are rounded, A x is multiplied. A thread that goes
-  // on waits for what others have begun, which saves that all wait for all in between.
+  // What tiles need is begun first: few rows are rounded, A x is multiplied. A thread that goes on
+  // waits for what others have begun when it needs that: rows at once, A x at the end of a tile.
   void multiply_adapted(const Call &call, const Rounding &rounding, Product product,
                         AdapterRows &adapters) const {
     const bool few = rounding.rows <= kRowsTogether;
     if (!few) round(call, rounding);
-    const float *x = rounding.norm_weight ? rounding.normed : rounding.x;
-    product.adapters = &adapters.begin(x, matrix_, !few);
+    product.adapters = &adapters.begin(product, !few);
     const int64_t first = few ? 1 : 0, shares = adapters.shares();
     call.parallel(first + shares + tasks(), [&](int64_t i) {
       if (i < first) {
@@ -175,7 +173,7 @@ class BlockwiseLinear : public Kernel {
         return adapters.rounded();
       }
       if (i < first + shares) return adapters.shrink(kernels_, i - first);
-      adapters.wait();
+      adapters.wait_for_rows();
       some_tiles(product, i - first - shares);
     });
   }
@@ -202,7 +200,7 @@ std::unique_ptr<Operator> blockwise_linear(std::shared_ptr<const Weights> weight
   std::vector<ONNXTensorElementDataType> inputs(kInputs, kFloat);
   inputs[kCodes] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   inputs[kAdapterOfToken] = inputs[kAdapterTable] = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-  inputs[kAdapterWeights] = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  inputs[kAdapterWeights] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   return std::make_unique<Operator>("BlockwiseLinear", Ports{inputs, {kFloat}, kBias},
                                     [weights](const NodeInfo &node) {
                                       return std::make_unique<BlockwiseLinear>(node, *weights);

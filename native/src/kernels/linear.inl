@@ -1,5 +1,5 @@
-// Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes, math.inl
-// and adapters.inl.
+// Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes, math.inl,
+// rows.inl and adapters.inl.
 //
 // A block of a tile is 16 outputs by `block` inputs. With 8 bits each 64-byte vector holds 4
 // consecutive inputs of 16 outputs. With 4 bits the low nibbles do, and the high ones hold the 4
@@ -49,34 +49,6 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
   total = isum(codes_sum);
 }
 
-// Rows that are computed at once, and where they begin: groups that differ by one row at most, 8
-// rows are 4 and 4, not 6 and 2. Few rows make larger groups, though not all of their sums stay in
-// registers: they read the weights less often, and reading overlaps with computing.
-SC2ONNX_LANES int64_t groups_of(int64_t rows) {
-  const int64_t most = rows <= 2 * kFewRows ? kFewRows : kRows;
-  return (rows + most - 1) / most;
-}
-SC2ONNX_LANES int64_t first_of(int64_t rows, int64_t group) {
-  return rows * group / groups_of(rows);
-}
-
-// Where a row's codes lie: those of a group by fours of inputs, row after row, so that one pointer
-// serves all of them. (Scales and starts: by blocks, row after row.)
-struct RowPlace {
-  int64_t first, together, number;  // of its group: first row and rows; the row's number in it
-
-  SC2ONNX_LANES RowPlace of(int64_t rows, int64_t row) {
-    const int64_t group = ((row + 1) * groups_of(rows) - 1) / rows, first = first_of(rows, group);
-    return {first, first_of(rows, group + 1) - first, row - first};
-  }
-  SC2ONNX_INLINE int64_t codes(int64_t inputs, int64_t input) const {
-    return first * inputs + input * together + number * 4;  // input: a multiple of 4
-  }
-  SC2ONNX_INLINE int64_t numbers(int64_t blocks, int64_t block) const {
-    return first * blocks + block * together + number;
-  }
-};
-
 static int64_t code_at(const MatrixShape &matrix, int64_t rows, int64_t row, int64_t input) {
   return RowPlace::of(rows, row).codes(matrix.inputs, input / 4 * 4) + input % 4;
 }
@@ -98,13 +70,12 @@ static void round_rows(const Rounding &a, int64_t first, int64_t end) {
     for (int64_t b = 0; b < blocks; b++) {
       const float *part = x + b * block;
       if (a.norm_weight) {
-        float *normed = a.normed ? a.normed + row * inputs + b * block : here;
         for (int i = 0; i < block; i += 16) {
           const F centred = mul(sub(load(part + i), splat(mean)), splat(factor));
           const int64_t at = b * block + i;
-          store(normed + i, fma(centred, load(a.norm_weight + at), load(a.norm_bias + at)));
+          store(here + i, fma(centred, load(a.norm_weight + at), load(a.norm_bias + at)));
         }
-        part = normed;
+        part = here;
       }
       int32_t total;
       const int64_t number = place.numbers(blocks, b);
@@ -148,6 +119,17 @@ SC2ONNX_LANES void fetch_tiles(const Product &a, int64_t tile, int tiles, int by
     const uint8_t *at = a.weights + (tile + n) * a.matrix.tile_bytes();
     for (int i = 0; i < bytes; i += 64) SC2ONNX_PREFETCH(at + i);
   }
+}
+
+// Adds what any adapters add, by way of memory.
+template <int kM, int kN>
+SC2ONNX_LANES void expand_stored(const Adapters &a, int64_t row, int64_t tile, F (&sums)[kM][kN]) {
+  alignas(64) float added[kM][kN][16];
+  for (int m = 0; m < kM; m++)
+    for (int n = 0; n < kN; n++) store(added[m][n], sums[m][n]);
+  expand(a, row, kM, tile, kN, added[0][0]);
+  for (int m = 0; m < kM; m++)
+    for (int n = 0; n < kN; n++) sums[m][n] = load(added[m][n]);
 }
 
 // A whole group of kM rows from `row` on, and kN tiles. kFetch: whether the weights come from
@@ -198,12 +180,10 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile, int64_t end
   }
   if (a.adapters) {
     if (kFetch && tile + 2 * kN <= end) fetch_tiles(a, tile + kN, kN, kM == 1 ? 512 : 1536);
-    alignas(64) float added[kM][kN][16];
-    for (int m = 0; m < kM; m++)
-      for (int n = 0; n < kN; n++) store(added[m][n], sums[m][n]);
-    expand(*a.adapters, row, kM, tile, kN, added[0][0]);
-    for (int m = 0; m < kM; m++)
-      for (int n = 0; n < kN; n++) sums[m][n] = load(added[m][n]);
+    if (is_simple(*a.adapters, row, kM, tile, kN))
+      expand_simple(*a.adapters, row, tile, sums);
+    else
+      expand_stored<kM, kN>(*a.adapters, row, tile, sums);
   }
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) finish(a, sums[m][n], row + m, tile + n);

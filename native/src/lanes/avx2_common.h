@@ -11,7 +11,7 @@ struct B {
 };
 
 constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
-constexpr int kShrinkRows = 2, kShrinkRanks = 2, kExpandRows = 4;
+constexpr int kExpandRows = 4;
 
 SC2ONNX_LANES F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 SC2ONNX_LANES F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

@@ -13,7 +13,7 @@ using B = __m512i;
 
 constexpr bool kBiased = true;
 constexpr int kRows = 6, kFewRows = 10, kTiles = 2, kTilesOfOneRow = 4;
-constexpr int kShrinkRows = 6, kShrinkRanks = 4, kExpandRows = 10;
+constexpr int kExpandRows = 10;
 
 SC2ONNX_LANES F splat(float x) { return _mm512_set1_ps(x); }
 SC2ONNX_LANES F load(const float *p) { return _mm512_loadu_ps(p); }

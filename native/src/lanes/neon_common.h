@@ -12,7 +12,7 @@ struct B {
 };
 
 constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
-constexpr int kShrinkRows = 2, kShrinkRanks = 2, kExpandRows = 4;
+constexpr int kExpandRows = 4;
 
 #define SC2ONNX_EACH(result, expression)          \
   for (int i = 0; i < 4; i++) result.part[i] = expression

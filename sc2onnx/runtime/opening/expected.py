@@ -203,7 +203,7 @@ def kernel_options(version: int) -> dict[str, Port]:
         ADAPTER_OF_TOKEN: Port(INT64, (None,)),
         ADAPTER_SCALES: Port(FLOAT, (None,)),
         ADAPTER_TABLE: Port(INT64, (None, None, None, len(SegmentEntry._fields))),
-        ADAPTER_WEIGHTS: Port(FLOAT16, (None,)),
+        ADAPTER_WEIGHTS: Port(UINT8, (None,)),
     }
 
 
