@@ -12,7 +12,7 @@ namespace sc2onnx {
 // 8 bits in blocks of inputs and the adapter is scale B (A u), summed over its segments.
 //
 // Inputs: x float (tokens, K), codes uint8 (N, K / block_size, block_size * bits / 8), scales
-// float (N, K / block_size), and bias (N,), norm_weight (K,), norm_bias (K,), residual
+// float or bfloat16 (N, K / block_size), and bias (N,), norm_weight (K,), norm_bias (K,), residual
 // (tokens, N), all of which may be left out. Then, all or none, adapter_of_token int64 (tokens,),
 // adapter_scales float (tokens,), adapter_table int64 (adapters, products, segments, 5) and
 // adapter_weights uint8 (bytes,), which may be empty; sc2onnx/bundle/kernels.py says what

@@ -24,10 +24,14 @@ static uint8_t *random_matrix(const MatrixShape &shape) {
   uint32_t x = 1;
   for (int64_t i = 0; i < shape.bytes(); i += 4)
     x = x * 1664525 + 1013904223, memcpy(data + i, &x, 4);
-  for (int64_t i = 0; i < shape.bytes(); i += shape.block_bytes())
-    for (int j = 0; j < 16; j++) {
-      const float scale = 0.01f;
-      memcpy(data + i + 64 * shape.vectors() + 4 * j, &scale, 4);
+  const float scale = 0.0078125f;  // whose upper half is a bfloat16
+  const int64_t blocks = shape.blocks(), together = shape.together();
+  uint8_t *at = data;
+  for (int64_t tile = 0; tile < shape.tiles(); tile++)
+    for (int64_t b = 0; b < blocks; b += together, at += 64) {
+      at += std::min(together, blocks - b) * shape.block_bytes();
+      for (int i = 0; i < 64; i += shape.scale_bytes)
+        memcpy(at + i, (const uint8_t *)&scale + 4 - shape.scale_bytes, (size_t)shape.scale_bytes);
     }
   return data;
 }
@@ -86,7 +90,8 @@ struct Bench {
     for (int layer = 0; layer < layers; layer++)
       for (auto size :
            {std::pair<int64_t, int64_t>{3584, 3072}, {3072, 3072}, {12288, 3072}, {3072, 12288}}) {
-        const MatrixShape shape{size.first, size.second, bits, block};
+        const int32_t scale_bytes = getenv("SCALE_BYTES") ? atoi(getenv("SCALE_BYTES")) : 2;
+        const MatrixShape shape{size.first, size.second, bits, block, scale_bytes};
         matrices.push_back({shape, random_matrix(shape)});
         adapter.add(shape);
         gigabytes += (double)shape.bytes() / 1e9;

@@ -1,7 +1,7 @@
 // Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes, math.inl,
 // rows.inl and adapters.inl.
 //
-// A block of a tile is 16 outputs by `block` inputs. With 8 bits each 64-byte vector holds 4
+// A tile is 16 outputs: the codes of a block of inputs or of two, then 16 scales for each. With 8 bits each 64-byte vector holds 4
 // consecutive inputs of 16 outputs. With 4 bits the low nibbles do, and the high ones hold the 4
 // inputs half a block further on. Products of a block are summed as int32, exactly; then one
 // conversion and one fused multiply-add take them to float32. So a row's sums have one order,
@@ -121,6 +121,15 @@ SC2ONNX_LANES void fetch_tiles(const Product &a, int64_t tile, int tiles, int by
   }
 }
 
+// 16 scales of block `number` of those whose scales lie together.
+template <bool kBrain>
+SC2ONNX_LANES F load_scales(const uint8_t *at, int number) {
+  if constexpr (kBrain)
+    return load_brain((const uint16_t *)at + 16 * number);
+  else
+    return load((const float *)at);
+}
+
 // Adds what any adapters add, by way of memory.
 template <int kM, int kN>
 SC2ONNX_LANES void expand_stored(const Adapters &a, int64_t row, int64_t tile, F (&sums)[kM][kN]) {
@@ -132,12 +141,43 @@ SC2ONNX_LANES void expand_stored(const Adapters &a, int64_t row, int64_t tile, F
     for (int n = 0; n < kN; n++) sums[m][n] = load(added[m][n]);
 }
 
-// A whole group of kM rows from `row` on, and kN tiles. kFetch: whether the weights come from
-// memory, and are asked for before they are wanted. `end`: tiles that the same thread computes.
+// The sums of one block of kM rows and kN tiles, from codes at w and x on, which it moves on.
 template <int kBits, int kM, int kN, bool kFetch>
+SC2ONNX_LANES void dot_block(const MatrixShape &matrix, const int32_t *starts, const uint8_t *&w,
+                             const int8_t *&x, I (&acc)[kM][kN]) {
+  const int64_t tile_bytes = matrix.tile_bytes();
+  const int half = matrix.block / 2 * kM;
+  for (int m = 0; m < kM; m++)
+    for (int n = 0; n < kN; n++) acc[m][n] = isplat(starts[m]);
+  for (const uint8_t *end = w + matrix.block_bytes(); w < end; w += 64, x += 4 * kM) {
+    B codes[kN], high[kN];
+    for (int n = 0; n < kN; n++) {
+      const uint8_t *at = w + n * tile_bytes;
+      if (kFetch) SC2ONNX_PREFETCH(at + kAhead);
+      codes[n] = load_bytes(at);
+      if (kBits == 4) {
+        high[n] = high_nibbles(codes[n]);
+        codes[n] = low_nibbles(codes[n]);
+      }
+    }
+    for (int m = 0; m < kM; m++) {
+      for (int n = 0; n < kN; n++)
+        acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], x + 4 * m)
+                               : dot_byte(acc[m][n], codes[n], x + 4 * m);
+      if (kBits == 4)
+        for (int n = 0; n < kN; n++) acc[m][n] = dot_nibble(acc[m][n], high[n], x + half + 4 * m);
+    }
+  }
+  if (kBits == 4) x += half;
+}
+
+// A whole group of kM rows from `row` on, and kN tiles. kBrain: scales are bfloat16. kFetch:
+// whether the weights come from memory, and are asked for before they are wanted. `end`: tiles
+// that the same thread computes.
+template <int kBits, bool kBrain, int kM, int kN, bool kFetch>
 SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile, int64_t end) {
+  constexpr int kTogether = kBrain ? 2 : 1;
   const int64_t blocks = a.matrix.blocks(), tile_bytes = a.matrix.tile_bytes();
-  const int code_bytes = (int)a.matrix.vectors() * 64, half = a.matrix.block / 2 * kM;
   const uint8_t *w = a.weights + tile * tile_bytes;
   const int8_t *x = a.codes + row * a.matrix.inputs;
   const float *scales = a.scales + row * blocks;
@@ -145,38 +185,18 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile, int64_t end
   F sums[kM][kN];
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) sums[m][n] = splat(0.f);
-  for (int64_t b = 0; b < blocks; b++) {
-    I acc[kM][kN];
-    for (int m = 0; m < kM; m++)
-      for (int n = 0; n < kN; n++) acc[m][n] = isplat(starts[m]);
-    for (const uint8_t *end = w + code_bytes; w < end; w += 64, x += 4 * kM) {
-      B codes[kN], high[kN];
+  for (int64_t first = 0; first < blocks; first += kTogether, w += 64) {
+    const int count = kTogether == 1 || first + 1 == blocks ? 1 : kTogether;
+    const uint8_t *at = w + count * a.matrix.block_bytes();
+    for (int b = 0; b < count; b++, scales += kM, starts += kM) {
+      I acc[kM][kN];
+      dot_block<kBits, kM, kN, kFetch>(a.matrix, starts, w, x, acc);
       for (int n = 0; n < kN; n++) {
-        const uint8_t *at = w + n * tile_bytes;
-        if (kFetch) SC2ONNX_PREFETCH(at + kAhead);
-        codes[n] = load_bytes(at);
-        if (kBits == 4) {
-          high[n] = high_nibbles(codes[n]);
-          codes[n] = low_nibbles(codes[n]);
-        }
-      }
-      for (int m = 0; m < kM; m++) {
-        for (int n = 0; n < kN; n++)
-          acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], x + 4 * m)
-                                 : dot_byte(acc[m][n], codes[n], x + 4 * m);
-        if (kBits == 4)
-          for (int n = 0; n < kN; n++) acc[m][n] = dot_nibble(acc[m][n], high[n], x + half + 4 * m);
+        const F size = load_scales<kBrain>(at + n * tile_bytes, b);
+        for (int m = 0; m < kM; m++)
+          sums[m][n] = fma(to_float(acc[m][n]), mul(size, splat(scales[m])), sums[m][n]);
       }
     }
-    if (kBits == 4) x += half;
-    for (int n = 0; n < kN; n++) {
-      const F weight_scales = load((const float *)(w + n * tile_bytes));
-      for (int m = 0; m < kM; m++)
-        sums[m][n] = fma(to_float(acc[m][n]), mul(weight_scales, splat(scales[m])), sums[m][n]);
-    }
-    w += 64;
-    scales += kM;
-    starts += kM;
   }
   if (a.adapters) {
     if (kFetch && tile + 2 * kN <= end) fetch_tiles(a, tile + kN, kN, kM == 1 ? 512 : 1536);
@@ -190,41 +210,42 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile, int64_t end
 }
 
 // A group of `rows` rows from `row` on, kMost at most.
-template <int kBits, int kN, bool kFetch, int kMost>
+template <int kBits, bool kBrain, int kN, bool kFetch, int kMost>
 SC2ONNX_LANES void group(const Product &a, int64_t row, int64_t rows, int64_t tile, int64_t end) {
   if constexpr (kMost > 0) {
     if (rows == kMost)
-      part<kBits, kMost, kN, kFetch>(a, row, tile, end);
+      part<kBits, kBrain, kMost, kN, kFetch>(a, row, tile, end);
     else
-      group<kBits, kN, kFetch, kMost - 1>(a, row, rows, tile, end);
+      group<kBits, kBrain, kN, kFetch, kMost - 1>(a, row, rows, tile, end);
   }
 }
 
 // All rows: the first group brings the weights; the others find them in a cache.
-template <int kBits, int kN>
+template <int kBits, bool kBrain, int kN>
 SC2ONNX_LANES void all_rows(const Product &a, int64_t tile, int64_t end) {
-  group<kBits, kN, true, kFewRows>(a, 0, first_of(a.rows, 1), tile, end);
+  group<kBits, kBrain, kN, true, kFewRows>(a, 0, first_of(a.rows, 1), tile, end);
   const int64_t groups = groups_of(a.rows);
   for (int64_t g = 1; g < groups; g++) {
     const int64_t first = first_of(a.rows, g);
-    group<kBits, kN, false, kFewRows>(a, first, first_of(a.rows, g + 1) - first, tile, end);
+    group<kBits, kBrain, kN, false, kFewRows>(a, first, first_of(a.rows, g + 1) - first, tile, end);
   }
 }
 
-template <int kBits>
+template <int kBits, bool kBrain>
 static void tiles_of(const Product &a, int64_t tile, int64_t end) {
   if (a.rows == 1)
     for (; tile + kTilesOfOneRow <= end; tile += kTilesOfOneRow)
-      part<kBits, 1, kTilesOfOneRow, true>(a, 0, tile, end);
-  for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kTiles>(a, tile, end);
-  for (; kTiles > 1 && tile < end; tile++) all_rows<kBits, 1>(a, tile, end);
+      part<kBits, kBrain, 1, kTilesOfOneRow, true>(a, 0, tile, end);
+  for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kBrain, kTiles>(a, tile, end);
+  for (; kTiles > 1 && tile < end; tile++) all_rows<kBits, kBrain, 1>(a, tile, end);
 }
 
 static void product(const Product &a, int64_t first_tile, int64_t end) {
   if (a.rows == 0) return;
   if (a.adapters) fetch_adapters(*a.adapters, a.rows, first_tile, end);
+  const bool brain = a.matrix.scale_bytes == 2;
   if (a.matrix.bits == 4)
-    tiles_of<4>(a, first_tile, end);
+    brain ? tiles_of<4, true>(a, first_tile, end) : tiles_of<4, false>(a, first_tile, end);
   else
-    tiles_of<8>(a, first_tile, end);
+    brain ? tiles_of<8, true>(a, first_tile, end) : tiles_of<8, false>(a, first_tile, end);
 }

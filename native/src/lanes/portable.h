@@ -36,6 +36,15 @@ SC2ONNX_LANES F load(const float *p) {
   memcpy(r.lane, p, sizeof r.lane);
   return r;
 }
+// Of bfloat16, exactly.
+SC2ONNX_LANES F load_brain(const uint16_t *p) {
+  F r;
+  for (int i = 0; i < 16; i++) {
+    const uint32_t bits = (uint32_t)p[i] << 16;
+    memcpy(&r.lane[i], &bits, 4);
+  }
+  return r;
+}
 // Of float16, exactly.
 SC2ONNX_LANES F load_half(const uint16_t *p) {
   F r;

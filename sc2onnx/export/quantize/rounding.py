@@ -19,7 +19,14 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.blas import ssyrk
 
 from sc2onnx.bundle.schemes import Scheme
-from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, nearest, quantise
+from sc2onnx.export.quantize.codec import (
+    ZERO_SCALE,
+    Floats,
+    Quantised,
+    nearest,
+    quantise,
+    scale_like,
+)
 
 DAMPING: Final = 0.1
 """Added to H's diagonal, of its mean: directions that the text does not show must not be free."""
@@ -259,8 +266,10 @@ def improve_scales(
     bend = inner @ codes
     power = np.einsum("bo,bo->o", bend, codes)
     step = np.einsum("bo,bo->o", gradient, codes) / np.where(power > 0, power, 1)
-    step = np.where((power > 0) & (state.scales[block] + step != 0), step, 0).astype(np.float32)
-    state.scales[block] += step
+    scales = state.scales[block]
+    moved = scale_like(scales + step)
+    moved = np.where((power > 0) & (moved != 0), moved, scales)
+    step, state.scales[block] = moved - scales, moved
     state.errors[columns] -= codes * step
     gradient -= bend * step
 

@@ -32,7 +32,7 @@ from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
-ALGORITHM: Final = 3
+ALGORITHM: Final = 4
 """Raised whenever the same text gives other codes, unless that is by one of
 :func:`sc2onnx.export.quantize.rounding.constants`.
 """
