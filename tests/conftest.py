@@ -75,6 +75,12 @@ def int8_bundle(fixture_directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def int8_bundle_before(fixture_directory: Path) -> Path:
+    """The same as of format 7: scales are float32. Not to be written to."""
+    return fixture_directory / "int8-before"
+
+
+@pytest.fixture(scope="session")
 def int4_bundle(fixture_directory: Path) -> Path:
     """The mini checkpoint in int4, rounded to the nearest. Not to be written to."""
     return fixture_directory / "int4"

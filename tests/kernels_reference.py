@@ -70,7 +70,7 @@ def blockwise_linear(
     normed = x if norm is None else layer_norm(x, *norm)
     y = (rounded(normed, block) if rounds else normed) @ unpacked(codes, scales, bits).T
     y = y if bias is None else y + bias
-    y = y if adapters is None else y + adapters(normed)
+    y = y if adapters is None else y + adapters(rounded(normed, block) if rounds else normed)
     y = gelu(y) if activate else y
     return np.asarray(y if residual is None else y + residual, dtype=np.float32)
 
@@ -91,12 +91,21 @@ def adapted(
     for token, adapter in enumerate(of_token):
         entries = table[adapter, product] if adapter >= 0 else np.zeros((0, 5), np.int64)
         for first, count, rank, a, b in entries[entries[:, 2] > 0]:
-            down = weights[a : a + rank * x.shape[1]].reshape(rank, -1).astype(np.float64)
-            tiles = weights[b : b + rank * count].reshape(-1, rank, 16).astype(np.float64)
-            up = tiles.transpose(0, 2, 1).reshape(count, rank)
+            tiles = weights[b : b + 2 * rank * count].view(np.float16).reshape(-1, rank, 16)
+            up = tiles.astype(np.float64).transpose(0, 2, 1).reshape(count, rank)
             scale = scales[token] if len(scales) else 1
-            y[token, first : first + count] += scale * (up @ (down @ x[token]))
+            inner = low_rank(weights[a:], rank, x.shape[1]) @ x[token]
+            y[token, first : first + count] += scale * (up @ inner)
     return y
+
+
+def low_rank(packed: Array, rank: int, inputs: int) -> Array:
+    """``A`` (rank, inputs), float64, of the bytes that begin with it."""
+    count = -(-rank // 16)
+    tiles = packed[: count * 16 * (inputs + 4)].reshape(count, -1)
+    codes, scales = tiles[:, : 16 * inputs], np.ascontiguousarray(tiles[:, 16 * inputs :])
+    rows = codes.reshape(count, -1, 16, 4).transpose(0, 2, 1, 3).reshape(-1, inputs)
+    return np.asarray((rows[:rank] - 128.0) * scales.view(np.float32).reshape(-1, 1)[:rank])
 
 
 def turned(heads: Array, cos: Array, sin: Array) -> Array:
@@ -279,7 +288,7 @@ NO_ADAPTERS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
     "adapter_of_token": ((0,), np.int64),
     "adapter_scales": ((0,), np.float32),
     "adapter_table": ((0, 0, 0, 5), np.int64),
-    "adapter_weights": ((0,), np.float16),
+    "adapter_weights": ((0,), np.uint8),
 }
 """Shapes and types of the inputs of adapters where there are none."""
 

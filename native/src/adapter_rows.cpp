@@ -12,8 +12,9 @@ namespace {
 
 constexpr int64_t kEntry = 5;  // numbers of a segment in the table
 constexpr int64_t kMostSegments = 64, kMostRank = 1 << 16;
-constexpr int64_t kRowsTogether = 24;  // of a share
-constexpr int64_t kFewRows = 8, kRanksTogether = 4;  // few rows are cut by ranks as well
+constexpr int64_t kAlignment = 64;     // of places in the weights
+constexpr int64_t kMostTogether = 10;  // rows of a group, which kernels compute at once
+constexpr int64_t kRowsTogether = 24;  // of a share; of as many rows tiles are shared out as well
 
 std::string shown(int64_t value) { return std::to_string(value); }
 
@@ -58,12 +59,12 @@ void check(const Entry &entry, int64_t adapter, const MatrixShape &matrix, int64
     refuse(name + " is for outputs from " + shown(entry.first_output) + " on, " +
            shown(entry.outputs) + " of them, expected multiples of 16 within " +
            shown(matrix.outputs));
-  for (auto [what, at, size] : {std::tuple("A", entry.a, entry.rank * matrix.inputs),
-                                std::tuple("B", entry.b, entry.rank * entry.outputs)})
-    if (at < 0 || size > available || at > available - size)
+  for (auto [what, at, size] : {std::tuple("A", entry.a, bytes_of_a(entry.rank, matrix.inputs)),
+                                std::tuple("B", entry.b, 2 * entry.rank * entry.outputs)})
+    if (at < 0 || at % kAlignment != 0 || size > available || at > available - size)
       refuse(name + " has " + what + " at " + shown(at) + ", " + shown(size) +
-             " elements long, expected a place within the " + shown(available) +
-             " of adapter_weights");
+             " bytes long, expected a multiple of " + shown(kAlignment) + " and a place within the " +
+             shown(available) + " of adapter_weights");
 }
 
 }  // namespace
@@ -101,6 +102,7 @@ bool AdapterRows::read_adapters(const AdapterInputs &inputs, int64_t product,
   of_row_.assign(order_.size(), {});
   shares_.clear();
   adapters_.width = 0;
+  distinct_.clear();
   for (size_t first = 0, end; first < order_.size(); first = end) {
     const int64_t adapter = of_token[order_[first]];
     for (end = first; end < order_.size() && of_token[order_[end]] == adapter;) end++;
@@ -108,8 +110,9 @@ bool AdapterRows::read_adapters(const AdapterInputs &inputs, int64_t product,
     const Segments segments = read_segments(inputs, adapter, product, matrix);
     if (segments.begin == segments.end) continue;
     for (size_t i = first; i < end; i++) of_row_[(size_t)order_[i]] = segments;
-    share(segments, first, end);
+    distinct_.push_back(segments);
   }
+  for (const Segments &segments : distinct_) share(segments);
   return adapters_.width > 0;
 }
 
@@ -118,7 +121,7 @@ Segments AdapterRows::read_segments(const AdapterInputs &inputs, int64_t adapter
   const std::vector<int64_t> &shape = inputs.table.shape;
   const int64_t number = (adapter * shape[1] + product) * shape[2];
   const auto *table = inputs.table.as<int64_t>() + number * kEntry;
-  const auto *weights = inputs.weights.as<uint16_t>();
+  const auto *weights = inputs.weights.as<uint8_t>();
   const size_t before = segments_.size();
   int64_t place = 0;
   for (int64_t i = 0; i < shape[2]; i++, table += kEntry) {
@@ -127,39 +130,45 @@ Segments AdapterRows::read_segments(const AdapterInputs &inputs, int64_t adapter
     check(entry, adapter, matrix, elements(inputs.weights));
     const int64_t first = entry.first_output / 16;
     segments_.push_back({first, first + entry.outputs / 16, entry.rank, weights + entry.a,
-                         weights + entry.b, place});
+                         reinterpret_cast<const uint16_t *>(weights + entry.b), place});
     place += entry.rank;
   }
   adapters_.width = std::max(adapters_.width, place);
   return {segments_.data() + before, segments_.data() + segments_.size()};
 }
 
-// Cuts A x of the rows first .. end - 1 of order_ into what a thread computes at a time.
-void AdapterRows::share(Segments segments, size_t first, size_t end) {
-  const auto count = (int64_t)(end - first);
-  if (count > kFewRows) {
-    for (int64_t i = 0; i < count; i += kRowsTogether)
-      shares_.push_back({segments, order_.data() + first + i, std::min(kRowsTogether, count - i),
-                         0, kMostRank});
+// Cuts A x of rows that have these segments into what a thread computes at a time: by rows where
+// there are many, else by tiles of ranks.
+void AdapterRows::share(Segments segments) {
+  const auto rows = (int64_t)order_.size();
+  int64_t tiles = 0;
+  for (const Segment *s = segments.begin; s < segments.end; s++) tiles += s->rank_tiles();
+  if (rows <= kRowsTogether) {
+    for (int64_t i = 0; i < tiles; i++) shares_.push_back({segments, 0, rows, i, i + 1});
     return;
   }
-  for (const Segment *s = segments.begin; s < segments.end; s++)
-    for (int64_t rank = 0; rank < s->rank; rank += kRanksTogether)
-      shares_.push_back({{s, s + 1}, order_.data() + first, count, rank, rank + kRanksTogether});
+  for (int64_t i = 0; i < rows; i += kRowsTogether) {
+    const int64_t end = std::min(rows, i + kRowsTogether + kMostTogether);
+    const auto *of_row = of_row_.data();
+    if (std::any_of(of_row + i, of_row + end,
+                    [&](const Segments &each) { return each.begin == segments.begin; }))
+      shares_.push_back({segments, i, i + kRowsTogether, 0, tiles});
+  }
 }
 
-float *AdapterRows::normed(int64_t rows, const MatrixShape &matrix) {
-  normed_.resize((size_t)(rows * matrix.inputs));
-  return normed_.data();
-}
-
-const Adapters &AdapterRows::begin(const float *x, const MatrixShape &matrix, bool there) {
+const Adapters &AdapterRows::begin(const Product &product, bool there) {
   adapters_.rows = (int64_t)of_row_.size();
   inner_.resize((size_t)(adapters_.rows * adapters_.width));
   adapters_.of_row = of_row_.data();
-  adapters_.x = x;
-  adapters_.inputs = matrix.inputs;
+  adapters_.inputs = product.matrix.inputs;
+  adapters_.bits = product.matrix.bits;
+  adapters_.block = product.matrix.block;
+  adapters_.codes = product.codes;
+  adapters_.code_scales = product.scales;
+  adapters_.starts = product.starts;
   adapters_.inner = inner_.data();
+  adapters_.wait = [](const void *rows) { static_cast<const AdapterRows *>(rows)->wait(); };
+  adapters_.waits_for = this;
   rounded_ = there;
   left_ = shares();
   return adapters_;
@@ -167,16 +176,24 @@ const Adapters &AdapterRows::begin(const float *x, const MatrixShape &matrix, bo
 
 // Asks for a share's weights, as long as activations are not there.
 void AdapterRows::fetch(const Shrinking &share) const {
-  for (const Segment *s = share.segments.begin; s < share.segments.end; s++) {
-    const uint16_t *at = s->a + share.first_rank * adapters_.inputs;
-    const uint16_t *end = s->a + std::min(share.end_rank, s->rank) * adapters_.inputs;
-    for (; at < end && !rounded_.load(std::memory_order_relaxed); at += 32) SC2ONNX_PREFETCH(at);
-  }
+  const int64_t bytes = rank_tile_bytes(adapters_.inputs);
+  int64_t tile = 0;
+  for (const Segment *s = share.segments.begin; s < share.segments.end; s++)
+    for (int64_t i = 0; i < s->rank_tiles(); i++, tile++) {
+      if (tile < share.first_tile || tile >= share.end_tile) continue;
+      const uint8_t *at = s->a + i * bytes;
+      for (const uint8_t *end = at + bytes; at < end && !is_rounded(); at += 64)
+        SC2ONNX_PREFETCH(at);
+    }
+}
+
+void AdapterRows::wait_for_rows() const {
+  wait_until([&] { return is_rounded(); });
 }
 
 void AdapterRows::shrink(const LinearKernels &kernels, int64_t share) {
   fetch(shares_[(size_t)share]);
-  wait_until([&] { return rounded_.load(std::memory_order_acquire); });
+  wait_for_rows();
   kernels.shrink(adapters_, shares_[(size_t)share]);
   left_.fetch_sub(1, std::memory_order_release);
 }

@@ -23,15 +23,13 @@ class AdapterRows {
   // kernels read is within the inputs. Throws Refused.
   bool read(const AdapterInputs &inputs, int64_t rows, int64_t product, const MatrixShape &matrix);
 
-  // Activations behind the norm, (rows, inputs), for whoever has them nowhere else.
-  float *normed(int64_t rows, const MatrixShape &matrix);
-
-  // For products of these activations, which are there, or will be when rounded() is called.
-  const Adapters &begin(const float *x, const MatrixShape &matrix, bool there);
+  // For this product of rounded rows, which are there, or will be when rounded() is called.
+  const Adapters &begin(const Product &product, bool there);
   void rounded() { rounded_.store(true, std::memory_order_release); }
+  void wait_for_rows() const;
 
-  // What is computed before anything is added, in this order; the last to finish tells whoever
-  // waits.
+  // What is begun before any tile, in this order. Tiles wait for all of it when they are complete
+  // but for what adapters add.
   int64_t shares() const { return (int64_t)shares_.size(); }
   void shrink(const LinearKernels &kernels, int64_t share);
   void wait() const;
@@ -40,14 +38,15 @@ class AdapterRows {
   bool read_adapters(const AdapterInputs &inputs, int64_t product, const MatrixShape &matrix);
   Segments read_segments(const AdapterInputs &inputs, int64_t adapter, int64_t product,
                          const MatrixShape &matrix);
-  void share(Segments segments, size_t first, size_t end);
+  void share(Segments segments);
   void fetch(const Shrinking &share) const;
+  bool is_rounded() const { return rounded_.load(std::memory_order_acquire); }
 
   std::vector<int64_t> order_;  // rows, those of an adapter side by side
   std::vector<Segment> segments_;
-  std::vector<Segments> of_row_;
+  std::vector<Segments> of_row_, distinct_;
   std::vector<Shrinking> shares_;
-  std::vector<float> inner_, normed_;
+  std::vector<float> inner_;
   Adapters adapters_;
   std::atomic<bool> rounded_{false};
   std::atomic<int64_t> left_{0};  // shares

@@ -3,39 +3,57 @@
 
 #include <stdint.h>
 
+#include "lanes/inline.h"
+
 namespace sc2onnx {
 
-// B (A x) for some outputs of a product, A and B in float16.
+constexpr int64_t kRankTile = 16;  // ranks that lie side by side in A
+
+// B (A x) for some outputs of a product: A in int8 with a scale for each rank, B in float16.
 struct Segment {
   int64_t first_tile = 0, end_tile = 0;  // of 16 outputs each
   int64_t rank = 0;
-  const uint16_t *a = nullptr;  // (rank, inputs)
+  const uint8_t *a = nullptr;   // tiles of ranks: (inputs / 4, 16, 4) codes + 128, then 16 scales
   const uint16_t *b = nullptr;  // (end_tile - first_tile, rank, 16)
   int64_t place = 0;            // of its first rank in Adapters::inner
+
+  SC2ONNX_INLINE int64_t rank_tiles() const { return (rank + kRankTile - 1) / kRankTile; }
 };
+
+// Bytes of a tile of A, and of all of it.
+SC2ONNX_INLINE int64_t rank_tile_bytes(int64_t inputs) { return kRankTile * (inputs + 4); }
+SC2ONNX_INLINE int64_t bytes_of_a(int64_t rank, int64_t inputs) {
+  return (rank + kRankTile - 1) / kRankTile * rank_tile_bytes(inputs);
+}
 
 // An adapter's part in a product, whose segments are added in order. None: they are equal.
 struct Segments {
   const Segment *begin = nullptr, *end = nullptr;
 };
 
-// The adapters of a product's rows.
+// The adapters of a product's rows. Codes, scales and starts are those of the product.
 struct Adapters {
   const Segments *of_row = nullptr;  // (rows,)
-  const float *x = nullptr;          // (rows, inputs): activations behind the norm
   int64_t rows = 0, inputs = 0;
+  int32_t bits = 0, block = 0;  // of the product's weights
+  const int8_t *codes = nullptr;
+  const float *code_scales = nullptr;
+  const int32_t *starts = nullptr;
   const float *scales = nullptr;  // (rows,) or null: 1
   float *inner = nullptr;         // (width, rows): scale * A x
   int64_t width = 0;
+  // Called before inner is read: returns when all of it is there.
+  void (*wait)(const void *) = nullptr;
+  const void *waits_for = nullptr;
 };
 
-// Some of these A x, which a thread computes: of rows with the same adapter, and of the ranks
-// first_rank .. end_rank - 1 that a segment has.
+// Some of these A x, which a thread computes: of the groups of rows that begin in first_row ..
+// end_row - 1, where they have these segments, and of some tiles of ranks, counted over all of
+// them.
 struct Shrinking {
   Segments segments;
-  const int64_t *rows = nullptr;
-  int64_t count = 0;  // of rows
-  int64_t first_rank = 0, end_rank = 0;
+  int64_t first_row = 0, end_row = 0;
+  int64_t first_tile = 0, end_tile = 0;
 };
 
 }  // namespace sc2onnx

@@ -94,21 +94,21 @@ SC2ONNX_EXPORT int32_t sc2onnx_kernels_layout(void) { return sc2onnx::kLayout; }
 
 // Bytes of a packed matrix; -1 for one that the kernels do not compute with.
 SC2ONNX_EXPORT int64_t sc2onnx_kernels_packed_bytes(int64_t n, int64_t k, int32_t bits,
-                                                    int32_t block_size) {
-  const sc2onnx::MatrixShape matrix{n, k, bits, block_size};
+                                                    int32_t block_size, int32_t scale_bytes) {
+  const sc2onnx::MatrixShape matrix{n, k, bits, block_size, scale_bytes};
   return matrix.fits() ? matrix.bytes() : -1;
 }
 
-// Packs codes (n, k / block_size, block_size * bits / 8) and scales (n, k / block_size) into out,
-// with so many threads. 0 when it is done.
+// Packs codes (n, k / block_size, block_size * bits / 8) and scales (n, k / block_size), float32 of
+// 4 bytes or bfloat16 of 2, into out, with so many threads. 0 when it is done.
 SC2ONNX_EXPORT int32_t sc2onnx_kernels_pack(const void *codes, const void *scales, int64_t n,
                                             int64_t k, int32_t bits, int32_t block_size,
-                                            int32_t threads, void *out) {
-  const sc2onnx::MatrixShape matrix{n, k, bits, block_size};
+                                            int32_t scale_bytes, int32_t threads, void *out) {
+  const sc2onnx::MatrixShape matrix{n, k, bits, block_size, scale_bytes};
   if (!matrix.fits()) return 1;
   try {
-    sc2onnx::pack(matrix, static_cast<const uint8_t *>(codes), static_cast<const float *>(scales),
-                  threads, static_cast<uint8_t *>(out));
+    sc2onnx::pack(matrix, static_cast<const uint8_t *>(codes), scales, threads,
+                  static_cast<uint8_t *>(out));
     return 0;
   } catch (...) {
     return 2;

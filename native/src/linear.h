@@ -12,14 +12,18 @@ namespace sc2onnx {
 struct MatrixShape {
   int64_t outputs = 0, inputs = 0;
   int32_t bits = 0, block = 0;
+  int32_t scale_bytes = 4;  // 4: float32, 2: bfloat16
 
   SC2ONNX_INLINE int64_t tiles() const { return (outputs + 15) / 16; }
   SC2ONNX_INLINE int64_t blocks() const { return inputs / block; }
   // of 64 bytes, in a block of a tile
   SC2ONNX_INLINE int64_t vectors() const { return (int64_t)block * bits / 32; }
-  // codes, then 16 scales
-  SC2ONNX_INLINE int64_t block_bytes() const { return 64 * vectors() + 64; }
-  SC2ONNX_INLINE int64_t tile_bytes() const { return blocks() * block_bytes(); }
+  SC2ONNX_INLINE int64_t block_bytes() const { return 64 * vectors(); }
+  // Blocks whose scales, 16 each, lie in one vector behind the last of them.
+  SC2ONNX_INLINE int64_t together() const { return 4 / scale_bytes; }
+  SC2ONNX_INLINE int64_t tile_bytes() const {
+    return blocks() * block_bytes() + (blocks() + together() - 1) / together() * 64;
+  }
   SC2ONNX_INLINE int64_t bytes() const { return tiles() * tile_bytes(); }
   bool fits() const;  // whether it is a matrix that the kernels compute with
 };
@@ -32,7 +36,6 @@ struct Rounding {
   // (inputs,); null: no layer norm before
   const float *norm_weight = nullptr, *norm_bias = nullptr;
   float epsilon = 0;
-  float *normed = nullptr;    // (rows, inputs), behind the norm; null: nobody needs them
   int8_t *codes = nullptr;    // rows x inputs, in the order of LinearKernels::code_at
   float *scales = nullptr;    // rows x blocks, in the order of LinearKernels::scale_at
   int32_t *starts = nullptr;  // likewise: where the sums of a block's products begin

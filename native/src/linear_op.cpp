@@ -33,6 +33,13 @@ void expect(const Tensor &tensor, const std::vector<int64_t> &shape, const char 
                 expected.shown());
 }
 
+int32_t scale_bytes(const Tensor &scales) {
+  if (scales.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) return 4;
+  if (scales.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16) return 2;
+  throw Refused("BlockwiseLinear: scales are of type " + std::to_string((int)scales.type) +
+                ", expected float or bfloat16");
+}
+
 // Activations as int8. One for each thread that runs steps, kept for the next product.
 struct Rounded {
   std::vector<int8_t> codes;
@@ -50,7 +57,9 @@ class BlockwiseLinear : public Kernel {
  public:
   BlockwiseLinear(const NodeInfo &node, const Weights &weights) {
     const int64_t bits = node.integer("bits"), block = node.integer("block_size");
-    matrix_ = {node.integer("N"), node.integer("K"), (int32_t)bits, (int32_t)block};
+    const Tensor codes = node.constant(kCodes), scales = node.constant(kScales);
+    matrix_ = {node.integer("N"), node.integer("K"), (int32_t)bits, (int32_t)block,
+               scale_bytes(scales)};
     if (matrix_.bits != bits || matrix_.block != block || !matrix_.fits())
       throw Refused(
           "BlockwiseLinear: N = " + std::to_string(matrix_.outputs) +
@@ -65,13 +74,12 @@ class BlockwiseLinear : public Kernel {
       throw Refused("BlockwiseLinear: epsilon = " + std::to_string(epsilon_) +
                     ", expected a number of 0 or more");
     read_product(node);
-    const Tensor codes = node.constant(kCodes), scales = node.constant(kScales);
     expect(codes, {matrix_.outputs, matrix_.blocks(), (int64_t)matrix_.block * matrix_.bits / 8},
            "codes");
     if (scales.size() != matrix_.outputs * matrix_.blocks())
       expect(scales, {matrix_.outputs, matrix_.blocks()}, "scales");
     weights_ =
-        weights.matrix(node.input_name(kCodes), matrix_, codes.as<uint8_t>(), scales.as<float>());
+        weights.matrix(node.input_name(kCodes), matrix_, codes.as<uint8_t>(), scales.data);
   }
 
   void compute(const Call &call) const override {
@@ -102,7 +110,6 @@ class BlockwiseLinear : public Kernel {
     rounding.norm_weight = norm_weight.as<float>();
     rounding.norm_bias = norm_bias.as<float>();
     rounding.epsilon = epsilon_;
-    if (adapted && norm_weight) rounding.normed = adapters.normed(rows, matrix_);
     rounding.codes = rounded.codes.data();
     rounding.scales = rounded.scales.data();
     rounding.starts = rounded.starts.data();
@@ -160,14 +167,13 @@ class BlockwiseLinear : public Kernel {
     call.parallel(tasks(), [&](int64_t i) { some_tiles(product, i); });
   }
 
-  // What tiles need is computed first: few rows are rounded, A x is multiplied. A thread that goes
-  // on waits for what others have begun, which saves that all wait for all in between.
+  // What tiles need is begun first: few rows are rounded, A x is multiplied. A thread that goes on
+  // waits for what others have begun when it needs that: rows at once, A x at the end of a tile.
   void multiply_adapted(const Call &call, const Rounding &rounding, Product product,
                         AdapterRows &adapters) const {
     const bool few = rounding.rows <= kRowsTogether;
     if (!few) round(call, rounding);
-    const float *x = rounding.norm_weight ? rounding.normed : rounding.x;
-    product.adapters = &adapters.begin(x, matrix_, !few);
+    product.adapters = &adapters.begin(product, !few);
     const int64_t first = few ? 1 : 0, shares = adapters.shares();
     call.parallel(first + shares + tasks(), [&](int64_t i) {
       if (i < first) {
@@ -175,7 +181,7 @@ class BlockwiseLinear : public Kernel {
         return adapters.rounded();
       }
       if (i < first + shares) return adapters.shrink(kernels_, i - first);
-      adapters.wait();
+      adapters.wait_for_rows();
       some_tiles(product, i - first - shares);
     });
   }
@@ -201,8 +207,9 @@ std::unique_ptr<Operator> blockwise_linear(std::shared_ptr<const Weights> weight
   constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   std::vector<ONNXTensorElementDataType> inputs(kInputs, kFloat);
   inputs[kCodes] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  inputs[kScales] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // float or bfloat16
   inputs[kAdapterOfToken] = inputs[kAdapterTable] = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-  inputs[kAdapterWeights] = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  inputs[kAdapterWeights] = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   return std::make_unique<Operator>("BlockwiseLinear", Ports{inputs, {kFloat}, kBias},
                                     [weights](const NodeInfo &node) {
                                       return std::make_unique<BlockwiseLinear>(node, *weights);

@@ -8,14 +8,14 @@
 
 namespace sc2onnx {
 
-// y = [gelu](round([layer norm](x)) W^T + bias [+ adapter]) [+ residual], where W has 4 or 8 bits
-// in blocks of inputs and the adapter is scale B (A [layer norm](x)), summed over its segments.
+// y = [gelu](u W^T + bias [+ adapter]) [+ residual] of u = round([layer norm](x)), where W has 4 or
+// 8 bits in blocks of inputs and the adapter is scale B (A u), summed over its segments.
 //
 // Inputs: x float (tokens, K), codes uint8 (N, K / block_size, block_size * bits / 8), scales
-// float (N, K / block_size), and bias (N,), norm_weight (K,), norm_bias (K,), residual
+// float or bfloat16 (N, K / block_size), and bias (N,), norm_weight (K,), norm_bias (K,), residual
 // (tokens, N), all of which may be left out. Then, all or none, adapter_of_token int64 (tokens,),
 // adapter_scales float (tokens,), adapter_table int64 (adapters, products, segments, 5) and
-// adapter_weights float16 (elements,), which may be empty; sc2onnx/bundle/kernels.py says what
+// adapter_weights uint8 (bytes,), which may be empty; sc2onnx/bundle/kernels.py says what
 // they hold. Attributes: N, K, bits, block_size, epsilon, gelu, product. Rows of x are rounded to
 // int8 with a scale for each block. A row of y has the same bits whatever other rows there are.
 std::unique_ptr<Operator> blockwise_linear(std::shared_ptr<const Weights> weights);

@@ -17,6 +17,7 @@ Tensor tensor(const OrtValue *value) {
     result.shape.resize(rank);
     status = ort().GetDimensions(info, result.shape.data(), rank);
   }
+  if (status == nullptr) status = ort().GetTensorElementType(info, &result.type);
   ort().ReleaseTensorTypeAndShapeInfo(info);
   check(status);
   check(ort().GetTensorMutableData(const_cast<OrtValue *>(value), &result.data));

@@ -47,6 +47,7 @@ OrtStatus *guarded(Work &&work) noexcept {
 struct Tensor {
   std::vector<int64_t> shape;
   void *data = nullptr;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 
   explicit operator bool() const { return data != nullptr; }
   int64_t size() const;  // elements

@@ -12,7 +12,7 @@ namespace sc2onnx {
 bool MatrixShape::fits() const {
   const bool block_fits = block == 16 || block == 32 || block == 64 || block == 128 || block == 256;
   const int64_t most = (int64_t)1 << 31;
-  return (bits == 4 || bits == 8) && block_fits && outputs > 0 && outputs < most && inputs > 0 &&
+  return (bits == 4 || bits == 8) && (scale_bytes == 2 || scale_bytes == 4) && block_fits && outputs > 0 && outputs < most && inputs > 0 &&
          inputs < most && inputs % block == 0;
 }
 
@@ -46,27 +46,32 @@ void pack_bytes(const uint8_t *codes, int block, uint8_t *out) {
 
 }  // namespace
 
-void pack(const MatrixShape &matrix, const uint8_t *codes, const float *scales, int64_t first_tile,
+void pack(const MatrixShape &matrix, const uint8_t *codes, const void *scales, int64_t first_tile,
           int64_t end, uint8_t *out) {
   const int64_t blocks = matrix.blocks(), code_bytes = (int64_t)matrix.block * matrix.bits / 8;
+  const int64_t size = matrix.scale_bytes;
   for (int64_t tile = first_tile; tile < end; tile++) {
     const int64_t count = std::min<int64_t>(16, matrix.outputs - tile * 16);
+    uint8_t *at = out + tile * matrix.tile_bytes();
+    if (count < 16 || blocks % matrix.together()) memset(at, 0, (size_t)matrix.tile_bytes());
     for (int64_t b = 0; b < blocks; b++) {
-      uint8_t *at = out + tile * matrix.tile_bytes() + b * matrix.block_bytes();
-      if (count < 16) memset(at, 0, (size_t)matrix.block_bytes());
+      const int64_t number = b % matrix.together(), first = b - number;
+      const int64_t together = std::min(matrix.together(), blocks - first);
+      uint8_t *to = at + (together - number) * matrix.block_bytes() + number * 16 * size;
       for (int64_t i = 0; i < count; i++) {
         const int64_t from = (tile * 16 + i) * blocks + b;
         if (matrix.bits == 4)
           pack_nibbles(codes + from * code_bytes, matrix.block, at + 4 * i);
         else
           pack_bytes(codes + from * code_bytes, matrix.block, at + 4 * i);
-        memcpy(at + 64 * matrix.vectors() + 4 * i, scales + from, 4);
+        memcpy(to + i * size, (const uint8_t *)scales + from * size, (size_t)size);
       }
+      at += matrix.block_bytes() + (number + 1 == together ? 64 : 0);
     }
   }
 }
 
-void pack(const MatrixShape &matrix, const uint8_t *codes, const float *scales, int threads,
+void pack(const MatrixShape &matrix, const uint8_t *codes, const void *scales, int threads,
           uint8_t *out) {
   constexpr int64_t kTogether = 16;  // tiles
   std::atomic<int64_t> next{0};

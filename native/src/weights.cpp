@@ -89,12 +89,14 @@ void unmap(const uint8_t *data, size_t size) { munmap(const_cast<uint8_t *>(data
 #endif
 
 bool same(const MatrixShape &a, const MatrixShape &b) {
-  return a.outputs == b.outputs && a.inputs == b.inputs && a.bits == b.bits && a.block == b.block;
+  return a.outputs == b.outputs && a.inputs == b.inputs && a.bits == b.bits &&
+         a.block == b.block && a.scale_bytes == b.scale_bytes;
 }
 
 std::string shown(const MatrixShape &shape) {
   return std::to_string(shape.outputs) + " x " + std::to_string(shape.inputs) + " of " +
-         std::to_string(shape.bits) + " bits in blocks of " + std::to_string(shape.block);
+         std::to_string(shape.bits) + " bits in blocks of " + std::to_string(shape.block) +
+         " with scales of " + std::to_string(shape.scale_bytes) + " bytes";
 }
 
 }  // namespace
@@ -129,6 +131,7 @@ void PackedFile::read_table() {
     entry.shape.inputs = reader.value<int64_t>();
     entry.shape.bits = reader.value<int32_t>();
     entry.shape.block = reader.value<int32_t>();
+    entry.shape.scale_bytes = reader.value<int32_t>();
     entry.offset = reader.value<int64_t>();
     const int64_t bytes = reader.value<int64_t>();
     if (!entry.shape.fits() || bytes != entry.shape.bytes() || entry.offset % kPage != 0 ||
@@ -165,7 +168,7 @@ std::shared_ptr<const PackedFile> Weights::file() const {
 }
 
 PackedMatrix Weights::matrix(const std::string &name, const MatrixShape &shape,
-                             const uint8_t *codes, const float *scales) const {
+                             const uint8_t *codes, const void *scales) const {
   if (!path_.empty()) {
     const std::shared_ptr<const PackedFile> file = this->file();
     return {file, file->find(name, shape)};

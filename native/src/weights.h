@@ -10,7 +10,7 @@
 
 namespace sc2onnx {
 
-constexpr int32_t kLayout = 1;  // of packed matrices and of the file: raised when either changes
+constexpr int32_t kLayout = 2;  // of packed matrices and of the file: raised when either changes
 
 // A packed matrix, alive as long as this is held.
 using PackedMatrix = std::shared_ptr<const uint8_t>;
@@ -47,7 +47,7 @@ class Weights {
 
   // The matrix `name`: as the file has it, or packed from codes and scales as MatMulNBits has them.
   PackedMatrix matrix(const std::string &name, const MatrixShape &shape, const uint8_t *codes,
-                      const float *scales) const;
+                      const void *scales) const;
 
  private:
   std::shared_ptr<const PackedFile> file() const;

@@ -24,10 +24,14 @@ static uint8_t *random_matrix(const MatrixShape &shape) {
   uint32_t x = 1;
   for (int64_t i = 0; i < shape.bytes(); i += 4)
     x = x * 1664525 + 1013904223, memcpy(data + i, &x, 4);
-  for (int64_t i = 0; i < shape.bytes(); i += shape.block_bytes())
-    for (int j = 0; j < 16; j++) {
-      const float scale = 0.01f;
-      memcpy(data + i + 64 * shape.vectors() + 4 * j, &scale, 4);
+  const float scale = 0.0078125f;  // whose upper half is a bfloat16
+  const int64_t blocks = shape.blocks(), together = shape.together();
+  uint8_t *at = data;
+  for (int64_t tile = 0; tile < shape.tiles(); tile++)
+    for (int64_t b = 0; b < blocks; b += together, at += 64) {
+      at += std::min(together, blocks - b) * shape.block_bytes();
+      for (int i = 0; i < 64; i += shape.scale_bytes)
+        memcpy(at + i, (const uint8_t *)&scale + 4 - shape.scale_bytes, (size_t)shape.scale_bytes);
     }
   return data;
 }
@@ -36,8 +40,14 @@ static uint8_t *random_matrix(const MatrixShape &shape) {
 struct Adapter {
   int64_t rank;
   std::vector<int64_t> table;  // (1, products, 3, 5)
-  std::vector<uint16_t> weights;
+  std::vector<uint8_t> weights;
   int64_t products = 0;
+
+  int64_t place(int64_t bytes) {
+    const auto at = (int64_t)(weights.size() + 63) / 64 * 64;
+    weights.resize((size_t)(at + bytes), 0x2b);
+    return at;
+  }
 
   void add(const MatrixShape &shape) {
     const bool three = products++ % 4 == 0;
@@ -45,14 +55,12 @@ struct Adapter {
     const int64_t firsts[] = {0, queries, queries + keys};
     for (int i = 0; i < 3; i++) {
       const int64_t outputs = !three ? shape.outputs : i == 0 ? queries : keys;
-      const auto at = (int64_t)weights.size();
-      if (i > 0 && !three)
+      if (i > 0 && !three) {
         table.insert(table.end(), 5, 0);
-      else
-        table.insert(table.end(),
-                     {three ? firsts[i] : 0, outputs, rank, at, at + rank * shape.inputs});
-      if (i == 0 || three)
-        weights.resize(weights.size() + (size_t)(rank * (shape.inputs + outputs)), 0x2bad);
+        continue;
+      }
+      const int64_t a = place(bytes_of_a(rank, shape.inputs)), b = place(2 * rank * outputs);
+      table.insert(table.end(), {three ? firsts[i] : 0, outputs, rank, a, b});
     }
   }
 
@@ -82,7 +90,8 @@ struct Bench {
     for (int layer = 0; layer < layers; layer++)
       for (auto size :
            {std::pair<int64_t, int64_t>{3584, 3072}, {3072, 3072}, {12288, 3072}, {3072, 12288}}) {
-        const MatrixShape shape{size.first, size.second, bits, block};
+        const int32_t scale_bytes = getenv("SCALE_BYTES") ? atoi(getenv("SCALE_BYTES")) : 2;
+        const MatrixShape shape{size.first, size.second, bits, block, scale_bytes};
         matrices.push_back({shape, random_matrix(shape)});
         adapter.add(shape);
         gigabytes += (double)shape.bytes() / 1e9;
@@ -122,7 +131,6 @@ struct Bench {
       rounding.rows = rows;
       rounding.matrix = m.shape;
       if (normed) rounding.norm_weight = rounding.norm_bias = norm.data();
-      if (normed && adapted) rounding.normed = adapters.normed(rows, m.shape);
       rounding.codes = codes.data();
       rounding.scales = scales.data();
       rounding.starts = starts.data();
@@ -136,13 +144,12 @@ struct Bench {
       product.scales = scales.data();
       product.starts = starts.data();
       product.y = y.data();
-      if (adapted)
-        product.adapters = &adapters.begin(normed ? rounding.normed : x.data(), m.shape, early);
+      if (adapted) product.adapters = &adapters.begin(product, early);
       const int64_t begun = early ? 0 : 1, shares = begun + (adapted ? adapters.shares() : 0);
       pair(shares + (m.shape.tiles() + together - 1) / together, [&](int64_t i) {
         if (i < begun) return round(rounding, rows), adapters.rounded();
         if (i < shares) return adapters.shrink(kernels, i - begun);
-        if (adapted) adapters.wait();
+        if (adapted) adapters.wait_for_rows();
         const int64_t first = (i - shares) * together;
         kernels.product(product, first, std::min(m.shape.tiles(), first + together));
       });
@@ -166,7 +173,7 @@ int main(int argc, char **argv) {
   const int rank = argument(4, 0), turns = getenv("TURNS") ? atoi(getenv("TURNS")) : 7;
   Bench bench(argument(1, 30), argument(2, 4), argument(3, 128), rank);
   printf("%s, %.3f GB, %.3f G weights, adapter of %.3f GB\n", instructions().name, bench.gigabytes,
-         bench.weights, (double)bench.adapter.weights.size() * 2e-9);
+         bench.weights, (double)bench.adapter.weights.size() * 1e-9);
   std::vector<int64_t> counts;
   for (int i = 5; i < argc; i++) counts.push_back(std::min<int64_t>(kMost, atoi(argv[i])));
   if (counts.empty()) counts = {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 256, 512};

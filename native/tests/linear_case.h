@@ -1,6 +1,8 @@
 // A product with few bits, of numbers that are the same on every machine.
 #pragma once
 
+#include <string.h>
+
 #include <random>
 #include <vector>
 
@@ -36,7 +38,17 @@ struct Case {
     fill(residual, rows * shape.outputs, 1);
     memory.resize((size_t)shape.bytes() + 64);
     auto *at = (uint8_t *)(((uintptr_t)memory.data() + 63) / 64 * 64);
-    pack(shape, codes.data(), scales.data(), 2, at);
+    std::vector<uint16_t> brains;  // bfloat16
+    for (auto &each : scales) {
+      if (shape.scale_bytes == 4) break;
+      uint32_t bits;
+      memcpy(&bits, &each, 4);
+      brains.push_back((uint16_t)(bits >> 16));
+      bits = (uint32_t)brains.back() << 16;
+      memcpy(&each, &bits, 4);
+    }
+    const void *given = shape.scale_bytes == 2 ? (const void *)brains.data() : scales.data();
+    pack(shape, codes.data(), given, 2, at);
     packed = at;
   }
 

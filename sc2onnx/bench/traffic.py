@@ -33,5 +33,6 @@ def _embedding_bytes(manifest: Manifest) -> int:
                 f"{', '.join(_WIDTHS)}: upgrade sc2onnx"
             )
         return rows * columns * _WIDTHS[manifest.precision]
-    scale = 2 if manifest.made_for.scales == "float16" else 4  # bytes
+    halves = manifest.quantization.scales is not None or manifest.made_for.floating == "float16"
+    scale = 2 if halves else 4  # bytes
     return manifest.quantization.schemes[_EMBEDDING].nbytes(rows, columns, scale)

@@ -8,7 +8,7 @@ from typing import Final
 
 from sc2onnx.bundle import adapters, kernels
 
-FORMAT_VERSION: Final = 7
+FORMAT_VERSION: Final = 8
 """Raised whenever an older runtime would misread the bundle."""
 
 MANIFEST_FILE: Final = "sc2onnx.json"

@@ -62,13 +62,16 @@ the same outputs: their parts are added in order.
 """
 
 ADAPTER_WEIGHTS: Final = "adapter_weights"
-"""Input of these graphs, float16 (elements,): the matrices of all adapters, where the table says.
+"""Input of these graphs, uint8 (bytes,): the matrices of all adapters, where the table says.
 
-``A`` is (rank, inputs), row by row. ``B`` (outputs, rank) is multiplied by the adapter's scale and
-lies in tiles of 16 outputs, (outputs / 16, rank, 16): in numpy
-``B.reshape(-1, 16, rank).transpose(0, 2, 1)``. Kernels are fastest where matrices begin at
-multiples of 32 elements.
+``A`` (rank, inputs) is int8 with a float32 scale for each rank. It lies in tiles of 16 ranks, the
+last filled up with zeros: codes + 128 as (inputs / 4, 16, 4), then 16 scales. ``B`` (outputs, rank)
+is float16, multiplied by the adapter's scale, and lies in tiles of 16 outputs as (rank, 16): in
+numpy ``B.reshape(-1, 16, rank).transpose(0, 2, 1)``.
 """
+
+PLACES: Final = 64
+"""Matrices begin at multiples of it in :data:`ADAPTER_WEIGHTS`, in bytes."""
 
 ADAPTER_INPUTS: Final = (ADAPTER_OF_TOKEN, ADAPTER_SCALES, ADAPTER_TABLE, ADAPTER_WEIGHTS)
 """The inputs of adapters in the order in which a product takes them, behind all others."""
@@ -82,7 +85,7 @@ class SegmentEntry(NamedTuple):
 
     ``first_output`` and ``outputs`` are multiples of :data:`TILE`: the query, key or value rows of
     the fused product, or all rows of another. ``rank`` 0: nothing. ``a`` and ``b``: where the
-    matrices begin in :data:`ADAPTER_WEIGHTS`, in elements.
+    matrices begin in :data:`ADAPTER_WEIGHTS`, in bytes, at multiples of :data:`PLACES`.
     """
 
     first_output: int = 0

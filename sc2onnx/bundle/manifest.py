@@ -26,7 +26,7 @@ from sc2onnx.bundle.contract import (
 from sc2onnx.bundle.facts import MOST_BYTES, CacheLayout, ModelFacts
 from sc2onnx.bundle.merged import MergedAdapter
 from sc2onnx.bundle.provenance import Provenance, Verification
-from sc2onnx.bundle.quantization import WITH_SCHEMES, Quantization
+from sc2onnx.bundle.quantization import WITH_SCALES, WITH_SCHEMES, Quantization
 from sc2onnx.bundle.records import parse, record
 from sc2onnx.bundle.steps import NONE
 from sc2onnx.bundle.targets import TARGETS, Target
@@ -139,6 +139,8 @@ class Manifest:
             del fields["provenance"]["adapters"]
         if self.format_version < _WITH_KERNELS:
             del fields["kernels"]
+        if self.quantization is not None and self.format_version < WITH_SCALES:
+            del fields["quantization"]["scales"]
         if self.quantization is not None and self.format_version < WITH_SCHEMES:
             schemes = self.quantization.schemes.items()
             fields["quantization"]["schemes"] = {name: str(scheme) for name, scheme in schemes}

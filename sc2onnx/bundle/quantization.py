@@ -16,6 +16,12 @@ from sc2onnx.errors import BundleError, RequestError
 WITH_SCHEMES: Final = 7
 """The first format in which a scheme is an object. Those before it had phrases."""
 
+WITH_SCALES: Final = 8
+"""The first format that says of which type scales are."""
+
+BFLOAT16: Final = "bfloat16"
+"""The one type that scales have where activations have another."""
+
 _PHRASE: Final = re.compile("int([48]) in blocks of ([1-9][0-9]{1,2})")
 
 
@@ -25,7 +31,8 @@ class Quantization:
 
     ``schemes`` maps every matrix by name to its scheme. ``body_bits`` counts bits per weight of
     the layers' matrices, scales included. ``rounding`` is ``nearest`` or ``calibrated``;
-    ``calibration`` then says on which text. Raises :class:`BundleError` for another rounding.
+    ``calibration`` then says on which text. ``scales`` is the type of scales as stored, where it
+    is not that of activations. Raises :class:`BundleError` for another rounding or type.
     """
 
     recipe: str
@@ -33,6 +40,7 @@ class Quantization:
     body_bits: float
     rounding: str
     calibration: str | None
+    scales: str | None = None
 
     def __post_init__(self) -> None:
         make_plain(self, "recipe", "calibration")
@@ -40,6 +48,9 @@ class Quantization:
             found = f"quantization.rounding is {self.rounding!r}"
             expected = "'nearest', or 'calibrated' on a text"
             raise BundleError(f"{found}, expected {expected}: export the bundle again")
+        if self.scales not in (None, BFLOAT16):
+            found = f"quantization.scales is {repr(self.scales)[:80]}"
+            raise BundleError(f"{found}, expected {BFLOAT16!r} or none: export the bundle again")
 
     @classmethod
     def read(cls, raw: Mapping[str, Any], version: int) -> Self:

@@ -27,10 +27,10 @@ class Target:
 
     ``runner`` runs it: ``sc2onnx``, or the name of another program. ``device`` is where it can run
     fast. ``cache`` is the kind of the cache (:mod:`sc2onnx.bundle.contract`); ``floats`` are the
-    precisions without integers that it may have; ``scales`` is the type of scales beside integers,
-    and of everything else there that is no integer. ``attention`` and ``products`` say which
-    operators the graph has. ``package`` installs what runs it, ``half_package`` the same for half
-    precision. ``kernels``: integers get a second graph for sc2onnx-kernels. ``chooses``: the graph
+    precisions without integers that it may have; ``floating`` is the type of everything beside
+    integers that is none, and ``scales`` that of their scales as stored. ``attention`` and
+    ``products`` say which operators the graph has. ``package`` installs what runs it,
+    ``half_package`` the same for half precision. ``kernels``: integers get a second graph for sc2onnx-kernels. ``chooses``: the graph
     gives the most likely tokens as well. ``config_file`` is a file of its own that the runner
     reads, if it is not empty; such a runner knows one chat template. ``adapters``: there is a
     second graph that takes adapters (:mod:`sc2onnx.bundle.adapters`).
@@ -41,6 +41,7 @@ class Target:
     device: Device
     cache: str
     floats: tuple[str, ...]
+    floating: str
     scales: str
     attention: Attention
     products: Products
@@ -78,7 +79,8 @@ CPU: Final = Target(
     device="cpu",
     cache=RING,
     floats=("fp32",),
-    scales="float32",
+    floating="float32",
+    scales="bfloat16",
     attention="ring",
     products="nbits",
     package=".[cpu]",
@@ -94,6 +96,7 @@ PORTABLE: Final = Target(
     device="cpu",
     cache=RING,
     floats=("fp32",),
+    floating="float32",
     scales="float32",
     attention="scattered-ring",
     products="standard",
@@ -109,6 +112,7 @@ CUDA: Final = Target(
     device="cuda",
     cache=LINEAR,
     floats=("fp16", "bf16"),
+    floating="float16",
     scales="float16",
     attention="grouped-query",
     products="nbits-apart",
@@ -125,6 +129,7 @@ GENAI: Final = Target(
     device="cpu",
     cache=LINEAR,
     floats=("fp32", "fp16", "bf16"),
+    floating="float32",
     scales="float32",
     attention="masked-grouped-query",
     products="nbits",
@@ -141,6 +146,7 @@ OPTIMUM: Final = Target(
     device="cpu",
     cache=GROWING,
     floats=("fp32",),
+    floating="float32",
     scales="float32",
     attention="growing",
     products="nbits",

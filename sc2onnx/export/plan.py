@@ -82,12 +82,12 @@ class Plan:
             total += self.schemes[name].nbytes(rows, columns, scale)
         return total
 
-    def lift_room(self, scale: int = STORED_SCALE) -> int:
-        """Bytes by which lifting may enlarge the body, with scales of ``scale`` bytes each."""
+    def lift_room(self) -> int:
+        """Bytes by which lifting may enlarge the body, at most."""
         recipe = self.variant.recipe()
         if recipe is None or recipe.lift is None:
             return 0
-        return max(0, int(lift_room(recipe, self.schemes, self._shapes, scale)))
+        return max(0, int(lift_room(recipe, self.schemes, self._shapes)))
 
     @property
     def products(self) -> Products:
@@ -107,10 +107,12 @@ class Plan:
         roundings = roundings or Roundings(self.schemes)
         layout: Layout = "columns" if variant.made_for.transposed else "rows"
         floats = {name: roundings.bias(weight) for name, weight in self.floats.items()}
-        made = quantised_weights(floats, self.schemes, layout, roundings, variant.dtype)
-        bits = 8 * self.body_bytes(variant.dtype.itemsize) / self.body_parameters
+        types = variant.dtype, variant.scales
+        made = quantised_weights(floats, self.schemes, layout, roundings, *types)
+        bits = 8 * self.body_bytes(variant.scales.itemsize) / self.body_parameters
+        scales = None if variant.scales == variant.dtype else variant.scales.name
         how = "nearest" if roundings.store is None else "calibrated"
-        described = recipe.name, dict(self.schemes), round(bits, 4), how, roundings.text
+        described = recipe.name, dict(self.schemes), round(bits, 4), how, roundings.text, scales
         return WeightPlan(self, made, Quantization(*described), roundings.zeros)
 
     @property

@@ -18,6 +18,12 @@ from sc2onnx.export.quantize.recipe import PRESETS, PRESETS_BY_DEVICE, Recipe, r
 TARGETS: Final = tuple(targets.TARGETS)
 """Names of what bundles can be made for (:mod:`sc2onnx.bundle.targets`)."""
 
+_BY_NAME: Final[Mapping[str, np.dtype[Any]]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "fp32": np.dtype(np.float32),
     "fp16": np.dtype(np.float16),
@@ -95,8 +101,13 @@ class Variant:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of activations, cache, and of the weights that are not quantised."""
-        integers = np.dtype(self.made_for.scales)
+        integers = np.dtype(self.made_for.floating)
         return _DTYPES.get(self.precision, integers)
+
+    @property
+    def scales(self) -> np.dtype[Any]:
+        """Type of the scales of integers, as stored."""
+        return _BY_NAME[self.made_for.scales]
 
     @property
     def read_as(self) -> np.dtype[Any]:

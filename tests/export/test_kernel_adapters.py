@@ -18,6 +18,7 @@ from sc2onnx.bundle.kernels import (
     ADAPTER_TABLE,
     ADAPTER_WEIGHTS,
     OLDEST,
+    PLACES,
     VERSION,
     SegmentEntry,
     product_number,
@@ -66,15 +67,24 @@ class Adapters:
     def _add(self, adapter: int, product: int, name: str, rank: int) -> None:
         width, segments = self._parts[name]
         for number, (first, outputs) in enumerate(segments):
-            down = self._placed(self._random.normal(0, width**-0.5, (rank, width)))
-            up = self._random.normal(0, 0.2 * rank**-0.5, (outputs, rank))
-            tiles = self._placed(up.reshape(-1, 16, rank).transpose(0, 2, 1))
-            self.table[adapter, product, number] = SegmentEntry(first, outputs, rank, down, tiles)
+            down = self._placed(self._low_rank(rank, width))
+            up = self._random.normal(0, 0.2 * rank**-0.5, (outputs, rank)).astype(np.float16)
+            tiles = np.ascontiguousarray(up.reshape(-1, 16, rank).transpose(0, 2, 1))
+            entry = SegmentEntry(first, outputs, rank, down, self._placed(tiles.view(np.uint8)))
+            self.table[adapter, product, number] = entry
+
+    def _low_rank(self, rank: int, width: int) -> Array:
+        """Random codes, also of the ranks that fill a tile up, and their scales."""
+        tiles = -(-rank // 16)
+        codes = self._random.integers(1, 256, (tiles, 16 * width), np.uint8)
+        scales = self._random.uniform(0.5, 1.5, (tiles, 16)) * width**-0.5 / 64
+        return np.concatenate([codes, scales.astype(np.float32).view(np.uint8)], axis=1)
 
     def _placed(self, matrix: Array) -> int:
-        self._weights.append(matrix.astype(np.float16).ravel())
-        self._end += matrix.size
-        return self._end - matrix.size
+        place = self._end
+        self._weights.append(np.pad(matrix.ravel(), (0, -matrix.size % PLACES)))
+        self._end += self._weights[-1].size
+        return place
 
     def inputs(self, of_token: npt.ArrayLike, scales: npt.ArrayLike = ()) -> dict[str, Array]:
         return {

@@ -40,7 +40,7 @@ TYPES = {
     **dict.fromkeys(("past", "lengths", "rows"), TensorProto.INT64),
     **dict.fromkeys(("key", "value", "new_key", "new_value"), TensorProto.UINT8),
     **dict.fromkeys((ADAPTER_OF_TOKEN, ADAPTER_TABLE), TensorProto.INT64),
-    ADAPTER_WEIGHTS: TensorProto.FLOAT16,
+    ADAPTER_WEIGHTS: TensorProto.UINT8,
 }
 PRODUCT = {"N": N, "K": K, "bits": 4, "block_size": BLOCK}
 NORMED = ["x", "codes", "scales", "bias", "norm_weight", "norm_bias"]
@@ -144,12 +144,21 @@ def test_half_of_what_adapters_need(
         product([*PLAIN, *adapters][: 7 + len(adapters) if adapters else 4], **attributes)
 
 
+UP = 16 * (K + 4)
+"""Where B lies, behind a tile of ranks."""
+
 GOOD: dict[str, Any] = {
     "x": np.ones((2, K), np.float32),
     ADAPTER_OF_TOKEN: np.array([0, -1]),
     "adapter_scales": np.ones(2, np.float32),
-    ADAPTER_TABLE: np.array([[[[16, 16, 2, 0, 2 * K]]]]),
-    ADAPTER_WEIGHTS: np.ones(2 * K + 32, np.float16),
+    ADAPTER_TABLE: np.array([[[[16, 16, 2, 0, UP]]]]),
+    ADAPTER_WEIGHTS: np.concatenate(
+        [
+            np.full(16 * K, 129, np.uint8),
+            np.ones(16, np.float32).view(np.uint8),
+            np.ones(32, np.float16).view(np.uint8),
+        ]
+    ),
 }
 
 
@@ -172,10 +181,11 @@ def test_an_adapter_adds_where_it_says() -> None:
         (ADAPTER_OF_TOKEN, np.array([0, 1]), r"adapter_of_token\[1\] = 1, expected -1 to 0"),
         ("adapter_scales", np.ones(3, np.float32), r"adapter_scales is \(3\), expected \(2\)"),
         (ADAPTER_TABLE, np.zeros((1, 0, 1, 5), np.int64), "expected more than 0 products"),
-        (ADAPTER_TABLE, np.array([[[[16, 16, 2, 0, 2 * K + 1]]]]), "has B at 129, 32 elements"),
+        (ADAPTER_TABLE, np.array([[[[16, 16, 2, 0, UP + 64]]]]), "has B at 1152, 64 bytes"),
         (ADAPTER_TABLE, np.array([[[[16, 16, 2, 1 << 62, 0]]]]), "has A at 4611686018427387904"),
         (ADAPTER_TABLE, np.array([[[[32, 16, 2, 0, 0]]]]), "multiples of 16 within 32"),
-        (ADAPTER_WEIGHTS, np.ones(2 * K, np.float16), "within the 128 of adapter_weights"),
+        (ADAPTER_TABLE, np.array([[[[16, 16, 2, 2, UP]]]]), "expected a multiple of 64"),
+        (ADAPTER_WEIGHTS, np.ones(UP, np.uint8), "within the 1088 of adapter_weights"),
     ],
 )
 def test_adapters_that_reach_beyond_what_there_is(name: str, value: Any, said: str) -> None:

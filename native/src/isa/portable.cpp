@@ -7,6 +7,7 @@ namespace portable {
 #include "kernels/math.inl"
 
 #include "kernels/attention.inl"
+#include "kernels/rows.inl"
 #include "kernels/adapters.inl"
 #include "kernels/linear.inl"
 

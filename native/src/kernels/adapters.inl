@@ -1,100 +1,94 @@
-// Low-rank adapters of a product. Included inside a namespace, after its lanes.
+// Low-rank adapters of a product. Included inside a namespace, after its lanes and rows.inl.
 //
-// A row's A x is summed lane by lane over the inputs, then across lanes; what it adds to an output
-// is summed in the order of segments and ranks. So it has the same bits whatever rows are beside
-// it.
+// A x is computed from the activations' int8 codes: exactly within a block, then block by block.
+// What it adds to an output is summed in the order of segments and ranks. So it has the same bits
+// whatever rows are beside it.
 
-constexpr int kSection = 512;  // inputs that are summed for several rows and ranks, one by one
-constexpr int kShrinkTogether = 24, kRankBlock = 16;  // rows and ranks that are
+constexpr int kShrinkAhead = 4096;  // bytes that are fetched before they are wanted
 
-// Sums of a share, lane by lane: (kShrinkTogether, kRankBlock, 16).
-using Lanes = float[kShrinkTogether][kRankBlock][16];
-
-// What is summed: inputs first .. end - 1 of rows from `row` on and of ranks from `rank` on.
-struct Section {
-  const float *const *x;
-  const uint16_t *weights;  // of all ranks
-  int64_t inputs, first, end;
-  int row, rank;
-  int64_t ahead;  // elements that are fetched before they are wanted; 0: nothing
-};
-
-template <int kM, int kR>
-SC2ONNX_LANES void shrink_part(const Section &s, Lanes &lanes) {
-  F sums[kM][kR];
-  for (int m = 0; m < kM; m++)
-    for (int r = 0; r < kR; r++)
-      sums[m][r] = s.first ? load(lanes[s.row + m][s.rank + r]) : splat(0.f);
-  const float *const *x = s.x + s.row;
-  const uint16_t *weights = s.weights + s.rank * s.inputs;
-  for (int64_t i = s.first; i < s.end; i += 16) {
-    F part[kR];
-    for (int r = 0; r < kR; r++) {
-      const uint16_t *at = weights + r * s.inputs + i;
-      if (s.ahead) SC2ONNX_PREFETCH(at + s.ahead);
-      part[r] = load_half(at);
-    }
+// A x of a group of kM rows, and a tile of ranks: scale * sum of its blocks.
+template <int kM>
+SC2ONNX_LANES void shrink_part(const Adapters &a, int64_t first_row, const uint8_t *w, F *sums) {
+  constexpr int kChains = kM > 4 ? 1 : 2;  // dot products that do not wait for each other
+  const int64_t blocks = a.inputs / a.block;
+  const bool fetch = a.rows <= kFewRows;
+  const int32_t times = !kBiased ? 0 : a.bits == 4 ? 16 : 1;  // starts are of another bias
+  const int8_t *x = a.codes + first_row * a.inputs;
+  const float *scales = a.code_scales + first_row * blocks;
+  const int32_t *starts = a.starts + first_row * blocks;
+  for (int m = 0; m < kM; m++) sums[m] = splat(0.f);
+  for (int64_t b = 0; b < blocks; b++, scales += kM, starts += kM) {
+    I acc[kM][kChains];
     for (int m = 0; m < kM; m++) {
-      const F values = load(x[m] + i);
-      for (int r = 0; r < kR; r++) sums[m][r] = fma(values, part[r], sums[m][r]);
+      for (int c = 1; c < kChains; c++) acc[m][c] = isplat(0);
+      acc[m][0] = isplat(starts[m] * times);
+    }
+    for (const uint8_t *end = w + a.block * kRankTile; w < end;)
+      for (int c = 0; c < kChains; c++, w += 64, x += 4 * kM) {
+        if (fetch) SC2ONNX_PREFETCH(w + kShrinkAhead);
+        const B codes = load_bytes(w);
+        for (int m = 0; m < kM; m++) acc[m][c] = dot_byte(acc[m][c], codes, x + 4 * m);
+      }
+    for (int m = 0; m < kM; m++) {
+      for (int c = 1; c < kChains; c++) acc[m][0] = iadd(acc[m][0], acc[m][c]);
+      sums[m] = fma(to_float(acc[m][0]), splat(scales[m]), sums[m]);
     }
   }
-  for (int m = 0; m < kM; m++)
-    for (int r = 0; r < kR; r++) store(lanes[s.row + m][s.rank + r], sums[m][r]);
+  const F rank_scales = load((const float *)w);
+  for (int m = 0; m < kM; m++) sums[m] = mul(sums[m], rank_scales);
 }
 
-// The same for `rows` rows, kM at most, and `ranks` ranks, kR at most.
-template <int kM, int kR>
-SC2ONNX_LANES void shrink_some(const Section &s, int rows, int ranks, Lanes &lanes) {
-  if constexpr (kM > 0 && kR > 0) {
-    if (ranks < kR)
-      shrink_some<kM, kR - 1>(s, rows, ranks, lanes);
-    else if (rows < kM)
-      shrink_some<kM - 1, kR>(s, rows, ranks, lanes);
+// The same of `rows` rows, kM at most.
+template <int kM>
+SC2ONNX_LANES void shrink_group(const Adapters &a, int64_t first_row, int64_t rows,
+                                const uint8_t *w, F *sums) {
+  if constexpr (kM > 0) {
+    if (rows < kM)
+      shrink_group<kM - 1>(a, first_row, rows, w, sums);
     else
-      shrink_part<kM, kR>(s, lanes);
+      shrink_part<kM>(a, first_row, w, sums);
   }
 }
 
-SC2ONNX_LANES int least(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
-
-// Sums over all inputs, of `rows` rows and `ranks` ranks. Inputs in sections, so that what several
-// rows or ranks take stays in the nearest cache; one row takes nothing twice.
-SC2ONNX_LANES void sum_inputs(Section s, int rows, int ranks, Lanes &lanes) {
-  const int64_t section = rows > 1 ? kSection : s.inputs;
-  for (s.first = 0; s.first < s.inputs; s.first = s.end) {
-    s.end = s.first + least(section, s.inputs - s.first);
-    for (s.row = 0; s.row < rows; s.row += kShrinkRows) {
-      s.ahead = s.row == 0 ? kSection : 0;
-      for (s.rank = 0; s.rank < ranks; s.rank += kShrinkRanks)
-        shrink_some<kShrinkRows, kShrinkRanks>(s, least(rows - s.row, kShrinkRows),
-                                               least(ranks - s.rank, kShrinkRanks), lanes);
-    }
-  }
+// Whether a row of a group has these segments.
+SC2ONNX_LANES bool any_has(const Adapters &a, int64_t first, int64_t end, Segments segments) {
+  for (int64_t row = first; row < end; row++)
+    if (a.of_row[row].begin == segments.begin) return true;
+  return false;
 }
 
-// scale * A x of some rows and ranks.
-static void shrink_block(const Adapters &a, const Segment &segment, const int64_t *numbers,
-                         int rows, int64_t rank, int ranks) {
-  alignas(64) Lanes lanes;
-  const float *x[kShrinkTogether];
-  for (int m = 0; m < rows; m++) x[m] = a.x + numbers[m] * a.inputs;
-  sum_inputs({x, segment.a + rank * a.inputs, a.inputs, 0, 0, 0, 0, 0}, rows, ranks, lanes);
-  for (int m = 0; m < rows; m++) {
-    const float scale = a.scales ? a.scales[numbers[m]] : 1.f;
-    float *to = a.inner + (segment.place + rank) * a.rows + numbers[m];
-    for (int r = 0; r < ranks; r++) to[r * a.rows] = scale * sum(load(lanes[m][r]));
+// scale * A x of the rows of a group that have these segments, and a tile of a segment's ranks.
+static void shrink_tile(const Adapters &a, int64_t first, int64_t end, Segments segments,
+                        const Segment &s, int64_t tile) {
+  if (!any_has(a, first, end, segments)) return;
+  F sums[kFewRows];
+  shrink_group<kFewRows>(a, first, end - first, s.a + tile * rank_tile_bytes(a.inputs), sums);
+  const int64_t rank = tile * kRankTile;
+  const int64_t ranks = s.rank - rank < kRankTile ? s.rank - rank : kRankTile;
+  for (int64_t row = first; row < end; row++) {
+    if (a.of_row[row].begin != segments.begin) continue;
+    alignas(64) float values[16];
+    store(values, sums[row - first]);
+    const float scale = a.scales ? a.scales[row] : 1.f;
+    float *to = a.inner + (s.place + rank) * a.rows + row;
+    for (int64_t r = 0; r < ranks; r++) to[r * a.rows] = scale * values[r];
   }
 }
 
 static void shrink(const Adapters &a, const Shrinking &part) {
-  for (int64_t row = 0; row < part.count; row += kShrinkTogether)
-    for (const Segment *s = part.segments.begin; s < part.segments.end; s++) {
-      const int64_t end = s->rank < part.end_rank ? s->rank : part.end_rank;
-      for (int64_t rank = part.first_rank; rank < end; rank += kRankBlock)
-        shrink_block(a, *s, part.rows + row, least(part.count - row, kShrinkTogether), rank,
-                     least(end - rank, kRankBlock));
+  int64_t before = 0;  // tiles of the segments before
+  for (const Segment *s = part.segments.begin; s < part.segments.end; s++) {
+    const int64_t tiles = s->rank_tiles();
+    for (int64_t tile = 0; tile < tiles; tile++) {
+      if (before + tile < part.first_tile || before + tile >= part.end_tile) continue;
+      for (int64_t g = 0; g < groups_of(a.rows); g++) {
+        const int64_t first = first_of(a.rows, g);
+        if (first >= part.first_row && first < part.end_row)
+          shrink_tile(a, first, first_of(a.rows, g + 1), part.segments, *s, tile);
+      }
     }
+    before += tiles;
+  }
 }
 
 // Asks for B of these tiles, which is added when their products are summed.
@@ -115,21 +109,28 @@ static void fetch_adapters(const Adapters &a, int64_t rows, int64_t tile, int64_
 }
 
 // Adds B inner to the sums of kM rows, which have the same adapter, and kN tiles. `inner` is that
-// of the first row and rank; `sums` of a row are `stride` floats behind those of the row before.
+// of the first row and rank.
 template <int kM, int kN>
-SC2ONNX_LANES void expand_part(const Segment &segment, int64_t tile, const float *inner,
-                               int64_t rows, float *sums, int stride) {
+SC2ONNX_LANES void add_expanded(const Segment &segment, int64_t tile, const float *inner,
+                                int64_t rows, F (&total)[kM][kN]) {
   const int64_t rank = segment.rank;
   const uint16_t *weights = segment.b + (tile - segment.first_tile) * rank * 16;
-  F total[kM][kN];
-  for (int m = 0; m < kM; m++)
-    for (int n = 0; n < kN; n++) total[m][n] = load(sums + m * stride + 16 * n);
   for (int64_t r = 0; r < rank; r++, weights += 16, inner += rows) {
     F part[kN];
     for (int n = 0; n < kN; n++) part[n] = load_half(weights + n * rank * 16);
     for (int m = 0; m < kM; m++)
       for (int n = 0; n < kN; n++) total[m][n] = fma(part[n], splat(inner[m]), total[m][n]);
   }
+}
+
+// The same; sums of a row are `stride` floats behind those of the row before.
+template <int kM, int kN>
+SC2ONNX_LANES void expand_part(const Segment &segment, int64_t tile, const float *inner,
+                               int64_t rows, float *sums, int stride) {
+  F total[kM][kN];
+  for (int m = 0; m < kM; m++)
+    for (int n = 0; n < kN; n++) total[m][n] = load(sums + m * stride + 16 * n);
+  add_expanded(segment, tile, inner, rows, total);
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) store(sums + m * stride + 16 * n, total[m][n]);
 }
@@ -160,10 +161,34 @@ SC2ONNX_LANES void expand_tiles(const Segment &s, const float *inner, int64_t ro
     expand_rows<kExpandRows, 1>(s, at, count, inner, rows, sums + (at - tile) * 16, stride);
 }
 
+// Whether `rows` rows from `row` on have the same adapter, none of whose segments ends within the
+// tiles.
+SC2ONNX_LANES bool is_simple(const Adapters &a, int64_t row, int rows, int64_t tile, int tiles) {
+  const Segments segments = a.of_row[row];
+  for (int m = 1; m < rows; m++)
+    if (a.of_row[row + m].begin != segments.begin) return false;
+  for (const Segment *s = segments.begin; s < segments.end; s++) {
+    const bool outside = s->end_tile <= tile || s->first_tile >= tile + tiles;
+    if (!outside && (s->first_tile > tile || s->end_tile < tile + tiles)) return false;
+  }
+  return true;
+}
+
+// Adds what these adapters add, to sums that stay where they are.
+template <int kM, int kN>
+SC2ONNX_LANES void expand_simple(const Adapters &a, int64_t row, int64_t tile, F (&sums)[kM][kN]) {
+  a.wait(a.waits_for);
+  const Segments segments = a.of_row[row];
+  for (const Segment *s = segments.begin; s < segments.end; s++)
+    if (s->first_tile <= tile && tile < s->end_tile)
+      add_expanded(*s, tile, a.inner + s->place * a.rows + row, a.rows, sums);
+}
+
 // Adds what the adapters of rows row .. row + rows - 1 add to tiles tile .. tile + tiles - 1.
 // sums: (rows, tiles, 16).
 static SC2ONNX_NOINLINE void expand(const Adapters &a, int64_t row, int64_t rows, int64_t tile,
                                     int tiles, float *sums) {
+  a.wait(a.waits_for);
   for (int64_t first = 0, end; first < rows; first = end) {
     const Segments &segments = a.of_row[row + first];
     for (end = first + 1; end < rows && end - first < kExpandRows; end++)

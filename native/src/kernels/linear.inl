@@ -1,7 +1,7 @@
-// Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes, math.inl
-// and adapters.inl.
+// Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes, math.inl,
+// rows.inl and adapters.inl.
 //
-// A block of a tile is 16 outputs by `block` inputs. With 8 bits each 64-byte vector holds 4
+// A tile is 16 outputs: the codes of a block of inputs or of two, then 16 scales for each. With 8 bits each 64-byte vector holds 4
 // consecutive inputs of 16 outputs. With 4 bits the low nibbles do, and the high ones hold the 4
 // inputs half a block further on. Products of a block are summed as int32, exactly; then one
 // conversion and one fused multiply-add take them to float32. So a row's sums have one order,
@@ -49,34 +49,6 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
   total = isum(codes_sum);
 }
 
-// Rows that are computed at once, and where they begin: groups that differ by one row at most, 8
-// rows are 4 and 4, not 6 and 2. Few rows make larger groups, though not all of their sums stay in
-// registers: they read the weights less often, and reading overlaps with computing.
-SC2ONNX_LANES int64_t groups_of(int64_t rows) {
-  const int64_t most = rows <= 2 * kFewRows ? kFewRows : kRows;
-  return (rows + most - 1) / most;
-}
-SC2ONNX_LANES int64_t first_of(int64_t rows, int64_t group) {
-  return rows * group / groups_of(rows);
-}
-
-// Where a row's codes lie: those of a group by fours of inputs, row after row, so that one pointer
-// serves all of them. (Scales and starts: by blocks, row after row.)
-struct RowPlace {
-  int64_t first, together, number;  // of its group: first row and rows; the row's number in it
-
-  SC2ONNX_LANES RowPlace of(int64_t rows, int64_t row) {
-    const int64_t group = ((row + 1) * groups_of(rows) - 1) / rows, first = first_of(rows, group);
-    return {first, first_of(rows, group + 1) - first, row - first};
-  }
-  SC2ONNX_INLINE int64_t codes(int64_t inputs, int64_t input) const {
-    return first * inputs + input * together + number * 4;  // input: a multiple of 4
-  }
-  SC2ONNX_INLINE int64_t numbers(int64_t blocks, int64_t block) const {
-    return first * blocks + block * together + number;
-  }
-};
-
 static int64_t code_at(const MatrixShape &matrix, int64_t rows, int64_t row, int64_t input) {
   return RowPlace::of(rows, row).codes(matrix.inputs, input / 4 * 4) + input % 4;
 }
@@ -98,13 +70,12 @@ static void round_rows(const Rounding &a, int64_t first, int64_t end) {
     for (int64_t b = 0; b < blocks; b++) {
       const float *part = x + b * block;
       if (a.norm_weight) {
-        float *normed = a.normed ? a.normed + row * inputs + b * block : here;
         for (int i = 0; i < block; i += 16) {
           const F centred = mul(sub(load(part + i), splat(mean)), splat(factor));
           const int64_t at = b * block + i;
-          store(normed + i, fma(centred, load(a.norm_weight + at), load(a.norm_bias + at)));
+          store(here + i, fma(centred, load(a.norm_weight + at), load(a.norm_bias + at)));
         }
-        part = normed;
+        part = here;
       }
       int32_t total;
       const int64_t number = place.numbers(blocks, b);
@@ -150,12 +121,63 @@ SC2ONNX_LANES void fetch_tiles(const Product &a, int64_t tile, int tiles, int by
   }
 }
 
-// A whole group of kM rows from `row` on, and kN tiles. kFetch: whether the weights come from
-// memory, and are asked for before they are wanted. `end`: tiles that the same thread computes.
+// 16 scales of block `number` of those whose scales lie together.
+template <bool kBrain>
+SC2ONNX_LANES F load_scales(const uint8_t *at, int number) {
+  if constexpr (kBrain)
+    return load_brain((const uint16_t *)at + 16 * number);
+  else
+    return load((const float *)at);
+}
+
+// Adds what any adapters add, by way of memory.
+template <int kM, int kN>
+SC2ONNX_LANES void expand_stored(const Adapters &a, int64_t row, int64_t tile, F (&sums)[kM][kN]) {
+  alignas(64) float added[kM][kN][16];
+  for (int m = 0; m < kM; m++)
+    for (int n = 0; n < kN; n++) store(added[m][n], sums[m][n]);
+  expand(a, row, kM, tile, kN, added[0][0]);
+  for (int m = 0; m < kM; m++)
+    for (int n = 0; n < kN; n++) sums[m][n] = load(added[m][n]);
+}
+
+// The sums of one block of kM rows and kN tiles, from codes at w and x on, which it moves on.
 template <int kBits, int kM, int kN, bool kFetch>
+SC2ONNX_LANES void dot_block(const MatrixShape &matrix, const int32_t *starts, const uint8_t *&w,
+                             const int8_t *&x, I (&acc)[kM][kN]) {
+  const int64_t tile_bytes = matrix.tile_bytes();
+  const int half = matrix.block / 2 * kM;
+  for (int m = 0; m < kM; m++)
+    for (int n = 0; n < kN; n++) acc[m][n] = isplat(starts[m]);
+  for (const uint8_t *end = w + matrix.block_bytes(); w < end; w += 64, x += 4 * kM) {
+    B codes[kN], high[kN];
+    for (int n = 0; n < kN; n++) {
+      const uint8_t *at = w + n * tile_bytes;
+      if (kFetch) SC2ONNX_PREFETCH(at + kAhead);
+      codes[n] = load_bytes(at);
+      if (kBits == 4) {
+        high[n] = high_nibbles(codes[n]);
+        codes[n] = low_nibbles(codes[n]);
+      }
+    }
+    for (int m = 0; m < kM; m++) {
+      for (int n = 0; n < kN; n++)
+        acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], x + 4 * m)
+                               : dot_byte(acc[m][n], codes[n], x + 4 * m);
+      if (kBits == 4)
+        for (int n = 0; n < kN; n++) acc[m][n] = dot_nibble(acc[m][n], high[n], x + half + 4 * m);
+    }
+  }
+  if (kBits == 4) x += half;
+}
+
+// A whole group of kM rows from `row` on, and kN tiles. kBrain: scales are bfloat16. kFetch:
+// whether the weights come from memory, and are asked for before they are wanted. `end`: tiles
+// that the same thread computes.
+template <int kBits, bool kBrain, int kM, int kN, bool kFetch>
 SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile, int64_t end) {
+  constexpr int kTogether = kBrain ? 2 : 1;
   const int64_t blocks = a.matrix.blocks(), tile_bytes = a.matrix.tile_bytes();
-  const int code_bytes = (int)a.matrix.vectors() * 64, half = a.matrix.block / 2 * kM;
   const uint8_t *w = a.weights + tile * tile_bytes;
   const int8_t *x = a.codes + row * a.matrix.inputs;
   const float *scales = a.scales + row * blocks;
@@ -163,88 +185,67 @@ SC2ONNX_LANES void part(const Product &a, int64_t row, int64_t tile, int64_t end
   F sums[kM][kN];
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) sums[m][n] = splat(0.f);
-  for (int64_t b = 0; b < blocks; b++) {
-    I acc[kM][kN];
-    for (int m = 0; m < kM; m++)
-      for (int n = 0; n < kN; n++) acc[m][n] = isplat(starts[m]);
-    for (const uint8_t *end = w + code_bytes; w < end; w += 64, x += 4 * kM) {
-      B codes[kN], high[kN];
+  for (int64_t first = 0; first < blocks; first += kTogether, w += 64) {
+    const int count = kTogether == 1 || first + 1 == blocks ? 1 : kTogether;
+    const uint8_t *at = w + count * a.matrix.block_bytes();
+    for (int b = 0; b < count; b++, scales += kM, starts += kM) {
+      I acc[kM][kN];
+      dot_block<kBits, kM, kN, kFetch>(a.matrix, starts, w, x, acc);
       for (int n = 0; n < kN; n++) {
-        const uint8_t *at = w + n * tile_bytes;
-        if (kFetch) SC2ONNX_PREFETCH(at + kAhead);
-        codes[n] = load_bytes(at);
-        if (kBits == 4) {
-          high[n] = high_nibbles(codes[n]);
-          codes[n] = low_nibbles(codes[n]);
-        }
-      }
-      for (int m = 0; m < kM; m++) {
-        for (int n = 0; n < kN; n++)
-          acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], x + 4 * m)
-                                 : dot_byte(acc[m][n], codes[n], x + 4 * m);
-        if (kBits == 4)
-          for (int n = 0; n < kN; n++) acc[m][n] = dot_nibble(acc[m][n], high[n], x + half + 4 * m);
+        const F size = load_scales<kBrain>(at + n * tile_bytes, b);
+        for (int m = 0; m < kM; m++)
+          sums[m][n] = fma(to_float(acc[m][n]), mul(size, splat(scales[m])), sums[m][n]);
       }
     }
-    if (kBits == 4) x += half;
-    for (int n = 0; n < kN; n++) {
-      const F weight_scales = load((const float *)(w + n * tile_bytes));
-      for (int m = 0; m < kM; m++)
-        sums[m][n] = fma(to_float(acc[m][n]), mul(weight_scales, splat(scales[m])), sums[m][n]);
-    }
-    w += 64;
-    scales += kM;
-    starts += kM;
   }
   if (a.adapters) {
     if (kFetch && tile + 2 * kN <= end) fetch_tiles(a, tile + kN, kN, kM == 1 ? 512 : 1536);
-    alignas(64) float added[kM][kN][16];
-    for (int m = 0; m < kM; m++)
-      for (int n = 0; n < kN; n++) store(added[m][n], sums[m][n]);
-    expand(*a.adapters, row, kM, tile, kN, added[0][0]);
-    for (int m = 0; m < kM; m++)
-      for (int n = 0; n < kN; n++) sums[m][n] = load(added[m][n]);
+    if (is_simple(*a.adapters, row, kM, tile, kN))
+      expand_simple(*a.adapters, row, tile, sums);
+    else
+      expand_stored<kM, kN>(*a.adapters, row, tile, sums);
   }
   for (int m = 0; m < kM; m++)
     for (int n = 0; n < kN; n++) finish(a, sums[m][n], row + m, tile + n);
 }
 
 // A group of `rows` rows from `row` on, kMost at most.
-template <int kBits, int kN, bool kFetch, int kMost>
+template <int kBits, bool kBrain, int kN, bool kFetch, int kMost>
 SC2ONNX_LANES void group(const Product &a, int64_t row, int64_t rows, int64_t tile, int64_t end) {
   if constexpr (kMost > 0) {
     if (rows == kMost)
-      part<kBits, kMost, kN, kFetch>(a, row, tile, end);
+      part<kBits, kBrain, kMost, kN, kFetch>(a, row, tile, end);
     else
-      group<kBits, kN, kFetch, kMost - 1>(a, row, rows, tile, end);
+      group<kBits, kBrain, kN, kFetch, kMost - 1>(a, row, rows, tile, end);
   }
 }
 
 // All rows: the first group brings the weights; the others find them in a cache.
-template <int kBits, int kN>
+template <int kBits, bool kBrain, int kN>
 SC2ONNX_LANES void all_rows(const Product &a, int64_t tile, int64_t end) {
-  group<kBits, kN, true, kFewRows>(a, 0, first_of(a.rows, 1), tile, end);
+  group<kBits, kBrain, kN, true, kFewRows>(a, 0, first_of(a.rows, 1), tile, end);
   const int64_t groups = groups_of(a.rows);
   for (int64_t g = 1; g < groups; g++) {
     const int64_t first = first_of(a.rows, g);
-    group<kBits, kN, false, kFewRows>(a, first, first_of(a.rows, g + 1) - first, tile, end);
+    group<kBits, kBrain, kN, false, kFewRows>(a, first, first_of(a.rows, g + 1) - first, tile, end);
   }
 }
 
-template <int kBits>
+template <int kBits, bool kBrain>
 static void tiles_of(const Product &a, int64_t tile, int64_t end) {
   if (a.rows == 1)
     for (; tile + kTilesOfOneRow <= end; tile += kTilesOfOneRow)
-      part<kBits, 1, kTilesOfOneRow, true>(a, 0, tile, end);
-  for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kTiles>(a, tile, end);
-  for (; kTiles > 1 && tile < end; tile++) all_rows<kBits, 1>(a, tile, end);
+      part<kBits, kBrain, 1, kTilesOfOneRow, true>(a, 0, tile, end);
+  for (; tile + kTiles <= end; tile += kTiles) all_rows<kBits, kBrain, kTiles>(a, tile, end);
+  for (; kTiles > 1 && tile < end; tile++) all_rows<kBits, kBrain, 1>(a, tile, end);
 }
 
 static void product(const Product &a, int64_t first_tile, int64_t end) {
   if (a.rows == 0) return;
   if (a.adapters) fetch_adapters(*a.adapters, a.rows, first_tile, end);
+  const bool brain = a.matrix.scale_bytes == 2;
   if (a.matrix.bits == 4)
-    tiles_of<4>(a, first_tile, end);
+    brain ? tiles_of<4, true>(a, first_tile, end) : tiles_of<4, false>(a, first_tile, end);
   else
-    tiles_of<8>(a, first_tile, end);
+    brain ? tiles_of<8, true>(a, first_tile, end) : tiles_of<8, false>(a, first_tile, end);
 }

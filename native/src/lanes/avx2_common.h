@@ -11,10 +11,17 @@ struct B {
 };
 
 constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
-constexpr int kShrinkRows = 2, kShrinkRanks = 2, kExpandRows = 4;
+constexpr int kExpandRows = 4;
 
 SC2ONNX_LANES F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 SC2ONNX_LANES F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+SC2ONNX_LANES F load_brain(const uint16_t *p) {
+  auto widened = [](const __m128i *from) {
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(from)), 16));
+  };
+  return {widened((const __m128i *)p), widened((const __m128i *)p + 1)};
+}
 SC2ONNX_LANES F load_half(const uint16_t *p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
           _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1))};

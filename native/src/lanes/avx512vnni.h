@@ -13,10 +13,14 @@ using B = __m512i;
 
 constexpr bool kBiased = true;
 constexpr int kRows = 6, kFewRows = 10, kTiles = 2, kTilesOfOneRow = 4;
-constexpr int kShrinkRows = 6, kShrinkRanks = 4, kExpandRows = 10;
+constexpr int kExpandRows = 10;
 
 SC2ONNX_LANES F splat(float x) { return _mm512_set1_ps(x); }
 SC2ONNX_LANES F load(const float *p) { return _mm512_loadu_ps(p); }
+SC2ONNX_LANES F load_brain(const uint16_t *p) {
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
 SC2ONNX_LANES F load_half(const uint16_t *p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }

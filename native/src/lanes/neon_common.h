@@ -12,7 +12,7 @@ struct B {
 };
 
 constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
-constexpr int kShrinkRows = 2, kShrinkRanks = 2, kExpandRows = 4;
+constexpr int kExpandRows = 4;
 
 #define SC2ONNX_EACH(result, expression)          \
   for (int i = 0; i < 4; i++) result.part[i] = expression
@@ -25,6 +25,11 @@ SC2ONNX_LANES F splat(float x) {
 SC2ONNX_LANES F load(const float *p) {
   F r;
   SC2ONNX_EACH(r, vld1q_f32(p + 4 * i));
+  return r;
+}
+SC2ONNX_LANES F load_brain(const uint16_t *p) {
+  F r;
+  SC2ONNX_EACH(r, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)));
   return r;
 }
 SC2ONNX_LANES F load_half(const uint16_t *p) {

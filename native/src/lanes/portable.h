@@ -23,8 +23,8 @@ constexpr bool kBiased = false;
 // What a product computes at once: kRows rows, or kFewRows if there are at most two groups of
 // these, by kTiles tiles of sixteen outputs; a single row has its own number of tiles.
 constexpr int kRows = 2, kFewRows = 2, kTiles = 1, kTilesOfOneRow = 1;
-// What an adapter computes at once: A x of so many rows and ranks, B of so many rows.
-constexpr int kShrinkRows = 2, kShrinkRanks = 2, kExpandRows = 2;
+// What an adapter computes at once: B of so many rows.
+constexpr int kExpandRows = 2;
 
 SC2ONNX_LANES F splat(float x) {
   F r;
@@ -34,6 +34,15 @@ SC2ONNX_LANES F splat(float x) {
 SC2ONNX_LANES F load(const float *p) {
   F r;
   memcpy(r.lane, p, sizeof r.lane);
+  return r;
+}
+// Of bfloat16, exactly.
+SC2ONNX_LANES F load_brain(const uint16_t *p) {
+  F r;
+  for (int i = 0; i < 16; i++) {
+    const uint32_t bits = (uint32_t)p[i] << 16;
+    memcpy(&r.lane[i], &bits, 4);
+  }
   return r;
 }
 // Of float16, exactly.

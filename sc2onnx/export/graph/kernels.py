@@ -116,7 +116,7 @@ def _adapters(op: Recorder) -> list[ir.Value]:
         ADAPTER_OF_TOKEN: (np.int64, ("tokens",)),
         ADAPTER_SCALES: (np.float32, ("scaled_tokens",)),
         ADAPTER_TABLE: (np.int64, ("adapters", "products", "segments", entry)),
-        ADAPTER_WEIGHTS: (np.float16, ("elements",)),
+        ADAPTER_WEIGHTS: (np.uint8, ("bytes",)),
     }
     return [declared.get(name) or _optional(op, name, *port) for name, port in inputs.items()]
 

@@ -58,7 +58,7 @@ def _products(linear: Linear, embed: Embed) -> Products:
 def _matmul(
     op: Recorder, x: ir.Value, name: str, scheme: Scheme, bias: ir.Value | None, **attributes: int
 ) -> ir.Value:
-    codes, scales = packed(op, name)
+    codes, scales = widened(op, name)
     attributes |= sizes(codes, scheme)
     return op.contrib("MatMulNBits", x, codes, scales, None, None, bias, **attributes)
 
@@ -74,7 +74,7 @@ def gathered(schemes: Schemes) -> Embed:
     """``GatherBlockQuantized``, on the bytes of the head where it is tied."""
 
     def embed(op: Recorder, ids: ir.Value) -> ir.Value:
-        scheme, (codes, scales) = schemes[EMBEDDING_PRODUCT], packed(op, EMBEDDING_PRODUCT)
+        scheme, (codes, scales) = schemes[EMBEDDING_PRODUCT], widened(op, EMBEDDING_PRODUCT)
         how = {
             "gather_axis": 0,
             "quantize_axis": 1,
@@ -114,5 +114,13 @@ def standard_products(schemes: Schemes) -> Products:
 
 
 def packed(op: Recorder, name: str) -> tuple[ir.Value, ir.Value]:
-    """Codes and scales of a product."""
+    """Codes and scales of a product, as they are stored."""
     return op.weight(codes_name(name)), op.weight(scales_name(name))
+
+
+def widened(op: Recorder, name: str) -> tuple[ir.Value, ir.Value]:
+    """Codes and scales of a product: bfloat16 becomes float32, once, when ONNX Runtime loads it."""
+    codes, scales = packed(op, name)
+    if scales.dtype == ir.DataType.BFLOAT16:
+        scales = op.Cast(scales, to=ir.DataType.FLOAT)
+    return codes, scales

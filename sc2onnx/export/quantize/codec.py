@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +26,8 @@ Codes = npt.NDArray[np.int8]
 
 TILE: Final = 1 << 16
 """Elements handled at once: a tile and its temporaries stay in a core's cache."""
+
+_LIMIT: Final = np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
 
 _ZERO: Final = np.float32(1e-30)
 """Below this a block counts as zeros: its scale would not be a normal number."""
@@ -170,19 +173,28 @@ def _best_scales(blocks: Floats, scheme: Scheme, importance: Floats | None) -> F
     overflow, or vanish, in their own.
     """
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
-    starts = np.where(np.abs(peaks) < _ZERO, ZERO_SCALE, peaks / np.float32(-scheme.half))
+    zeros = np.abs(peaks) < _ZERO
+    starts = scale_like(np.where(zeros, ZERO_SCALE, peaks / np.float32(-scheme.half)))
     relative = np.asarray(blocks / starts, dtype=np.float32)
-    best, gain = np.ones_like(starts), np.full_like(starts, -1)
+    best, gain = np.ones_like(starts), np.full_like(starts, -np.inf)
     for shrink in _SHRINK[scheme.bits]:
         codes = nearest(relative, np.asarray(shrink, dtype=np.float32), scheme)
         weighted = codes if importance is None else codes * importance
         along = np.einsum("rnb,rnb->rn", relative, weighted)[..., None]
         power = np.maximum(np.einsum("rnb,rnb->rn", codes, weighted), _ZERO)[..., None]
-        # With the best scale for these codes, along / power, the squared error is
-        # sum(w w) - along ** 2 / power.
-        better = along * along / power > gain
-        best = np.where(better & (along != 0), along / power, best)
-        gain = np.where(better, along * along / power, gain)
+        # A scale s in the place of the start's leaves the squared error
+        # sum(w w) - s (2 along - s power), the least at along / power.
+        for scale in (np.ones_like(starts), scale_like(starts * (along / power)) / starts):
+            found = scale * (2 * along - scale * power)
+            better = (found > gain) & (scale != 0)
+            best, gain = np.where(better, scale, best), np.where(better, found, gain)
     # beyond it the lowest code stands for no finite number
-    limit = np.finfo(np.float32).max / np.float32(scheme.half)
-    return np.asarray(np.clip(starts * best, -limit, limit), dtype=np.float32)
+    limit = _LIMIT / np.float32(scheme.half)
+    return scale_like(np.clip(starts * best, -limit, limit))
+
+
+def scale_like(numbers: Floats) -> Floats:
+    """The nearest numbers that scales can be: they are stored as bfloat16, whose 8 digits cost
+    nothing, because codes are chosen under the scale that is stored.
+    """
+    return np.asarray(numbers.astype(ml_dtypes.bfloat16), dtype=np.float32)

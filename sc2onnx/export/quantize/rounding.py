@@ -21,7 +21,14 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky
 
 from sc2onnx.bundle.schemes import Scheme
-from sc2onnx.export.quantize.codec import ZERO_SCALE, Floats, Quantised, quantise, zero_blocks
+from sc2onnx.export.quantize.codec import (
+    ZERO_SCALE,
+    Floats,
+    Quantised,
+    quantise,
+    scale_like,
+    zero_blocks,
+)
 from sc2onnx.export.quantize.metric import METRIC_DAMPING
 from sc2onnx.export.quantize.moments import DAMPING, FLOOR, Moments
 
@@ -241,7 +248,9 @@ def improve_scales(
     bend = inner @ codes
     power = np.einsum("bo,bo->o", bend, codes)
     step = np.einsum("bo,bo->o", gradient, codes) / np.where(power > 0, power, 1)
-    step = np.where((power > 0) & (state.scales[block] + step != 0), step, 0).astype(np.float32)
-    state.scales[block] += step
+    scales = state.scales[block]
+    moved = scale_like(scales + step)
+    moved = np.where((power > 0) & (moved != 0), moved, scales)
+    step, state.scales[block] = moved - scales, moved
     state.errors[columns] -= codes * step
     gradient -= bend * step

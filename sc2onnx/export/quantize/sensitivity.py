@@ -41,6 +41,9 @@ _FORWARD: Final = 5
 Keep = Callable[[str, Floats], None]
 """What is done with the gradients of a product's outputs."""
 
+SCALE_BYTES: Final = 2
+"""Bytes of a scale that ``body_bits`` of a recipe counts."""
+
 _PRODUCTS: Final = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")
 
 
@@ -178,7 +181,7 @@ def lifted(
     chosen = dict(schemes)
     room = lift_room(recipe, schemes, shapes)
     costs = {
-        name: recipe.lift.nbytes(*shape) - schemes[name].nbytes(*shape)
+        name: recipe.lift.nbytes(*shape, SCALE_BYTES) - schemes[name].nbytes(*shape, SCALE_BYTES)
         for name, shape in shapes.items()
     }
     for name in sorted(sensitivities, key=lambda name: -sensitivities[name] / max(costs[name], 1)):
@@ -192,7 +195,7 @@ def lift_room(
     recipe: Recipe,
     schemes: Mapping[str, Scheme],
     shapes: Mapping[str, tuple[int, ...]],
-    scale: int = 4,
+    scale: int = SCALE_BYTES,
 ) -> float:
     """Bytes that lifting may add to products of these shapes, with scales of ``scale`` bytes each.
 

@@ -88,9 +88,10 @@ def quantised_weights(
     layout: Layout,
     rounding: Rounding = nearest,
     dtype: np.dtype[Any] = _FLOAT32,
+    scales: np.dtype[Any] = _FLOAT32,
 ) -> dict[str, LazyWeight]:
     """The same weights, with codes and scales in the place of every matrix that has a scheme.
-    ``dtype``: of scales and all other weights.
+    ``dtype``: of all other weights.
 
     A head that is tied appears as a second view of the embedding's bytes: in ``rows`` its
     operator wants another shape; in ``columns`` ONNX Runtime packs the matrix of a product only
@@ -101,10 +102,7 @@ def quantised_weights(
         product = name.removesuffix(".weight")
         is_matrix = name.endswith(".weight") and product in chosen
         pair = _Matrix(weight, chosen[product], rounding).pair(layout) if is_matrix else [weight]
-        made |= {
-            part.name: part if part.name == codes_name(product) else recast(part, dtype)
-            for part in pair
-        }
+        made |= {part.name: _cast(part, product, dtype, scales) for part in pair}
     if HEAD_PRODUCT in chosen and HEAD not in weights:
         for part in _Matrix(weights[EMBEDDING], chosen[HEAD_PRODUCT], rounding, HEAD_PRODUCT).pair(
             layout
@@ -114,6 +112,14 @@ def quantised_weights(
                 part.name, part.shape, made[shares].dtype, lambda: iter(()), shares
             )
     return made
+
+
+def _cast(
+    part: LazyWeight, product: str, dtype: np.dtype[Any], scales: np.dtype[Any]
+) -> LazyWeight:
+    if part.name == codes_name(product):
+        return part
+    return recast(part, scales if part.name == scales_name(product) else dtype)
 
 
 @dataclass(slots=True)

@@ -224,6 +224,11 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
         GATHER_NBITS: (0, 2),
         "DequantizeLinear": (0, 1),
     }  # which inputs are codes and scales
+    widened = {
+        node.outputs[0]: node.inputs[0]
+        for node in graph.nodes
+        if node.operator == "Cast" and node.inputs[0] in graph.tensors
+    }
     for node in graph.nodes:
         if node.operator not in quantised:
             continue
@@ -231,6 +236,7 @@ def _check_products(name: str, graph: OnnxGraph, part: Part) -> None:
             node.inputs[number] if len(node.inputs) > number else ""
             for number in quantised[node.operator]
         )
+        scales = widened.get(scales, scales)
         # as earlier exporters look a row up
         gathered = part.manifest.made_for.transposed and not {codes, scales} & set(graph.tensors)
         codes, scales = (

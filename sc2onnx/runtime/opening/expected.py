@@ -87,6 +87,14 @@ class Part:
         """The type of activations, cache and weights that are no integers."""
         return FLOATS[self.manifest.cache.dtype]
 
+    @property
+    def scales(self) -> int:
+        """The type of scales as stored."""
+        quantization = self.manifest.quantization
+        if quantization is None or quantization.scales is None:
+            return self.element
+        return FLOATS[quantization.scales]
+
 
 def parts(manifest: Manifest) -> list[Part]:
     """The graphs in order."""
@@ -159,11 +167,11 @@ def _matrices(part: Part) -> Iterator[tuple[str, Weight]]:
         blocks, width = columns // block, bits * block // 8
         if part.manifest.made_for.transposed:
             yield f"{product}.weight.codes", (INT4 if bits == 4 else INT8, (columns, rows))
-            yield f"{product}.weight.scales", (part.element, (blocks, rows))
+            yield f"{product}.weight.scales", (part.scales, (blocks, rows))
         else:
             shape = (rows, blocks * width) if product == EMBEDDING else (rows, blocks, width)
             yield f"{product}.weight.codes", (UINT8, shape)
-            yield f"{product}.weight.scales", (part.element, (rows, blocks))
+            yield f"{product}.weight.scales", (part.scales, (rows, blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,7 @@ def kernel_options(version: int) -> dict[str, Port]:
         ADAPTER_OF_TOKEN: Port(INT64, (None,)),
         ADAPTER_SCALES: Port(FLOAT, (None,)),
         ADAPTER_TABLE: Port(INT64, (None, None, None, len(SegmentEntry._fields))),
-        ADAPTER_WEIGHTS: Port(FLOAT16, (None,)),
+        ADAPTER_WEIGHTS: Port(UINT8, (None,)),
     }
 
 

@@ -123,7 +123,17 @@ ALLOWED: Final[Mapping[str, frozenset[str]]] = {
 """Operators by target."""
 
 KERNELS: Final = frozenset(
-    ("Concat", "Reshape", "Shape", "Slice", "Sub", GATHER_NBITS, BLOCKWISE_LINEAR, RING_ATTENTION),
+    (
+        "Cast",
+        "Concat",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Sub",
+        GATHER_NBITS,
+        BLOCKWISE_LINEAR,
+        RING_ATTENTION,
+    ),
 )
 """Operators of graphs for the kernels, whose domain no other graph has."""
 

@@ -1,7 +1,7 @@
 """The matrices of all adapters that a model has loaded, side by side, as its graphs take them.
 
-A graph for the kernels takes one array of half-precision numbers, and a table that says where in it
-each adapter's matrices are. Any other graph that takes adapters has two inputs for each module, in
+A graph for the kernels takes one array of bytes, and a table that says where in it each adapter's
+matrices are. Any other graph that takes adapters has two inputs for each module, in
 which adapters stand side by side along the rank. Arrays change only between steps.
 """
 
@@ -11,7 +11,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from sc2onnx.bundle.kernels import (
     ADAPTER_SCALES,
     ADAPTER_TABLE,
     ADAPTER_WEIGHTS,
+    PLACES,
     TILE,
     SegmentEntry,
     product_number,
@@ -101,11 +102,8 @@ class AdapterBank(ABC):
 class KernelBank(AdapterBank):
     """For the graphs of the kernels, see :data:`sc2onnx.bundle.kernels.ADAPTER_TABLE`."""
 
-    _ALIGNED: ClassVar = 32
-    """Elements: kernels are fastest where matrices begin at multiples of it."""
-
     def prepared(self, matrices: Matrices) -> tuple[Array, Array]:
-        """Half-precision numbers (elements,), and their table (products, segments, 5)."""
+        """The bytes of the matrices, and their table (products, segments, 5)."""
         segments = max(map(len, MODULES.values()))
         table = np.zeros((len(MODULES) * self._facts.num_layers, segments, 5), np.int64)
         parts, end = list[Array](), 0
@@ -113,12 +111,10 @@ class KernelBank(AdapterBank):
             product = next(name for name, modules in MODULES.items() if module in modules)
             segment = MODULES[product].index(module)
             first, outputs = self._outputs(product, segment)
-            halves = _halves(module, a.T, b.T)
-            tiles = halves[1].reshape(-1, TILE, a.shape[1]).transpose(0, 2, 1)
             places = list[int]()
-            for part in (halves[0], tiles):
+            for part in _packed(module, a.T, b.T):
                 places.append(end)
-                parts.append(_padded(part.reshape(-1), self._ALIGNED))
+                parts.append(_padded(part.reshape(-1).view(np.uint8), PLACES))
                 end += len(parts[-1])
             entry = SegmentEntry(first, outputs, a.shape[1], *places)
             table[product_number(layer, product), segment] = entry
@@ -141,13 +137,13 @@ class KernelBank(AdapterBank):
         return sum(outputs[:segment]), outputs[segment]
 
     def _laid(self) -> Arrays:
-        weights = np.concatenate([numbers for numbers, _ in self._held.values()])
+        weights = np.concatenate([packed for packed, _ in self._held.values()])
         tables, begin = list[Array](), 0
-        for number, (numbers, table) in list(self._held.items()):
+        for number, (packed, table) in list(self._held.items()):
             moved = table.copy()
             moved[..., 3:] += begin * (table[..., 2:3] > 0)  # a and b, where there is a rank
             tables.append(moved)
-            size = len(numbers)
+            size = len(packed)
             # the copies before are nobody's then
             self._held[number] = weights[begin : begin + size], table
             begin += size
@@ -245,17 +241,30 @@ class LaneBank(AdapterBank):
         return {LANES: self._cast("lanes", lanes)}
 
 
-def _halves(module: str, a: Array, b: Array) -> tuple[Array, Array]:
-    """Both in half precision, after one is multiplied with the power of two, and the other divided
-    by it, that brings their largest numbers closest: numbers below 6e-5 would lose digits.
+def _packed(module: str, a: Array, b: Array) -> tuple[Array, Array]:
+    """``A`` (rank, inputs) in int8 and ``B`` (outputs, rank) in half precision, in tiles.
+
+    Each column of ``B`` is scaled so that its largest number is about 1: numbers below 6e-5 would
+    lose digits. What that takes is in the scales of ``A``.
     """
-    largest = [float(np.abs(each).max()) for each in (a, b)]
-    power = 0 if 0.0 in largest else round(np.log2(largest[1] / largest[0]) / 2)
-    kind = np.dtype(np.float16)
-    return (
-        _finite(module, np.ldexp(a.astype(np.float32), power), kind),
-        _finite(module, np.ldexp(b.astype(np.float32), -power), kind),
-    )
+    a = _finite(module, a, np.dtype(np.float32))
+    sizes = np.abs(b.astype(np.float32)).max(axis=0, initial=0)
+    _, powers = np.frexp(np.where(sizes > 0, sizes, 1))
+    halves = _finite(module, np.ldexp(b.astype(np.float32), -powers), np.dtype(np.float16))
+    tiles = np.ascontiguousarray(halves.reshape(-1, TILE, len(a)).transpose(0, 2, 1))
+    return _rounded(_finite(module, np.ldexp(a, powers[:, None]), a.dtype)), tiles
+
+
+def _rounded(a: Array) -> Array:
+    """``A`` (rank, inputs) in tiles of int8 with a scale for each rank: uint8 (bytes,)."""
+    rank, inputs = a.shape
+    whole = np.zeros((-(-rank // TILE) * TILE, inputs), np.float32)
+    whole[:rank] = a
+    scales = np.abs(whole).max(axis=1, keepdims=True) / np.float32(127)
+    codes = np.rint(whole / np.where(scales > 0, scales, 1)).astype(np.int8).view(np.uint8) ^ 128
+    tiles = codes.reshape(-1, TILE, inputs // 4, 4).transpose(0, 2, 1, 3)
+    parts = [tiles.reshape(-1, TILE * inputs), scales.reshape(-1, TILE).view(np.uint8)]
+    return np.concatenate(parts, axis=1)
 
 
 def _finite(module: str, matrix: Array, kind: np.dtype[Any]) -> Array:

@@ -13,7 +13,7 @@ import functools
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -46,14 +46,15 @@ _PACKAGE: Final = "sc2onnx-kernels"
 
 @dataclass(frozen=True, slots=True)
 class MatrixShape:
-    """A matrix of integers: (``rows``, ``columns``) codes of so many ``bits``, and a float32 scale
-    for each ``block`` of a row.
+    """A matrix of integers: (``rows``, ``columns``) codes of so many ``bits``, and a scale for each
+    ``block`` of a row, float32 of 4 bytes or bfloat16 of 2.
     """
 
     rows: int
     columns: int
     bits: int
     block: int
+    scale_bytes: int
 
     @property
     def codes(self) -> int:
@@ -63,7 +64,7 @@ class MatrixShape:
     @property
     def scales(self) -> int:
         """Bytes of the scales."""
-        return self.rows * self.columns // self.block * 4
+        return self.rows * self.columns // self.block * self.scale_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,7 @@ class Kernels:
         """Bytes of a packed matrix. Raises :class:`ValueError` for one
         that no kernel computes with.
         """
-        size = int(
-            self.library.sc2onnx_kernels_packed_bytes(
-                shape.rows, shape.columns, shape.bits, shape.block
-            )
-        )
+        size = int(self.library.sc2onnx_kernels_packed_bytes(*astuple(shape)))
         if size < 0:
             raise ValueError(f"{_PACKAGE} {self.version} has no kernel for {shape}")
         return size
@@ -109,10 +106,8 @@ class Kernels:
             )
         out = np.empty(self.packed_bytes(shape), np.uint8)
         arrays = (np.ascontiguousarray(codes), np.ascontiguousarray(scales))
-        sizes = (shape.rows, shape.columns, shape.bits, shape.block)
-        if self.library.sc2onnx_kernels_pack(
-            *(array.ctypes.data for array in arrays), *sizes, threads, out.ctypes.data
-        ):
+        places = (array.ctypes.data for array in arrays)
+        if self.library.sc2onnx_kernels_pack(*places, *astuple(shape), threads, out.ctypes.data):
             raise ValueError(f"{_PACKAGE} {self.version} did not pack {shape}")
         return out
 
@@ -168,7 +163,7 @@ def _declared(library: Any) -> Any:
     """The library with the types of its functions.
     Raises :class:`AttributeError` where one is missing.
     """
-    sizes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32]
+    sizes = [ctypes.c_int64, ctypes.c_int64, *[ctypes.c_int32] * 3]
     library.sc2onnx_kernels_instructions.argtypes, library.sc2onnx_kernels_instructions.restype = (
         [],
         ctypes.c_char_p,

@@ -3,16 +3,16 @@ kernels, as the kernels read it.
 
 ``SC2ONNXP``, the version of the layout and the number of matrices (uint32 each), then of each
 matrix the length of its name (uint32) and the name (UTF-8; it is that of its codes in the graph),
-rows and columns (int64), bits and block size (int32), offset and bytes (int64); then the
-matrices, at multiples of 4096 bytes. All numbers are little-endian. The kernels map the file and
-find a matrix by its name.
+rows and columns (int64), bits, block size and bytes of a scale (int32), offset and bytes (int64);
+then the matrices, at multiples of 4096 bytes. All numbers are little-endian. The kernels map the
+file and find a matrix by its name.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sc2onnx.bundle.kernels import DOMAIN, LINEAR
 from sc2onnx.runtime.cache.shape import round_up
-from sc2onnx.runtime.opening.onnx_graph import Node, OnnxGraph, Place
+from sc2onnx.runtime.opening.onnx_graph import BITS, Node, OnnxGraph, Place
 from sc2onnx.runtime.ort.kernels import Kernels, MatrixShape
 
 MAGIC: Final = b"SC2ONNXP"
@@ -30,7 +30,7 @@ ALIGNMENT: Final = 4096
 
 _HEAD: Final = struct.Struct("<8sII")
 _LENGTH: Final = struct.Struct("<I")
-_ENTRY: Final = struct.Struct("<qqiiqq")
+_ENTRY: Final = struct.Struct("<qqiiiqq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,9 @@ def _matrix(graph: OnnxGraph, node: Node) -> Matrix:
         raise ValueError(
             f"a product of {node.inputs[1:3]} and {sizes} is none with weights of the bundle"
         )
-    matrix = Matrix(node.inputs[1], MatrixShape(*sizes), *places)
+    scales = graph.tensors[node.inputs[2]]
+    shape = MatrixShape(*sizes, scale_bytes=BITS[scales.data_type] // 8)
+    matrix = Matrix(node.inputs[1], shape, *places)
     found = tuple(place.end - place.start for place in places)
     if found != (matrix.shape.codes, matrix.shape.scales):
         raise ValueError(
@@ -97,8 +99,8 @@ class Contents:
             end = offsets[-1] + size
         parts = [_HEAD.pack(MAGIC, kernels.layout, len(matrices))]
         for matrix, name, offset, size in zip(matrices, names, offsets, sizes, strict=True):
-            shape = (matrix.shape.rows, matrix.shape.columns, matrix.shape.bits, matrix.shape.block)
-            parts += [_LENGTH.pack(len(name)), name, _ENTRY.pack(*shape, offset, size)]
+            entry = _ENTRY.pack(*astuple(matrix.shape), offset, size)
+            parts += [_LENGTH.pack(len(name)), name, entry]
         return cls(b"".join(parts), tuple(offsets), end)
 
 

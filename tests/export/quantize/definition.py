@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -66,6 +67,7 @@ def matrices(bundle: Path) -> dict[str, Matrix]:
 
 def _of_graph(graph: onnx.GraphProto, bundle: Path) -> Iterator[tuple[str, Matrix]]:
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    widened = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
     for node in graph.node:
         # columns, of which floats are made
         gathers = node.op_type == "Gather" and node.input[0].endswith(".codes")
@@ -79,6 +81,7 @@ def _of_graph(graph: onnx.GraphProto, bundle: Path) -> Iterator[tuple[str, Matri
             if node.op_type == "MatMulNBits"
             else (node.input[0], node.input[-1])
         )
+        scales = widened.get(scales, scales)
         if gathers:
             scales = codes.replace(".codes", ".scales")
         yield (
@@ -91,8 +94,10 @@ def _matrix(
     node: onnx.NodeProto, codes: onnx.TensorProto, scales: onnx.TensorProto, bundle: Path
 ) -> Matrix:
     says: Mapping[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
-    factors = np.frombuffer(_bytes(scales, bundle), dtype="<f4").reshape(scales.dims)
-    assert scales.data_type == onnx.TensorProto.FLOAT
+    brain = scales.data_type == onnx.TensorProto.BFLOAT16
+    assert brain or scales.data_type == onnx.TensorProto.FLOAT
+    stored = np.frombuffer(_bytes(scales, bundle), dtype=ml_dtypes.bfloat16 if brain else "<f4")
+    factors = stored.astype(np.float32).reshape(scales.dims)
     if node.op_type == "Gather":
         assert says["axis"] == 1
         says = {"axis": 0, "block_size": codes.dims[0] // scales.dims[0]}

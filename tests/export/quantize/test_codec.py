@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -268,12 +269,13 @@ def squared_errors(
 
 
 def by_largest_magnitude(given: Floats, scheme: Scheme) -> Doubles:
-    """Nearest codes where the value of largest magnitude becomes -half: what
-    is stored then, in float64.
+    """Nearest codes under the scale, as it is stored, that takes the value of largest magnitude
+    to -half: what is stored then, in float64.
     """
     blocks = given.astype(np.float64).reshape(len(given), -1, scheme.block_size)
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1)
-    scales = np.where(peaks == 0, 1, peaks / -scheme.half)
+    scales = np.where(peaks == 0, 1, peaks / -scheme.half).astype(ml_dtypes.bfloat16)
+    scales = np.where(scales == 0, 1, scales.astype(np.float64))
     return np.asarray(
         (np.clip(np.rint(blocks / scales), -scheme.half, scheme.half - 1) * scales).reshape(
             given.shape
@@ -430,10 +432,12 @@ def test_huge_and_tiny_weights_stay_finite(bits: int, peak: float, sign: int) ->
         assert found.zeros.all()
     else:
         assert np.abs(represented / peak - middling).max() <= (0.23 if bits == 4 else 0.008)
-    if 1e-30 < peak < LARGEST:
-        usual = quantise(middling.astype(np.float32), scheme, np.full(64, 1e-3, dtype=np.float32))
-        assert (found.codes != usual.codes).mean() < 0.01
-        np.testing.assert_allclose(found.scales / peak, usual.scales, rtol=1e-5)
+    if 1e-29 < peak < LARGEST:
+        power = np.float32(2.0 ** round(np.log2(peak)))
+        importance, floats = np.full(64, 1e-3, dtype=np.float32), middling.astype(np.float32)
+        usual, moved = (quantise(each, scheme, importance) for each in (floats, floats * power))
+        same(moved.codes, usual.codes)
+        same(moved.scales, usual.scales * power)
     assert_never_loses(given, scheme, None)
 
 
@@ -454,11 +458,17 @@ def test_weights_on_a_grid_come_back_exactly(scheme: Scheme, scale: float) -> No
 
 @both_bits
 @pytest.mark.parametrize("value", [0.1, -0.1, 3e-20, -LARGEST, LARGEST])
-def test_weights_that_are_all_the_same_come_back_exactly(bits: int, value: float) -> None:
+def test_weights_that_are_all_the_same_come_back_as_bfloat16(bits: int, value: float) -> None:
     given = np.full((2, 64), value, dtype=np.float32)
     found = quantise(given, Scheme(bits, 32))
-    assert (found.codes == -(2 ** (bits - 1))).all()
-    same(meaning(found.codes, found.scales, 32), given)
+    np.testing.assert_allclose(meaning(found.codes, found.scales, 32), given, rtol=2.0**-8)
+
+
+def test_scales_are_numbers_of_bfloat16() -> None:
+    given = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
+    for importance in (None, np.linspace(1, 2, COLUMNS, dtype=np.float32)):
+        found = quantise(given, Scheme(4, 32), importance).scales
+        same(found, found.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
 def test_opposite_weights_give_the_same_codes_and_opposite_scales() -> None:

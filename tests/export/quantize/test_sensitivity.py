@@ -81,7 +81,7 @@ def test_each_products_divergence_is_that_of_a_model_in_which_it_alone_is_rounde
             ).kl_divergence
     found = measure(case.config, case.floats, case.schemes, case.windows, Silent())
     assert list(found) == list(expected)
-    assert min(expected.values()) > 1e-4
+    assert min(expected.values()) > 5e-5
     for product, divergence in expected.items():
         assert found[product] == pytest.approx(divergence, rel=0.01), product
 
@@ -120,12 +120,12 @@ def recipe(body_bits: float, lift: Scheme = LIFT) -> Recipe:
 
 
 def bits(chosen: Mapping[str, Scheme]) -> float:
-    """Per weight, scales included."""
-    nbytes = sum(chosen[name].nbytes(*shape) for name, shape in SHAPES.items())
+    """Per weight, with scales of two bytes."""
+    nbytes = sum(chosen[name].nbytes(*shape, 2) for name, shape in SHAPES.items())
     return 8 * nbytes / sum(rows * columns for rows, columns in SHAPES.values())
 
 
-@pytest.mark.parametrize("body_bits", [4.0, 4.25, 4.3, 4.65, 5.5, 6.5, 8.24, 8.25, 32.0])
+@pytest.mark.parametrize("body_bits", [4.0, 4.125, 4.2, 4.55, 5.5, 6.5, 8.12, 8.125, 32.0])
 @pytest.mark.parametrize("seed", range(5))
 def test_lifts_keep_to_the_budget_and_use_it(body_bits: float, seed: int) -> None:
     sensitivities = dict(
@@ -136,7 +136,7 @@ def test_lifts_keep_to_the_budget_and_use_it(body_bits: float, seed: int) -> Non
     left = [name for name in SHAPES if chosen[name] == BODY]
     for name in left:  # nothing that is left out would fit
         assert bits({**chosen, name: LIFT}) > body_bits
-    assert (left == []) == (body_bits >= 8.25)
+    assert (left == []) == (body_bits >= 8.125)
 
 
 def test_the_most_sensitive_per_byte_come_first() -> None:
@@ -146,7 +146,7 @@ def test_the_most_sensitive_per_byte_come_first() -> None:
     shapes = dict.fromkeys("abcdef", (64, 256))
     sensitivities = {"a": 0.1, "b": 0.6, "c": 0.2, "d": 0.5, "e": 0.3, "f": 0.4}
     schemes = dict.fromkeys(shapes, BODY)
-    chosen = lifted(recipe(4.25 + 4 * 2.5 / 6), schemes, weights(shapes), sensitivities)
+    chosen = lifted(recipe(4.125 + 4 * 2.5 / 6), schemes, weights(shapes), sensitivities)
     found = tuple(name for name in shapes if chosen[name] == LIFT)
     assert found == max(
         combinations(shapes, 2), key=lambda names: sum(sensitivities[name] for name in names)
@@ -177,7 +177,7 @@ def test_other_schemes_stay() -> None:
 
 def test_the_room_for_lifts() -> None:
     total = sum(rows * columns for rows, columns in SHAPES.values())
-    assert lift_room(recipe(4.75), UNIFORM, SHAPES) == pytest.approx(total / 16)
+    assert lift_room(recipe(4.625), UNIFORM, SHAPES) == pytest.approx(total / 16)
     assert lift_room(recipe(4.0), UNIFORM, SHAPES) < 0
 
 

@@ -71,7 +71,8 @@ def phrased(raw: dict[str, Any]) -> None:
     schemes.update({name: str(Scheme(**scheme)) for name, scheme in schemes.items()})
 
 
-def test_integers_of_the_format_before(copy: Path) -> None:
+def test_integers_of_the_format_before(int8_bundle_before: Path, tmp_path: Path) -> None:
+    shutil.copytree(int8_bundle_before, copy := tmp_path / "copy", copy_function=os.link)
     edit(copy, without("kernels"))
     edit(copy, phrased)
     edit(copy, lambda raw: raw.update(format_version=5))

@@ -216,7 +216,7 @@ import resource
 import numpy as np
 from sc2onnx.runtime.ort.kernels import MatrixShape, look
 
-shape = MatrixShape(16 * 16 * 400, 32, 8, 32)
+shape = MatrixShape(16 * 16 * 400, 32, 8, 32, 4)
 random = np.random.default_rng(0)
 codes, scales = (random.integers(0, 256, size, np.uint8) for size in (shape.codes, shape.scales))
 expected = look().packed(shape, codes, scales, 1)

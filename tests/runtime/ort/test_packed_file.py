@@ -25,9 +25,9 @@ class Backwards:
     backwards, and a byte more.
     """
 
-    def sc2onnx_kernels_packed_bytes(self, rows: int, columns: int, bits: int, block: int) -> int:
-        shape = MatrixShape(rows, columns, bits, block)
-        return shape.codes + shape.scales + 1 if columns % block == 0 else -1
+    def sc2onnx_kernels_packed_bytes(self, *sizes: int) -> int:
+        shape = MatrixShape(*sizes)
+        return shape.codes + shape.scales + 1 if shape.columns % shape.block == 0 else -1
 
     def sc2onnx_kernels_pack(
         self,
@@ -37,10 +37,11 @@ class Backwards:
         columns: int,
         bits: int,
         block: int,
+        scale_bytes: int,
         threads: int,
         out: int,
     ) -> int:
-        shape = MatrixShape(rows, columns, bits, block)
+        shape = MatrixShape(rows, columns, bits, block, scale_bytes)
         data = ctypes.string_at(codes, shape.codes) + ctypes.string_at(scales, shape.scales)
         ctypes.memmove(out, data[::-1] + bytes([threads]), len(data) + 1)
         return 0 if threads else 1
@@ -48,10 +49,10 @@ class Backwards:
 
 KERNELS = Kernels(Path("library"), "0", "none", 7, VERSION, Backwards())
 FIRST = Matrix(
-    "a.weight.codes", MatrixShape(3, 32, 4, 16), Place("data", 10, 58), Place("data", 100, 124)
+    "a.weight.codes", MatrixShape(3, 32, 4, 16, 4), Place("data", 10, 58), Place("data", 100, 124)
 )
 SECOND = Matrix(
-    "\u00e9", MatrixShape(2, 32, 8, 32), Place("data", 200, 264), Place("data", 300, 308)
+    "\u00e9", MatrixShape(2, 32, 8, 32, 4), Place("data", 200, 264), Place("data", 300, 308)
 )
 WEIGHTS = np.random.default_rng(0).integers(0, 256, 400, np.uint8).tobytes()
 
@@ -73,11 +74,11 @@ def read(data: bytes) -> dict[str, tuple[tuple[int, ...], bytes]]:
     for _ in range(count):
         (length,) = struct.unpack_from("<I", data, at)
         name = data[at + 4 : at + 4 + length].decode()
-        *shape, offset, size = struct.unpack_from("<qqiiqq", data, at + 4 + length)
+        *shape, offset, size = struct.unpack_from("<qqiiiqq", data, at + 4 + length)
         assert offset % ALIGNMENT == 0
         assert offset + size <= len(data)
         found[name] = (tuple(shape), data[offset : offset + size])
-        at += 4 + length + 40
+        at += 4 + length + 44
     return found
 
 
@@ -86,11 +87,11 @@ def test_what_is_written_can_be_read() -> None:
     found = read(data)
     assert set(found) == {"a.weight.codes", "\u00e9"}
     assert found["a.weight.codes"] == (
-        (3, 32, 4, 16),
+        (3, 32, 4, 16, 4),
         (WEIGHTS[10:58] + WEIGHTS[100:124])[::-1] + b"\x02",
     )
     assert found["\u00e9"] == (
-        (2, 32, 8, 32),
+        (2, 32, 8, 32, 4),
         (WEIGHTS[200:264] + WEIGHTS[300:308])[::-1] + b"\x02",
     )
     assert len(data) == Contents.of([FIRST, SECOND], KERNELS).end == 2 * ALIGNMENT + 73
@@ -103,7 +104,7 @@ def test_weights_that_are_cut_off() -> None:
 
 def test_what_no_kernel_computes_with() -> None:
     with pytest.raises(ValueError, match="has no kernel for"):
-        written(replace(FIRST, shape=MatrixShape(3, 40, 4, 16)))
+        written(replace(FIRST, shape=MatrixShape(3, 40, 4, 16, 4)))
     with pytest.raises(ValueError, match="did not pack"):
         written(FIRST, threads=0)
     with pytest.raises(ValueError, match="have 47 and 24 bytes, expected 48 and 24"):
