@@ -109,9 +109,11 @@ class CalibrationRun:
         kept until its part is rounded, and moves the streams on.
         """
         product, scheme = affine(self.weights, name), self.schemes[name]
-        stored, parts = self.store.get(name, scheme), list[Rounded]()
+        stored, parts, inner = self.store.get(name, scheme), list[Rounded](), None
         for inputs in input_parts(product.weight.shape[1], self.config.hidden_size, scheme):
-            inner = self._inner((up[0].part(inputs), up[1].part(inputs)), normed)
+            if inner is None or inner.ours.shape[-1] != inputs.stop - inputs.start:
+                inner = self.streams.room(inputs.stop - inputs.start)
+            self._inner((up[0].part(inputs), up[1].part(inputs)), normed, inner)
             part = of_inputs(product, inputs)
             if stored is None:
                 parts.append(self._round(name, part, scheme, inner.at))
@@ -127,13 +129,11 @@ class CalibrationRun:
             self.streams.ours[:] += stored.bias
         self.report.advance(product.weight.nbytes)
 
-    def _inner(self, up: tuple[Affine, Affine], normed: Streams) -> Streams:
+    def _inner(self, up: tuple[Affine, Affine], normed: Streams, inner: Streams) -> None:
         """Inputs of a part of ``c_proj``."""
-        inner = self.streams.room(len(up[0].weight))
         for batch in self.streams.batches():
             x = through(up, normed.at(batch))
             inner.put(batch, both(lambda y: gelu(y, self.config), x))
-        return inner
 
     def _normed(self, batch: slice, norm: Affine) -> Pair:
         epsilon = self.config.norm_epsilon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -97,15 +98,24 @@ class Moments:
         )
         return square
 
-    def shift(self) -> Floats:
-        """What the outputs of ours lack, against its inputs: (out, in). Gives the sums away."""
+    def shift(self, outputs: slice) -> Floats:
+        """What some outputs of ours lack, against our inputs: (outputs, in)."""
+        if self._by_output:
+            return self._lacking[outputs]
+        return np.asarray(self._weight[outputs] @ self._lacking, dtype=np.float32)
+
+    @cached_property
+    def _lacking(self) -> Floats:
+        """E[(original - ours) x^T] of inputs (in, in), or of outputs (out, in). Gives the sums
+        away.
+        """
         cross, self._cross = self._cross, np.zeros((0, 0), dtype=np.float32)
         cross /= np.float32(self._pairs)
         if self._centred:
             missing = (self._missing / self._pairs).astype(np.float32)
             paired = (self._paired / self._pairs).astype(np.float32)
             _subtract_outer(cross, self._weight @ missing if self._by_output else missing, paired)
-        return np.asarray(cross if self._by_output else self._weight @ cross, dtype=np.float32)
+        return cross
 
 
 def _subtract_outer(matrix: Floats, left: Floats, right: Floats) -> None:

@@ -64,7 +64,9 @@ def measure(
     gradient = _drawn_gradient(config, weights, x)
     measured = list[dict[str, float]]()
     for layer in reversed(range(config.num_hidden_layers)):
-        found, gradient = Layer.read(config, weights, layer).measure(inputs.pop(), gradient, schemes)
+        found, gradient = Layer.read(config, weights, layer).measure(
+            inputs.pop(), gradient, schemes
+        )
         measured.insert(0, found)
         nbytes = _bytes(weights, layer)
         report.advance(nbytes - nbytes // _FORWARD)
@@ -110,7 +112,9 @@ class Layer:
         gradient = gradient + layer_norm_gradient(
             middle, parts["post_attention_layernorm"], epsilon, through @ parts["mlp.c_fc"].weight
         )
-        found["self_attn.o_proj"] = _lost(self._change("self_attn.o_proj", mixed, schemes), gradient)
+        found["self_attn.o_proj"] = _lost(
+            self._change("self_attn.o_proj", mixed, schemes), gradient
+        )
         through = gradient @ parts["self_attn.o_proj"].weight
         # Of values, what many positions have in common adds up in those that see them: so it is
         # measured there.

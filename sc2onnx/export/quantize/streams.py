@@ -9,8 +9,8 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.errors import CheckpointError
 from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.errors import CheckpointError
 from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.weights import LazyWeight
 
@@ -112,5 +112,7 @@ def embed(weight: LazyWeight, windows: Windows, scheme: Scheme) -> Streams:
 def seen_by_both(count: int, length: int) -> npt.NDArray[np.bool_]:
     """Which of the windows go through the original as well: evenly spread, one at least."""
     chosen = np.zeros(count, dtype=np.bool_)
-    chosen[np.linspace(0, count - 1, max(1, min(count, ORIGINAL_TOKENS // length))).astype(int)] = True
+    chosen[np.linspace(0, count - 1, max(1, min(count, ORIGINAL_TOKENS // length))).astype(int)] = (
+        True
+    )
     return chosen
