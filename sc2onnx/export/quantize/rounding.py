@@ -66,7 +66,7 @@ def round_jointly(weight: Floats, moments: Moments, scheme: Scheme) -> Quantised
     parts = [
         _round_outputs(
             weight[first : first + _WIDEST],
-            moments.shift(slice(first, first + _WIDEST)),
+            moments.shift(slice(first, first + _WIDEST), TOWARDS_ORIGINAL),
             covariance,
             factor,
             scheme,
@@ -81,7 +81,6 @@ def _round_outputs(
     weight: Floats, shift: Floats, covariance: Floats, factor: Floats, scheme: Scheme
 ) -> Quantised:
     """Some outputs, none of which has to do with the others. ``shift`` is used up."""
-    shift *= np.float32(TOWARDS_ORIGINAL)
     moved = cho_solve((factor, True), shift.T, overwrite_b=True, check_finite=False).T
     target = np.ascontiguousarray(weight + moved)
     if not np.isfinite(target).all():
