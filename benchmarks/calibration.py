@@ -58,7 +58,10 @@ def weights(config: Starcoder2Config) -> dict[str, LazyWeight]:
             ("mlp.c_fc", inner, hidden),
             ("mlp.c_proj", hidden, inner),
         ):
-            shapes |= {f"{name}.{product}.weight": (rows, columns), f"{name}.{product}.bias": (rows,)}
+            shapes |= {
+                f"{name}.{product}.weight": (rows, columns),
+                f"{name}.{product}.bias": (rows,),
+            }
     shapes |= {"model.norm.weight": (hidden,), "model.norm.bias": (hidden,)}
     return {
         name: LazyWeight(name, shape, np.dtype(np.float32), lambda n=name, s=shape: rows_of(n, s))
@@ -130,7 +133,9 @@ def main() -> None:
     floats = weights(config)
     chosen = schemes(config, floats, PRESETS[options.precision])
     random = np.random.default_rng(0)
-    windows = random.integers(0, config.vocab_size, (options.tokens // corpus.LENGTH, corpus.LENGTH))
+    windows = random.integers(
+        0, config.vocab_size, (options.tokens // corpus.LENGTH, corpus.LENGTH)
+    )
     layers = whole["num_hidden_layers"]
     total = rounding(config, floats, chosen, windows) * layers
     if not options.no_sensitivity:

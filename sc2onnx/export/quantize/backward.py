@@ -55,7 +55,7 @@ def attention_gradient(
         turned = rotated(packed[window, : heads + kv_heads], *tables)
         queries, keys = turned[:heads].reshape(grouped), turned[heads:]
         values = packed[window, heads + kv_heads :]
-        weights = probabilities(queries, keys, config, length)
+        weights = probabilities(queries, keys, config)
         mixed = gradient[window].reshape(length, heads, width).transpose(1, 0, 2).reshape(grouped)
         scores = mixed @ values.transpose(0, 2, 1)
         scores -= np.einsum("kql,kql->kq", scores, weights)[..., None]

@@ -107,19 +107,22 @@ class CalibrationRun:
 
     def _down(self, name: str, up: tuple[Affine, Affine], normed: Streams) -> None:
         """``c_proj``, a part of its inputs after the other: so each activation is computed once,
-        kept until its part is rounded, and moves the streams on.
+        kept until its part is rounded, and moves the streams on. What the parts before did to the
+        outputs, the next one makes up for.
         """
         product, scheme = affine(self.weights, name), self.schemes[name]
         stored, parts = self.store.get(name, scheme), list[Rounded]()
+        owed, inner = np.zeros_like(self.streams.original), None
         for inputs in input_parts(product.weight.shape[1], self.config.hidden_size, scheme):
-            inner = self._inner((up[0].part(inputs), up[1].part(inputs)), normed)
+            if inner is None or inner.ours.shape[-1] != inputs.stop - inputs.start:
+                inner = self.streams.room(inputs.stop - inputs.start)
+            self._inner((up[0].part(inputs), up[1].part(inputs)), normed, inner)
             part = of_inputs(product, inputs)
             if stored is None:
-                parts.append(self._round(name, part, scheme, inner.at))
+                lacking = owed if parts else None
+                parts.append(self._round(name, part, scheme, inner.at, lacking))
             done = parts[-1] if stored is None else stored.part(inputs)
-            moves = part.unbiased, Affine(dequantise(done.quantised), None)
-            for batch in self.streams.batches():
-                self.streams.add(batch, through(moves, inner.at(batch)))
+            self._move(part.unbiased, Affine(dequantise(done.quantised), None), inner, owed)
         if stored is None:
             stored = joined(parts, product.bias)
             self.store.put(name, stored)
@@ -128,13 +131,19 @@ class CalibrationRun:
             self.streams.ours[:] += stored.bias
         self.report.advance(product.weight.nbytes)
 
-    def _inner(self, up: tuple[Affine, Affine], normed: Streams) -> Streams:
+    def _move(self, original: Affine, ours: Affine, inner: Streams, owed: Floats) -> None:
+        """Both streams through a part of ``c_proj``; what ours then lacks is added to ``owed``."""
+        for batch in self.streams.batches():
+            y = through((original, ours), inner.at(batch))
+            self.streams.add(batch, y)
+            if y[0] is not None:
+                owed[batch] += y[0] - y[1]
+
+    def _inner(self, up: tuple[Affine, Affine], normed: Streams, inner: Streams) -> None:
         """Inputs of a part of ``c_proj``."""
-        inner = self.streams.room(len(up[0].weight))
         for batch in self.streams.batches():
             x = through(up, normed.at(batch))
             inner.put(batch, both(lambda y: gelu(y, self.config), x))
-        return inner
 
     def _normed(self, batch: slice, norm: Affine) -> Pair:
         epsilon = self.config.norm_epsilon
@@ -156,11 +165,18 @@ class CalibrationRun:
         return None if gradients is None else output_metric(gradients)
 
     def _round(
-        self, name: str, product: Affine, scheme: Scheme, inputs: Callable[[slice], Pair]
+        self,
+        name: str,
+        product: Affine,
+        scheme: Scheme,
+        inputs: Callable[[slice], Pair],
+        owed: Floats | None = None,
     ) -> Rounded:
+        batches = list(self.streams.batches())
+        lacking = (None if owed is None else owed[batch] for batch in batches)
         try:
-            batches = map(inputs, self.streams.batches())
-            return round_product(product, scheme, batches, self._metric(name))
+            metric = self._metric(name)
+            return round_product(product, scheme, map(inputs, batches), lacking, metric)
         except np.linalg.LinAlgError as error:
             raise TensorError(
                 f"{name} cannot be calibrated ({error}): check the checkpoint, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from scipy.special import erf
 
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
 from sc2onnx.export.quantize.codec import Floats, by_tiles
+
+_QUERIES: Final = 128
+"""Positions whose attention is computed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +111,27 @@ def attention(qkv: Floats, config: Starcoder2Config, tables: tuple[Floats, Float
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     packed = qkv.reshape(count, length, heads + 2 * kv_heads, width).transpose(0, 2, 1, 3)
     mixed = np.empty((count, length, heads, width), dtype=np.float32)
-    for window in range(count):  # one at a time: scores take heads * length * length
+    for window in range(count):  # a few queries at a time, of which the first see few keys
         turned = rotated(packed[window, : heads + kv_heads], *tables)
-        queries = turned[:heads].reshape(kv_heads, config.group_size * length, width)
-        weights = probabilities(queries, turned[heads:], config, length)
-        values = packed[window, heads + kv_heads :]
-        mixed[window] = (weights @ values).reshape(heads, length, width).transpose(1, 0, 2)
+        keys, values = turned[heads:], packed[window, heads + kv_heads :]
+        for first in range(0, length, _QUERIES):
+            stop = min(first + _QUERIES, length)
+            queries = turned[:heads, first:stop].reshape(kv_heads, -1, width)
+            weights = probabilities(queries, keys[:, :stop], config)
+            part = (weights @ values[:, :stop]).reshape(heads, stop - first, width)
+            mixed[window, first:stop] = part.transpose(1, 0, 2)
     return mixed.reshape(count, length, heads * width)
 
 
-def probabilities(queries: Floats, keys: Floats, config: Starcoder2Config, length: int) -> Floats:
-    """Of keys (kv_heads, length, head_dim) for queries (kv_heads, group * length, head_dim):
-    (kv_heads, group * length, length).
+def probabilities(queries: Floats, keys: Floats, config: Starcoder2Config) -> Floats:
+    """Of keys (kv_heads, length, head_dim), the first ones, for queries at the last of these
+    positions, (kv_heads, group * count, head_dim): (kv_heads, group * count, length).
     """
-    hidden = ~_visible(length, config.sliding_window)
-    scores = queries @ keys.transpose(0, 2, 1)
-    _softmax(scores.reshape(-1, length), hidden, config.head_dim**-0.5)
-    return np.asarray(scores, dtype=np.float32)
+    scores = np.asarray(queries @ keys.transpose(0, 2, 1), dtype=np.float32)
+    count = queries.shape[1] // config.group_size
+    hidden = ~_visible(keys.shape[1], config.sliding_window)[-count:]
+    _softmax(scores.reshape(-1, scores.shape[-1]), hidden, queries.shape[-1] ** -0.5)
+    return scores
 
 
 def _softmax(scores: Floats, hidden: npt.NDArray[np.bool_], scale: float) -> None:

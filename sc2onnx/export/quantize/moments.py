@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -38,13 +39,18 @@ class Moments:
         self._by_output = out < columns
         # sum of (original - ours) x^T
         self._cross = np.zeros((out if self._by_output else columns, columns), dtype=np.float32)
+        # sum of what is owed x^T
+        self._owed: Floats | None = None
+        self._owed_total = np.zeros(out, dtype=np.float64)
         self._origin = np.zeros(columns, dtype=np.float32)
         # of ours less the origin; the same where there is an original; of original - ours
         self._ours, self._paired, self._missing = np.zeros((3, columns), dtype=np.float64)
 
-    def add(self, original: Floats | None, ours: Floats) -> None:
+    def add(self, original: Floats | None, ours: Floats, owed: Floats | None = None) -> None:
         """Inputs (tokens, in) of the same tokens in the original model, where it is computed, and
         in ours.
+
+        ``owed`` (tokens, out): what ours lacks of the outputs beside, to be made up for.
         """
         if self._centred and not self._count:
             self._origin = ours.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -56,11 +62,19 @@ class Moments:
         self._square = ssyrk(1.0, moved.T, beta=1.0, c=self._square, lower=1, overwrite_c=1)
         if original is None:
             return
+        if owed is not None:
+            self._owe(owed, moved)
         missing = original - ours
         self._pairs += len(ours)
         self._paired += total
         self._missing += missing.sum(axis=0)
         self._cross += (missing @ self._weight.T if self._by_output else missing).T @ moved
+
+    def _owe(self, owed: Floats, moved: Floats) -> None:
+        if self._owed is None:
+            self._owed = np.zeros(self._weight.shape, dtype=np.float32)
+        self._owed_total += owed.sum(axis=0)
+        self._owed += owed.T @ moved
 
     @property
     def means(self) -> tuple[Floats, Floats]:
@@ -97,15 +111,39 @@ class Moments:
         )
         return square
 
-    def shift(self) -> Floats:
-        """What the outputs of ours lack, against its inputs: (out, in). Gives the sums away."""
+    def shift(self, outputs: slice, towards: float) -> Floats:
+        """What some outputs of ours lack, against our inputs: (outputs, in). ``towards``: how much
+        counts of what they lack because our inputs are others than the original's.
+        """
+        lacking = (
+            self._lacking[outputs] if self._by_output else self._weight[outputs] @ self._lacking
+        )
+        shift = np.asarray(lacking * np.float32(towards), dtype=np.float32)
+        if self._owed is not None:
+            owed = self._owed[outputs] / np.float32(self._pairs)
+            if self._centred:
+                mean = (self._owed_total[outputs] / self._pairs).astype(np.float32)
+                _subtract_outer(owed, mean, self._paired_mean)
+            shift += owed
+        return shift
+
+    @property
+    def _paired_mean(self) -> Floats:
+        """Mean input (in,) of ours less the origin, of the tokens that both models have seen."""
+        return np.asarray(self._paired / self._pairs, dtype=np.float32)
+
+    @cached_property
+    def _lacking(self) -> Floats:
+        """E[(original - ours) x^T] of inputs (in, in), or of outputs (out, in). Gives the sums
+        away.
+        """
         cross, self._cross = self._cross, np.zeros((0, 0), dtype=np.float32)
         cross /= np.float32(self._pairs)
         if self._centred:
             missing = (self._missing / self._pairs).astype(np.float32)
-            paired = (self._paired / self._pairs).astype(np.float32)
-            _subtract_outer(cross, self._weight @ missing if self._by_output else missing, paired)
-        return np.asarray(cross if self._by_output else self._weight @ cross, dtype=np.float32)
+            missing = self._weight @ missing if self._by_output else missing
+            _subtract_outer(cross, missing, self._paired_mean)
+        return cross
 
 
 def _subtract_outer(matrix: Floats, left: Floats, right: Floats) -> None:

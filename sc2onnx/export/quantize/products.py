@@ -5,6 +5,8 @@ in parts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import overload
 
 import numpy as np
 
@@ -18,16 +20,21 @@ from sc2onnx.export.quantize.streams import Pair
 
 
 def round_product(
-    product: Affine, scheme: Scheme, inputs: Iterable[Pair], metric: Floats | None = None
+    product: Affine,
+    scheme: Scheme,
+    inputs: Iterable[Pair],
+    owed: Iterable[Floats | None] = repeat(None),
+    metric: Floats | None = None,
 ) -> Rounded:
     """A product, rounded for its ``inputs``: of the original, where it is computed, and of the
-    rounded model, by batch. ``metric`` (out, out): which errors of its outputs matter.
+    rounded model, by batch. ``owed``: what outputs of each batch lack beside, where that is known.
+    ``metric`` (out, out): which errors of the outputs matter.
 
     The bias takes up the difference that rounding makes to the mean output.
     """
     moments = Moments(product.weight, centred=product.bias is not None)
-    for original, ours in inputs:
-        moments.add(None if original is None else _tokens(original), _tokens(ours))
+    for (original, ours), lacking in zip(inputs, owed, strict=False):
+        moments.add(_tokens(original), _tokens(ours), _tokens(lacking))
     means = moments.means
     quantised = round_jointly(product.weight, moments, scheme, metric)
     if product.bias is None:
@@ -65,6 +72,10 @@ def joined(parts: Sequence[Rounded], bias: Floats | None) -> Rounded:
     return Rounded(whole, None if bias is None else np.asarray(bias + sum(changes), np.float32))
 
 
-def _tokens(x: Floats) -> Floats:
+@overload
+def _tokens(x: Floats) -> Floats: ...
+@overload
+def _tokens(x: None) -> None: ...
+def _tokens(x: Floats | None) -> Floats | None:
     """(windows, length, channels) -> (tokens, channels)."""
-    return x.reshape(-1, x.shape[-1])
+    return None if x is None else x.reshape(-1, x.shape[-1])

@@ -57,6 +57,9 @@ _BLOCK: Final = 128
 _FEW: Final = 16
 """Columns of these that are rounded one by one."""
 
+_WIDEST: Final = 4096
+"""Outputs rounded before the next: a few copies of their weights are the temporary memory."""
+
 _OUTPUTS: Final = 2048
 """Outputs rounded at once: what ``_FEW`` columns of them take stays in a core's cache."""
 
@@ -75,34 +78,44 @@ def round_jointly(
     Blocks of zeros stay zeros: what was pruned makes up for no one's errors. Raises
     :class:`~numpy.linalg.LinAlgError` where these are not finite.
     """
-    shift = moments.shift()
     covariance = moments.covariance()
     factor = factorised(covariance)
-    shift *= np.float32(TOWARDS_ORIGINAL)
-    target = np.ascontiguousarray(
-        weight + cho_solve((factor, True), shift.T, overwrite_b=True, check_finite=False).T
-    )
-    del shift
+    parts = [
+        _round_outputs(
+            weight[first : first + _WIDEST],
+            moments.shift(slice(first, first + _WIDEST), TOWARDS_ORIGINAL),
+            covariance,
+            factor,
+            scheme,
+        )
+        for first in range(0, len(weight), _WIDEST)
+    ]
+    codes = np.concatenate([part.codes for part in parts])
+    return Quantised(codes, np.concatenate([part.scales for part in parts]), scheme)
+
+
+def _round_outputs(
+    weight: Floats, shift: Floats, covariance: Floats, factor: Floats, scheme: Scheme
+) -> Quantised:
+    """Some outputs, none of which has to do with the others. ``shift`` is used up."""
+    moved = cho_solve((factor, True), shift.T, overwrite_b=True, check_finite=False).T
+    target = np.ascontiguousarray(weight + moved)
     if not np.isfinite(target).all():
         raise LinAlgError("the inputs of the product are not finite")
     zeros = zero_blocks(weight, scheme)
     target.reshape(*zeros.shape, scheme.block_size)[zeros] = 0
     start = quantise(target, scheme, np.diag(covariance).copy())
     scales = np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T)
-    turned = np.ascontiguousarray(target.T)
-    del target, start  # before the state takes as much again
-    state = RoundingState(turned, scales, scheme)
+    state = RoundingState(np.ascontiguousarray(target.T), scales, scheme)
     round_in_turn(state, factor)
-    del factor
     for _ in range(SWEEPS):
         if metric is None:
             coordinate_descent(state, covariance)
         else:
             descend_in_turn(state, covariance, metric)
     codes = np.ascontiguousarray(state.codes.astype(np.int8).T)
-    return Quantised(
-        codes, np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T)), scheme
-    )
+    scales = np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T))
+    return Quantised(codes, scales, scheme)
 
 
 def factorised(covariance: Floats) -> Floats:
