@@ -80,25 +80,28 @@ def round_jointly(
     """
     covariance = moments.covariance()
     factor = factorised(covariance)
-    parts = [
-        _round_outputs(
-            weight[first : first + _WIDEST],
-            moments.shift(slice(first, first + _WIDEST), TOWARDS_ORIGINAL),
-            covariance,
-            factor,
-            scheme,
-        )
-        for first in range(0, len(weight), _WIDEST)
-    ]
+    parts = list[Quantised]()
+    for first in range(0, len(weight), _WIDEST):
+        here = slice(first, first + _WIDEST)
+        moved = moments.shift(here, TOWARDS_ORIGINAL)
+        moved = cho_solve((factor, True), moved.T, overwrite_b=True, check_finite=False).T
+        matters = None if metric is None else metric[here, here]
+        parts.append(_round_outputs(weight[here], moved, scheme, (covariance, factor), matters))
     codes = np.concatenate([part.codes for part in parts])
     return Quantised(codes, np.concatenate([part.scales for part in parts]), scheme)
 
 
 def _round_outputs(
-    weight: Floats, shift: Floats, covariance: Floats, factor: Floats, scheme: Scheme
+    weight: Floats,
+    moved: Floats,
+    scheme: Scheme,
+    inputs: tuple[Floats, Floats],
+    metric: Floats | None,
 ) -> Quantised:
-    """Some outputs, none of which has to do with the others. ``shift`` is used up."""
-    moved = cho_solve((factor, True), shift.T, overwrite_b=True, check_finite=False).T
+    """Some outputs, none of which has to do with the rest. ``moved``: what is added to the weights
+    to aim at; ``inputs``: H and its factor.
+    """
+    covariance, factor = inputs
     target = np.ascontiguousarray(weight + moved)
     if not np.isfinite(target).all():
         raise LinAlgError("the inputs of the product are not finite")
