@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -24,6 +25,16 @@ from sc2onnx.export.quantize.store import Rounded, Store
 from sc2onnx.export.quantize.streams import Pair, Streams, Windows, both, embed, through
 from sc2onnx.export.quantize.weights import LAYERS
 from sc2onnx.export.weights import EMBEDDING, LazyWeight
+
+OF_RESIDUAL: Final = 0.5
+"""How much of what the residual stream has come to lack a product that adds to it makes up for;
+measured in docs/decisions/0008-calibration.md.
+"""
+
+WHOLE: Final = 3072
+"""Inputs that are rounded at once, however many the model's channels are: only where there are more
+is it worth the time to round ``c_proj`` in parts, each of which knows less.
+"""
 
 Weights = Mapping[str, LazyWeight]
 
@@ -94,7 +105,7 @@ class CalibrationRun:
         for batch in self.streams.batches():
             x = through(qkv, self._normed(batch, norm))
             mixed.put(batch, both(lambda y: attention(y, self.config, tables), x))
-        out = self._rounded(f"{name}.o_proj", mixed.at)
+        out = self._rounded(f"{name}.o_proj", mixed.at, self.streams.lacking(OF_RESIDUAL))
         for batch in self.streams.batches():
             self.streams.add(batch, through(out, mixed.at(batch)))
 
@@ -108,19 +119,19 @@ class CalibrationRun:
     def _down(self, name: str, up: tuple[Affine, Affine], normed: Streams) -> None:
         """``c_proj``, a part of its inputs after the other: so each activation is computed once,
         kept until its part is rounded, and moves the streams on. What the parts before did to the
-        outputs, the next one makes up for.
+        outputs, the next one makes up for, and in part for what the residual stream lacks.
         """
         product, scheme = affine(self.weights, name), self.schemes[name]
         stored, parts = self.store.get(name, scheme), list[Rounded]()
-        owed, inner = np.zeros_like(self.streams.original), None
-        for inputs in input_parts(product.weight.shape[1], self.config.hidden_size, scheme):
+        owed, inner = self.streams.lacking(OF_RESIDUAL), None
+        widest = max(self.config.hidden_size, WHOLE)
+        for inputs in input_parts(product.weight.shape[1], widest, scheme):
             if inner is None or inner.ours.shape[-1] != inputs.stop - inputs.start:
                 inner = self.streams.room(inputs.stop - inputs.start)
             self._inner((up[0].part(inputs), up[1].part(inputs)), normed, inner)
             part = of_inputs(product, inputs)
             if stored is None:
-                lacking = owed if parts else None
-                parts.append(self._round(name, part, scheme, inner.at, lacking))
+                parts.append(self._round(name, part, scheme, inner.at, owed))
             done = parts[-1] if stored is None else stored.part(inputs)
             self._move(part.unbiased, Affine(dequantise(done.quantised), None), inner, owed)
         if stored is None:
@@ -149,12 +160,16 @@ class CalibrationRun:
         epsilon = self.config.norm_epsilon
         return both(lambda x: layer_norm(x, norm, epsilon), self.streams.at(batch))
 
-    def _rounded(self, name: str, inputs: Callable[[slice], Pair]) -> tuple[Affine, Affine]:
-        """The product as it was and as it is rounded, which is then in the store."""
+    def _rounded(
+        self, name: str, inputs: Callable[[slice], Pair], owed: Floats | None = None
+    ) -> tuple[Affine, Affine]:
+        """The product as it was and as it is rounded, which is then in the store. ``owed``: what
+        its outputs are to make up for.
+        """
         product, scheme = affine(self.weights, name), self.schemes[name]
         done = self.store.get(name, scheme)
         if done is None:
-            done = self._round(name, product, scheme, inputs)
+            done = self._round(name, product, scheme, inputs, owed)
             self.store.put(name, done)
         self.report.advance(product.weight.nbytes)
         return product, Affine(dequantise(done.quantised), done.bias)

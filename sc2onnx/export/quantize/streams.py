@@ -52,6 +52,11 @@ class Streams:
         inside = batch.start < len(self.original)
         return self.original[batch] if inside else None, self.ours[batch]
 
+    def lacking(self, share: float) -> Floats:
+        """A share of what ours lacks, where there is an original."""
+        lacks = self.original - self.ours[: len(self.original)]
+        return np.asarray(np.float32(share) * lacks, dtype=np.float32)
+
     def put(self, batch: slice, values: Pair) -> None:
         """Take the values of a batch."""
         if values[0] is not None:
