@@ -45,7 +45,7 @@ GROWTH: Final = (0, 9, 90, 900, 9000)
 10,000 times as much in all.
 """
 
-GROUPS: Final = 8
+GROUPS: Final = 32
 """Parts of a product's outputs that make up for each other's errors in turn."""
 
 _NEVER: Final = np.float32(1e30)

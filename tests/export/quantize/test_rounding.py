@@ -97,6 +97,34 @@ def test_moments_do_not_depend_on_how_many_tokens_come_at_once(out: int) -> None
     np.testing.assert_allclose(parts.covariance(), whole.covariance(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("out", [24, 80])
+def test_tokens_that_the_original_does_not_see(out: int, centred: bool) -> None:
+    """They count for the covariance and the means of ours; and what is owed to the outputs is
+    made up for whole, whatever counts of the difference of the inputs.
+    """
+    weight, original = numbers(out, 48), related(600, 48)
+    ours = original + np.float32(0.1) * numbers(600, 48, seed=9) + np.float32(0.2)
+    owed = numbers(400, out, seed=3) + original[:400, :1]
+    gathered = Moments(weight, centred)
+    gathered.add(original[:300], ours[:300], owed[:300])
+    gathered.add(None, ours[400:])
+    gathered.add(original[300:400], ours[300:400], owed[300:])
+    gathered.add(None, ours[:0])
+    missing, seen = (original - ours).astype(np.float64)[:400], ours.astype(np.float64)[:400]
+    expected_means = ours.mean(axis=0) + missing.mean(axis=0), ours.mean(axis=0)
+    for found, expected in zip(gathered.means, expected_means, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    lacking = owed.astype(np.float64)
+    if centred:
+        missing, seen = missing - missing.mean(axis=0), seen - seen.mean(axis=0)
+        lacking = lacking - lacking.mean(axis=0)
+    shift = (0.7 * weight.astype(np.float64) @ missing.T + lacking.T) @ seen / 400
+    for outputs in (slice(None), slice(3, 11)):
+        np.testing.assert_allclose(gathered.shift(outputs, 0.7), shift[outputs], atol=1e-4)
+    np.testing.assert_allclose(gathered.covariance(), damped(ours, centred), atol=1e-4)
+
+
 @pytest.mark.parametrize("out", [64, 600], ids=["fewer outputs", "more outputs"])
 def test_means_that_are_large_cost_no_precision(out: int) -> None:
     """Four channels of 512 with a mean of 1000 and a variance of 1, in batches: sums of squares are
