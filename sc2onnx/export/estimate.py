@@ -24,6 +24,8 @@ from sc2onnx.export.effort import calibration_peak, calibration_seconds, streami
 from sc2onnx.export.graphs import kernel_version
 from sc2onnx.export.plan import Plan
 from sc2onnx.export.precision import PRECISIONS, Variant
+from sc2onnx.export.quantize import sensitivity
+from sc2onnx.export.quantize.metric import kept_bytes
 from sc2onnx.export.shapes import SHAPES
 from sc2onnx.export.stored import StoredTensor
 from sc2onnx.export.weights import (
@@ -86,7 +88,8 @@ def estimate(plan: Plan, calibration: Calibration | None = None) -> Estimate:
         tokens = calibration.length
         memory = max(memory, calibration_peak(config, tokens))
         cached = plan.body_bytes() + plan.lift_room()
-        seconds = calibration_seconds(config, tokens, sensitivities=lifts)
+        cached += kept_bytes(plan.outputs, min(sensitivity.TOKENS, tokens))
+        seconds = calibration_seconds(config, tokens, sensitivities=True)
     return Estimate(
         precision=variant.name,
         target=variant.target,

@@ -82,6 +82,11 @@ class Plan:
             total += self.schemes[name].nbytes(rows, columns, scale)
         return total
 
+    @property
+    def outputs(self) -> list[int]:
+        """Outputs of every product of the layers."""
+        return [rows for rows, _ in self._shapes.values()]
+
     def lift_room(self) -> int:
         """Bytes by which lifting may enlarge the body, at most."""
         recipe = self.variant.recipe()

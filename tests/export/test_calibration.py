@@ -124,14 +124,14 @@ def test_the_manifest_says_what_was_done(bundles: dict[str, Path]) -> None:
     assert fast.calibration.startswith(f"{TOKENS} tokens of code shipped with sc2onnx (SHA-256 ")
     assert nearest.calibration is None
     assert nearest.body_bits == 4.125 < fast.body_bits <= 4.25
-    assert set(nearest.schemes.values()) == {Scheme(4, 256), Scheme(8, 128)}
-    assert set(fast.schemes.values()) == {Scheme(4, 256), Scheme(8, 128), Scheme(8, 256)}
+    assert set(nearest.schemes.values()) == {Scheme(4, 128), Scheme(8, 128)}
+    assert set(fast.schemes.values()) == {Scheme(4, 128), Scheme(8, 128), Scheme(8, 256)}
     layers = [scheme for name, scheme in lifted.schemes.items() if name.startswith("model.layers.")]
     assert len(layers) == 24
     assert 0 < layers.count(Scheme(8, 256)) < 8
     assert 4.25 < lifted.body_bits <= 4.665
     assert set(quantization(bundles["int4 nearest"]).schemes.values()) == {
-        Scheme(4, 128),
+        Scheme(4, 64),
         Scheme(8, 128),
     }
 

@@ -8,6 +8,7 @@ covariance of inputs, G that of gradients, as if the two had nothing to do with 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,11 @@ WIDEST: Final = 4096
 """Outputs of the widest product that gets a metric: beyond it, G costs much and says little, since
 its directions are about alike (docs/decisions/0008-calibration.md).
 """
+
+
+def kept_bytes(outputs: Iterable[int], tokens: int) -> int:
+    """Bytes of the gradients of so many tokens, in half precision, by outputs of the products."""
+    return sum(2 * tokens * out for out in outputs if out <= WIDEST)
 
 
 def output_metric(gradients: Floats) -> Floats:

@@ -91,7 +91,7 @@ _PRESETS: Final = (
     Recipe("int8", body=Scheme(8, 64), head=Scheme(8, 32)),
     Recipe(
         "int4",
-        body=Scheme(4, 128),
+        body=Scheme(4, 64),
         head=Scheme(8, 128),
         lift=Scheme(8, 256),
         body_bits=4.665,
@@ -99,7 +99,7 @@ _PRESETS: Final = (
     ),
     Recipe(
         "int4-fast",
-        body=Scheme(4, 256),
+        body=Scheme(4, 128),
         head=Scheme(8, 128),
         lift=Scheme(8, 256),
         body_bits=4.25,

@@ -32,8 +32,10 @@ from sc2onnx.export.quantize.streams import Windows, embed
 from sc2onnx.export.quantize.weights import LAYERS
 from sc2onnx.export.weights import EMBEDDING, HEAD, some_tensors
 
-TOKENS: Final = 1024
-"""Of text that it is measured on: the order of the products is the same on more."""
+TOKENS: Final = 4096
+"""Of text that it is measured on. A fourth would do for the order of the products; the metrics of
+outputs, which come of the same gradients, are better on more (docs/decisions/0008-calibration.md).
+"""
 
 _FORWARD: Final = 5
 """The pass forward is about one part in so many of the time."""

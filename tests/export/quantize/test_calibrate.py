@@ -75,6 +75,12 @@ def run(tmp_path: Path) -> Callable[..., Store]:
     return run
 
 
+@pytest.fixture(autouse=True)
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ``c_proj``, as in large models."""
+    monkeypatch.setattr(room, "WHOLE", 0)
+
+
 @pytest.fixture
 def rounded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of the matrices that are rounded from now on."""
