@@ -48,7 +48,7 @@ from sc2onnx.errors import (
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.adapter import Adapter
-    from sc2onnx.runtime.choose.sampling import SamplingParameters
+    from sc2onnx.runtime.choose.parameters import SamplingParameters
     from sc2onnx.runtime.engine.handle import Stream, TokenStream
     from sc2onnx.runtime.engine.sequence import TokenSequence
     from sc2onnx.runtime.loading import load
@@ -121,7 +121,7 @@ _HOMES = {
     "Model": "sc2onnx.runtime.model",
     "load": "sc2onnx.runtime.loading",
     "push": "sc2onnx.runtime.opening.bundle",
-    "SamplingParameters": "sc2onnx.runtime.choose.sampling",
+    "SamplingParameters": "sc2onnx.runtime.choose.parameters",
     "Token": "sc2onnx.runtime.results",
     "TokenSequence": "sc2onnx.runtime.engine.sequence",
     "TokenStream": "sc2onnx.runtime.engine.handle",

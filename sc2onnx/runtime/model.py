@@ -19,7 +19,7 @@ from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.chat.chats import Chats
 from sc2onnx.runtime.chat.conversation import Message
 from sc2onnx.runtime.chat_options import ChatKeywords, ChatOptions
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.engine.assembly import engine_over
 from sc2onnx.runtime.engine.costs import FLAT, StepCosts
 from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream, completed

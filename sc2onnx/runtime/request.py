@@ -21,7 +21,8 @@ from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.constrained import Constrained, Steering
 from sc2onnx.runtime.choose.grammar import Grammars
 from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Lookup, Memory

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.constrained import Steering
-from sc2onnx.runtime.choose.sampling import Sampler, finite, likeliest, log_probability
+from sc2onnx.runtime.choose.likelihood import likeliest, log_probability
+from sc2onnx.runtime.choose.sampling import Sampler, finite
 from sc2onnx.runtime.engine.seats import Seat
 from sc2onnx.runtime.engine.speculate import Drafter
 from sc2onnx.runtime.options import GenerationRules

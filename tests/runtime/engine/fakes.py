@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import InferenceError
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lobby import Bounds
 from sc2onnx.runtime.engine.loop import Engine
