@@ -26,8 +26,10 @@ from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
-from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
+from sc2onnx.runtime.engine.row import Gives, Row
+from sc2onnx.runtime.engine.shared_prompt import SharedPrompt
 from sc2onnx.runtime.engine.speculate import Drafter
+from sc2onnx.runtime.engine.terms import Terms
 from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.options import GenerationOptions, GenerationRules, owner_of
 from sc2onnx.runtime.text.codec import Codec
@@ -135,7 +137,7 @@ class Requests:
         replaces: Hashable | None = None,
     ) -> Row:
         """The row that continues a text. ``replaces``: see
-        :class:`~sc2onnx.runtime.engine.row.Terms`.
+        :class:`~sc2onnx.runtime.engine.terms.Terms`.
         """
         begun = self.prompt(prompt, options)
         return self.text_row(begun, options, gives, replaces=replaces)
@@ -230,7 +232,7 @@ class Requests:
     ) -> Row:
         """The row of a prompt, checked: it fits the context. ``spawned``: see
         :class:`~sc2onnx.runtime.choose.sampling.Sampler`; ``replaces``: see
-        :class:`~sc2onnx.runtime.engine.row.Terms`.
+        :class:`~sc2onnx.runtime.engine.terms.Terms`.
         """
         rules = self.rules(options)
         row = self.row(prompt.ids, rules, gives, spawned=spawned)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sc2onnx.runtime.chat.conversation import Conversation
-from sc2onnx.runtime.engine.row import Row, Terms
+from sc2onnx.runtime.engine.row import Row
+from sc2onnx.runtime.engine.terms import Terms
 from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationOptions

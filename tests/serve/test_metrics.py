@@ -78,7 +78,7 @@ def test_requests_that_wait_are_told_from_those_that_are_computed(
     rows = [made(model, Ask((LONG,)), "whole", service.settings).rows[0] for _ in range(3)]
     tasks = [Task(model.engine, row) for row in rows]
     service.under_way.update(tasks)
-    rows[0].mark("enter")
+    rows[0].moments.mark("enter")
     found = read(Metrics(service))
     assert found["llamacpp:requests_processing"] == 1
     assert found["llamacpp:requests_deferred"] == 2

@@ -62,7 +62,7 @@ class Chats:
         replaces: Hashable | None = None,
     ) -> Row:
         """The row that answers messages. ``replaces``: see
-        :class:`~sc2onnx.runtime.engine.row.Terms`.
+        :class:`~sc2onnx.runtime.engine.terms.Terms`.
         """
         asked = Conversation.of(
             messages, options.template, options.variables, continues=options.continue_final_message
