@@ -24,9 +24,9 @@ import numpy as np
 import sc2onnx
 from sc2onnx.errors import Sc2onnxError
 from sc2onnx.runtime.choose.parameters import SamplingParameters
-from sc2onnx.runtime.engine.handle import TokenStream
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Run
+from sc2onnx.runtime.engine.streams import TokenStream
 from sc2onnx.runtime.options import GenerationRules
 
 TASKS = Path(__file__).parent / "tasks" / "tasks.jsonl"

@@ -22,9 +22,10 @@ from sc2onnx.runtime.chat_options import ChatKeywords, ChatOptions
 from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.engine.assembly import engine_over
 from sc2onnx.runtime.engine.costs import FLAT, StepCosts
-from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream, completed
 from sc2onnx.runtime.engine.lookup import Memory
 from sc2onnx.runtime.engine.sequence import TokenSequence
+from sc2onnx.runtime.engine.streams import Stream, TokenStream
+from sc2onnx.runtime.engine.task import Task, completed
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.infill_options import InfillKeywords, InfillOptions
 from sc2onnx.runtime.lazy_codec import LazyCodec

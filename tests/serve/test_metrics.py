@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sc2onnx import __version__
-from sc2onnx.runtime.engine.handle import Task
+from sc2onnx.runtime.engine.task import Task
 from sc2onnx.runtime.results import Usage
 from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.making import made
