@@ -137,7 +137,7 @@ class Model:
         single = isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else texts("prompt", prompt)
         samples = sample_count(n)
-        begun = [self.requests.prompt(each, chosen) for each in prompts]
+        begun = [self.requests.prompts.of_text(each, chosen) for each in prompts]
         done = completed(self.engine, self.requests.whole_rows(begun, samples, chosen))
         if single:
             return done[0] if n is None else done
