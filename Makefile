@@ -78,14 +78,14 @@ $(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model
 lean: $(FIXTURE)/reference.npz
 	rm -rf $(LEAN)
 	$(PYTHON) -m venv $(LEAN)
-	$(LEAN)/bin/python $(PIP) ".[cpu,serve,lsp,test]"
+	$(LEAN)/bin/python $(PIP) ".[cpu,serve,lsp,test]" "pytest-xdist>=3.6"
 	@for package in torch transformers onnx onnx_ir safetensors sc2onnx_kernels; do \
 	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then \
 	    echo "$$package is installed in $(LEAN)"; exit 1; fi; done
 # Away from the source tree, which would be imported instead.
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/
 	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python \
-	  -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/batch tests/bench \
+	  -m pytest -n $(JOBS) -p no:cacheprovider tests/runtime tests/evaluate tests/batch tests/bench \
 	  tests/serve tests/fleet tests/lsp tests/cli/test_cli.py
 
 # Clients as their users install them, driven against a server; without npm, those for Python only.
