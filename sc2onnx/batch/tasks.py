@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Protocol
 from sc2onnx.batch.records import Record
 from sc2onnx.errors import NotFiniteError, RequestError
 from sc2onnx.evaluate.score import bits_per_byte, perplexity
-from sc2onnx.runtime.engine.handle import Task as Handle
+from sc2onnx.runtime.engine.task import Task as Handle
 from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationOptions

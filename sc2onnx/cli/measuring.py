@@ -26,10 +26,10 @@ _WIDTHS: Final = (7, 15, 9, 9, 9, 8)
 
 def verify(args: argparse.Namespace) -> int:
     """Run ``verify``; the status is 1 where the bundle failed."""
+    check_writable(args.save)  # first: torch takes seconds to import
     from sc2onnx.verify import verify
     from sc2onnx.verify.run import record
 
-    check_writable(args.save)
     with progress(args.quiet) as shown, waiting("torch computes", quiet=args.quiet) as end:
         report = verify(
             args.bundle,

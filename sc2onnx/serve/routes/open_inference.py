@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.serve.dialects import open_inference
 from sc2onnx.serve.exchange import Exchange, guarded, merged
 from sc2onnx.serve.refusal import RefusedError

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sc2onnx.runtime.chat.conversation import Conversation
-from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens

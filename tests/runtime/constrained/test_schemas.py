@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.runtime.engine.handle import Task
+from sc2onnx.runtime.engine.task import Task
 from tests.runtime.constrained.schemas import Schema, schema
 
 jsonschema = pytest.importorskip("jsonschema")
