@@ -58,12 +58,8 @@ def _task(args: argparse.Namespace) -> Task:
         return Infilling({**drawn, "order": args.order, "prompt_tokens": args.prompt_tokens})
     if args.task == "score":
         return Scoring(args.logprobs, args.adapter)
-    if args.adapter is not None:
-        raise RequestError(
-            "--adapter is for complete, infill and score: evaluate a bundle that it was exported "
-            "into (sc2onnx export --adapter)"
-        )
-    return Evaluating(Measures(args.length, args.score_tokens, args.infill, args.seed, args.order))
+    measures = Measures(args.length, args.score_tokens, args.infill, args.seed, args.order)
+    return Evaluating(measures, args.adapter)
 
 
 def _renamed(given: list[str]) -> dict[str, str]:
