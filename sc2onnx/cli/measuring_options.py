@@ -38,6 +38,11 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     against = "a bundle, or a checkpoint in torch (directory or hub id), to compare with"
     parser.add_argument("--against", metavar="REFERENCE", help=against)
     common.also(parser, "on the same tokens")
+    common.adapter(
+        parser,
+        "torch computes --against with it, as verify does; as `sc2onnx adapter convert` makes it: "
+        "bundles run with it",
+    )
     common.scoring_options(parser, "of the files together")
     common.order(parser)
     common.seed_option(parser, 0)

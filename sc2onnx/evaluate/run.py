@@ -13,6 +13,7 @@ from typing import Final, get_args
 
 from sc2onnx.errors import RequestError
 from sc2onnx.evaluate import infill
+from sc2onnx.evaluate.adapted import adapter_of, check_adapter
 from sc2onnx.evaluate.progress import EVERY, Progress, Tell
 from sc2onnx.evaluate.report import InfillScore, ReferenceScore, Report, Score
 from sc2onnx.evaluate.score import bits_per_byte, difference, mean_nll, perplexity, record
@@ -45,7 +46,8 @@ class Settings:
     """How to measure. ``length``: tokens of a window, :data:`DEFAULT_LENGTH` or the smallest
     context by default; ``max_tokens``: scored at most, over all files; ``infill``: spans, 0 for
     none; ``seed``: which spans; ``order``: of the prompts' parts; ``kernels`` and
-    ``cache_type``: what bundles run on, as :func:`sc2onnx.load` explains it. Raises
+    ``cache_type``: what bundles run on, as :func:`sc2onnx.load` explains it; ``adapter``: a
+    converted one, which bundles run with that have none in their weights. Raises
     :class:`RequestError` on construction.
     """
 
@@ -57,6 +59,7 @@ class Settings:
     order: FimOrder = "psm"
     kernels: Use = "auto"
     cache_type: CacheType = "auto"
+    adapter: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("length", self.length, 1), ("threads", self.threads, 1)):
@@ -120,21 +123,28 @@ def evaluate(
     and token of the vocabulary: 3.2 GB for 16,384 positions of StarCoder2. Everything that can be
     checked is checked before any work. Raises :class:`~sc2onnx.errors.RequestError`,
     :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DiskSpaceError`,
-    :class:`~sc2onnx.errors.TokenizerError` and :class:`~sc2onnx.errors.MissingDependencyError`.
+    :class:`~sc2onnx.errors.TokenizerError`, :class:`~sc2onnx.errors.AdapterError` and
+    :class:`~sc2onnx.errors.MissingDependencyError`.
     """
     wanted = settings or Settings()
     documents = read(files)
     bundles = open_named([bundle, *also])
+    check_adapter(wanted.adapter, [opened.manifest for opened in bundles.values()])
     task = _task(documents, list(bundles.values()), wanted, (tell, every))
     abouts = {name: About.of(name, opened.manifest) for name, opened in bundles.items()}
     first = next(iter(abouts.values()))
     how = (wanted.threads, wanted.kernels, wanted.cache_type)
-    reader = reference_opener(against, *how) if isinstance(against, (str, Path)) else against
+    reader = against
+    if isinstance(against, (str, Path)):
+        reader = reference_opener(against, *how, wanted.adapter)
     with (
         logit_store(task.passage.positions, first.vocab_size) if reader else nullcontext() as store
     ):
         found = _record(task, reader, first, store) if reader and store else None
-        openers = [bundle_opener(opened.directory, *how, name) for name, opened in bundles.items()]
+        openers = [
+            bundle_opener(opened.directory, *how, name, adapter_of(opened.manifest, wanted.adapter))
+            for name, opened in bundles.items()
+        ]
         scores = tuple(_score(task, opener, store) for opener in openers)
     _warn_of_equals(scores)
     reference = None

@@ -101,8 +101,11 @@ class Routes:
 
     async def _tabby(self, request: Request, body: tabby.Body) -> Response:
         """The agent's requests for completions come to the same path."""
-        done = await self._exchange.completions(request, tabby.ask(body, self._exchange.settings))
-        return replied(tabby.answer(f"cmpl-{uuid.uuid4().hex}", body, done))
+        ask = tabby.ask(body, self._exchange.settings)
+        repeats = self._exchange.repeats(ask)
+        done = await self._exchange.completions(request, ask)
+        marks = [await repeats.of(index, each.text) for index, each in enumerate(done)]
+        return replied(tabby.answer(f"cmpl-{uuid.uuid4().hex}", body, done, marks))
 
     async def _events(
         self,
