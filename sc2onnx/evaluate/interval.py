@@ -80,7 +80,8 @@ class Draws:
         weights: Sequence[float] | None = None,
     ) -> Estimate:
         """The weighted mean of ``values`` less that of ``base``, item by item."""
-        return self.mean(np.asarray(values) - np.asarray(base), weights)  # type: ignore[arg-type]
+        apart = [ours - theirs for ours, theirs in zip(values, base, strict=True)]
+        return self.mean(apart, weights)
 
     def ratio(
         self,
@@ -98,7 +99,10 @@ class Draws:
         weighing = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
         of, count = np.asarray(self.groups.of, np.int64), max(self.groups.count, 1)
         weighed = weighing * np.asarray(values, np.float64)
-        return np.bincount(of, weighed, count), np.bincount(of, weighing, count)
+        above, below = np.zeros(count), np.zeros(count)
+        np.add.at(above, of, weighed)
+        np.add.at(below, of, weighing)
+        return above, below
 
     def _estimate(self, above: Floats, below: Floats) -> Estimate:
         with np.errstate(divide="ignore", invalid="ignore"):

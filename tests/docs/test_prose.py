@@ -40,7 +40,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_figures_of_precision_are_those_of_their_sources() -> None:
-    table = re.findall(r"^\| .* \|$", (ROOT / "docs" / "precision.md").read_text(), re.M)
+    table = re.findall(r"^\| .* \|$", (ROOT / "docs" / "choose-a-precision.md").read_text(), re.M)
     cells = [cell for row in table if "GB" not in row for cell in row.strip("| ").split(" | ")]
     figures = {number for cell in cells for number in re.findall(r"\d+\.\d+", cell)}
     sources = "".join(

@@ -16,7 +16,7 @@ from sc2onnx.evaluate.suite.scores import Answer
 from sc2onnx.runtime.text.code import CodeReader, Syntax
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.detokenize import Detokenizer
-from sc2onnx.runtime.text.endings import Rule, ending
+from sc2onnx.runtime.text.endings import Ending, Rule, ending
 from sc2onnx.runtime.text.fim import FimOrder, around_cursor, fim_prompt
 from sc2onnx.runtime.text.lines import Lines
 
@@ -99,7 +99,7 @@ def ending_of(hole: Hole) -> Rule | WholeExpression:
     if hole.task in ("expressions", "programs"):
         return WholeExpression()
     lines = Lines(most=2) if hole.truth[:1].isspace() else Lines.line()
-    ends = lines if hole.task == "lines" else "block"
+    ends: Ending | Lines = lines if hole.task == "lines" else "block"
     rule = ending(ends, hole.prefix, hole.suffix, "hole.py")
     assert rule is not None
     return rule

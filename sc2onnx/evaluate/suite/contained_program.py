@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
     for name in _USUAL:
         __import__(name)
     token, write, leave = asked["token"].encode(), os.write, os._exit
-    sys.stdin, sys.stdout, sys.stderr = None, _Nowhere(), _Nowhere()  # type: ignore[assignment]
+    sys.stdin, sys.stdout, sys.stderr = None, _Nowhere(), _Nowhere()
     _confine(float(arguments[0]), int(arguments[1]))
     for module, name in product(("os", "posix"), _UNTOLD):
         with contextlib.suppress(AttributeError):
