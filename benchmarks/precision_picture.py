@@ -13,12 +13,20 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sc2onnx.evaluate.plot import label_points
+from matplotlib.transforms import Bbox
+
 from sc2onnx.plotting import COLOURS, dress, new_figure, save
 
 SOURCE = Path(__file__).parent.parent / "docs" / "quality.md"
 MAKERS = ("sc2onnx", "llama.cpp")
+_PLACES = {
+    "sc2onnx": ((-5, -5), (5, -5), (-8, 0), (8, 0)),
+    "llama.cpp": ((5, 5), (-8, 0), (-5, 5), (8, 0)),
+}
+"""Where a name may be, in points to the right and up."""
+
 DIVERGENCE = "KL to torch fp32"
 BETWEEN = "95 %"
 SIZE = "GB at the 3B shape"
@@ -50,7 +58,9 @@ def points(text: str) -> list[Point]:
             low, high = map(float, between) if len(between) == 2 else (value, value)
             found.append(Point(maker, name, sizes[row["weights"]], value, low, high))
     if len(found) < 4:
-        raise ValueError(f"the document has {len(found)} rows in both tables, expected four or more")
+        raise ValueError(
+            f"the document has {len(found)} rows in both tables, expected four or more"
+        )
     return found
 
 
@@ -66,17 +76,42 @@ def draw(found: list[Point], path: Path) -> None:
         axes.errorbar(sizes, values, (lows, highs), fmt="none", ecolor=colour, alpha=0.6)
         axes.plot(sizes, values, "o:", color=colour, label=maker, zorder=3, linewidth=1)
     axes.set_yscale("log")
-    axes.set_xlim(0.92 * min(each.size for each in found), 1.08 * max(each.size for each in found))
+    axes.set_xlim(0.88 * min(each.size for each in found), 1.08 * max(each.size for each in found))
     values = [each.divergence for each in found]
     axes.set_ylim(min(values) / 2, max(values) * 2)
     up = "KL divergence to the original (nats per token)"
     told = "lower is nearer to the original, left is smaller and faster"
     dress(axes, "What each precision costs", told, "weights at the 3B shape (GB)", up)
     axes.legend(frameon=False, loc="upper right")
-    label_points(
-        figure, axes, [(each.size, each.divergence) for each in found], [p.name for p in found]
-    )
+    _label(figure, axes, found)
     save(figure, path)
+
+
+def _label(figure: Any, axes: Any, found: list[Point]) -> None:
+    """A name at each point in its maker's colour: above llama.cpp's points and below ours, or to
+    the left, where others are in the way.
+    """
+    figure.draw_without_rendering()  # lays it out: only now are positions known
+    dots = [axes.transData.transform((each.size, each.divergence)) for each in found]
+    taken = [Bbox.from_extents(*(dot - 9), *(dot + 9)) for dot in dots]
+    for each in found:
+        colour = COLOURS[MAKERS.index(each.maker)]
+        for right, up in _PLACES[each.maker]:
+            label = axes.annotate(
+                each.name,
+                (each.size, each.divergence),
+                (right, up),
+                textcoords="offset points",
+                ha="left" if right > 0 else "right",
+                va="center" if not up else "bottom" if up > 0 else "top",
+                fontsize=9,
+                color=colour,
+            )
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        taken.append(box)
 
 
 def _table(text: str, heading: str) -> list[dict[str, str]]:
