@@ -150,9 +150,10 @@ $(BENCH)/checkpoint/tokenizer.json: | $(VENV)/.ready # what is written last
 interop: $(VENV)/.dev $(VENV)/.kernels
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/interop.py
 
-# The picture of the README, from the figures of the documents.
+# The pictures of the README and of docs/choose-a-precision.md, from the figures of the documents.
 picture: $(VENV)/.ready
 	$(BIN)/python benchmarks/picture.py docs/at-a-glance.png
+	$(BIN)/python benchmarks/precision_picture.py docs/precisions.png
 
 # The documents as a site in build/site, with links and anchors checked, and their prose. Pages of
 # figures have captions rather than sentences.

@@ -18,6 +18,7 @@ from sc2onnx.tables import line
 
 if TYPE_CHECKING:
     from sc2onnx.evaluate import Opener
+    from sc2onnx.evaluate.suite import Task
     from sc2onnx.verify.run import CaseResult, Report
 
 _HEADINGS: Final = ("length", "split", "max diff", "relative", "KL", "top-1")
@@ -135,6 +136,9 @@ def evaluate(args: argparse.Namespace) -> int:
         kernels=args.kernels,
         cache_type=args.cache_type,
         adapter=adapters.converted,
+        suite=_suite(args.suite),
+        questions=args.questions,
+        servers=tuple(args.server),
     )
     check_outputs(args)
     with progress(args.quiet) as shown:
@@ -149,6 +153,13 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     publish(args, lines(report), report.figures, lambda path: plot(report, path))
     return 0
+
+
+def _suite(asked: list[Task] | None) -> tuple[Task, ...]:
+    """The tasks that ``--suite`` names; those that execute nothing where it names none."""
+    from sc2onnx.evaluate.suite import CUT
+
+    return tuple(asked or CUT) if asked is not None else ()
 
 
 def _reference(args: argparse.Namespace, adapters: MeasuredAdapters) -> Opener | None:
