@@ -153,9 +153,11 @@ def evaluate(
     abouts = {name: About.of(name, opened.manifest) for name, opened in bundles.items()}
     first = next(iter(abouts.values()))
     how = (wanted.threads, wanted.kernels, wanted.cache_type)
-    reader = against
-    if isinstance(against, (str, Path)):
-        reader = reference_opener(against, *how, wanted.adapter)
+    reader = (
+        reference_opener(against, *how, wanted.adapter)
+        if isinstance(against, (str, Path))
+        else against
+    )
     with (
         logit_store(task.passage.positions, first.vocab_size) if reader else nullcontext() as store
     ):

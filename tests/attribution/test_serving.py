@@ -115,7 +115,7 @@ def test_open_inference_says_it_whole_and_in_the_last_event(
     marking: Served, told: list[dict[str, Any]]
 ) -> None:
     name = marking.get("/v1/models").json()["data"][0]["id"]
-    body = {"text_input": PROMPT, "parameters": {"max_tokens": TOKENS}}
+    body: dict[str, object] = {"text_input": PROMPT, "parameters": {"max_tokens": TOKENS}}
     assert marking.post(f"/v2/models/{name}/generate", body).json()["attribution"] == told
     *before, last = events(marking, f"/v2/models/{name}/generate_stream", body)
     assert last["attribution"] == told

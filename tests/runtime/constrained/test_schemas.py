@@ -6,13 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Any
 
 import pytest
 
 import sc2onnx
 from sc2onnx.runtime.engine.task import Task
-from sc2onnx.runtime.options import GenerationKeywords
 from tests.runtime.constrained.schemas import Schema, schema
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -37,7 +36,7 @@ def test_whatever_a_schema_allows_comes_out_valid(model: sc2onnx.Model) -> None:
     schemas = dict(enumerate(map(schema, range(COUNT))))
     at_first = _texts(model, schemas)
     left = {seed: schemas[seed] for seed in schemas if seed not in at_first}
-    afterwards = _texts(model, left, logit_bias=closing(model))
+    afterwards = _texts(model, left, bias=closing(model))
     print(f"{len(at_first)} ended, and {len(afterwards)} of {len(left)} others with a bias to ends")
     assert len(at_first) >= 0.8 * COUNT
     assert at_first.keys() | afterwards.keys() == schemas.keys()
@@ -49,7 +48,7 @@ def test_a_bias_to_ends_is_needed_and_is_enough(model: sc2onnx.Model) -> None:
     wanted = {"type": "array", "items": {"type": "string"}, "minItems": 2}
     how: dict[str, Any] = {"json_schema": wanted, "max_new_tokens": 60}
     assert model.generate("x = ", **how).finish_reason == "length"
-    done = model.generate("x = ", logit_bias=closing(model), **how)
+    done = model.generate("x = ", bias=closing(model), **how)
     assert done.finish_reason == "stop"
     assert len(json.loads(done.text)) == 2
 
@@ -61,22 +60,20 @@ def closing(model: sc2onnx.Model) -> dict[int, float]:
 
 
 def _texts(
-    model: sc2onnx.Model, schemas: Mapping[int, Schema], **how: Unpack[GenerationKeywords]
+    model: sc2onnx.Model, schemas: Mapping[int, Schema], bias: dict[int, float] | None = None
 ) -> dict[int, str]:
     """The texts that end, by seed; eight at a time."""
     found = dict[int, str]()
     seeds = list(schemas)
     for begin in range(0, len(seeds), 8):
         some = seeds[begin : begin + 8]
-        tasks = {seed: _asked(model, schemas[seed], seed, **how) for seed in some}
+        tasks = {seed: _asked(model, schemas[seed], seed, bias) for seed in some}
         done = {seed: task.result() for seed, task in tasks.items()}
         found |= {seed: each.text for seed, each in done.items() if each.finish_reason == "stop"}
     return found
 
 
-def _asked(
-    model: sc2onnx.Model, wanted: Schema, seed: int, **how: Unpack[GenerationKeywords]
-) -> Task:
+def _asked(model: sc2onnx.Model, wanted: Schema, seed: int, bias: dict[int, float] | None) -> Task:
     """Half of them drawn at random, half greedily."""
     prompt = f"def f{seed}(x):\n    return "
     return model.submit(
@@ -86,7 +83,7 @@ def _asked(
         temperature=1.0 if seed % 2 else 0.0,
         seed=seed,
         heal=seed % 3 == 0,
-        **how,
+        logit_bias=bias,
     )
 
 
