@@ -48,7 +48,7 @@ def test_a_bias_to_ends_is_needed_and_is_enough(model: sc2onnx.Model) -> None:
     wanted = {"type": "array", "items": {"type": "string"}, "minItems": 2}
     how: dict[str, Any] = {"json_schema": wanted, "max_new_tokens": 60}
     assert model.generate("x = ", **how).finish_reason == "length"
-    done = model.generate("x = ", bias=closing(model), **how)
+    done = model.generate("x = ", logit_bias=closing(model), **how)
     assert done.finish_reason == "stop"
     assert len(json.loads(done.text)) == 2
 
@@ -60,7 +60,7 @@ def closing(model: sc2onnx.Model) -> dict[int, float]:
 
 
 def _texts(
-    model: sc2onnx.Model, schemas: Mapping[int, Schema], bias: dict[int, float] | None = None
+    model: sc2onnx.Model, schemas: Mapping[int, Schema], bias: Mapping[int, float] | None = None
 ) -> dict[int, str]:
     """The texts that end, by seed; eight at a time."""
     found = dict[int, str]()
@@ -73,7 +73,7 @@ def _texts(
     return found
 
 
-def _asked(model: sc2onnx.Model, wanted: Schema, seed: int, bias: dict[int, float] | None) -> Task:
+def _asked(model: sc2onnx.Model, wanted: Schema, seed: int, bias: Mapping[int, float] | None) -> Task:
     """Half of them drawn at random, half greedily."""
     prompt = f"def f{seed}(x):\n    return "
     return model.submit(
@@ -83,7 +83,7 @@ def _asked(model: sc2onnx.Model, wanted: Schema, seed: int, bias: dict[int, floa
         temperature=1.0 if seed % 2 else 0.0,
         seed=seed,
         heal=seed % 3 == 0,
-        logit_bias=bias,
+        logit_bias=bias or {},
     )
 
 
