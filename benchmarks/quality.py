@@ -30,7 +30,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,13 @@ from peers import (
     openvino_int4,
     torch_variants,
 )
-from peers.table import YARDSTICK, Row, records, render
+from peers.intervals import SEED, Measured, bare, with_intervals
+from peers.table import Row, records, render
 from peers.windows import windows
 from sc2onnx.bench.report import Missing, one_line
 from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import RequestError, Sc2onnxError
-from sc2onnx.evaluate.interval import DRAWS, Draws, Groups
+from sc2onnx.evaluate.interval import DRAWS, Groups
 from sc2onnx.evaluate.measure import Difference, compare, pool
 from sc2onnx.evaluate.text import shares
 from sc2onnx.export.checkpoint import Checkpoint
@@ -74,23 +74,6 @@ ENGINES = {
 }
 
 
-SEED = 0
-"""What the draws of the intervals follow from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A row, and the difference in each window."""
-
-    row: Row
-    parts: Sequence[Difference]
-
-    @property
-    def divergences(self) -> list[float]:
-        """Mean KL divergence of each window, nats."""
-        return [part.kl_divergence for part in self.parts]
-
-
 def main() -> None:
     """Parse, measure, print."""
     options = _parse()
@@ -106,7 +89,7 @@ def main() -> None:
         setting = Setting(options.checkpoint, Path(scratch), options.length, options.threads)
         expected, description = _reference(setting, cut, config.vocab_size)
         groups = Groups.by_file(owners, "windows")
-        rows = _with_intervals(_measure(setting, options, expected, cut, parameters), groups)
+        rows = with_intervals(_measure(setting, options, expected, cut, parameters), groups)
     print(f"{render(rows)}\n\n{_caption(options, cut, owners, groups)}")
     if options.save:
         facts = _facts(options, cut, owners, parameters)
@@ -224,7 +207,7 @@ def _measure(
             )
         else:
             rows.append(_measured(variant, expected, cut, parameters))
-        print(render(_bare(rows[-1:])).splitlines()[-1], file=sys.stderr, flush=True)
+        print(render(bare(rows[-1:])).splitlines()[-1], file=sys.stderr, flush=True)
     return rows
 
 
@@ -256,33 +239,7 @@ def _measured(
 
 
 def _f32_agrees(rows: Sequence[Measured | Missing]) -> bool:
-    return any(isinstance(each, Row) and each.name == llama_cpp.F32 for each in _bare(rows))
-
-
-def _bare(rows: Sequence[Measured | Missing]) -> list[Row | Missing]:
-    return [each.row if isinstance(each, Measured) else each for each in rows]
-
-
-def _with_intervals(rows: Sequence[Measured | Missing], groups: Groups) -> list[Row | Missing]:
-    """The rows with the intervals of their divergences, and of the quotients with the yardstick's
-    on the same positions.
-    """
-    draws = Draws(groups, SEED)
-    found = [each for each in rows if isinstance(each, Measured)]
-    yard = next((each.divergences for each in found if each.row.name == YARDSTICK), None)
-    weights = [part.positions for part in found[0].parts]
-    result = list[Row | Missing]()
-    for each in rows:
-        if isinstance(each, Missing):
-            result.append(each)
-            continue
-        own = draws.mean(each.divergences, weights)
-        row = replace(each.row, interval=(own.low, own.high))
-        if yard is not None:
-            times = draws.ratio(each.divergences, yard, weights)
-            row = replace(row, ratio=(times.low, times.high))
-        result.append(row)
-    return result
+    return any(isinstance(each, Row) and each.name == llama_cpp.F32 for each in bare(rows))
 
 
 def _difference(ours: Floats, expected: Floats, tokens: Tokens) -> Difference:

@@ -35,9 +35,11 @@ def _about(report: Report) -> list[str]:
     told = [
         (
             f"on {measured_on(report)} ({report.nbytes:,} bytes) in windows of up to "
-            f"{report.length:,} tokens; intervals: {report.resampled} drawn again"
+            f"{report.length:,} tokens"
         )
     ]
+    if any(isfinite(found.low) for score in report.scores for found in score.estimates.values()):
+        told[0] += f"; intervals: {report.resampled} drawn again"
     infilled = report.scores[0].infill
     if infilled:
         told.append(f"infilling {infilled.spans} spans (seed {report.seed}, {report.order})")
