@@ -15,6 +15,10 @@ JOBS ?= auto
 # TORCH="torch --index-url ..." for a CPU-only build.
 TORCH ?= torch==2.13.0
 
+# Tests run on all processors at once: the products of each, which are small, take one. Threads that
+# wait for each other take twice the time.
+ALONE := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -65,7 +69,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev $(VENV)/.kernels $(FIXTURE)/reference.npz
-	SC2ONNX_FIXTURE=$(FIXTURE) TORCH="$(TORCH)" $(BIN)/pytest -n $(JOBS)
+	$(ALONE) SC2ONNX_FIXTURE=$(FIXTURE) TORCH="$(TORCH)" $(BIN)/pytest -n $(JOBS)
 
 # What the runtime's tests need where nothing can export: a bundle, and torch's answers.
 $(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model.safetensors \
@@ -78,14 +82,14 @@ $(FIXTURE)/reference.npz: scripts/make_fixture.py examples/starcoder2-mini/model
 lean: $(FIXTURE)/reference.npz
 	rm -rf $(LEAN)
 	$(PYTHON) -m venv $(LEAN)
-	$(LEAN)/bin/python $(PIP) ".[cpu,serve,lsp,test]"
+	$(LEAN)/bin/python $(PIP) ".[cpu,serve,lsp,test]" "pytest-xdist>=3.6"
 	@for package in torch transformers onnx onnx_ir safetensors sc2onnx_kernels; do \
 	  if $(LEAN)/bin/python -c "import $$package" 2>/dev/null; then \
 	    echo "$$package is installed in $(LEAN)"; exit 1; fi; done
 # Away from the source tree, which would be imported instead.
 	rm -rf build/lean && mkdir -p build/lean && cp -r tests build/lean/
-	cd build/lean && SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python \
-	  -m pytest -p no:cacheprovider tests/runtime tests/evaluate tests/batch tests/bench \
+	cd build/lean && $(ALONE) SC2ONNX_FIXTURE=$(abspath $(FIXTURE)) $(abspath $(LEAN))/bin/python \
+	  -m pytest -n $(JOBS) -p no:cacheprovider tests/runtime tests/evaluate tests/batch tests/bench \
 	  tests/serve tests/fleet tests/lsp tests/cli/test_cli.py
 
 # Clients as their users install them, driven against a server; without npm, those for Python only.
@@ -146,9 +150,10 @@ $(BENCH)/checkpoint/tokenizer.json: | $(VENV)/.ready # what is written last
 interop: $(VENV)/.dev $(VENV)/.kernels
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/interop.py
 
-# The picture of the README, from the figures of the documents.
+# The pictures of the README and of docs/choose-a-precision.md, from the figures of the documents.
 picture: $(VENV)/.ready
 	$(BIN)/python benchmarks/picture.py docs/at-a-glance.png
+	$(BIN)/python benchmarks/precision_picture.py docs/precisions.png
 
 # The documents as a site in build/site, with links and anchors checked, and their prose. Pages of
 # figures have captions rather than sentences.

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sc2onnx
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.text.detokenize import Detokenizer
 
 COLUMNS = (

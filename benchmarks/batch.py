@@ -26,7 +26,7 @@ import sc2onnx
 from sc2onnx.batch import Completing, Job, run
 from sc2onnx.bench.quartiles import Quartiles, ratio
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.runtime.engine.handle import Task
+from sc2onnx.runtime.engine.task import Task
 
 SOURCES = Path(__file__).parent.parent / "sc2onnx"
 

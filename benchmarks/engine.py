@@ -9,62 +9,24 @@ Prompts are the tasks of benchmarks/tasks. Every figure compares within one proc
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import sc2onnx
+from engine_ask import STREAMS, Ask, prompts
+from engine_steps import coming, owns
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.runtime.choose.sampling import SamplingParameters
-from sc2onnx.runtime.engine.handle import TokenStream
-from sc2onnx.runtime.engine.row import Row
-from sc2onnx.runtime.engine.seats import Run
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.engine.streams import TokenStream
 from sc2onnx.runtime.options import GenerationRules
-
-TASKS = Path(__file__).parent / "tasks" / "tasks.jsonl"
-STREAMS = 8
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What is asked for: prompts of so many tokens, and tokens of each."""
-
-    model: sc2onnx.Model
-    prompts: list[list[int]]
-    count: int
-
-    def row(self, number: int, *, count: int | None = None, seed: int | None = None) -> Row:
-        """A row that never stops by itself."""
-        sampling = (
-            SamplingParameters()
-            if seed is None
-            else SamplingParameters(temperature=0.8, top_p=0.95, seed=seed)
-        )
-        rules = GenerationRules(count or self.count, sampling)
-        row = self.model.requests.row(self.prompts[number % len(self.prompts)], rules, "tokens")
-        row.drafter = None  # what drafts gain depends on the text
-        return row
-
-    def stream(self, number: int) -> TokenStream:
-        """A request that is computed while it is read."""
-        return TokenStream(self.model.engine, self.row(number))
-
-
-def prompts(model: sc2onnx.Model, length: int) -> list[list[int]]:
-    """The beginnings of the tasks' texts, each of ``length`` tokens."""
-    texts = [json.loads(line) for line in TASKS.read_text(encoding="utf-8").splitlines()]
-    ids = [
-        model.codec.encode(text["prompt"] + text["continuation"], special=False) for text in texts
-    ]
-    return [each[:length] for each in ids if len(each) >= length][:STREAMS]
 
 
 def together(ask: Ask, gaps: float) -> tuple[float, list[list[int]], list[list[float]]]:
@@ -175,107 +137,10 @@ def beside(ask: Ask, repeat: int, size: int, running: int) -> None:
     )
 
 
-def own(ask: Ask, rows: int, seeded: bool) -> None:
-    """The engine's own time for a step: everything but the forward pass."""
-    engine = ask.model.engine
-    inside = list[float]()
-    forward = engine.seats.forward
-
-    def timed(runs: Sequence[Run], *, ids: bool = False) -> object:
-        began = time.perf_counter()
-        try:
-            return forward(runs, ids=ids)
-        finally:
-            inside.append(time.perf_counter() - began)
-
-    engine.seats.forward = timed  # type: ignore[method-assign,assignment]
-    try:
-        asked = [ask.row(i, seed=i if seeded else None) for i in range(rows)]
-        streams = [TokenStream(engine, row, submitted=True) for row in asked]
-        for stream in streams:
-            while not stream.generated_tokens:
-                next(streams[0])
-        inside.clear()
-        began = time.perf_counter()
-        with engine.exclusive(inside=True):
-            steps = 0
-            while steps < 12 and engine.steps.step():
-                steps += 1
-                for row in asked:
-                    row.parts.clear()  # read, so that no row stands still
-        whole = time.perf_counter() - began
-        for stream in streams:
-            stream.close()
-    finally:
-        engine.seats.forward = forward  # type: ignore[method-assign]
-    kind, passes = "sampled" if seeded else "greedy", sum(inside)
-    print(
-        f"{rows} {kind} rows: {1e3 * (whole - passes) / steps:.2f} ms a step besides the pass of "
-        f"{1e3 * passes / steps:.1f} ms"
-    )
-
-
-def owns(ask: Ask) -> None:
-    """:func:`own` of few and of many rows."""
-    for rows in (1, STREAMS):
-        for seeded in (False, True):
-            own(ask, rows, seeded)
-
-
 def besides(ask: Ask, repeat: int, size: int) -> None:
     """:func:`beside` of few and of many streams."""
     for running in (1, 4):
         beside(ask, repeat, size, running)
-
-
-def coming(ask: Ask) -> None:
-    """What a row that leaves or enters costs the others: the time between their steps that
-    is neither pass nor usual.
-    """
-    engine = ask.model.engine
-    took = list[tuple[float, float]]()
-    step = engine.steps.step
-    asked = [ask.row(i, count=400) for i in range(4)]
-    streams = [TokenStream(engine, row, submitted=True) for row in asked]
-    for stream in streams:
-        while not stream.generated_tokens:
-            next(streams[0])
-
-    def measure() -> float:
-        inside = 0.0
-        forward = engine.seats.forward
-
-        def timed(runs: Sequence[Run], *, ids: bool = False) -> object:
-            nonlocal inside
-            began = time.perf_counter()
-            try:
-                return forward(runs, ids=ids)
-            finally:
-                inside += time.perf_counter() - began
-
-        engine.seats.forward = timed  # type: ignore[method-assign,assignment]
-        began = time.perf_counter()
-        with engine.exclusive(inside=True):
-            step()
-        whole = time.perf_counter() - began
-        engine.seats.forward = forward  # type: ignore[method-assign]
-        for row in asked:
-            row.parts.clear()  # read, so that no row stands still
-        return whole - inside
-
-    for number in range(6):
-        usual = statistics.median(measure() for _ in range(5))
-        extra = TokenStream(engine, ask.row(number), submitted=True)
-        entering = measure()
-        extra.close()
-        took.append((entering - usual, measure() - usual))
-    enters, leaves = (1e3 * max(each) for each in zip(*took, strict=True))
-    print(
-        f"a row that enters costs the others {enters:.2f} ms beside its tokens, one that leaves "
-        f"{leaves:.2f} ms (the most of {len(took)})"
-    )
-    for stream in streams:
-        stream.close()
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import sc2onnx
-from runtimes import BUILD, EXAMPLES, INTEGERS, ROOT, RUNTIMES, MissingError, Outcome, Runtime, play
+from installed import BUILD, EXAMPLES, ROOT, MissingError
+from runtimes import INTEGERS, RUNTIMES, Outcome, Runtime, play
 from sc2onnx.export import Calibration, export
 from sc2onnx.runtime.ort.kernels import Missing, look
 from sc2onnx.runtime.ort.library import ort

@@ -47,12 +47,15 @@ from peers import (
     openvino_int4,
     torch_variants,
 )
+from peers.intervals import SEED, Measured, bare, with_intervals
 from peers.table import Row, records, render
 from peers.windows import windows
 from sc2onnx.bench.report import Missing, one_line
 from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.errors import RequestError, Sc2onnxError
+from sc2onnx.evaluate.interval import DRAWS, Groups
 from sc2onnx.evaluate.measure import Difference, compare, pool
+from sc2onnx.evaluate.text import shares
 from sc2onnx.export.checkpoint import Checkpoint
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.weights import checkpoint_shapes, total_parameters
@@ -76,7 +79,7 @@ def main() -> None:
     options = _parse()
     try:
         config = Starcoder2Config.from_dict(Checkpoint.open(options.checkpoint).config)
-        cut = _windows(options, config)
+        cut, owners = _windows(options, config)
     except (Sc2onnxError, OSError) as error:
         sys.exit(f"quality.py: {error}")
     torch.set_num_threads(options.threads)
@@ -85,10 +88,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="quality-") as scratch, redirect_stdout(sys.stderr):
         setting = Setting(options.checkpoint, Path(scratch), options.length, options.threads)
         expected, description = _reference(setting, cut, config.vocab_size)
-        rows = _measure(setting, options, expected, cut, parameters)
-    print(f"{render(rows)}\n\n{_caption(options, cut)}")
+        groups = Groups.by_file(owners, "windows")
+        rows = with_intervals(_measure(setting, options, expected, cut, parameters), groups)
+    print(f"{render(rows)}\n\n{_caption(options, cut, owners, groups)}")
     if options.save:
-        facts = _facts(options, cut, parameters) | {"reference": description, "rows": records(rows)}
+        facts = _facts(options, cut, owners, parameters)
+        facts |= {"reference": description, "resampled": groups.unit, "rows": records(rows)}
         options.save.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
@@ -129,15 +134,19 @@ def _parse() -> argparse.Namespace:
         default=24000,
         help="over all files in the order given (default: 24000)",
     )
+    spread = "share positions out among the files, instead of taking whole files in turn"
+    parser.add_argument("--spread", action="store_true", help=spread)
     parser.add_argument("--threads", type=int, default=2)
     saved = "write every figure, versions and machine"
     parser.add_argument("--save", type=Path, metavar="FILE", help=saved)
     return parser.parse_args()
 
 
-def _windows(options: argparse.Namespace, config: Starcoder2Config) -> list[Tokens]:
-    """The windows to score. Raises :class:`RequestError` beyond the sliding window,
-    which llama.cpp does not have.
+def _windows(
+    options: argparse.Namespace, config: Starcoder2Config
+) -> tuple[list[Tokens], list[int]]:
+    """The windows to score, and the number of each one's file. Raises :class:`RequestError` beyond
+    the sliding window, which llama.cpp does not have.
     """
     longest = min(
         config.sliding_window or config.max_position_embeddings, config.max_position_embeddings
@@ -149,15 +158,16 @@ def _windows(options: argparse.Namespace, config: Starcoder2Config) -> list[Toke
         )
     codec = open_codec(options.checkpoint / TOKENIZER_FILE)
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in options.files)
-    if not (
-        cut := windows(
-            (codec.encode(text, special=False) for text in texts),
-            options.length,
-            options.max_tokens,
-        )
-    ):
+    files = [codec.encode(text, special=False) for text in texts]
+    granted = shares(list(map(len, files)), options.max_tokens)
+    cut, owners = list[Tokens](), list[int]()
+    for number, (ids, share) in enumerate(zip(files, granted, strict=True)):
+        left = share if options.spread else options.max_tokens - sum(map(len, cut))
+        found = windows([ids], options.length, left)
+        cut, owners = cut + found, owners + [number] * len(found)
+    if not cut:
         raise RequestError("the files hold no window of 32 tokens: give more code")
-    return cut
+    return cut, owners
 
 
 def _reference(setting: Setting, cut: Sequence[Tokens], vocab: int) -> tuple[list[Floats], str]:
@@ -184,13 +194,11 @@ def _measure(
     expected: Sequence[Floats],
     cut: Sequence[Tokens],
     parameters: int,
-) -> list[Row | Missing]:
+) -> list[Measured | Missing]:
     """All rows, each also told to standard error as soon as it is there."""
-    same = pool(
-        [_difference(part, part, tokens) for part, tokens in zip(expected, cut, strict=True)]
-    )
-    rows: list[Row | Missing] = [
-        _row("torch fp32 (the reference)", same, 4 * parameters, parameters)
+    same = [_difference(part, part, tokens) for part, tokens in zip(expected, cut, strict=True)]
+    rows: list[Measured | Missing] = [
+        Measured(_row("torch fp32 (the reference)", pool(same), 4 * parameters, parameters), same)
     ]
     for variant in _variants(setting, options):
         if variant.name in llama_cpp.QUANTISED and not _f32_agrees(rows):
@@ -199,7 +207,7 @@ def _measure(
             )
         else:
             rows.append(_measured(variant, expected, cut, parameters))
-        print(render(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+        print(render(bare(rows[-1:])).splitlines()[-1], file=sys.stderr, flush=True)
     return rows
 
 
@@ -210,17 +218,15 @@ def _variants(setting: Setting, options: argparse.Namespace) -> list[Variant]:
 
 def _measured(
     variant: Variant, expected: Sequence[Floats], cut: Sequence[Tokens], parameters: int
-) -> Row | Missing:
+) -> Measured | Missing:
     """One row. Whatever goes wrong with one model is no reason to lose the others."""
     try:
         with variant.open() as model:
-            difference = pool(
-                [
-                    _difference(model.logits(tokens), part, tokens)
-                    for part, tokens in zip(expected, cut, strict=True)
-                ]
-            )
-            row = _row(variant.name, difference, model.bytes, parameters)
+            parts = [
+                _difference(model.logits(tokens), part, tokens)
+                for part, tokens in zip(expected, cut, strict=True)
+            ]
+            row = _row(variant.name, pool(parts), model.bytes, parameters)
     except Exception as error:  # each engine has its own
         return Missing(variant.name, one_line(error))
     if variant.name == llama_cpp.F32 and not row.kl < F32_TOLERANCE:
@@ -229,11 +235,11 @@ def _measured(
             f"KL {row.kl:.2e} from torch fp32, expected below "
             f"{F32_TOLERANCE:.0e}: not the same model",
         )
-    return row
+    return Measured(row, parts)
 
 
-def _f32_agrees(rows: Sequence[Row | Missing]) -> bool:
-    return any(isinstance(row, Row) and row.name == llama_cpp.F32 for row in rows)
+def _f32_agrees(rows: Sequence[Measured | Missing]) -> bool:
+    return any(isinstance(each, Row) and each.name == llama_cpp.F32 for each in bare(rows))
 
 
 def _difference(ours: Floats, expected: Floats, tokens: Tokens) -> Difference:
@@ -253,21 +259,27 @@ def _row(name: str, difference: Difference, size: int, parameters: int) -> Row:
     )
 
 
-def _caption(options: argparse.Namespace, cut: Sequence[Tokens]) -> str:
+def _caption(
+    options: argparse.Namespace, cut: Sequence[Tokens], owners: Sequence[int], groups: Groups
+) -> str:
     positions = sum(map(len, cut))
     return (
         f"{options.checkpoint.resolve().name}, {positions} positions in {len(cut)} windows of up "
-        f"to {options.length} tokens. Sizes are everything stored: scales, biases and norms too, "
-        "and rotary tables in the bundles."
+        f"to {options.length} tokens, of {len(set(owners))} files. Intervals hold 95 % of "
+        f"{DRAWS:,} draws of {groups.count} {groups.unit} with replacement (seed {SEED}); "
+        "quotients are of the same draws. Sizes are everything stored: scales, biases and norms "
+        "too, and rotary tables in the bundles."
     )
 
 
-def _facts(options: argparse.Namespace, cut: Sequence[Tokens], parameters: int) -> dict[str, Any]:
+def _facts(
+    options: argparse.Namespace, cut: Sequence[Tokens], owners: Sequence[int], parameters: int
+) -> dict[str, Any]:
     """What the figures belong to; names of files only, never where they lie."""
     return {
         "checkpoint": options.checkpoint.resolve().name,
         "parameters": parameters,
-        "files": [path.name for path in options.files],
+        "files": [path.name for number, path in enumerate(options.files) if number in owners],
         "length": options.length,
         "windows": len(cut),
         "positions": sum(map(len, cut)),

@@ -6,7 +6,6 @@ prints an object of ``tokens``, ``seconds_per_token``, ``runtime`` and ``version
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
@@ -14,26 +13,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
 
+from installed import (
+    BUILD,
+    EXAMPLES,
+    ROOT,
+    MissingError,
+    chromium,
+    headers,
+    library,
+    npm,
+    once,
+    python,
+    run,
+)
 from sc2onnx.runtime.ort.kernels import Missing, look
-
-ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples"
-BUILD = Path(os.environ.get("SC2ONNX_INTEROP", ROOT / "build" / "interop"))
-"""Where everything is installed and built, once."""
 
 LIBRARY = "SC2ONNX_KERNELS_LIBRARY"
 """Variable that names the kernels' library to the examples; here an option does."""
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-
-
-class MissingError(Exception):
-    """Why a runtime cannot be had here, in one line."""
 
 
 @dataclass(frozen=True)
@@ -95,103 +95,6 @@ def play(
     return Outcome(found["tokens"], found["seconds_per_token"], found["runtime"], found["version"])
 
 
-def _run(what: str, *command: str | Path, cwd: Path | None = None, compiles: bool = False) -> None:
-    """``compiles``: an example, which is wrong where that fails, unless a part of
-    the compiler is not there.
-    """
-    try:
-        subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=900)
-    except FileNotFoundError as error:
-        raise MissingError(f"{Path(command[0]).name} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise MissingError(f"{what} took too long") from error
-    except subprocess.CalledProcessError as error:
-        if compiles and "libclang" not in error.stderr:
-            raise RuntimeError(f"{what} failed:\n{error.stderr[-4000:]}") from error
-        said = (error.stderr or error.stdout).strip().splitlines()
-        raise MissingError(f"{what} failed: {said[-1] if said else error.returncode}") from error
-
-
-def _once(name: str, make: Callable[[Path], None]) -> Path:
-    """The directory of this name, made by the first who asks; several processes may."""
-    directory = BUILD / name
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with FileLock(BUILD / f"{name}.lock"):
-        if not (directory / ".ready").exists():
-            shutil.rmtree(directory, ignore_errors=True)
-            make(directory)
-            (directory / ".ready").touch()
-    return directory
-
-
-def python(name: str, *installs: Sequence[str]) -> Path:
-    """The interpreter of a virtual environment with these packages, each
-    group installed by itself.
-    """
-
-    def make(directory: Path) -> None:
-        _run("python -m venv", sys.executable, "-m", "venv", directory)
-        for group in installs:
-            _run(
-                f"pip install {' '.join(group)}",
-                directory / "bin" / "python",
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--disable-pip-version-check",
-                *group,
-            )
-
-    return _once(name, make) / "bin" / "python"
-
-
-def npm(name: str) -> Path:
-    """A copy of a JavaScript example with its packages."""
-
-    def make(directory: Path) -> None:
-        shutil.copytree(EXAMPLES / name, directory, ignore=shutil.ignore_patterns("node_modules"))
-        _run("npm ci", "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=directory)
-
-    if shutil.which("node") is None:
-        raise MissingError("node is not installed")
-    directory = _once(name, make)
-    for path in (EXAMPLES / name).glob("*.*"):
-        if path.name != "package-lock.json":
-            shutil.copy(path, directory)
-    return directory
-
-
-def headers() -> Path:
-    """ONNX Runtime's headers."""
-
-    def make(directory: Path) -> None:
-        _run("scripts/onnxruntime-headers", ROOT / "scripts" / "onnxruntime-headers", directory)
-
-    return _once("include", make)
-
-
-def library() -> str:
-    """ONNX Runtime's shared library, of the Python package."""
-    package = find_spec("onnxruntime")  # found, not imported
-    found = (
-        glob.glob(os.path.join(os.path.dirname(package.origin), "capi", "libonnxruntime.so.*"))
-        if package and package.origin
-        else []
-    )
-    if not found:
-        raise MissingError("the onnxruntime package has no shared library of its own here")
-    return found[0]
-
-
-def chromium() -> str:
-    """A browser without a window."""
-    for name in CHROMIUM:
-        if path := shutil.which(name):
-            return path
-    raise MissingError("there is no Chromium (Debian: apt-get install chromium)")
-
-
 def node() -> list[str]:
     """The Node.js example."""
     return ["node", str(npm("node") / "complete.mjs")]
@@ -206,11 +109,11 @@ def web() -> list[str]:
 def _cpp() -> list[str]:
     def make(directory: Path) -> None:
         where = [f"-DONNXRUNTIME_INCLUDE={headers()}", f"-DONNXRUNTIME_LIB={library()}"]
-        _run("cmake", "cmake", "-S", EXAMPLES / "cpp", "-B", directory, *where)
+        run("cmake", "cmake", "-S", EXAMPLES / "cpp", "-B", directory, *where)
 
-    directory = _once("cpp", make)
+    directory = once("cpp", make)
     with FileLock(BUILD / "cpp.lock"):  # what has changed since is built again
-        _run("cmake --build", "cmake", "--build", directory, compiles=True)
+        run("cmake --build", "cmake", "--build", directory, compiles=True)
     return [str(directory / "starcoder2")]
 
 
@@ -222,7 +125,7 @@ def cargo(command: str) -> Path:
         raise MissingError("bindgen is not installed (Debian: apt-get install bindgen libclang1)")
     with FileLock(BUILD / "rust.lock"):
         where = ["--manifest-path", str(EXAMPLES / "rust" / "Cargo.toml"), "--target-dir", str(out)]
-        _run(f"cargo {command}", "cargo", command, "--release", "--offline", *where, compiles=True)
+        run(f"cargo {command}", "cargo", command, "--release", "--offline", *where, compiles=True)
     return out / "release"
 
 
@@ -276,7 +179,7 @@ def _optimum() -> list[str]:
 def optimum_cli(checkpoint: Path, out: Path) -> Path:
     """What ``optimum-cli export onnx`` makes of a checkpoint."""
     cli = optimum().parent / "optimum-cli"
-    _run(
+    run(
         "optimum-cli export onnx",
         cli,
         "export",

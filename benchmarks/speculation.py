@@ -29,12 +29,13 @@ import numpy.typing as npt
 import sc2onnx
 from sc2onnx.bench.depth import placed
 from sc2onnx.errors import Sc2onnxError
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.costs import FLAT, StepCosts
-from sc2onnx.runtime.engine.handle import TokenStream
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.speculate import Drafter
+from sc2onnx.runtime.engine.streams import TokenStream
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationRules
 

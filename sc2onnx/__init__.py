@@ -48,9 +48,9 @@ from sc2onnx.errors import (
 
 if TYPE_CHECKING:
     from sc2onnx.runtime.adapter import Adapter
-    from sc2onnx.runtime.choose.sampling import SamplingParameters
-    from sc2onnx.runtime.engine.handle import Stream, TokenStream
+    from sc2onnx.runtime.choose.parameters import SamplingParameters
     from sc2onnx.runtime.engine.sequence import TokenSequence
+    from sc2onnx.runtime.engine.streams import Stream, TokenStream
     from sc2onnx.runtime.loading import load
     from sc2onnx.runtime.memory import MemoryFootprint
     from sc2onnx.runtime.model import Model
@@ -115,16 +115,16 @@ _HOMES = {
     "Adapter": "sc2onnx.runtime.adapter",
     "Completion": "sc2onnx.runtime.results",
     "Piece": "sc2onnx.runtime.results",
-    "Stream": "sc2onnx.runtime.engine.handle",
+    "Stream": "sc2onnx.runtime.engine.streams",
     "Surroundings": "sc2onnx.runtime.text.fitting",
     "MemoryFootprint": "sc2onnx.runtime.memory",
     "Model": "sc2onnx.runtime.model",
     "load": "sc2onnx.runtime.loading",
     "push": "sc2onnx.runtime.opening.bundle",
-    "SamplingParameters": "sc2onnx.runtime.choose.sampling",
+    "SamplingParameters": "sc2onnx.runtime.choose.parameters",
     "Token": "sc2onnx.runtime.results",
     "TokenSequence": "sc2onnx.runtime.engine.sequence",
-    "TokenStream": "sc2onnx.runtime.engine.handle",
+    "TokenStream": "sc2onnx.runtime.engine.streams",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sc2onnx.batch.attributing import Marks
 from sc2onnx.batch.evaluating import Evaluating, Measures
 from sc2onnx.batch.job import Job, answered, run
 from sc2onnx.batch.progress import Progress
@@ -13,6 +14,7 @@ __all__ = [
     "Evaluating",
     "Infilling",
     "Job",
+    "Marks",
     "Measures",
     "Progress",
     "Record",

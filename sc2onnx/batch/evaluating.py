@@ -63,8 +63,9 @@ class Evaluating(Task):
 
     fields = ("text",)
 
-    def __init__(self, measures: Measures) -> None:
-        self._measures = measures
+    def __init__(self, measures: Measures, adapter: str | None = None) -> None:
+        """``adapter``: the name of one that the model has loaded."""
+        self._measures, self._adapter = measures, adapter
         self._workers: ThreadPoolExecutor | None = None
         self._stopped = threading.Event()
 
@@ -75,7 +76,8 @@ class Evaluating(Task):
 
     def settings(self) -> dict[str, Any]:
         """See :class:`~sc2onnx.batch.tasks.Task`."""
-        return asdict(self._measures)
+        named = {} if self._adapter is None else {"adapter": self._adapter}
+        return {**asdict(self._measures), **named}
 
     def check(self, model: Model) -> None:
         """See :class:`~sc2onnx.batch.tasks.Task`."""
@@ -104,7 +106,7 @@ class Evaluating(Task):
         wanted, context = self._measures, model.manifest.model.context_length
         length = wanted.length or min(DEFAULT_LENGTH, context)
         scored = passage([document], model.codec, length, wanted.max_tokens)
-        source = _Source(model, self._stopped)
+        source = _Source(model, self._adapter, self._stopped)
         nll = mean_nll(
             source, scored.windows, Progress(_quiet, document.name, scored.positions, "positions")
         )
@@ -142,8 +144,8 @@ class Evaluating(Task):
 class _Source(BundleSource):
     """A bundle that stops between two steps."""
 
-    def __init__(self, model: Model, stopped: threading.Event) -> None:
-        super().__init__(model, "")
+    def __init__(self, model: Model, adapter: str | None, stopped: threading.Event) -> None:
+        super().__init__(model, "", adapter)
         self.model, self._stopped = model, stopped
 
     def logits(self, tokens: npt.NDArray[np.int64]) -> Iterator[Floats]:

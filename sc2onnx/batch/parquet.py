@@ -18,7 +18,9 @@ _GROUP: Final = 4096
 """Rows of a row group of the output."""
 
 Kind = str
-"""Type of a column of the output: ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats``."""
+"""Type of a column of the output: ``str``, ``int``, ``float``, ``bool``, ``ints``, ``floats``, or
+``json`` for what becomes a text of JSON.
+"""
 
 
 def needs_pyarrow() -> None:
@@ -110,16 +112,24 @@ def write_parquet(lines: IO[bytes], columns: Mapping[str, Kind], out: IO[bytes])
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, _arrow(kind)) for name, kind in columns.items()])
+    told = {name for name, kind in columns.items() if kind == "json"}
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         while rows := [json.loads(line) for line in islice(lines, _GROUP)]:
             for row in rows:
                 if "id" in row:  # a column has one type, and ids are texts or numbers
                     row["id"] = str(row["id"])
+                row |= {name: json.dumps(row[name]) for name in told & row.keys()}
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _arrow(kind: Kind) -> Any:
     import pyarrow as pa
 
-    plain = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    plain = {
+        "str": pa.string(),
+        "json": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+    }
     return plain[kind] if kind in plain else pa.list_(plain[kind.removesuffix("s")])

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, ClassVar, Final, Protocol
 
+from sc2onnx.batch.attributing import Marks
 from sc2onnx.batch.records import Record
 from sc2onnx.errors import NotFiniteError, RequestError
 from sc2onnx.evaluate.score import bits_per_byte, perplexity
-from sc2onnx.runtime.engine.handle import Task as Handle
+from sc2onnx.runtime.engine.task import Task as Handle
 from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationOptions
@@ -120,26 +121,31 @@ def _in_tokens(tokens: tuple[int, ...], logprobs: tuple[float, ...]) -> dict[str
     return {"token_ids": list(tokens), "logprobs": [round(value, _DIGITS) for value in logprobs]}
 
 
+_UNMARKED: Final = Marks()
+
+
 class Completing(Task):
     """Continues the ``prompt`` of each row, as :meth:`Model.generate` does."""
 
     fields = ("prompt",)
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], marks: Marks = _UNMARKED) -> None:
         """``options``: keywords of :class:`GenerationOptions`, ``seed`` that of the job. Raises
         :class:`RequestError`.
         """
+        self._marks = marks
         self._options = {**options, "seed": options.get("seed") or 0}
         self._logprobs = GenerationOptions.of(self._options).logprobs
 
     @property
     def columns(self) -> Columns:
         """See :class:`Task`."""
-        return {**_GENERATED, **(_IN_TOKENS if self._logprobs else {})}
+        more = _IN_TOKENS if self._logprobs else {}
+        return {**_GENERATED, **more, **self._marks.columns}
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Task`."""
-        return dict(self._options)
+        return {**self._options, **self._marks.settings()}
 
     def check(self, model: Model) -> None:
         """See :class:`Task`."""
@@ -148,7 +154,11 @@ class Completing(Task):
     def begin(self, model: Model, record: Record) -> Pending:
         """See :class:`Task`."""
         options = {**self._options, "seed": record.seed(self._options["seed"])}
-        return Generated(model.submit(record.text("prompt"), **options), _generated)
+        handle = model.submit(record.text("prompt"), **options)
+        return Generated(handle, lambda done: self._row(record, done))
+
+    def _row(self, record: Record, done: Completion) -> dict[str, Any]:
+        return {**_generated(done), **self._marks.of(record, done.text)}
 
 
 _CONTEXT: Final = ("path", "repo", "files")
@@ -162,19 +172,21 @@ class Infilling(Task):
 
     fields = ("prefix", "suffix", *_CONTEXT)
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], marks: Marks = _UNMARKED) -> None:
         """``options``: keywords of :class:`InfillOptions`. Raises :class:`RequestError`."""
+        self._marks = marks
         self._options = {**options, "seed": options.get("seed") or 0}
         self._logprobs = InfillOptions.of(self._options).logprobs
 
     @property
     def columns(self) -> Columns:
         """See :class:`Task`."""
-        return {**_GENERATED, "cut": "bool", **(_IN_TOKENS if self._logprobs else {})}
+        more = _IN_TOKENS if self._logprobs else {}
+        return {**_GENERATED, "cut": "bool", **more, **self._marks.columns}
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Task`."""
-        return dict(self._options)
+        return {**self._options, **self._marks.settings()}
 
     def check(self, model: Model) -> None:
         """See :class:`Task`."""
@@ -185,11 +197,11 @@ class Infilling(Task):
         context = {name: record.fields.get(name) for name in _CONTEXT}
         options = {**self._options, **context, "seed": record.seed(self._options["seed"])}
         handle = model.submit_infill(record.text("prefix"), record.text("suffix"), **options)
-        return Generated(handle, self._row)
+        return Generated(handle, lambda done: self._row(record, done))
 
-    @staticmethod
-    def _row(done: Completion) -> dict[str, Any]:
-        return {**_generated(done), "cut": done.used is not None and done.used.cut}
+    def _row(self, record: Record, done: Completion) -> dict[str, Any]:
+        cut = done.used is not None and done.used.cut
+        return {**_generated(done), "cut": cut, **self._marks.of(record, done.text)}
 
 
 _SCORED: Final[Columns] = {

@@ -7,7 +7,6 @@ exporter writes it without the runtime.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any, Final, Self
 
 from sc2onnx.bundle import kernels
 from sc2onnx.bundle.contract import (
-    CARD_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
     adapter_graph_files,
     graph_files,
     kernel_graph_files,
-    plain_file_name,
 )
+from sc2onnx.bundle.entries import FileEntry, listed_files
 from sc2onnx.bundle.facts import MOST_BYTES, CacheLayout, ModelFacts
 from sc2onnx.bundle.merged import MergedAdapter
 from sc2onnx.bundle.provenance import Provenance, Verification
@@ -33,7 +31,6 @@ from sc2onnx.bundle.targets import TARGETS, Target
 from sc2onnx.bundle.texts import make_plain, plain_text
 from sc2onnx.errors import (
     BundleError,
-    BundleIntegrityError,
     BundleNotFoundError,
     BundleVersionError,
 )
@@ -47,20 +44,9 @@ _WITH_KERNELS: Final = 6
 MOST_MANIFEST_BYTES: Final = 4 << 20
 """Bytes that ``sc2onnx.json`` may have. That of the largest model, quantised, has 0.02 MB."""
 
-MOST_FILES: Final = 1000
-"""Files that a bundle may have."""
-
 _LONGEST_TEXT: Final = 4096
 """Characters of a text or a name in a manifest. The longest, of a verification, say which texts
 were compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """A file of the bundle: bytes and SHA-256."""
-
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +151,7 @@ class Manifest:
                 raw,
                 model=record(ModelFacts, facts),
                 cache=record(CacheLayout, raw["cache"]),
-                files=_files(raw["files"]),
+                files=listed_files(raw["files"]),
                 provenance=record(Provenance, origin),
                 quantization=quantization and Quantization.read(quantization, version),
                 verification=verification and record(Verification, verification),
@@ -262,36 +248,6 @@ def _listed(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise TypeError(f"{name} is {repr(value)[:80]}, expected a list")
     return tuple(value)
-
-
-def _files(raw: Any) -> dict[str, FileEntry]:
-    """Check the entries of ``files``: names inside the bundle, possible sizes and digests."""
-    files = {name: record(FileEntry, entry) for name, entry in raw.items()}
-    if len(files) > MOST_FILES:
-        raise BundleIntegrityError(
-            f"{MANIFEST_FILE} lists {len(files):,} files, expected at most "
-            f"{MOST_FILES:,}: {_DISTRUST}"
-        )
-    for name, entry in files.items():
-        if not plain_file_name(name):
-            expected = "a plain file name inside the bundle"
-            raise BundleIntegrityError(
-                f"{MANIFEST_FILE} lists {name[:300]!r}, expected {expected}: {_DISTRUST}"
-            )
-        if name in (MANIFEST_FILE, CARD_FILE):
-            raise BundleIntegrityError(
-                f"{MANIFEST_FILE} lists {name}, which is not of the files that it "
-                f"vouches for: {_AGAIN}"
-            )
-        if not 0 <= entry.size <= MOST_BYTES or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
-            found = (
-                f"{MANIFEST_FILE} lists {name} with {entry.size} bytes and SHA-256 "
-                f"{entry.sha256[:80]!r}"
-            )
-            raise BundleIntegrityError(
-                f"{found}, expected a size and 64 hexadecimal digits: {_AGAIN}"
-            )
-    return files
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -30,9 +30,10 @@ class Target:
     precisions without integers that it may have; ``floating`` is the type of everything beside
     integers that is none, and ``scales`` that of their scales as stored. ``attention`` and
     ``products`` say which operators the graph has. ``package`` installs what runs it,
-    ``half_package`` the same for half precision. ``kernels``: integers get a second graph for sc2onnx-kernels. ``chooses``: the graph
-    gives the most likely tokens as well. ``config_file`` is a file of its own that the runner
-    reads, if it is not empty; such a runner knows one chat template. ``adapters``: there is a
+    ``half_package`` the same for half precision. ``kernels``: integers get a second graph for
+    sc2onnx-kernels. ``chooses``: the graph gives the most likely tokens as well. ``config_file`` is
+    a file of its own that the runner reads, if it is not empty; such a runner knows one chat
+    template. ``adapters``: there is a
     second graph that takes adapters (:mod:`sc2onnx.bundle.adapters`).
     """
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from sc2onnx.cli import attribution_options
 from sc2onnx.cli import common_options as common
 
 TASKS: Final = ("complete", "infill", "score", "evaluate")
@@ -44,3 +45,4 @@ def _tasks(parser: argparse.ArgumentParser) -> None:
     common.order(parser)
     common.prompt_tokens(parser)
     common.scoring_options(parser, "of each row")
+    attribution_options.marking(parser)

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from sc2onnx.cli.attribution_options import attribution_of
 from sc2onnx.cli.bundles import loaded
 from sc2onnx.cli.common_options import DRAWN
 from sc2onnx.cli.constraints import constraint
@@ -48,22 +49,22 @@ _RULES: Final = (*DRAWN, "ends", "heal", "logprobs")
 
 def _task(args: argparse.Namespace) -> Task:
     """What is done with each row."""
-    from sc2onnx.batch import Completing, Evaluating, Infilling, Measures, Scoring
+    from sc2onnx.batch import Completing, Evaluating, Infilling, Marks, Measures, Scoring
 
+    marks = Marks(attribution_of(args))
+    if marks.attribution is not None and args.task not in ("complete", "infill"):
+        raise RequestError("--attribution is for complete and infill, which write a text")
     drawn: dict[str, Any] = {name: getattr(args, name) for name in _RULES}
     drawn |= {name: value for name, value in constraint(args).items() if value is not None}
     if args.task == "complete":
-        return Completing({**drawn, "special_tokens": args.special_tokens})
+        return Completing({**drawn, "special_tokens": args.special_tokens}, marks)
     if args.task == "infill":
-        return Infilling({**drawn, "order": args.order, "prompt_tokens": args.prompt_tokens})
+        more = {"order": args.order, "prompt_tokens": args.prompt_tokens}
+        return Infilling({**drawn, **more}, marks)
     if args.task == "score":
         return Scoring(args.logprobs, args.adapter)
-    if args.adapter is not None:
-        raise RequestError(
-            "--adapter is for complete, infill and score: evaluate a bundle that it was exported "
-            "into (sc2onnx export --adapter)"
-        )
-    return Evaluating(Measures(args.length, args.score_tokens, args.infill, args.seed, args.order))
+    measures = Measures(args.length, args.score_tokens, args.infill, args.seed, args.order)
+    return Evaluating(measures, args.adapter)
 
 
 def _renamed(given: list[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sc2onnx.cli.outputs import print_json
 from sc2onnx.cli.progress import waiting
@@ -37,28 +37,25 @@ def _size(bundle: Path) -> int:
         return 0
 
 
+_LOADING: Final = ("device", "device_map", "threads", "kernels", "cache_type", "speculate")
+"""Options that are keywords of :func:`sc2onnx.load` as well."""
+
+
 def loaded(args: argparse.Namespace, **own: Any) -> Model:
     """The model of a command's bundle, run as its options say. ``own``: keywords of
-    :func:`sc2onnx.load` that are the command's own. An adapter that they name is loaded as well,
-    under what was given for it. Raises what that raises, and
+    :func:`sc2onnx.load` that are the command's own; options that the command has not are as they
+    are by default there. An adapter that they name is loaded as well, under what was given for it.
+    Raises what that raises, and
     :class:`~sc2onnx.errors.RequestError` for a device beside a map of devices.
     """
     from sc2onnx.runtime.loading import load
 
-    if args.device_map is not None and args.device != "cpu":
+    said = {name: value for name, value in vars(args).items() if name in _LOADING}
+    if said.get("device_map") is not None and args.device != "cpu":
         raise RequestError("--device and --device-map are given, expected either")
-    model = load(
-        args.bundle,
-        device=args.device,
-        device_map=args.device_map,
-        threads=args.threads,
-        kernels=args.kernels,
-        cache_type=args.cache_type,
-        speculate=args.speculate,
-        **own,
-    )
-    if args.adapter is not None:
-        model.load_adapter(args.adapter, args.adapter)
+    model = load(args.bundle, **said, **own)
+    if (adapter := getattr(args, "adapter", None)) is not None:
+        model.load_adapter(adapter, adapter)
     return model
 
 

@@ -12,7 +12,7 @@ from sc2onnx.errors import ContextLengthError
 from sc2onnx.messages import tell
 
 if TYPE_CHECKING:
-    from sc2onnx.runtime.engine.handle import Stream
+    from sc2onnx.runtime.engine.streams import Stream
     from sc2onnx.runtime.model import Model
 
 

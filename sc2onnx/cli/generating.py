@@ -22,7 +22,7 @@ from sc2onnx.messages import tell
 if TYPE_CHECKING:
     from sc2onnx.attribution import Match
     from sc2onnx.attribution.attribution import Attribution
-    from sc2onnx.runtime.engine.handle import Stream
+    from sc2onnx.runtime.engine.streams import Stream
     from sc2onnx.runtime.model import Model
     from sc2onnx.runtime.results import Completion, Piece
     from sc2onnx.runtime.text.fitting import Surroundings

@@ -48,7 +48,8 @@ def plan(args: argparse.Namespace) -> int:
     if args.shape is not None and (args.checkpoint is not None or args.revision is not None):
         ways = f"leave out {args.checkpoint or '--revision'}, or leave out --shape"
         raise RequestError(f"--shape {args.shape} is itself a checkpoint's: {ways}")
-    from sc2onnx.cli.plan_table import lines, plan_table
+    from sc2onnx.cli.plan_lines import lines
+    from sc2onnx.cli.plan_table import plan_table
 
     table = plan_table(
         args.checkpoint,

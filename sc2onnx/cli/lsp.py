@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sc2onnx.cli.attribution_options import attribution_of
+from sc2onnx.cli.bundles import loaded
 from sc2onnx.cli.outputs import read_keys
 from sc2onnx.cli.process import needing
 from sc2onnx.errors import RequestError
 
 if TYPE_CHECKING:
-    from sc2onnx.runtime.model import Model
     from sc2onnx.serve.lsp.completer import Completer
 
 
@@ -42,21 +42,8 @@ def _completer(args: argparse.Namespace) -> Completer:
 
         if args.key_file is not None:
             raise RequestError("--key-file is for --server, expected both or neither")
-        return Local(lambda: _loaded(args))
+        return Local(lambda: loaded(args, prefix_memory=args.prefix_memory))
     from sc2onnx.serve.lsp.remote import Remote
 
     keys = () if args.key_file is None else read_keys([Path(args.key_file)])
     return Remote(args.server, keys[0] if keys else None)
-
-
-def _loaded(args: argparse.Namespace) -> Model:
-    from sc2onnx.runtime.loading import load
-
-    return load(
-        args.bundle,
-        device=args.device,
-        threads=args.threads,
-        kernels=args.kernels,
-        cache_type=args.cache_type,
-        prefix_memory=args.prefix_memory,
-    )

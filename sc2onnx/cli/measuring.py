@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sc2onnx.cli.measured_adapters import MeasuredAdapters
 from sc2onnx.cli.outputs import check_outputs, check_writable, print_json, publish, write_figures
 from sc2onnx.cli.progress import Progress, progress, waiting
 from sc2onnx.cli.terminal import say_all
@@ -17,6 +18,7 @@ from sc2onnx.tables import line
 
 if TYPE_CHECKING:
     from sc2onnx.evaluate import Opener
+    from sc2onnx.evaluate.suite import Task
     from sc2onnx.verify.run import CaseResult, Report
 
 _HEADINGS: Final = ("length", "split", "max diff", "relative", "KL", "top-1")
@@ -26,10 +28,10 @@ _WIDTHS: Final = (7, 15, 9, 9, 9, 8)
 
 def verify(args: argparse.Namespace) -> int:
     """Run ``verify``; the status is 1 where the bundle failed."""
+    check_writable(args.save)  # first: torch takes seconds to import
     from sc2onnx.verify import verify
     from sc2onnx.verify.run import record
 
-    check_writable(args.save)
     with progress(args.quiet) as shown, waiting("torch computes", quiet=args.quiet) as end:
         report = verify(
             args.bundle,
@@ -123,6 +125,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from sc2onnx.evaluate.plot import plot
     from sc2onnx.evaluate.table import lines
 
+    adapters = MeasuredAdapters.of(args.adapter)
     settings = Settings(
         length=args.length,
         max_tokens=args.score_tokens,
@@ -132,6 +135,10 @@ def evaluate(args: argparse.Namespace) -> int:
         order=args.order,
         kernels=args.kernels,
         cache_type=args.cache_type,
+        adapter=adapters.converted,
+        suite=_suite(args.suite),
+        questions=args.questions,
+        servers=tuple(args.server),
     )
     check_outputs(args)
     with progress(args.quiet) as shown:
@@ -139,7 +146,7 @@ def evaluate(args: argparse.Namespace) -> int:
             args.bundle,
             args.files,
             also=args.also,
-            against=_reference(args),
+            against=_reference(args, adapters),
             settings=settings,
             tell=shown,
             every=shown.every,
@@ -148,20 +155,31 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _reference(args: argparse.Namespace) -> Opener | None:
+def _suite(asked: list[Task] | None) -> tuple[Task, ...]:
+    """The tasks that ``--suite`` names; those that execute nothing where it names none."""
+    from sc2onnx.evaluate.suite import CUT
+
+    return tuple(asked or CUT) if asked is not None else ()
+
+
+def _reference(args: argparse.Namespace, adapters: MeasuredAdapters) -> Opener | None:
     """Open what ``--against`` names: a bundle, or else a checkpoint, which torch computes."""
     from sc2onnx.bundle.contract import MANIFEST_FILE
     from sc2onnx.bundle.manifest import Manifest
     from sc2onnx.evaluate import reference_opener
 
+    if args.against is None or (Path(args.against) / MANIFEST_FILE).exists():
+        adapters.check_unsaved(args.against)
     if args.against is None:
         return None
     if (Path(args.against) / MANIFEST_FILE).exists():
-        return reference_opener(args.against, args.threads, args.kernels, args.cache_type)
-    origin = Manifest.read(args.bundle).provenance
+        how = (args.threads, args.kernels, args.cache_type)
+        return reference_opener(args.against, *how, adapters.converted)
+    manifest = Manifest.read(args.bundle)
     from sc2onnx.verify import torch_opener
 
-    return torch_opener(args.against, origin, args.threads)
+    merged = adapters.merged(manifest, args.against)
+    return torch_opener(args.against, manifest.provenance, args.threads, merged)
 
 
 def bench(args: argparse.Namespace) -> int:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from sc2onnx.cli import common_options as common
+
+SUITE: Final = ("lines", "expressions", "blocks", "programs")
+"""``sc2onnx.evaluate.suite.TASKS``, whose room needs onnxruntime."""
 
 
 def verify(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +42,30 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     against = "a bundle, or a checkpoint in torch (directory or hub id), to compare with"
     parser.add_argument("--against", metavar="REFERENCE", help=against)
     common.also(parser, "on the same tokens")
+    common.adapter(
+        parser,
+        "torch computes --against with it, as verify does; as `sc2onnx adapter convert` makes it: "
+        "bundles run with it",
+    )
     common.scoring_options(parser, "of the files together")
+    _suite(parser)
     common.order(parser)
     common.seed_option(parser, 0)
     common.figures_options(parser, "quality over size")
     common.processor_options(parser)
+
+
+def _suite(parser: argparse.ArgumentParser) -> None:
+    group = common.grouped(parser, "suite")
+    tasks = (
+        "tasks with a right answer; holes cut out of the files (default: lines expressions "
+        "blocks), or programs: CAUTION, EXECUTES WHAT THE MODEL WRITES, in a bounded process"
+    )
+    group.add_argument("--suite", nargs="*", choices=SUITE, help=tasks)
+    count = "ask so many of each task (default: 100)"
+    group.add_argument("--questions", type=int, default=100, metavar="N", help=count)
+    url = "a server to ask; llama.cpp's, say, which takes part in the suite (repeatable)"
+    group.add_argument("--server", action="append", default=[], metavar="URL", help=url)
 
 
 def bench(parser: argparse.ArgumentParser) -> None:

@@ -115,7 +115,7 @@ def route(parser: argparse.ArgumentParser) -> None:
 def lsp(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lsp``."""
     parser.add_argument("bundle", nargs="?", help=f"{common.BUNDLE}; nothing with --server")
-    server = "ask a server instead: sc2onnx serve, or llama.cpp's"
+    server = "a server to ask; sc2onnx serve, or llama.cpp's, instead of a bundle"
     parser.add_argument("--server", metavar="URL", help=server)
     common.key_files(parser, "options", "the first is the one that the server asks for")
     common.max_new_tokens(parser)

@@ -61,10 +61,12 @@ COMMANDS: Final[dict[str, Command]] = {
     "evaluate": Command(
         "how well bundles predict and infill code",
         """Measure how well bundles predict code, how far they are from a reference, and how well
-        they infill.""",
+        they infill. With --suite they fill holes that have a right answer, beside servers of other
+        engines.""",
         (
             "sc2onnx evaluate starcoder2-3b *.py",
             "sc2onnx evaluate int4 *.py --also int8 --against fp32 --infill 60 --save quality.json",
+            "sc2onnx evaluate int4 *.py --suite --server http://127.0.0.1:8080",
         ),
     ),
     "bench": Command(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
+from sc2onnx.evaluate.interval import Estimate
 from sc2onnx.evaluate.measure import Difference
 from sc2onnx.evaluate.source import About
+from sc2onnx.evaluate.suite.scores import SuiteReport
 from sc2onnx.runtime.text.fim import FimOrder
 
 
@@ -40,7 +43,8 @@ class InfillScore:
 @dataclass(frozen=True, slots=True)
 class Score:
     """One bundle. ``nll``: mean of the scored tokens, nats; ``difference``: to the
-    reference, where there is one.
+    reference, where there is one; ``estimates``: figures with intervals, by the names that
+    :func:`sc2onnx.evaluate.estimates.estimates` has.
     """
 
     about: About
@@ -49,6 +53,7 @@ class Score:
     bits_per_byte: float
     difference: Difference | None
     infill: InfillScore | None
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ class Report:
     """Everything. ``files``: those scored; ``positions``: tokens scored; ``nbytes``: of text they
     stand for; ``length``: of a window.
 
-    ``seed`` and ``order`` are those of infilling.
+    ``seed`` and ``order`` are those of infilling and of the suite. ``resampled``: what intervals
+    draw again, files or windows.
     """
 
     files: tuple[str, ...]
@@ -78,6 +84,8 @@ class Report:
     order: FimOrder
     scores: tuple[Score, ...]
     reference: ReferenceScore | None
+    resampled: str = "windows"
+    suite: SuiteReport | None = None
 
     def figures(self) -> dict[str, Any]:
         """For JSON: numbers that are not finite are None."""

@@ -7,15 +7,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
 from sc2onnx.errors import RequestError
 from sc2onnx.evaluate import infill
+from sc2onnx.evaluate.adapted import adapter_of, check_adapter
+from sc2onnx.evaluate.estimates import WindowScore, estimates, groups
+from sc2onnx.evaluate.interval import Draws
+from sc2onnx.evaluate.measure import pool
 from sc2onnx.evaluate.progress import EVERY, Progress, Tell
 from sc2onnx.evaluate.report import InfillScore, ReferenceScore, Report, Score
-from sc2onnx.evaluate.score import bits_per_byte, difference, mean_nll, perplexity, record
+from sc2onnx.evaluate.score import bits_per_byte, perplexity, record, window_scores
 from sc2onnx.evaluate.source import (
     About,
     LogitSource,
@@ -27,6 +31,9 @@ from sc2onnx.evaluate.source import (
 )
 from sc2onnx.evaluate.spans import choose
 from sc2onnx.evaluate.store import LogitStore, logit_store
+from sc2onnx.evaluate.suite.answering import Prompting
+from sc2onnx.evaluate.suite.asking import Suite, chosen
+from sc2onnx.evaluate.suite.hole import Task
 from sc2onnx.evaluate.text import Document, Passage, passage, read
 from sc2onnx.runtime.arguments import whole_number
 from sc2onnx.runtime.opening.bundle import Bundle, open_named
@@ -45,8 +52,11 @@ class Settings:
     """How to measure. ``length``: tokens of a window, :data:`DEFAULT_LENGTH` or the smallest
     context by default; ``max_tokens``: scored at most, over all files; ``infill``: spans, 0 for
     none; ``seed``: which spans; ``order``: of the prompts' parts; ``kernels`` and
-    ``cache_type``: what bundles run on, as :func:`sc2onnx.load` explains it. Raises
-    :class:`RequestError` on construction.
+    ``cache_type``: what bundles run on, as :func:`sc2onnx.load` explains it; ``adapter``: a
+    converted one, which bundles run with that have none in their weights; ``suite``:
+    tasks with a right answer (:data:`sc2onnx.evaluate.suite.TASKS`), of which ``programs`` executes
+    what models write, ``questions``: of each; ``servers``: URLs of servers that take part in it.
+    Raises :class:`RequestError` on construction.
     """
 
     length: int | None = None
@@ -57,6 +67,10 @@ class Settings:
     order: FimOrder = "psm"
     kernels: Use = "auto"
     cache_type: CacheType = "auto"
+    adapter: str | Path | None = None
+    suite: tuple[Task, ...] = ()
+    questions: int = 100
+    servers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, least in (("length", self.length, 1), ("threads", self.threads, 1)):
@@ -66,10 +80,15 @@ class Settings:
             ("max_tokens", self.max_tokens, 1),
             ("infill", self.infill, 0),
             ("seed", self.seed, 0),
+            ("questions", self.questions, 1),
         ):
             whole_number(name, value, least)
         if self.order not in get_args(FimOrder):
             raise RequestError(f"order is {self.order!r}, expected 'psm' or 'spm'")
+        if self.servers and not self.suite:
+            raise RequestError(
+                "a server gives no logits, so it can be compared by the suite alone: add --suite"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +101,14 @@ class _Task:
     codec: Codec
     stops: frozenset[int]
     length: int
+    suite: Suite | None
     tell: Tell
     every: float
 
     def answer(self, source: LogitSource) -> InfillScore | None:
-        """The infilling of one model; None if none is asked for."""
+        """The infilling of one model; None if none is asked for. The suite keeps its own."""
+        if self.suite:
+            self.suite.ask(source)
         if not self.questions:
             return None
         about, total = source.about, len(self.questions)
@@ -120,22 +142,35 @@ def evaluate(
     and token of the vocabulary: 3.2 GB for 16,384 positions of StarCoder2. Everything that can be
     checked is checked before any work. Raises :class:`~sc2onnx.errors.RequestError`,
     :class:`~sc2onnx.errors.BundleError`, :class:`~sc2onnx.errors.DiskSpaceError`,
-    :class:`~sc2onnx.errors.TokenizerError` and :class:`~sc2onnx.errors.MissingDependencyError`.
+    :class:`~sc2onnx.errors.TokenizerError`, :class:`~sc2onnx.errors.AdapterError` and
+    :class:`~sc2onnx.errors.MissingDependencyError`.
     """
     wanted = settings or Settings()
     documents = read(files)
     bundles = open_named([bundle, *also])
+    check_adapter(wanted.adapter, [opened.manifest for opened in bundles.values()])
     task = _task(documents, list(bundles.values()), wanted, (tell, every))
     abouts = {name: About.of(name, opened.manifest) for name, opened in bundles.items()}
     first = next(iter(abouts.values()))
     how = (wanted.threads, wanted.kernels, wanted.cache_type)
-    reader = reference_opener(against, *how) if isinstance(against, (str, Path)) else against
+    reader = (
+        reference_opener(against, *how, wanted.adapter)
+        if isinstance(against, (str, Path))
+        else against
+    )
     with (
         logit_store(task.passage.positions, first.vocab_size) if reader else nullcontext() as store
     ):
         found = _record(task, reader, first, store) if reader and store else None
-        openers = [bundle_opener(opened.directory, *how, name) for name, opened in bundles.items()]
-        scores = tuple(_score(task, opener, store) for opener in openers)
+        openers = [
+            bundle_opener(opened.directory, *how, name, adapter_of(opened.manifest, wanted.adapter))
+            for name, opened in bundles.items()
+        ]
+        windows, scores = _estimated(
+            [_score(task, opener, store) for opener in openers], task, wanted.seed
+        )
+    if task.suite:
+        task.suite.ask_servers(documents[0].text)
     _warn_of_equals(scores)
     reference = None
     if found and scores[0].difference:
@@ -150,7 +185,24 @@ def evaluate(
         wanted.order,
         scores,
         reference,
+        windows,
+        task.suite.report(wanted.seed) if task.suite else None,
     )
+
+
+def _estimated(
+    found: Sequence[tuple[Score, list[WindowScore]]], task: _Task, seed: int
+) -> tuple[str, tuple[Score, ...]]:
+    """What intervals draw again, and the scores with their intervals; those after the first bundle
+    are compared with it.
+    """
+    drawn = groups(task.passage.owners)
+    draws, first = Draws(drawn, seed), found[0][1]
+    scores = tuple(
+        replace(score, estimates=estimates(windows, None if windows is first else first, draws))
+        for score, windows in found
+    )
+    return drawn.unit, scores
 
 
 def _warn_of_equals(scores: Sequence[Score]) -> None:
@@ -183,7 +235,12 @@ def _task(
     )
     stops = codec.stop_ids() | set(bundles[0].manifest.model.eos_token_ids)
     scored = passage(documents, codec, length, wanted.max_tokens)
-    return _Task(documents, scored, questions, codec, stops, length, *told)
+    suite = None
+    if wanted.suite:
+        prompting = Prompting(codec, length, context, wanted.order, frozenset(stops))
+        holes = chosen(wanted.suite, documents, wanted.questions, wanted.seed)
+        suite = Suite(holes, prompting, wanted.servers, told)
+    return _Task(documents, scored, questions, codec, stops, length, suite, *told)
 
 
 def _record(
@@ -197,15 +254,18 @@ def _record(
         return source.about, task.answer(source)
 
 
-def _score(task: _Task, opener: Opener, store: LogitStore | None) -> Score:
+def _score(
+    task: _Task, opener: Opener, store: LogitStore | None
+) -> tuple[Score, list[WindowScore]]:
     """A bundle's turn."""
     with opener() as source:
-        progress, windows = task.progress(source.about), task.passage.windows
-        found = difference(source, windows, store, progress) if store else None
-        nll = found.nll if found else mean_nll(source, windows, progress)
-        return Score(
-            source.about, nll, perplexity(nll), _bits(task, nll), found, task.answer(source)
-        )
+        windows = window_scores(source, task.passage.windows, store, task.progress(source.about))
+        parts = [window.difference for window in windows if window.difference]
+        found = pool(parts) if parts else None
+        nll = sum(each.nll * each.positions for each in windows) / task.passage.positions
+        answered = task.answer(source)
+        score = Score(source.about, nll, perplexity(nll), _bits(task, nll), found, answered)
+        return score, windows
 
 
 def _bits(task: _Task, nll: float) -> float:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sc2onnx.bundle.contract import TOKENIZER_FILE
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import ContextLengthError, RequestError
+from sc2onnx.evaluate.adapted import adapter_of
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.text import Document, tokenize
 from sc2onnx.runtime.loading import load
@@ -81,9 +82,10 @@ model at a time is in memory.
 class BundleSource:
     """A loaded bundle as a source of logits."""
 
-    def __init__(self, model: Model, name: str) -> None:
-        self._model = model
-        self.about = About.of(name, model.manifest)
+    def __init__(self, model: Model, name: str, adapter: str | None = None) -> None:
+        """``adapter``: the name of one that is loaded, which it computes with."""
+        self._model, self._adapter = model, adapter
+        self.about = About.of(f"{name} with {adapter}" if adapter else name, model.manifest)
 
     @property
     def codec(self) -> Codec | None:
@@ -92,7 +94,7 @@ class BundleSource:
 
     def logits(self, tokens: npt.NDArray[np.int64]) -> Iterator[Floats]:
         """See :class:`LogitSource`."""
-        with self._model.sequence() as sequence:
+        with self._model.sequence(adapter=self._adapter) as sequence:
             for start in range(0, len(tokens), _CHUNK):
                 logits = sequence.append(tokens[start : start + _CHUNK])
                 assert logits is not None
@@ -100,18 +102,26 @@ class BundleSource:
 
     def continuation(self, prompt: npt.NDArray[np.int64], limit: int) -> Generator[int, None, None]:
         """See :class:`LogitSource`."""
-        for token in self._model.generate_tokens(prompt, max_new_tokens=limit, stop_tokens=()):
+        for token in self._model.generate_tokens(
+            prompt, max_new_tokens=limit, stop_tokens=(), adapter=self._adapter
+        ):
             yield token.id
 
 
 @contextmanager
 def _open(
-    path: Path, name: str, threads: int | None, kernels: Use, cache_type: CacheType
+    path: Path,
+    name: str,
+    threads: int | None,
+    kernels: Use,
+    cache_type: CacheType,
+    adapter: Path | None,
 ) -> Iterator[LogitSource]:
     model = load(
         path, threads=threads, kernels=kernels, cache_type=cache_type, prefix_memory=0, packed="off"
     )
-    yield BundleSource(model, name)
+    loaded = None if adapter is None else model.load_adapter(adapter)
+    yield BundleSource(model, name, loaded.name if loaded else None)
 
 
 def bundle_opener(
@@ -120,11 +130,13 @@ def bundle_opener(
     kernels: Use = "auto",
     cache_type: CacheType = "auto",
     name: str = "",
+    adapter: Path | None = None,
 ) -> Opener:
-    """A bundle, by default under its directory's ``name``; the rest as in :func:`sc2onnx.load`."""
-    return partial(
-        _open, Path(path), name or Path(path).resolve().name, threads, kernels, cache_type
-    )
+    """A bundle, by default under its directory's ``name``, run with a converted ``adapter`` if one
+    is given; the rest as in :func:`sc2onnx.load`.
+    """
+    called = name or Path(path).resolve().name
+    return partial(_open, Path(path), called, threads, kernels, cache_type, adapter)
 
 
 def reference_opener(
@@ -132,12 +144,17 @@ def reference_opener(
     threads: int | None = None,
     kernels: Use = "auto",
     cache_type: CacheType = "auto",
+    adapter: str | Path | None = None,
 ) -> Opener:
     """A bundle as the reference of :func:`sc2onnx.evaluate.evaluate`; one without a graph for the
-    kernels, floats say, has no such choice.
+    kernels, floats say, has no such choice. It runs with a converted ``adapter``, unless adapters
+    are in its weights.
     """
-    has = bool(Manifest.read(Path(path)).kernel_graphs)
-    return bundle_opener(path, threads, kernels if has else "auto", cache_type if has else "auto")
+    manifest = Manifest.read(Path(path))
+    if not manifest.kernel_graphs:
+        kernels = cache_type = "auto"
+    own = adapter_of(manifest, adapter)
+    return bundle_opener(path, threads, kernels, cache_type, adapter=own)
 
 
 def check_alike(found: About, expected: About, length: int) -> None:

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Final
 
 from sc2onnx.evaluate.report import ReferenceScore, Report, Score
+from sc2onnx.evaluate.suite.table import lines as suite_lines
 from sc2onnx.tables import aligned
 
 Row = Score | ReferenceScore
@@ -20,7 +21,8 @@ def lines(report: Report) -> list[str]:
     columns = [[heading, *(cell(row) for row in rows)] for heading, cell in COLUMNS.items()]
     filled = [[text or "" for text in column] for column in columns if any(column[1:])]
     table = list(zip(*filled, strict=True))
-    return [*_about(report), "", *aligned(table, left=(0, 1))]
+    suite = ["", *suite_lines(report.suite)] if report.suite else []
+    return [*_about(report), "", *aligned(table, left=(0, 1)), *suite]
 
 
 def measured_on(report: Report) -> str:
@@ -36,6 +38,8 @@ def _about(report: Report) -> list[str]:
             f"{report.length:,} tokens"
         )
     ]
+    if any(isfinite(found.low) for score in report.scores for found in score.estimates.values()):
+        told[0] += f"; intervals: {report.resampled} drawn again"
     infilled = report.scores[0].infill
     if infilled:
         told.append(f"infilling {infilled.spans} spans (seed {report.seed}, {report.order})")
@@ -54,6 +58,18 @@ def _difference(name: str, style: str) -> Callable[[Row], str | None]:
     )
 
 
+def _interval(name: str, style: str) -> Callable[[Row], str | None]:
+    """Where 95 % of the draws are; None where nothing can be said of it."""
+
+    def cell(row: Row) -> str | None:
+        found = row.estimates.get(name) if isinstance(row, Score) else None
+        if found is None or not isfinite(found.low):
+            return None
+        return f"[{found.low:{style}}, {found.high:{style}}]"
+
+    return cell
+
+
 def _infill(name: str, style: str) -> Callable[[Row], str | None]:
     return lambda row: _shown(getattr(row.infill, name), style) if row.infill else None
 
@@ -70,6 +86,8 @@ COLUMNS: Final[Mapping[str, Callable[[Row], str | None]]] = {
     "ppl": lambda row: _shown(row.perplexity, ".3f"),
     "bits/byte": lambda row: _shown(row.bits_per_byte, ".4f"),
     "KL": _difference("kl_divergence", ".2e"),
+    "KL 95 %": _interval("kl_divergence", ".2e"),
+    "KL / first": _interval("kl_divergence_over_first", ".3f"),
     "top-1": _difference("top1_agreement", ".2%"),
     "top-5": _difference("top5_overlap", ".2%"),
     "FIM exact": _infill("exact_match", ".1%"),

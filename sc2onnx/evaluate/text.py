@@ -38,13 +38,14 @@ class Window:
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
     """Everything that is scored. ``files``: the names of those that have a share; ``nbytes``: of
-    UTF-8 text that the scored tokens stand for.
+    UTF-8 text that the scored tokens stand for; ``owners``: of each window, the file's number.
     """
 
     windows: tuple[Window, ...]
     files: tuple[str, ...]
     positions: int
     nbytes: int
+    owners: tuple[int, ...]
 
 
 def read(paths: Sequence[str | Path]) -> list[Document]:
@@ -86,11 +87,12 @@ def passage(documents: Sequence[Document], codec: Codec, length: int, most: int)
     """
     files = tokenize(documents, codec)
     granted = shares([len(ids) - 1 for ids in files], most)
-    windows = tuple(
-        window
-        for ids, share in zip(files, granted, strict=True)
+    owned = [
+        (window, number)
+        for number, (ids, share) in enumerate(zip(files, granted, strict=True))
         for window in cut(ids, length, share)
-    )
+    ]
+    windows = tuple(window for window, _ in owned)
     if not windows:
         raise RequestError(
             "the files have no token that follows another, expected at least two tokens in one of "
@@ -102,7 +104,7 @@ def passage(documents: Sequence[Document], codec: Codec, length: int, most: int)
     names = tuple(
         document.name for document, share in zip(documents, granted, strict=True) if share
     )
-    return Passage(windows, names, sum(map(len, windows)), nbytes)
+    return Passage(windows, names, sum(map(len, windows)), nbytes, tuple(n for _, n in owned))
 
 
 def cut(ids: Sequence[int], length: int, most: int) -> Iterator[Window]:

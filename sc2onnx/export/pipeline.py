@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from sc2onnx import __version__
 from sc2onnx.bundle import contract, model_card
-from sc2onnx.bundle.manifest import FileEntry, Manifest
+from sc2onnx.bundle.entries import FileEntry
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.export import weights, writer
 from sc2onnx.export.adapters.wanted import Wanted, weights_by_path

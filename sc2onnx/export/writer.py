@@ -21,7 +21,7 @@ import onnx_ir as ir
 from filelock import FileLock, Timeout
 
 from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE, WEIGHTS_FILE
-from sc2onnx.bundle.manifest import FileEntry
+from sc2onnx.bundle.entries import FileEntry
 from sc2onnx.errors import DiskSpaceError, OutputError, OutputExistsError, Sc2onnxError
 from sc2onnx.export.weights import LazyWeight
 

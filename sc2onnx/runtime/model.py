@@ -19,12 +19,13 @@ from sc2onnx.runtime.cache.shape import CacheShape
 from sc2onnx.runtime.chat.chats import Chats
 from sc2onnx.runtime.chat.conversation import Message
 from sc2onnx.runtime.chat_options import ChatKeywords, ChatOptions
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.engine.assembly import engine_over
 from sc2onnx.runtime.engine.costs import FLAT, StepCosts
-from sc2onnx.runtime.engine.handle import Stream, Task, TokenStream, completed
 from sc2onnx.runtime.engine.lookup import Memory
 from sc2onnx.runtime.engine.sequence import TokenSequence
+from sc2onnx.runtime.engine.streams import Stream, TokenStream
+from sc2onnx.runtime.engine.task import Task, completed
 from sc2onnx.runtime.forks import not_portable
 from sc2onnx.runtime.infill_options import InfillKeywords, InfillOptions
 from sc2onnx.runtime.lazy_codec import LazyCodec
@@ -136,7 +137,7 @@ class Model:
         single = isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else texts("prompt", prompt)
         samples = sample_count(n)
-        begun = [self.requests.prompt(each, chosen) for each in prompts]
+        begun = [self.requests.prompts.of_text(each, chosen) for each in prompts]
         done = completed(self.engine, self.requests.whole_rows(begun, samples, chosen))
         if single:
             return done[0] if n is None else done

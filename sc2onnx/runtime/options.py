@@ -1,5 +1,5 @@
 """What a request may ask for. Each keyword stands once, with its default and its check: here, or in
-:mod:`sc2onnx.runtime.choose.sampling` where it says how tokens are drawn.
+:mod:`sc2onnx.runtime.choose.parameters` where it says how tokens are drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sc2onnx.runtime.arguments import (
     stop_strings,
     whole_number,
 )
-from sc2onnx.runtime.choose.sampling import SamplingKeywords, SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingKeywords, SamplingParameters
 from sc2onnx.runtime.text.endings import Ending
 from sc2onnx.runtime.text.lines import Lines
 
@@ -65,8 +65,8 @@ class GenerationOptions(SamplingParameters):
     """How to draw, when to end, and how the prompt is read.
 
     How tokens are drawn is said by the fields of
-    :class:`~sc2onnx.runtime.choose.sampling.SamplingParameters`, such as ``temperature``; greedy by
-    default. ``max_new_tokens``: tokens at most. ``seed``: the same gives the same tokens; each
+    :class:`~sc2onnx.runtime.choose.parameters.SamplingParameters`, such as ``temperature``; greedy
+    by default. ``max_new_tokens``: tokens at most. ``seed``: the same gives the same tokens; each
     sample and each prompt of a list draws from a stream of its own, the first from that of a single
     prompt, and how many there are changes none of them. ``stop``: strings that end the text, not in
     it. ``stop_tokens`` replaces the default set: the checkpoint's end-of-text, ``<file_sep>`` and

@@ -1,6 +1,4 @@
-"""A request as it is asked for -> the row that computes it: encoded once, fitted to the context,
-checked.
-"""
+"""A request as it is asked for -> the row that computes it, checked."""
 
 from __future__ import annotations
 
@@ -16,22 +14,23 @@ import numpy.typing as npt
 from sc2onnx.bundle.facts import ModelFacts
 from sc2onnx.errors import ContextLengthError, EmptyPromptError, RequestError, TokenIdError
 from sc2onnx.runtime.adapter import Adapted, Adapter
-from sc2onnx.runtime.arguments import shown, some_token_ids, text, token_ids
+from sc2onnx.runtime.arguments import shown, some_token_ids, token_ids
 from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.constrained import Constrained, Steering
 from sc2onnx.runtime.choose.grammar import Grammars
-from sc2onnx.runtime.choose.healing import HEALED, Healing, taken_back
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
-from sc2onnx.runtime.choose.vocabulary import Vocabulary
+from sc2onnx.runtime.choose.healing import Healing
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
-from sc2onnx.runtime.engine.row import Gives, Row, SharedPrompt, Terms
+from sc2onnx.runtime.engine.row import Gives, Row
+from sc2onnx.runtime.engine.shared_prompt import SharedPrompt
 from sc2onnx.runtime.engine.speculate import Drafter
+from sc2onnx.runtime.engine.terms import Terms
 from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.options import GenerationOptions, GenerationRules, owner_of
+from sc2onnx.runtime.prompts import Prompt, Prompts
 from sc2onnx.runtime.text.codec import Codec
-from sc2onnx.runtime.text.endings import Rule, ending
-from sc2onnx.runtime.text.fitting import Surroundings, budget_of, fitted
 from sc2onnx.runtime.text.sink import TextSink
 
 
@@ -44,18 +43,6 @@ class Drafting:
     memory: Memory
     costs: StepCosts
     adapted: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt's tokens. ``healed``: the end of its text, which is to be written again. ``used``:
-    what it is made of, where it is for infilling. ``ends``: where its completion ends.
-    """
-
-    ids: list[int]
-    healed: str = ""
-    used: Surroundings | None = None
-    ends: Rule | None = None
 
 
 class Requests:
@@ -73,6 +60,7 @@ class Requests:
         """
         self._facts, self._open, self.drafting = facts, codec, drafting
         self._adapter = adapter
+        self.prompts = Prompts(facts, codec)
 
     def adapted(self, name: str | None, scale: float = 1.0) -> Adapted | None:
         """With which adapter a request is computed. Raises :class:`RequestError` for a name that
@@ -80,51 +68,6 @@ class Requests:
         """
         found = None if name is None else self._adapter(name)
         return None if found is None or not scale else Adapted(found, scale)
-
-    def prompt(self, code: str, options: GenerationOptions) -> Prompt:
-        """A text as a prompt. Raises :class:`~sc2onnx.errors.RequestError` and its subclasses."""
-        special = options.special_tokens == "parse"
-        self._check_length(len(text("prompt", code)))
-        before, healed = self._cut(code, options.heal, special=special)
-        ids = self._open().encode(before, special=special, framed=True)
-        return Prompt(ids, healed, ends=ending(options.ends, code, ""))
-
-    def written_prompt(
-        self, parts: Sequence[tuple[str, bool]], options: GenerationOptions
-    ) -> Prompt:
-        """Parts of a text as a prompt, each with whether special tokens spelt out in it are such.
-        Nothing is put around them.
-
-        Raises :class:`~sc2onnx.errors.RequestError` and its subclasses.
-        """
-        self._check_length(sum(len(part) for part, _ in parts))
-        codec, ids = self._open(), list[int]()
-        for part, special in parts:
-            tokens = codec.encode(part, special=special, framed=False)
-            if not special and (number := codec.token_id(part)) in tokens:
-                raise RequestError(
-                    f"{shown(part)} in a message is token {number} in any case, expected messages "
-                    'without it, or special_tokens="parse"'
-                )
-            ids += tokens
-        return Prompt(ids, ends=ending(options.ends, "", ""))
-
-    def infill_prompt(self, prefix: str, suffix: str, options: InfillOptions) -> Prompt:
-        """A prompt to fill in the middle, fitted to the context unless it is to go in whole.
-
-        Raises :class:`~sc2onnx.errors.RequestError` and its subclasses.
-        """
-        given = text("prefix", prefix), text("suffix", suffix)
-        before, healed = self._cut(given[0], options.heal, special=False)
-        ends = ending(options.ends, *given, options.path)
-        code = Surroundings(before, given[1], options.path, options.repo, options.files or {})
-        if not options.fit:
-            self._check_length(code.characters)
-            return Prompt(code.prompt(self._open(), options.order), healed, code, ends)
-        context = self._facts.context_length
-        budget = budget_of(context, options.max_new_tokens, options.prompt_tokens)
-        ids, used = fitted(self._open(), code, budget, options.order)
-        return Prompt(ids, healed, used, ends)
 
     def continuing(
         self,
@@ -134,9 +77,9 @@ class Requests:
         replaces: Hashable | None = None,
     ) -> Row:
         """The row that continues a text. ``replaces``: see
-        :class:`~sc2onnx.runtime.engine.row.Terms`.
+        :class:`~sc2onnx.runtime.engine.terms.Terms`.
         """
-        begun = self.prompt(prompt, options)
+        begun = self.prompts.of_text(prompt, options)
         return self.text_row(begun, options, gives, replaces=replaces)
 
     def infilling(
@@ -147,7 +90,7 @@ class Requests:
         replaces: Hashable | None = None,
     ) -> Row:
         """The row that fills in what stands between ``around``, a prefix and a suffix."""
-        begun = self.infill_prompt(*around, options)
+        begun = self.prompts.around(*around, options)
         return self.text_row(begun, options, gives, replaces=replaces)
 
     @property
@@ -184,7 +127,7 @@ class Requests:
     def _predicted(self, prediction: str | None) -> tuple[int, ...]:
         if not prediction or self.drafting is None:
             return ()
-        self._check_length(len(prediction))
+        self.prompts.check_length(len(prediction))
         return tuple(self._open().encode(prediction, special=False))
 
     def token_rules(
@@ -229,12 +172,12 @@ class Requests:
     ) -> Row:
         """The row of a prompt, checked: it fits the context. ``spawned``: see
         :class:`~sc2onnx.runtime.choose.sampling.Sampler`; ``replaces``: see
-        :class:`~sc2onnx.runtime.engine.row.Terms`.
+        :class:`~sc2onnx.runtime.engine.terms.Terms`.
         """
         rules = self.rules(options)
         row = self.row(prompt.ids, rules, gives, spawned=spawned)
         if prompt.healed:
-            row.sampler = Healing(row.sampler, self._open(), self._vocabulary, prompt.healed)
+            row.sampler = Healing(row.sampler, self._open(), self.prompts.vocabulary, prompt.healed)
         row.text = TextSink(self._open(), rules.stop, prompt.ends, skip=len(prompt.healed))
         row.used, row.terms = prompt.used, terms(options, replaces)
         return row
@@ -305,31 +248,6 @@ class Requests:
             None if constraint is None else self._grammars.steering(constraint, rules.stop_tokens)
         )
 
-    def _check_length(self, characters: int) -> None:
-        """Refuse a text that cannot fit before it is tokenized, which takes seconds a megabyte.
-
-        Raises :class:`~sc2onnx.errors.ContextLengthError`.
-        """
-        context = self._facts.context_length
-        if characters <= 8 * context or (longest := self._open().longest_token) is None:
-            return
-        if characters > longest * context:
-            raise ContextLengthError(
-                f"the prompt is {characters} characters, the model's context holds {context} "
-                f"tokens of at most {longest} characters: shorten it"
-            )
-
-    def _cut(self, text: str, heal: bool, *, special: bool) -> tuple[str, str]:
-        """A text in two: what stays, and the end that is to be written again, none unless it is to
-        ``heal``.
-        """
-        if not heal:
-            return text, ""
-        near = text[text.find("\n", len(text) - HEALED) + 1 :] if len(text) > HEALED else text
-        tokens = self._open().encode(near[-HEALED:], special=special)
-        end = taken_back(self._open(), self._vocabulary, tokens)
-        return text[: len(text) - len(end)], end
-
     @cached_property
     def _grammars(self) -> Grammars:
         codec = self._open()
@@ -338,10 +256,6 @@ class Requests:
             return codec.encode(text, special=False)
 
         return Grammars(codec, encode, self._facts.vocab_size, self._facts.eos_token_ids)
-
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self._open(), self._facts.vocab_size)
 
 
 def _spawned(number: int, sample: int) -> tuple[int, ...]:

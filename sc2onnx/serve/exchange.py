@@ -16,7 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from sc2onnx.runtime.engine.handle import Handle, Stream
+from sc2onnx.runtime.engine.handle import Handle
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.runtime.results import Completion, Piece
 from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.attributing import Repeats

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from sc2onnx.runtime.model import Model
-from sc2onnx.runtime.request import Prompt
+from sc2onnx.runtime.prompts import Prompt
 
 LEAST: Final = 64
 """Tokens of a prompt that is cut, however long they take: with fewer there is nothing to go by."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sc2onnx.runtime.chat.conversation import Conversation
-from sc2onnx.runtime.engine.row import Row, Terms
+from sc2onnx.runtime.engine.row import Row
+from sc2onnx.runtime.engine.terms import Terms
 from sc2onnx.runtime.infill_options import InfillOptions
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.options import GenerationOptions
-from sc2onnx.runtime.request import Prompt
+from sc2onnx.runtime.prompts import Prompt
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import WARMS, Ask, Tokens
 from sc2onnx.serve.haste import tokens_in
@@ -57,20 +58,20 @@ def _prompts(
 ) -> tuple[Prompt, Prompt | None]:
     """A prompt, and the whole of it where that would take too long."""
     if isinstance(given, str):
-        return model.requests.prompt(given, GenerationOptions.of(ask.options)), None
+        return model.requests.prompts.of_text(given, GenerationOptions.of(ask.options)), None
     if not isinstance(given, Surroundings):
         return Prompt(list(given)), None
     around = {"path": given.path, "repo": given.repo, "files": given.files}
     how = {"order": ask.order, "heal": settings.heal}
     options = InfillOptions.of({**ask.options, **around, **how})
-    whole = model.requests.infill_prompt(given.prefix, given.suffix, options)
+    whole = model.requests.prompts.around(given.prefix, given.suffix, options)
     if ask.prompt_seconds is None:
         return whole, None
     most = tokens_in(model, whole, model.requests.owner(options), ask.prompt_seconds)
     if most is None:
         return whole, None
     near = replace(options, prompt_tokens=most)
-    return model.requests.infill_prompt(given.prefix, given.suffix, near), whole
+    return model.requests.prompts.around(given.prefix, given.suffix, near), whole
 
 
 def _behind(model: Model, prompt: Prompt, options: GenerationOptions) -> Row:

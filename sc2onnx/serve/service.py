@@ -10,8 +10,10 @@ from typing import Any, Final, Literal, TypeVar
 
 from sc2onnx.errors import BusyError
 from sc2onnx.runtime.chat.conversation import Conversation
-from sc2onnx.runtime.engine.handle import Handle, Stream, Task
+from sc2onnx.runtime.engine.handle import Handle
 from sc2onnx.runtime.engine.row import Row
+from sc2onnx.runtime.engine.streams import Stream
+from sc2onnx.runtime.engine.task import Task
 from sc2onnx.runtime.model import Model
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Ask, Tokens

@@ -26,8 +26,9 @@ from sc2onnx.bundle.contract import (
     past_name,
     present_name,
 )
+from sc2onnx.bundle.entries import FileEntry
 from sc2onnx.bundle.facts import CacheLayout
-from sc2onnx.bundle.manifest import FileEntry, Manifest
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.provenance import Provenance
 from sc2onnx.errors import BundleError, InferenceError
 from sc2onnx.evaluate.measure import Floats

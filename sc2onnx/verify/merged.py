@@ -54,6 +54,11 @@ class Merged:
             _check_same(path, record)
         return cls(given, records, manifest.model)
 
+    @classmethod
+    def beside(cls, paths: Sequence[str | Path], facts: ModelFacts) -> Merged:
+        """Adapters for a base that a bundle of these facts runs one of beside its weights."""
+        return cls(tuple(map(str, paths)), (), facts)
+
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self.paths)
@@ -63,7 +68,8 @@ class Merged:
         """What merged them, for the record of a verification."""
         import peft
 
-        return f"{', '.join(map(str, self.records))} merged by peft {peft.__version__}"
+        names = ", ".join(map(str, self.records or self.paths))
+        return f"{names} merged by peft {peft.__version__}"
 
     def into(self, model: Starcoder2ForCausalLM) -> Starcoder2ForCausalLM:
         """The model with the adapters merged.

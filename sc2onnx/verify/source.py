@@ -19,6 +19,7 @@ from sc2onnx.errors import CheckpointError
 from sc2onnx.evaluate.measure import Floats
 from sc2onnx.evaluate.source import About, Opener
 from sc2onnx.runtime.text.codec import Codec
+from sc2onnx.verify.merged import Merged
 from sc2onnx.verify.reference import Reference
 
 
@@ -39,23 +40,33 @@ class TorchSource:
         yield from islice(self._reference.continuation(prompt), limit)
 
 
-def torch_opener(checkpoint: str | Path, origin: Provenance, threads: int | None = None) -> Opener:
+def torch_opener(
+    checkpoint: str | Path,
+    origin: Provenance,
+    threads: int | None = None,
+    adapters: Merged | None = None,
+) -> Opener:
     """A checkpoint (directory or hub id) in float32; of the revision that a bundle came from, where
-    it is the bundle's own source.
+    it is the bundle's own source. ``adapters``: merged into it by peft.
     """
-    return partial(
-        _open, checkpoint, origin.revision if str(checkpoint) == origin.source else None, threads
-    )
+    revision = origin.revision if str(checkpoint) == origin.source else None
+    return partial(_open, checkpoint, revision, threads, adapters)
 
 
 @contextmanager
 def _open(
-    checkpoint: str | Path, revision: str | None, threads: int | None
+    checkpoint: str | Path, revision: str | None, threads: int | None, adapters: Merged | None
 ) -> Iterator[TorchSource]:
     if threads is not None:
         torch.set_num_threads(threads)
     with Reference(checkpoint, revision) as reference:
-        name = Path(checkpoint).resolve().name if Path(checkpoint).exists() else str(checkpoint)
+        name = _name(checkpoint)
+        if adapters:
+            reference.merge(adapters)
+            name += f" with {', '.join(map(_name, adapters.paths))}"
+        # adapters that were merged at export may have brought tokens
+        own = adapters is not None and bool(adapters.records)
+        codec = None if own else _codec(checkpoint, revision)
         about = About(
             name,
             "torch fp32",
@@ -63,7 +74,12 @@ def _open(
             reference.vocab_size,
             reference.context_length,
         )
-        yield TorchSource(reference, about, _codec(checkpoint, revision))
+        yield TorchSource(reference, about, codec)
+
+
+def _name(source: str | Path) -> str:
+    """Of a directory, or the hub id."""
+    return Path(source).resolve().name if Path(source).exists() else str(source)
 
 
 def _codec(checkpoint: str | Path, revision: str | None) -> Codec | None:

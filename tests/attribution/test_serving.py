@@ -1,4 +1,4 @@
-"""The field ``attribution`` of a server's answers, in three dialects, whole and streamed."""
+"""The field ``attribution`` of a server's answers, in all dialects, whole and streamed."""
 
 from __future__ import annotations
 
@@ -96,6 +96,52 @@ def test_mistral_says_it_whole_and_streamed(marking: Served) -> None:
     assert not any("attribution" in event["choices"][0] for event in before)
 
 
+def lines(served: Served, path: str, body: dict[str, object]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in served.post(path, body).text.splitlines()]
+
+
+def test_ollama_says_it_whole_and_in_the_last_line(
+    marking: Served, told: list[dict[str, Any]]
+) -> None:
+    options = {"num_predict": TOKENS, "temperature": 0}
+    body: dict[str, object] = {"prompt": PROMPT, "options": options}
+    assert marking.post("/api/generate", {**body, "stream": False}).json()["attribution"] == told
+    *before, last = lines(marking, "/api/generate", body)
+    assert last["attribution"] == told
+    assert not any("attribution" in line for line in before)
+
+
+def test_open_inference_says_it_whole_and_in_the_last_event(
+    marking: Served, told: list[dict[str, Any]]
+) -> None:
+    name = marking.get("/v1/models").json()["data"][0]["id"]
+    body: dict[str, object] = {"text_input": PROMPT, "parameters": {"max_tokens": TOKENS}}
+    assert marking.post(f"/v2/models/{name}/generate", body).json()["attribution"] == told
+    *before, last = events(marking, f"/v2/models/{name}/generate_stream", body)
+    assert last["attribution"] == told
+    assert not any("attribution" in event for event in before)
+    body["parameters"] = {"max_tokens": 0}
+    assert marking.post(f"/v2/models/{name}/generate", body).json()["attribution"] == []
+
+
+def test_tabby_says_it_of_each_choice(marking: Served, bundle: Path, tmp_path: Path) -> None:
+    """An index of the very completion, which ends with a block here."""
+    segments = {"prefix": "class Stack:\n    def push(self, item):\n", "suffix": ""}
+    body = {"language": "python", "segments": segments, "temperature": 1.0, "seed": 8}
+    (plain,) = marking.post("/v1/completions", body).json()["choices"]
+    assert isinstance(plain["attribution"], list)
+    (tmp_path / "copy.py").write_text(plain["text"])
+    index = Index.build([tmp_path / "copy.py"], tmp_path / "index")
+    least = Rules(least=23)
+    found = [each.as_json() for each in index.matches(plain["text"], rules=least)]
+    assert len(found) == 1
+    settings = Settings(port=0, attribution=Attribution(index, least))
+    with serving(sc2onnx.load(bundle), settings) as running:
+        (choice,) = running.post("/v1/completions", body).json()["choices"]
+    assert choice["text"] == plain["text"]
+    assert choice["attribution"] == json.loads(json.dumps(found))
+
+
 def test_token_ids_are_a_prompt_as_well(marking: Served, completion: str) -> None:
     ids = marking.post("/tokenize", {"content": f"{completion}\n\n\n{completion[:100]}"}).json()
     body = {**OPENAI, "prompt": ids["tokens"]}
@@ -115,6 +161,9 @@ def test_code_around_a_cursor_is_a_prompt_as_well(
 def test_no_answer_has_the_field_where_nobody_asked(plain: Served) -> None:
     assert "attribution" not in plain.post("/v1/completions", OPENAI).json()["choices"][0]
     assert "attribution" not in plain.post("/completion", LLAMA).json()
+    assert "attribution" not in plain.post("/api/generate", {"prompt": PROMPT}).text
+    segments = {"segments": {"prefix": PROMPT}}
+    assert "attribution" not in plain.post("/v1/completions", segments).text
     assert not any("attribution" in event for event in events(plain, "/completion", LLAMA))
 
 

@@ -56,17 +56,21 @@ def test_the_limit_counts_what_is_kept_over_all_files() -> None:
 
 def test_the_table_divides_by_the_yardstick_and_says_why_a_row_is_missing() -> None:
     rows: list[Row | Missing] = [
-        Row("ours", 0.01, 0.95, 2.3, 1_500_000_000, 4.25),
+        Row("ours", 0.01, 0.95, 2.3, 1_500_000_000, 4.25, (0.008, 0.0125), (0.46, 0.54)),
         Missing("theirs", one_line(ImportError("no module | at all\nsecond line"))),
         Row(YARDSTICK, 0.02, 0.92, 2.31, 1_900_000_000, 5.0),
     ]
     lines = render(rows).splitlines()
-    assert lines[2] == "| ours | 0.01000 | 0.50 | 0.9500 | 2.3000 | 4.25 | 1.5 |"
-    assert lines[3] == "| theirs | not available: ImportError: no module / at all | | | | | |"
-    assert lines[4].startswith(f"| {YARDSTICK} | 0.02000 | 1.00 |")
+    assert lines[2] == (
+        "| ours | 0.01000 | 0.00800 to 0.01250 | 0.50 | 0.46 to 0.54 "
+        "| 0.9500 | 2.3000 | 4.25 | 1.5 |"
+    )
+    assert lines[3] == "| theirs | not available: ImportError: no module / at all | | | | | | | |"
+    assert lines[4].startswith(f"| {YARDSTICK} | 0.02000 | - | 1.00 | - |")
     assert len({line.count("|") for line in lines}) == 1
-    assert render(rows[:1]).splitlines()[2].split(" | ")[2] == "-"
+    assert render(rows[:1]).splitlines()[2].split(" | ")[3] == "-"
     assert records(rows)[1] == {"name": "theirs", "reason": "ImportError: no module / at all"}
+    assert records(rows)[0]["interval"] == [0.008, 0.0125]
     assert records([Row("broken", float("nan"), 0.0, 2.3, 1, 4.0)])[0]["kl"] is None
 
 

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("onnx_ir", reason="needs the export extra")
 
 from sc2onnx.bundle.manifest import Manifest
-from sc2onnx.cli import export_options, plan_table
+from sc2onnx.cli import export_options, plan_lines, plan_table
 from sc2onnx.cli.main import main
 from sc2onnx.cli.plan_table import Machine, PlanTable
 from sc2onnx.errors import RequestError
@@ -53,7 +53,7 @@ def with_free(monkeypatch: pytest.MonkeyPatch, memory: int | None, disk: int | N
 def cells(ahead: PlanTable, precision: str, target: str) -> list[str]:
     """Figures and verdict of one row, as printed."""
     start = re.compile(rf"{re.escape(precision)} +{re.escape(target)} {{2,}}")
-    (line,) = [line for line in plan_table.lines(ahead) if start.match(line)]
+    (line,) = [line for line in plan_lines.lines(ahead) if start.match(line)]
     return start.sub("", line).split()
 
 
@@ -166,7 +166,7 @@ def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
         "<=2.114",
         "yes",
     ]
-    assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(plan_table.lines(ahead))
+    assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(plan_lines.lines(ahead))
     enough = ahead.rows[-1].estimate.memory
     for free, mark, verdict in ((enough, "", "yes"), (enough - 1, "!", "no")):
         shown = cells(with_free(monkeypatch, free, 5_000_000_000), "int4-fast", "cpu, portable")
@@ -196,7 +196,7 @@ def test_the_packed_form_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_of_a_calibration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
-    told = "\n".join(plan_table.lines(ahead))
+    told = "\n".join(plan_lines.lines(ahead))
     assert "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors" in told
     assert "--calibration-tokens 8192: 2.0 hours" in told
     seconds = {
@@ -217,7 +217,7 @@ def test_less_text_of_a_calibration_takes_less() -> None:
             assert other.memory < row.memory
         else:
             assert other == row
-    assert "--calibration-tokens" not in "\n".join(plan_table.lines(less))
+    assert "--calibration-tokens" not in "\n".join(plan_lines.lines(less))
     with pytest.raises(RequestError, match="calibration is on 3 tokens, expected 512 at least"):
         plan_table.plan_table(None, "3b", calibration_tokens=3)
 
@@ -233,7 +233,7 @@ def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_not_known_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, None, 50_000_000_000)
     assert cells(ahead, "int8", "cpu")[2:] == ["3.274", "3.241", "3.304", "3.492", "3.508", "?"]
-    assert "memory not known, disk 50.0 GB" in "\n".join(plan_table.lines(ahead))
+    assert "memory not known, disk 50.0 GB" in "\n".join(plan_lines.lines(ahead))
 
 
 def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_
 
 
 def test_rows_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, over, *table = plan_table.lines(with_free(monkeypatch, 4_000_000_000, 5_000_000_000))[:10]
+    _, _, over, *table = plan_lines.lines(with_free(monkeypatch, 4_000_000_000, 5_000_000_000))[:10]
     assert len({len(line) for line in table}) == 1
     assert over.index("to export") > table[0].index("weights") + len("weights")
     assert over.index("memory to run") > table[0].index("disk") + len("disk")

@@ -17,7 +17,7 @@ from tests.docs.pages import PAGES, blocks, commands_of_ours
 RUN = {
     "get-started": (),
     "export": (),
-    "precision": (),
+    "choose-a-precision": (),
     "verify": ("passed",),
     "gpu": ("passed",),
     "runtimes": ("passed",),

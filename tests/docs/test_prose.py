@@ -40,7 +40,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_figures_of_precision_are_those_of_their_sources() -> None:
-    table = re.findall(r"^\| .* \|$", (ROOT / "docs" / "precision.md").read_text(), re.M)
+    table = re.findall(r"^\| .* \|$", (ROOT / "docs" / "choose-a-precision.md").read_text(), re.M)
     cells = [cell for row in table if "GB" not in row for cell in row.strip("| ").split(" | ")]
     figures = {number for cell in cells for number in re.findall(r"\d+\.\d+", cell)}
     sources = "".join(
@@ -58,3 +58,13 @@ def test_the_picture_is_drawn_from_figures_that_are_there() -> None:
     assert all(len(values) == len(picture.NAMES) for values in found.decode.values())
     assert len(found.prompt) == len(picture.NAMES)
     assert list(found.keystroke) == list(picture.KEYSTROKES.values())
+
+
+def test_the_picture_of_precisions_is_drawn_from_figures_that_are_there() -> None:
+    pytest.importorskip("matplotlib")
+    import precision_picture
+
+    found = precision_picture.points((ROOT / "docs" / "quality.md").read_text(encoding="utf-8"))
+    assert {point.maker for point in found} == set(precision_picture.MAKERS)
+    assert {"int8", "int4", "int4-fast", "Q4_K_M", "Q8_0"} <= {point.name for point in found}
+    assert all(point.low <= point.divergence <= point.high for point in found)

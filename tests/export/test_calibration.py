@@ -35,6 +35,9 @@ NEAREST = Calibration(False)
 QUICK = Calibration(tokens=LENGTH)
 HELD_BACK = (textwrap.__file__, heapq.__file__)
 
+LAYERS, PRODUCTS = 2, 8
+"""Of the checkpoint that is cut short."""
+
 Contents = Callable[[Path], dict[str, bytes | None]]
 
 
@@ -51,6 +54,23 @@ class Interrupted(Silent):
         self.left -= self.rounding
         if self.left == 0:
             raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def short(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini checkpoint's first layers: enough where quality does not matter. Not to be written
+    to.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    made = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("short") / "checkpoint"))
+    settings = json.loads((made / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": LAYERS}))
+    weights = load_file(made / "model.safetensors")
+    beyond = tuple(f"model.layers.{n}." for n in range(LAYERS, settings["num_hidden_layers"]))
+    kept = {name: array for name, array in weights.items() if not name.startswith(beyond)}
+    save_file(kept, made / "model.safetensors")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -137,19 +157,19 @@ def test_the_manifest_says_what_was_done(bundles: dict[str, Path]) -> None:
 
 
 def test_the_portable_form_holds_the_same_numbers(
-    checkpoint: Path, tmp_path: Path, contents: Contents, counted: list[str]
+    short: Path, tmp_path: Path, contents: Contents, counted: list[str]
 ) -> None:
     """And takes them from the store, in whatever layout they are written."""
-    export(checkpoint, tmp_path / "cpu", precision="int4-fast", calibration=QUICK)
-    assert len(counted) == 24
+    export(short, tmp_path / "cpu", precision="int4-fast", calibration=QUICK)
+    assert len(counted) == PRODUCTS
     export(
-        checkpoint,
+        short,
         tmp_path / "portable",
         precision="int4-fast",
         target="portable",
         calibration=QUICK,
     )
-    assert len(counted) == 24
+    assert len(counted) == PRODUCTS
     settings = Settings(length=64, max_tokens=128, kernels="off")  # which round in another order
     report = evaluate(
         tmp_path / "portable", HELD_BACK[:1], against=tmp_path / "cpu", settings=settings
@@ -160,7 +180,7 @@ def test_the_portable_form_holds_the_same_numbers(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_interrupted_calibration_leaves_the_output_alone_and_is_resumed(
-    checkpoint: Path,
+    short: Path,
     bundle: Path,
     place: Path,
     contents: Contents,
@@ -172,44 +192,42 @@ def test_an_interrupted_calibration_leaves_the_output_alone_and_is_resumed(
     before = contents(place)
     with pytest.raises(KeyboardInterrupt):
         export(
-            checkpoint,
+            short,
             place / "bundle",
             precision="int4-fast",
             calibration=QUICK,
             overwrite=overwrite,
-            progress=Interrupted(10),
+            progress=Interrupted(3),
         )
     assert contents(place) == before
-    assert len(counted) == 10
-    export(
-        checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=overwrite
-    )
-    assert len(counted) == 24
+    assert len(counted) == 3
+    export(short, place / "bundle", precision="int4-fast", calibration=QUICK, overwrite=overwrite)
+    assert len(counted) == PRODUCTS
     assert [path.name for path in place.iterdir()] == ["bundle"]
     shutil.rmtree(cache_directory())
-    export(checkpoint, place / "at once", precision="int4-fast", calibration=QUICK)
-    assert len(counted) == 48
+    export(short, place / "at once", precision="int4-fast", calibration=QUICK)
+    assert len(counted) == 2 * PRODUCTS
     for file in ("model.onnx", "model.onnx.data"):
         assert (place / "bundle" / file).read_bytes() == (place / "at once" / file).read_bytes()
 
 
 def test_sensitivities_are_measured_once(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[str]
 ) -> None:
-    export(checkpoint, tmp_path / "first", precision="int4", calibration=QUICK)
+    export(short, tmp_path / "first", precision="int4", calibration=QUICK)
     monkeypatch.setattr(sensitivity, "measure", lambda *_: pytest.fail("measured again"))
-    export(checkpoint, tmp_path / "second", precision="int4", calibration=QUICK)
+    export(short, tmp_path / "second", precision="int4", calibration=QUICK)
     assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (
         tmp_path / "second" / "model.onnx.data"
     ).read_bytes()
-    assert len(counted) == 24
+    assert len(counted) == PRODUCTS
 
 
 def test_another_text_recipe_or_checkpoint_is_calibrated_anew(
-    checkpoint: Path, tmp_path: Path, counted: list[str]
+    short: Path, tmp_path: Path, counted: list[str]
 ) -> None:
     def run(
-        name: str, source: Path = checkpoint, precision: str = "int4-fast", **calibration: Any
+        name: str, source: Path = short, precision: str = "int4-fast", **calibration: Any
     ) -> bytes:
         counted.clear()
         export(
@@ -221,9 +239,9 @@ def test_another_text_recipe_or_checkpoint_is_calibrated_anew(
         return (tmp_path / name / "model.onnx.data").read_bytes()
 
     first = run("first")
-    assert len(counted) == 24
+    assert len(counted) == PRODUCTS
     assert run("text", files=(Path(HELD_BACK[0]),)) != first
-    assert len(counted) == 24
+    assert len(counted) == PRODUCTS
     assert (
         quantization(tmp_path / "text").calibration != quantization(tmp_path / "first").calibration
     )
@@ -233,38 +251,38 @@ def test_another_text_recipe_or_checkpoint_is_calibrated_anew(
         json.dumps({"body": scheme, "head": {"bits": 8, "block_size": 128}, "calibrate": True})
     )
     assert run("recipe", precision=str(recipe)) != first
-    assert len(counted) == 24
+    assert len(counted) == PRODUCTS
     from safetensors.torch import load_file, save_file
 
-    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    changed = Path(shutil.copytree(short, tmp_path / "changed"))
     weights = load_file(changed / "model.safetensors")
     weights["model.layers.0.input_layernorm.bias"][0] += 0.5
     save_file(weights, changed / "model.safetensors")
     assert run("weights", source=changed) != first
-    assert len(counted) == 24
+    assert len(counted) == PRODUCTS
 
 
 def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
-    checkpoint: Path,
+    short: Path,
     place: Path,
     contents: Contents,
     during: Callable[[Callable[[], object]], Silent],
 ) -> None:
     """The store is emptied while the weights are written."""
-    export(checkpoint, place / "bundle", precision="int4-fast", calibration=QUICK)
+    export(short, place / "bundle", precision="int4-fast", calibration=QUICK)
     before = contents(place)
 
     class Losing(Silent):
         def stage(self, text: str, total: int = 0) -> None:
             if text.startswith("writing"):
-                for path in (cache_directory() / "calibration").glob("*/model.layers.3.*"):
+                for path in (cache_directory() / "calibration").glob("*/model.layers.1.*"):
                     path.unlink()
 
     with pytest.raises(
-        OutputError, match=r"lost model\.layers\.3\.self_attn\.qkv_proj meanwhile: export again"
+        OutputError, match=r"lost model\.layers\.1\.self_attn\.qkv_proj meanwhile: export again"
     ):
         export(
-            checkpoint,
+            short,
             place / "bundle",
             precision="int4-fast",
             calibration=QUICK,
@@ -275,7 +293,7 @@ def test_a_layers_product_that_the_store_lost_is_not_rounded_to_the_nearest(
 
 
 def test_a_recipe_is_read_once(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be gone when the calibration is done."""
     recipe = tmp_path / "gone.json"
@@ -296,7 +314,7 @@ def test_a_recipe_is_read_once(
 
     monkeypatch.setattr(calibrate, "calibrate", meanwhile)
     assert (
-        export(checkpoint, tmp_path / "bundle", precision=str(recipe), calibration=QUICK).precision
+        export(short, tmp_path / "bundle", precision=str(recipe), calibration=QUICK).precision
         == "gone"
     )
 
@@ -492,15 +510,15 @@ def command(*arguments: object) -> int:
 
 
 def test_the_options_of_the_command_line(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fast = ("--precision", "int4-fast")
-    assert command(checkpoint, tmp_path / "off", *fast, "--no-calibration") == 0
+    assert command(short, tmp_path / "off", *fast, "--no-calibration") == 0
     assert quantization(tmp_path / "off").rounding == "nearest"
     assert "rounding layer by layer" not in capsys.readouterr().err
     assert (
         command(
-            checkpoint,
+            short,
             tmp_path / "files",
             *fast,
             "--calibration",
@@ -515,13 +533,13 @@ def test_the_options_of_the_command_line(
     assert found.calibration is not None
     assert found.calibration.startswith(f"{2 * LENGTH} tokens of 2 files (SHA-256 ")
     assert "calibrating on 1024 tokens of 2 files" in capsys.readouterr().err
-    assert command(checkpoint, tmp_path / "tokens", *fast, "--calibration-tokens", LENGTH) == 0
+    assert command(short, tmp_path / "tokens", *fast, "--calibration-tokens", LENGTH) == 0
     assert f"{LENGTH} tokens of code shipped with sc2onnx" in str(
         quantization(tmp_path / "tokens").calibration
     )
     assert (
         command(
-            checkpoint,
+            short,
             tmp_path / "int8",
             "--precision",
             "int8",
@@ -570,18 +588,18 @@ def test_options_that_are_refused(
 
 
 def test_a_checkpoint_whose_activations_overflow_is_refused(
-    checkpoint: Path, tmp_path: Path, contents: Contents
+    short: Path, tmp_path: Path, contents: Contents
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    changed = Path(shutil.copytree(short, tmp_path / "changed"))
     weights = load_file(changed / "model.safetensors")
-    weights["model.layers.2.mlp.c_fc.weight"].fill_(3e38)
+    weights["model.layers.1.mlp.c_fc.weight"].fill_(3e38)
     save_file(weights, changed / "model.safetensors")
     with (
         warnings.catch_warnings(action="error"),
         pytest.raises(
-            TensorError, match=r"sensitivity of 24 tensors .* is not finite: check the checkpoint"
+            TensorError, match=r"sensitivity of 8 tensors .* is not finite: check the checkpoint"
         ),
     ):
         export(changed, tmp_path / "out", precision="int4-fast", calibration=QUICK)

@@ -211,7 +211,7 @@ def test_buffers_are_used_again_and_so_are_the_graphs_that_belong_to_them(there:
 def test_no_more_graphs_are_captured_than_there_may_be(
     gpu_bundle: Path, here: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sc2onnx.runtime.ort.binding.MOST_CAPTURED", 2)
+    monkeypatch.setattr("sc2onnx.runtime.ort.graph.MOST_CAPTURED", 2)
     model = on_device(gpu_bundle)
     sequences = [model.sequence() for _ in range(4)]
     for sequence in sequences:

@@ -15,8 +15,8 @@ pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra
 
 import runtimes
 import sc2onnx
+from installed import ROOT, MissingError
 from interop import bundle_for
-from runtimes import ROOT, MissingError
 
 PREFIX, SUFFIX = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
 

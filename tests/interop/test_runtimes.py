@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("onnx_ir", reason="exports bundles: install the export extra")
 
+from installed import EXAMPLES, MissingError
 from interop import COUNT, LENGTHS, Ours, bundle_for
-from runtimes import EXAMPLES, RUNTIMES, MissingError, Runtime, cargo, optimum_cli, play
+from runtimes import RUNTIMES, Runtime, cargo, optimum_cli, play
 from sc2onnx.bundle.contract import CARD_FILE
 from sc2onnx.bundle.model_card import PLACE
 from sc2onnx.runtime.opening.bundle import Bundle

@@ -48,15 +48,15 @@ def test_paths_in_code_are_there(guide: str) -> None:
 
 def test_names_in_backticks_are_in_the_files_that_are_named_with_them() -> None:
     homes = {
-        "_as_plain_numbers": "sc2onnx/runtime/choose/sampling.py",
-        "_weights": "sc2onnx/runtime/choose/sampling.py",
+        "_as_plain_numbers": "sc2onnx/runtime/choose/parameters.py",
         "available_instructions": "native/src/instructions.cpp",
         "drawing_options": "sc2onnx/cli/common_options.py",
         "GenerationOptions": "sc2onnx/runtime/options.py",
         "greedy": "sc2onnx/runtime/choose/sampling.py",
         "OPERATORS": "native/python/sc2onnx_kernels/__init__.py",
         "penalised": "sc2onnx/runtime/choose/sampling.py",
-        "SamplingKeywords": "sc2onnx/runtime/choose/sampling.py",
+        "SamplingKeywords": "sc2onnx/runtime/choose/parameters.py",
+        "surviving_weights": "sc2onnx/runtime/choose/weights.py",
     }
     for name, home in homes.items():
         assert re.search(rf"`(\w+\.)?{name}`", text("CONTRIBUTING.md")), name

@@ -19,7 +19,9 @@ import sc2onnx
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import CheckpointError, RequestError
 from sc2onnx.evaluate.measure import Difference, compare, pool
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters, candidates
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
+from sc2onnx.runtime.choose.weights import candidates
 from sc2onnx.runtime.engine.sequence import TokenSequence
 from sc2onnx.verify import TOLERANCE, verify
 from sc2onnx.verify.run import record

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 import sc2onnx
 from sc2onnx.runtime.cache.ring import RingCache
-from sc2onnx.runtime.choose.sampling import SamplingParameters
-from sc2onnx.runtime.engine.handle import TokenStream
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.engine.stacks import StackSeat
+from sc2onnx.runtime.engine.streams import TokenStream
 from sc2onnx.runtime.options import GenerationRules
 
 

@@ -96,7 +96,7 @@ def test_on_the_kernels_a_row_is_the_same_to_the_bit(adapted: Adapted) -> None:
         pytest.skip("on other kernels a step of several rows sums in another order")
     model, names = adapted.model, [None, *adapted.paths]
 
-    def asked(name: str | None) -> sc2onnx.runtime.engine.handle.Task:
+    def asked(name: str | None) -> sc2onnx.runtime.engine.task.Task:
         return model.submit(PROMPTS[1], adapter=name, max_new_tokens=12, logprobs=True)
 
     model.forget()

@@ -290,8 +290,9 @@ def test_the_cache_is_updated_in_place(bundle: Path, capfd: pytest.CaptureFixtur
 
     from sc2onnx.bundle.manifest import Manifest
     from sc2onnx.runtime.cache.shape import CacheShape
-    from sc2onnx.runtime.ort.binding import Graph, Step
+    from sc2onnx.runtime.ort.binding import Step
     from sc2onnx.runtime.ort.devices import Device
+    from sc2onnx.runtime.ort.graph import Graph
 
     options = ort.SessionOptions()
     options.log_severity_level = 2
@@ -336,8 +337,8 @@ def test_passes_of_all_threads_go_through_the_sessions_own() -> None:
     """As a GPU needs it; who is interrupted meanwhile leaves only when
     nothing is written any more.
     """
-    from sc2onnx.runtime.ort.binding import Graph
     from sc2onnx.runtime.ort.devices import Device
+    from sc2onnx.runtime.ort.graph import Graph
 
     class Session:
         def __init__(self) -> None:

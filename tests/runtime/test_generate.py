@@ -21,7 +21,8 @@ from sc2onnx.errors import (
     TokenIdError,
     TokenizerError,
 )
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.options import GenerationOptions
 
 PROMPTS = ["def fib(n):\n", "import os\n\n\ndef main(", "class Node:\n    def __init__(self", "x"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sc2onnx.errors import RequestError, SamplingError
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.infill_options import InfillKeywords, InfillOptions
 from sc2onnx.runtime.load_options import LoadKeywords, LoadOptions
 from sc2onnx.runtime.options import GenerationKeywords, GenerationOptions

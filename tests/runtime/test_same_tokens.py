@@ -16,7 +16,7 @@ import pytest
 import sc2onnx
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.bundle.steps import ANY, EVEN, NONE, agreeing_steps
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.opening.bundle import Bundle
 from tests.runtime.rows import prefilled

@@ -16,7 +16,7 @@ import sc2onnx
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.quantization import Quantization
 from sc2onnx.bundle.schemes import Scheme
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lookup import MOST_TEXTS, Guess, Lookup, Memory, Text
 from sc2onnx.runtime.engine.speculate import MOST, RISK, STAKE, Acceptance, Drafter

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 import sc2onnx
 from sc2onnx.errors import RewindError
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.engine.sequence import TokenSequence
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ import sc2onnx
 from sc2onnx.bench.depth import placed
 from sc2onnx.errors import InferenceError, RequestError
 from sc2onnx.evaluate import Settings, evaluate
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.description import on_kernels
 from sc2onnx.runtime.loading import Place, open_model
 from sc2onnx.runtime.memory_need import memory_need

@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sc2onnx import __version__
-from sc2onnx.runtime.engine.handle import Task
+from sc2onnx.runtime.engine.task import Task
 from sc2onnx.runtime.results import Usage
 from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.making import made
@@ -78,7 +78,7 @@ def test_requests_that_wait_are_told_from_those_that_are_computed(
     rows = [made(model, Ask((LONG,)), "whole", service.settings).rows[0] for _ in range(3)]
     tasks = [Task(model.engine, row) for row in rows]
     service.under_way.update(tasks)
-    rows[0].mark("enter")
+    rows[0].moments.mark("enter")
     found = read(Metrics(service))
     assert found["llamacpp:requests_processing"] == 1
     assert found["llamacpp:requests_deferred"] == 2

@@ -27,7 +27,8 @@ Codes = npt.NDArray[np.int8]
 TILE: Final = 1 << 16
 """Elements handled at once: a tile and its temporaries stay in a core's cache."""
 
-_LIMIT: Final = np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
+_LIMIT: Final = np.float32(2.0**128 - 2.0**120)
+"""The largest number of bfloat16."""
 
 _ZERO: Final = np.float32(1e-30)
 """Below this a block counts as zeros: its scale would not be a normal number."""

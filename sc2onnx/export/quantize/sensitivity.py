@@ -183,8 +183,9 @@ def lifted(
     chosen = dict(schemes)
     room = lift_room(recipe, schemes, shapes)
     costs = {
-        name: recipe.lift.nbytes(*shape, SCALE_BYTES) - schemes[name].nbytes(*shape, SCALE_BYTES)
-        for name, shape in shapes.items()
+        name: recipe.lift.nbytes(rows, columns, SCALE_BYTES)
+        - schemes[name].nbytes(rows, columns, SCALE_BYTES)
+        for name, (rows, columns) in shapes.items()
     }
     for name in sorted(sensitivities, key=lambda name: -sensitivities[name] / max(costs[name], 1)):
         if 0 < costs[name] <= room and not recipe.overridden(name):

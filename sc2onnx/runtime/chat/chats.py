@@ -16,7 +16,8 @@ from sc2onnx.runtime.chat.turns import TurnEnd, turn_end
 from sc2onnx.runtime.chat_options import ChatOptions
 from sc2onnx.runtime.engine.row import Gives, Row
 from sc2onnx.runtime.options import GenerationOptions
-from sc2onnx.runtime.request import Prompt, Requests
+from sc2onnx.runtime.prompts import Prompt
+from sc2onnx.runtime.request import Requests
 from sc2onnx.runtime.text.codec import Codec
 
 _OPEN_END: Final = "THE-MESSAGE-GOES-ON-HERE "
@@ -62,7 +63,7 @@ class Chats:
         replaces: Hashable | None = None,
     ) -> Row:
         """The row that answers messages. ``replaces``: see
-        :class:`~sc2onnx.runtime.engine.row.Terms`.
+        :class:`~sc2onnx.runtime.engine.terms.Terms`.
         """
         asked = Conversation.of(
             messages, options.template, options.variables, continues=options.continue_final_message
@@ -85,7 +86,7 @@ class Chats:
         control = self._control(template) if plain else ()
         text = self._rendered(template, conversation, control)
         written = list(parts(text, control)) if plain else [(text, True)]
-        prompt = self._requests.written_prompt(written, options)
+        prompt = self._requests.prompts.of_parts(written, options)
         return prompt, self._ending(template, options)
 
     def text(self, conversation: Conversation) -> str:

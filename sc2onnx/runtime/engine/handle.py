@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from sc2onnx.errors import CancelledError, SequenceStateError
 from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.forks import not_portable
-from sc2onnx.runtime.results import Completion, FinishReason, Measured, Piece, Token, Usage
-from sc2onnx.runtime.text.fitting import Surroundings
+from sc2onnx.runtime.results import FinishReason, Measured, Usage
 
 T = TypeVar("T")
 
@@ -218,92 +216,3 @@ def _forgotten(engine: Engine, row: Row) -> None:
     """A reader that was dropped: at any time, in any thread."""
     if not row.ended:
         engine.cancel(row)
-
-
-class Stream(Handle[Piece]):
-    """Pieces of text as they are generated, of ``model.stream()`` and ``model.stream_infill()``.
-
-    Iterate it, with ``for`` or ``async for``. Closing it, from any thread, or leaving its ``with``
-    or ``async with`` block, or cancelling the task that iterates, stops the work within about one
-    operator and ends the iteration without an error: look at :attr:`finish_reason` before you take
-    :attr:`text` for whole.
-    """
-
-    def __init__(self, engine: Engine, row: Row, *, submitted: bool = False) -> None:
-        super().__init__(engine, row, submitted=submitted)
-        self._text = list[str]()
-
-    @property
-    def text(self) -> str:
-        """All text of the pieces so far: once :attr:`finish_reason` is ``"stop"`` or ``"length"``,
-        what ``generate`` gives.
-        """
-        return "".join(self._text)
-
-    @property
-    def used(self) -> Surroundings | None:
-        """What of the code around the cursor is in the prompt; None
-        where it is not for infilling.
-        """
-        return self._row.used
-
-    def _next(self) -> Piece:
-        piece = super()._next()
-        self._text.append(piece.text)
-        return piece
-
-
-class TokenStream(Handle[Token]):
-    """Tokens as they are generated, of ``model.generate_tokens()``.
-
-    Iterate it, with ``for`` or ``async for``. Closing it, from any thread, or leaving its ``with``
-    or ``async with`` block, or cancelling the task that iterates, stops the work within about one
-    operator and ends the iteration without an error.
-    """
-
-
-class Task(Handle[Piece]):
-    """A generation whose reader wants all of it: :meth:`result` waits for that."""
-
-    def result(self) -> Completion:
-        """All of it, computed by now. Raises what stopped it."""
-        self._begin()
-        while not self._row.ended:
-            self._engine.wait(self._row)
-        if self._row.error is not None:
-            raise self._row.error
-        return self._row.completion()
-
-    @property
-    def ended(self) -> bool:
-        """Whether :meth:`result` would not wait."""
-        return self._row.ended
-
-    def when_ended(self, call: Callable[[], object]) -> None:
-        """Have something called when it ends, by the thread that computes: it should take no time.
-
-        It is called here where it has ended, and may be called twice, and before the end where the
-        model is stopped: look at :attr:`ended`. Not for a task that is awaited as well.
-        """
-        self._begin()
-        self._row.wake = call
-        if self._row.ended:
-            call()
-
-    def __await__(self) -> Generator[Any, None, Completion]:
-        return self._result().__await__()
-
-    async def _result(self) -> Completion:
-        self._begin()
-        await self._until_ready()
-        return self.result()
-
-
-def completed(engine: Engine, rows: Sequence[Row]) -> list[Completion]:
-    """All of several requests, computed together. The first error stops the others."""
-    tasks = [Task(engine, row, submitted=True) for row in rows]
-    try:
-        return [task.result() for task in tasks]
-    finally:
-        for task in tasks:
-            task.cancel()

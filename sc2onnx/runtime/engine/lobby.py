@@ -14,9 +14,10 @@ import numpy as np
 
 from sc2onnx.errors import BusyError, Sc2onnxError
 from sc2onnx.runtime.engine.prefix import Kept, PrefixStore
-from sc2onnx.runtime.engine.row import Row, Scores
+from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.scheduler import Standing, Wish, admitted
 from sc2onnx.runtime.engine.seats import Seat, Seats
+from sc2onnx.runtime.engine.shared_prompt import Scores
 from sc2onnx.runtime.memory import not_enough
 
 _BUSY: Final = (
@@ -112,7 +113,7 @@ class Lobby:
                 self.fail(row, error)
                 continue
             row.reused = row.seat.length
-            row.mark("enter")
+            row.moments.mark("enter")
             self.waiting.remove(row)
             self.active.append(row)
             if row.shared is not None and row.shared.seat is not None:
@@ -169,7 +170,7 @@ class Lobby:
         assert shared is not None
         assert shared.seat is not None
         row.reused, row.scored = shared.reused, shared.scored
-        row.mark("prompt")
+        row.moments.mark("prompt")
         shared.coming -= 1
         scores, seat = shared.scores, shared.seat
         if not shared.coming:

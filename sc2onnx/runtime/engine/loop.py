@@ -48,7 +48,7 @@ class Engine:
     def submit(self, row: Row) -> None:
         """Take a request; it is computed when somebody waits for any, or by the engine's thread."""
         self.process.check()
-        row.mark("submit")
+        row.moments.mark("submit")
         if row.terms.replaces is not None:
             for other in self.lobby.rows:
                 if other.terms.replaces == row.terms.replaces:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Final, Literal
@@ -15,46 +13,20 @@ import numpy.typing as npt
 
 from sc2onnx.runtime.choose.chooser import Chooser
 from sc2onnx.runtime.choose.constrained import Steering
-from sc2onnx.runtime.choose.sampling import Sampler, finite, likeliest, log_probability
+from sc2onnx.runtime.choose.sampling import Sampler, finite
+from sc2onnx.runtime.engine.logprobs import columns, measured, top_columns
+from sc2onnx.runtime.engine.moments import Moments
 from sc2onnx.runtime.engine.seats import Seat
+from sc2onnx.runtime.engine.shared_prompt import Scores, SharedPrompt
 from sc2onnx.runtime.engine.speculate import Drafter
+from sc2onnx.runtime.engine.terms import Terms
 from sc2onnx.runtime.options import GenerationRules
-from sc2onnx.runtime.results import Completion, FinishReason, Likeliest, Piece, Token, Usage
+from sc2onnx.runtime.results import Completion, FinishReason, Piece, Token, Usage
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.sink import TextSink
 
-Scores = npt.NDArray[np.float32] | np.int64
-"""Logits (vocab,), or the most likely token alone."""
-
 AHEAD: Final = 16
 """Parts that wait for a slow reader before its row stands still."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How a request stands beside others. ``priority``: a higher one goes first. ``deadline``: when
-    its time is up, of :func:`time.monotonic`. ``replaces``: a newer request with the same key
-    takes the place of this one. ``enters``: when it has to have entered at the latest.
-    """
-
-    priority: int = 0
-    deadline: float | None = None
-    replaces: Hashable | None = None
-    enters: float | None = None
-
-
-class SharedPrompt:
-    """A prompt of several rows, computed by the first of them that enters."""
-
-    def __init__(self, rows: int) -> None:
-        """``rows``: how many there are."""
-        self.coming = rows
-        self.leader: Row | None = None
-        self.seat: Seat | None = None
-        self.scores: Scores | None = None
-        self.reused = 0
-        self.scored: list[Token] = []
-
 
 Gives = Literal["whole", "pieces", "tokens"]
 """What a row's reader takes: nothing until the end, pieces of text, or tokens."""
@@ -97,11 +69,7 @@ class Row:
     drawing: bool = False  # in the middle of it
     _whole: Completion | None = None
     _given: int = 0  # tokens that are in pieces
-    _times: dict[str, float] = field(default_factory=dict)
-
-    def mark(self, what: str) -> None:
-        """Remember when something first happened."""
-        self._times.setdefault(what, time.perf_counter())
+    moments: Moments = field(default_factory=Moments)
 
     @property
     def ended(self) -> bool:
@@ -111,7 +79,7 @@ class Row:
     @property
     def entered(self) -> bool:
         """Whether it is, or was, among those that are computed."""
-        return "enter" in self._times
+        return self.moments.entered
 
     @property
     def ready(self) -> bool:
@@ -151,7 +119,7 @@ class Row:
         end = len(self.prompt) - self.prompt_left
         following = self.prompt[end - len(logits) + 1 : end + 1]
         self.scored += [
-            self._measured(int(token), scores)
+            measured(int(token), scores, self.rules)
             for token, scores in zip(following, logits, strict=False)
         ]
         return logits[len(following) :]
@@ -204,9 +172,10 @@ class Row:
             self._finish("stop")
             return None
         self.tokens.append(
-            self._measured(
+            measured(
                 token,
                 scores,  # type: ignore[arg-type]
+                self.rules,
             )
             if self.rules.logprobs and drawn
             else Token(token)
@@ -225,33 +194,29 @@ class Row:
             self._piece(text, None)
         return token
 
-    def _measured(self, token: int, logits: npt.NDArray[np.float32]) -> Token:
-        """A token with its log probability, and those that were asked for besides."""
-        return Token(
-            token, log_probability(logits, token), likeliest(logits, self.rules.top_logprobs)
-        )
-
     @property
     def _late(self) -> bool:
         """Whether it has written for so long that it ends when it has more than one line."""
         seconds = self.rules.line_seconds
         if seconds is None or self.text is None or not self.text.several:
             return False
-        return time.perf_counter() - self._times.get("prompt", math.inf) >= seconds
+        return self.moments.writing >= seconds
 
     def _finish(self, reason: FinishReason) -> None:
         if self.gives == "pieces" and self.text is not None:
             text = self.text.pull(last=True)
             reason = "stop" if self.text.stopped else reason
             self._piece(text, reason)
-        self.mark("end")
+        self.moments.mark("end")
         self.finish_reason = reason
 
     def _piece(self, text: str, reason: FinishReason | None) -> None:
         fresh, self._given = self.tokens[self._given :], len(self.tokens)
         ended_by = self.text.stop_string if reason is not None and self.text is not None else None
         self.parts.append(
-            Piece(text, *self._columns(fresh), reason, self._likeliest(fresh), ended_by)
+            Piece(
+                text, *columns(fresh, self.rules), reason, top_columns(fresh, self.rules), ended_by
+            )
         )
 
     def end(self, reason: FinishReason) -> None:
@@ -259,7 +224,7 @@ class Row:
         if self.ended:
             return
         if reason == "cancelled":  # nobody reads a last piece
-            self.mark("end")
+            self.moments.mark("end")
             self.finish_reason = reason
         else:
             self._finish(reason)
@@ -267,7 +232,7 @@ class Row:
     def fail(self, error: BaseException) -> None:
         """End it with an error, which its reader is told."""
         if not self.ended:
-            self.mark("end")
+            self.moments.mark("end")
             self.error = error
 
     def completion(self) -> Completion:
@@ -281,12 +246,12 @@ class Row:
             reason = "stop"
         self._whole = Completion(
             text,
-            *self._columns(self.tokens),
+            *columns(self.tokens, self.rules),
             reason,
             len(self.prompt),
             usage=self.usage,
             used=self.used,
-            top_logprobs=self._likeliest(self.tokens),
+            top_logprobs=top_columns(self.tokens, self.rules),
             stop_string=self.text.stop_string,
             prompt=(Token(int(self.prompt[0])), *self.scored)
             if self.rules.prompt_logprobs
@@ -300,19 +265,16 @@ class Row:
         drafted, accepted = (
             (0, 0) if self.drafter is None else (self.drafter.drafted, self.drafter.accepted)
         )
-        now = time.perf_counter()
-        end = self._times.get("end", now)
-        entered = self._times.get("enter", end)
-        computed = self._times.get("prompt", end)
+        waited, prefill, decode = self.moments.spans()
         return Usage(
             prompt=len(self.prompt),
             reused=self.reused,
             generated=self.produced,
             drafted=drafted,
             accepted=accepted,
-            waited=entered - self._times.get("submit", entered),
-            prefill=computed - entered,
-            decode=end - computed,
+            waited=waited,
+            prefill=prefill,
+            decode=decode,
         )
 
     def settle(self) -> None:
@@ -323,14 +285,3 @@ class Row:
         most = len(self.prompt) + self.produced - (not self.ended)
         if self.seat.length > most:
             self.seat.rewind(self.seat.length - most)
-
-    def _columns(self, tokens: Sequence[Token]) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-        """Ids, and log probabilities where they were asked for."""
-        ids = tuple(token.id for token in tokens)
-        if not self.rules.logprobs:
-            return ids, None
-        return ids, tuple(token.logprob for token in tokens if token.logprob is not None)
-
-    def _likeliest(self, tokens: Sequence[Token]) -> tuple[Likeliest, ...] | None:
-        """What was likeliest in the place of each, where that was asked for."""
-        return tuple(token.likeliest for token in tokens) if self.rules.top_logprobs else None

@@ -188,7 +188,7 @@ class Steps:
         row.drawing = True
         try:
             if row.prefilling:
-                row.mark("prompt")
+                row.moments.mark("prompt")
                 self._lobby.share(row, logits[0])
             count = len(row.guesses)
             right = row.advance(list(logits), seconds, beside)

@@ -10,8 +10,9 @@ from typing import Final, Literal
 
 from sc2onnx.bundle import hub, records
 from sc2onnx.bundle.contract import CARD_FILE, MANIFEST_FILE, RING, TOKENIZER_FILE, WEIGHTS_FILE
+from sc2onnx.bundle.entries import FileEntry
 from sc2onnx.bundle.links import check_links
-from sc2onnx.bundle.manifest import FileEntry, Manifest
+from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.targets import CUDA, OWN_TARGETS
 from sc2onnx.errors import BundleError, BundleIntegrityError, RequestError
 from sc2onnx.runtime.arguments import flag, optional_text, place_of, text

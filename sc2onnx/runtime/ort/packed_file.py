@@ -67,8 +67,9 @@ def _matrix(graph: OnnxGraph, node: Node) -> Matrix:
         raise ValueError(
             f"a product of {node.inputs[1:3]} and {sizes} is none with weights of the bundle"
         )
-    scales = graph.tensors[node.inputs[2]]
-    shape = MatrixShape(*sizes, scale_bytes=BITS[scales.data_type] // 8)
+    scale_bytes = BITS[graph.tensors[node.inputs[2]].data_type] // 8
+    rows, columns, bits, block = sizes
+    shape = MatrixShape(rows, columns, bits, block, scale_bytes)
     matrix = Matrix(node.inputs[1], shape, *places)
     found = tuple(place.end - place.start for place in places)
     if found != (matrix.shape.codes, matrix.shape.scales):

@@ -17,9 +17,10 @@ from sc2onnx.runtime.cache.storage import InMemory, Storage
 from sc2onnx.runtime.forks import Process
 from sc2onnx.runtime.opening.bundle import Bundle
 from sc2onnx.runtime.ort.adapter_bank import AdapterBank, KernelBank, LaneBank
-from sc2onnx.runtime.ort.binding import Graph, Step
+from sc2onnx.runtime.ort.binding import Step
 from sc2onnx.runtime.ort.cuda import captures_graphs
 from sc2onnx.runtime.ort.devices import Device
+from sc2onnx.runtime.ort.graph import Graph
 from sc2onnx.runtime.ort.kernels import Kernels
 from sc2onnx.runtime.ort.loading import Substitute, load_on
 from sc2onnx.runtime.ort.options import SPIN, add_kernels, run_options, session_options

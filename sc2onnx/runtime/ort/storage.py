@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.runtime.forks import Process, keep_for_ever
-from sc2onnx.runtime.ort.binding import BFLOAT16
+from sc2onnx.runtime.ort.bound_graph import BFLOAT16
 from sc2onnx.runtime.ort.devices import Device
 from sc2onnx.runtime.ort.library import ort
 

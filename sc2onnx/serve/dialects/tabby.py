@@ -123,9 +123,12 @@ def _files(snippets: Iterable[Snippet]) -> dict[str, str]:
     return files
 
 
-def answer(number: str, body: Body, done: Sequence[Completion]) -> Answer:
-    """Completions as the agent has them."""
-    choices = [{"index": index, "text": each.text} for index, each in enumerate(done)]
+def answer(number: str, body: Body, done: Sequence[Completion], marks: Sequence[Answer]) -> Answer:
+    """Completions as the agent has them. ``marks``: further fields of each."""
+    pairs = zip(done, marks, strict=True)
+    choices = [
+        {"index": index, "text": each.text, **more} for index, (each, more) in enumerate(pairs)
+    ]
     return {"id": number, "choices": choices, "mode": body.mode or "standard"}
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sc2onnx.bundle.chat_templates import DEFAULT
-from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import llama_cpp

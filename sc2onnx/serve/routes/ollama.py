@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.runtime.results import FinishReason, Usage
 from sc2onnx.serve.ask import Answer, Ask
+from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import ollama, ollama_chat
 from sc2onnx.serve.dialects.messages import check_converses
 from sc2onnx.serve.exchange import Exchange, guarded, merged
@@ -74,26 +75,28 @@ class Routes:
 
     async def _answered(self, request: Request, ask: Ask, words: Words) -> Response:
         """What is asked for, in the words of a path."""
-        name = self._service.model(ask.model)[0]
+        name, repeats = self._service.model(ask.model)[0], self._exchange.repeats(ask)
         if not ask.stream:
             done = (await self._exchange.completions(request, ask))[0]
-            return replied(words.whole(name, done.text, done.finish_reason, done.usage))
+            told = words.whole(name, done.text, done.finish_reason, done.usage)
+            return replied({**told, **await repeats.of(0, done.text)})
         streams = await self._exchange.streams(request, ask)
         return self._exchange.streamed(
             streams,
-            self._lines(streams, name, words),
+            self._lines(streams, name, words, repeats),
             lambda refusal: _line(ollama.error(refusal)),
             _LINES,
         )
 
     async def _lines(
-        self, streams: Sequence[Stream], name: str, words: Words
+        self, streams: Sequence[Stream], name: str, words: Words, repeats: Repeats
     ) -> AsyncIterator[bytes]:
         async for index, piece in merged(streams):
             if piece.text:
                 yield _line(words.part(name, piece.text))
             if piece.finish_reason is not None:  # some clients read no text there
-                yield _line(words.whole(name, "", piece.finish_reason, streams[index].usage))
+                told = words.whole(name, "", piece.finish_reason, streams[index].usage)
+                yield _line({**told, **await repeats.of(index, streams[index].text)})
 
     async def _show(self, request: Request) -> Response:
         name, model = self._service.model(ollama.name_of(await self._exchange.body(request, _SHOW)))

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.engine.streams import Stream
+from sc2onnx.serve.attributing import Repeats
 from sc2onnx.serve.dialects import open_inference
 from sc2onnx.serve.exchange import Exchange, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
@@ -63,15 +64,17 @@ class Routes:
         name = self._name(request)
         body = await self._exchange.body(request, _GENERATE)
         ask = open_inference.ask(body, name, self._exchange.settings, stream=False)
+        repeats = self._exchange.repeats(ask)
         done = (await self._exchange.completions(request, ask))[0]
-        return replied(open_inference.answer(name, done, empty=ask.warms))
+        told = open_inference.answer(name, done, empty=ask.warms)
+        return replied({**told, **await repeats.of(0, str(told["text_output"]))})
 
     async def _stream(self, request: Request) -> Response:
         name = self._name(request)
         body = await self._exchange.body(request, _GENERATE)
         ask = open_inference.ask(body, name, self._exchange.settings, stream=True)
         streams = await self._exchange.streams(request, ask)
-        events = self._events(streams, name, empty=ask.warms)
+        events = self._events(streams, name, self._exchange.repeats(ask), empty=ask.warms)
         return self._exchange.streamed(
             streams, events, lambda refusal: event(open_inference.error(refusal))
         )
@@ -80,11 +83,16 @@ class Routes:
         self,
         streams: Sequence[Stream],
         name: str,
+        repeats: Repeats,
         *,
         empty: bool,
     ) -> AsyncIterator[bytes]:
-        async for _, piece in merged(streams):
-            yield event(open_inference.event(name, piece, empty=empty))
+        async for index, piece in merged(streams):
+            told = open_inference.event(name, piece, empty=empty)
+            if piece.finish_reason is not None:
+                text = "" if empty else streams[index].text
+                told = {**told, **await repeats.of(index, text)}
+            yield event(told)
 
     def _name(self, request: Request) -> str:
         """The model that the path names. Raises :class:`RefusedError`."""

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sc2onnx.runtime.chat.conversation import Conversation
-from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.serve.ask import Answer, Ask, Tokens
@@ -101,8 +101,11 @@ class Routes:
 
     async def _tabby(self, request: Request, body: tabby.Body) -> Response:
         """The agent's requests for completions come to the same path."""
-        done = await self._exchange.completions(request, tabby.ask(body, self._exchange.settings))
-        return replied(tabby.answer(f"cmpl-{uuid.uuid4().hex}", body, done))
+        ask = tabby.ask(body, self._exchange.settings)
+        repeats = self._exchange.repeats(ask)
+        done = await self._exchange.completions(request, ask)
+        marks = [await repeats.of(index, each.text) for index, each in enumerate(done)]
+        return replied(tabby.answer(f"cmpl-{uuid.uuid4().hex}", body, done, marks))
 
     async def _events(
         self,

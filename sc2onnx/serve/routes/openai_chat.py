@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sc2onnx.runtime.engine.handle import Stream
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.runtime.text.codec import Codec
 from sc2onnx.serve.ask import Answer
 from sc2onnx.serve.attributing import Repeats

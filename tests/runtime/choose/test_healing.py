@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import sc2onnx
 from sc2onnx.runtime.choose.healing import MOST, Healing, taken_back
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.choose.vocabulary import Vocabulary
 from sc2onnx.runtime.text.codec import Codec
 

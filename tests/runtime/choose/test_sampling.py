@@ -11,14 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sc2onnx.errors import InferenceError, SamplingError
-from sc2onnx.runtime.choose.sampling import (
-    Sampler,
-    SamplingParameters,
-    candidates,
-    cut_to_nucleus,
-    drawn,
-    log_probability,
-)
+from sc2onnx.runtime.choose.likelihood import log_probability
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
+from sc2onnx.runtime.choose.weights import candidates, cut_to_nucleus, drawn
 
 NO_PROMPT = np.zeros(0, dtype=np.int64)
 

@@ -17,7 +17,7 @@ import numpy as np
 from sc2onnx.errors import ConstraintError
 from sc2onnx.runtime.choose.constraint import MOST_GRAMMAR, MOST_REGEX, MOST_SCHEMA, Kind
 from sc2onnx.runtime.choose.grammar import Grammars
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 from sc2onnx.runtime.text.codec import Codec
 
 TOKENS = 60

@@ -18,7 +18,7 @@ import sc2onnx
 from sc2onnx.errors import ConstraintError, MissingDependencyError
 from sc2onnx.runtime.choose.constraint import Constraint
 from sc2onnx.runtime.choose.grammar import KEPT, Grammars
-from sc2onnx.runtime.choose.sampling import SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
 
 pytest.importorskip("llguidance")
 

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.errors import InferenceError
-from sc2onnx.runtime.choose.sampling import Sampler, SamplingParameters
+from sc2onnx.runtime.choose.parameters import SamplingParameters
+from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.costs import StepCosts
 from sc2onnx.runtime.engine.lobby import Bounds
 from sc2onnx.runtime.engine.loop import Engine
 from sc2onnx.runtime.engine.prefix import PrefixStore
-from sc2onnx.runtime.engine.row import Row, Terms
+from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Run
+from sc2onnx.runtime.engine.terms import Terms
 from sc2onnx.runtime.forks import Process
 from sc2onnx.runtime.options import GenerationRules
 

@@ -15,12 +15,14 @@ import pytest
 
 from sc2onnx.errors import CancelledError, InferenceError, SequenceStateError
 from sc2onnx.runtime.engine.costs import StepCosts
-from sc2onnx.runtime.engine.handle import TokenStream
 from sc2onnx.runtime.engine.lookup import Lookup, Memory
 from sc2onnx.runtime.engine.loop import Engine
-from sc2onnx.runtime.engine.row import AHEAD, Row, SharedPrompt, Terms
+from sc2onnx.runtime.engine.row import AHEAD, Row
 from sc2onnx.runtime.engine.seats import Run
+from sc2onnx.runtime.engine.shared_prompt import SharedPrompt
 from sc2onnx.runtime.engine.speculate import Drafter
+from sc2onnx.runtime.engine.streams import TokenStream
+from sc2onnx.runtime.engine.terms import Terms
 from tests.runtime.engine.fakes import VOCAB, FakeSeats, engine, failing, row
 
 FORBIDDEN = VOCAB - 1

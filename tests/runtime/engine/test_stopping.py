@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import pytest
 
 from sc2onnx.errors import CancelledError
-from sc2onnx.runtime.engine.handle import TokenStream
 from sc2onnx.runtime.engine.loop import Engine
-from sc2onnx.runtime.engine.row import Terms
 from sc2onnx.runtime.engine.seats import Run
+from sc2onnx.runtime.engine.streams import TokenStream
+from sc2onnx.runtime.engine.terms import Terms
 from tests.runtime.engine.fakes import FakeSeats, engine, row
 
 SLOW = 7

@@ -19,8 +19,8 @@ import sc2onnx
 from sc2onnx.errors import RequestError
 from sc2onnx.runtime.choose.sampling import Sampler
 from sc2onnx.runtime.engine.costs import StepCosts
-from sc2onnx.runtime.engine.handle import Stream
 from sc2onnx.runtime.engine.lookup import Memory
+from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.runtime.options import GenerationOptions
 from sc2onnx.runtime.request import Drafting
 

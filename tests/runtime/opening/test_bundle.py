@@ -119,9 +119,9 @@ def put(name: str, value: Any, raw: dict[str, Any]) -> None:
 
 
 def test_a_newer_manifest(copy: Path) -> None:
-    edit(copy, lambda raw: raw.update(format_version=8, something_new={}))
+    edit(copy, lambda raw: raw.update(format_version=9, something_new={}))
     with pytest.raises(
-        BundleVersionError, match="format_version 8, this sc2onnx reads 1 to 7: upgrade sc2onnx"
+        BundleVersionError, match="format_version 9, this sc2onnx reads 1 to 8: upgrade sc2onnx"
     ):
         sc2onnx.load(copy)
 
