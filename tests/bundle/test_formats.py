@@ -51,7 +51,7 @@ def test_integers_of_earlier_formats(int4_bundle: Path, version: int) -> None:
     before = Manifest.from_json(json.dumps(raw))
     assert now.quantization is not None
     assert before.quantization == replace(now.quantization, scales=None)
-    assert set(now.quantization.schemes.values()) == {Scheme(4, 128), Scheme(8, 128)}
+    assert set(now.quantization.schemes.values()) == {Scheme(4, 64), Scheme(8, 128)}
     written = json.loads(before.to_json())
     assert written["quantization"] == raw["quantization"]
     assert written["format_version"] == version
@@ -98,8 +98,8 @@ def test_a_scheme_is_data(int8_bundle: Path) -> None:
 
 def test_a_phrase_is_for_people(int4_bundle: Path) -> None:
     shown = str(Manifest.read(int4_bundle).quantization)
-    assert shown.startswith("int4 in blocks of 128 (24 matrices), int8 in blocks of 128 (2 matric")
-    assert shown.endswith("; 4.12 bits a weight in the layers; rounded to the nearest")
+    assert shown.startswith("int4 in blocks of 64 (24 matrices), int8 in blocks of 128 (2 matric")
+    assert shown.endswith("; 4.25 bits a weight in the layers; rounded to the nearest")
 
 
 NOW: Any = {"bits": 4, "block_size": 128}

@@ -52,6 +52,3 @@ def test_mistakes_are_one_line(bundle: Path, adapter: Path, tmp_path: Path) -> N
     assert "there is no OUT" in refused(sc2onnx("adapter", "convert", "x", directory=tmp_path))
     told = refused(sc2onnx("adapter", "info", adapter, "out", directory=tmp_path))
     assert "info takes a directory alone" in told
-    evaluated = ("batch", bundle, "in.jsonl", "--output", "o.jsonl", "--task", "evaluate")
-    told = refused(sc2onnx(*evaluated, "--adapter", adapter, directory=tmp_path))
-    assert "--adapter is for complete, infill and score" in told
