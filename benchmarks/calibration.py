@@ -1,7 +1,7 @@
-"""What calibrating takes at a full-size shape, layer by layer, without a checkpoint of that size:
+r"""What calibrating takes at a full-size shape, layer by layer, without a checkpoint of that size:
 the first layers of one with random weights.
 
-    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \\
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \
         python benchmarks/calibration.py 3b [--layers 1] [--precision int4] [--tokens 57344]
 
 Seconds of each product (its statistics, its rounding, and both streams moving up to it), seconds by
@@ -22,6 +22,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def weights(config: Starcoder2Config) -> dict[str, LazyWeight]:
             }
     shapes |= {"model.norm.weight": (hidden,), "model.norm.bias": (hidden,)}
     return {
-        name: LazyWeight(name, shape, np.dtype(np.float32), lambda n=name, s=shape: rows_of(n, s))
+        name: LazyWeight(name, shape, np.dtype(np.float32), partial(rows_of, name, shape))
         for name, shape in shapes.items()
     }
 
@@ -91,10 +92,12 @@ class Times(Silent):
     began: float = 0.0
 
     def stage(self, text: str, total: int = 0) -> None:
+        """Begin anew."""
         self.products.clear()
         self.began = time.perf_counter()
 
     def advance(self, nbytes: int) -> None:
+        """One more product is done."""
         now = time.perf_counter()
         self.products.append(now - self.began)
         self.began = now
@@ -129,7 +132,7 @@ def main() -> None:
     parser.add_argument("--no-sensitivity", action="store_true")
     options = parser.parse_args()
     whole = SHAPES[options.shape]
-    config = Starcoder2Config.from_dict(whole | {"num_hidden_layers": options.layers})
+    config = Starcoder2Config.from_dict({**whole, "num_hidden_layers": options.layers})
     floats = weights(config)
     chosen = schemes(config, floats, PRESETS[options.precision])
     random = np.random.default_rng(0)

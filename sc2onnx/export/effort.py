@@ -8,6 +8,7 @@ from typing import Final
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.plan import Plan
 from sc2onnx.export.quantize import corpus
+from sc2onnx.export.quantize.streams import ORIGINAL_TOKENS
 from sc2onnx.export.weights import CHUNK_BYTES
 
 # Peak resident memory of an export. Measured on Linux, two processors: random checkpoints of 0.01
@@ -24,21 +25,26 @@ _ROUNDING_EXTRA: Final = 5
 _TRANSPOSED_COPIES: Final = 4
 """A matrix that is transposed is there in int8 as often, and its scales so often less one."""
 
-_CALIBRATION_INTERPRETER: Final = 450_000_000
-_CALIBRATION_COPIES: Final = 6
-"""Of the widest matrix, in float32."""
+_CALIBRATION_INTERPRETER: Final = 580_000_000
+"""Python, and what a batch of tokens takes."""
+_OURS_COPIES: Final = 3
+"""Activations of our stream that are there at once: residual, normed, inputs of ``c_proj``."""
+_ORIGINAL_COPIES: Final = 4
+"""The same of the original's, and what the outputs of ours lack."""
+_CALIBRATION_COPIES: Final = 3
+"""Of the widest matrix, in float32: ``c_fc`` of both models, ``c_proj``."""
 
-# Time of a calibration on two processors, measured at the 3B shape (docs/measurements.md):
-# 26 minutes for the sensitivities, and a layer's rounding as 165 s, for the factors of its
-# statistics, and 3.5 ms for each token of the text. What a token takes in a layer however small is
-# from the mini checkpoint: two minutes in all.
-_MEASURED_LAYERS: Final = 30
+# Time of a calibration on two processors, from the first layer of the 3B shape
+# (docs/measurements.md). A layer takes 22 s for its roundings, and for each token 0.8 ms in ours
+# and 1.0 ms in the original; the sensitivities about 4 s a layer. What a token takes in a layer
+# however small is from the mini checkpoint.
 _MEASURED_HIDDEN: Final = 3072
 _MEASURED_INNER: Final = 12288
-_SENSITIVITY_SECONDS: Final = 26 * 60
-_FACTORS_SECONDS: Final = 165
-_TOKEN_SECONDS: Final = 3.2e-3
-_SMALLEST_TOKEN_SECONDS: Final = 0.3e-3
+_SENSITIVITY_SECONDS: Final = 4.0
+_ROUNDING_SECONDS: Final = 22.0
+_OURS_SECONDS: Final = 0.8e-3
+_ORIGINAL_SECONDS: Final = 1.0e-3
+_SMALLEST_TOKEN_SECONDS: Final = 0.03e-3
 
 
 def streaming_peak(plan: Plan) -> int:
@@ -66,13 +72,11 @@ def streaming_peak(plan: Plan) -> int:
 def calibration_peak(config: Starcoder2Config, tokens: int = corpus.DEFAULT_TOKENS) -> int:
     """Peak resident bytes of rounding with the statistics of a text of so many tokens.
 
-    Two residual streams (tokens, hidden) and, at the product with the most inputs (``mlp.c_proj``:
-    K inputs, N outputs), two (K, K) matrices of statistics and some copies of the weight, all in
-    float32. For the 3B shape: 1.4 + 1.2 + 0.9 + 0.45 = 3.97 GB; measured: 3.97 GB.
+    Activations (tokens, hidden) of ours, and on fewer tokens of the original, and a perceptron's
+    weights, all in float32. For the 3B shape: 2.1 + 0.8 + 0.45 + 0.58 = 3.95 GB.
     """
-    inputs, outputs = config.intermediate_size, config.hidden_size
-    streams, statistics = 2 * tokens * config.hidden_size, 2 * inputs * inputs
-    values = streams + statistics + _CALIBRATION_COPIES * outputs * inputs
+    activations = _OURS_COPIES * tokens + _ORIGINAL_COPIES * min(tokens, ORIGINAL_TOKENS)
+    values = config.hidden_size * (activations + _CALIBRATION_COPIES * config.intermediate_size)
     return 4 * values + _CALIBRATION_INTERPRETER
 
 
@@ -84,16 +88,13 @@ def calibration_seconds(
 ) -> float:
     """About how long a calibration on a text of so many tokens takes on two processors.
 
-    It is derived from what it took at the 3B shape. A layer's work on tokens goes with its weights,
-    that on the factors of its statistics with the cube of its inputs; ``sensitivities``, which
-    decide what is lifted, take a pass through all layers for every product. For the 3B shape and
-    the default text: 3.5 hours.
+    It is derived from what a layer took at the 3B shape. A layer's work on tokens goes with its
+    weights, that on rounding with them and their inputs; ``sensitivities``, which decide what is
+    lifted, take a pass forward and one back. For the 3B shape and the default text: 45 minutes.
     """
     size, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     weights = (size * inner) / (_MEASURED_HIDDEN * _MEASURED_INNER)
-    measured = _MEASURED_INNER**3 + _MEASURED_INNER**2 * _MEASURED_HIDDEN
-    factors = (inner**3 + inner**2 * size) / measured
-    token = weights * _TOKEN_SECONDS + _SMALLEST_TOKEN_SECONDS
-    rounding = layers * (factors * _FACTORS_SECONDS + tokens * token)
-    passes = weights * (layers / _MEASURED_LAYERS) ** 2 * _SENSITIVITY_SECONDS
-    return rounding + (passes if sensitivities else 0)
+    rounding = weights * size / _MEASURED_HIDDEN * _ROUNDING_SECONDS
+    forward = tokens * _OURS_SECONDS + min(tokens, ORIGINAL_TOKENS) * _ORIGINAL_SECONDS
+    layer = rounding + weights * forward + tokens * _SMALLEST_TOKEN_SECONDS
+    return layers * (layer + (weights * _SENSITIVITY_SECONDS if sensitivities else 0))

@@ -213,7 +213,7 @@ def round_in_turn(state: RoundingState, factor: Floats) -> None:
     for stop in range(len(factor), 0, -_BLOCK):
         first = max(0, stop - _BLOCK)
         steps = factor[first:, first:stop] / np.diag(factor)[first:stop]  # (in - first, block)
-        wanted = state.target[first:stop] + steps[stop - first :].T @ state.errors[stop:]
+        wanted: Floats = state.target[first:stop] + steps[stop - first :].T @ state.errors[stop:]
         state.settle(slice(first, stop), wanted, steps[: stop - first])
 
 
@@ -233,7 +233,7 @@ def coordinate_descent(state: RoundingState, covariance: Floats) -> None:
         gradient /= diagonal[:, None]
         gradient += state.target[columns]
         gradient -= state.errors[columns]
-        state.settle(columns, gradient, inner / diagonal)
+        state.settle(columns, gradient, np.asarray(inner / diagonal, dtype=np.float32))
 
 
 def descend_in_turn(state: RoundingState, covariance: Floats, metric: Floats) -> None:

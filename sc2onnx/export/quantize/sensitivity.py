@@ -227,7 +227,9 @@ def _drawn_gradient(config: Starcoder2Config, weights: Weights, x: Floats) -> Fl
             drawn = np.searchsorted(sums, random.random() * sums[-1], side="right")
             np.negative(position, out=position)
             position[min(int(drawn), len(position) - 1)] += 1
-        found[window] = layer_norm_gradient(rows, norm, config.norm_epsilon, logits @ head)
+        found[window] = layer_norm_gradient(
+            rows, norm, config.norm_epsilon, np.asarray(logits @ head, dtype=np.float32)
+        )
     return found
 
 

@@ -29,7 +29,7 @@ from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.bundle.trust import check_directories
 from sc2onnx.errors import DiskSpaceError, OutputError
 from sc2onnx.export.progress import Progress, Silent
-from sc2onnx.export.quantize import rounding
+from sc2onnx.export.quantize import rounding, streams
 from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
 ALGORITHM: Final = 5
@@ -217,7 +217,8 @@ def open_store(parts: Mapping[str, object], report: Progress | None = None) -> I
     """
     key = hashlib.sha256(
         json.dumps(
-            {"algorithm": [ALGORITHM, *rounding.constants()], **parts}, sort_keys=True
+            {"algorithm": [ALGORITHM, streams.ORIGINAL_TOKENS, *rounding.constants()], **parts},
+            sort_keys=True,
         ).encode()
     ).hexdigest()[:32]
     root = cache_directory() / "calibration"
