@@ -157,14 +157,14 @@ def test_the_table_marks_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
     assert cells(ahead, "fp32", "cpu, portable") == figures
     assert cells(ahead, "int8", "cpu")[-1] == "yes"
     assert cells(ahead, "int4", "cpu") == [
-        "<=1.847",
+        "<=1.844",
         memory["int4"],
-        "<=3.559",
-        "<=1.847!",
-        "<=1.910",
-        "<=2.098",
-        "<=2.114",
-        "yes",
+        "<=6.037!",
+        "<=1.844!",
+        "<=1.907",
+        "<=2.096",
+        "<=2.112",
+        "no",
     ]
     assert "Free here: memory 4.0 GB, disk 5.0 GB." in "\n".join(plan_lines.lines(ahead))
     enough = ahead.rows[-1].estimate.memory
@@ -199,15 +199,15 @@ def test_the_packed_form_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_time_of_a_calibration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, 4_000_000_000, 50_000_000_000)
     told = "\n".join(plan_lines.lines(ahead))
-    assert "int4 and int4-fast: with calibration, about 3.5 hours on 2 processors" in told
-    assert "--calibration-tokens 8192: 2.0 hours" in told
+    assert "int4 and int4-fast: with calibration, about 45 min on 2 processors" in told
+    assert "--calibration-tokens 8192: 20 min" in told
     seconds = {
         (row.estimate.precision, row.targets[0]): row.figures()["export"]["calibration_seconds"]
         for row in ahead.rows
     }
     assert seconds["int8", "cpu"] == 0
-    # on a GPU nothing is lifted
-    assert 3 * 3600 < seconds["int4", "cuda"] < seconds["int4", "cpu"] < 4 * 3600
+    # what outputs matter for is measured for a GPU as well, though nothing is lifted
+    assert 40 * 60 < seconds["int4", "cuda"] == seconds["int4", "cpu"] < 50 * 60
 
 
 def test_less_text_of_a_calibration_takes_less() -> None:
@@ -234,7 +234,7 @@ def test_the_memory_of_a_gpu_is_not_compared(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_not_known_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = with_free(monkeypatch, None, 50_000_000_000)
-    assert cells(ahead, "int8", "cpu")[2:] == ["3.274", "3.241", "3.304", "3.492", "3.508", "?"]
+    assert cells(ahead, "int8", "cpu")[2:] == ["3.175", "3.141", "3.204", "3.393", "3.409", "?"]
     assert "memory not known, disk 50.0 GB" in "\n".join(plan_lines.lines(ahead))
 
 
@@ -246,6 +246,8 @@ def test_what_cannot_be_exported_is_named_with_the_reason(checkpoint: Path, tmp_
         "fp32",
         "fp16",
         "bf16",
+        "int8",
+        "int8",
         "int8",
         "int8",
         "int4",

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from sc2onnx.export.quantize.codec import Floats
 
@@ -29,13 +30,13 @@ def kept_bytes(outputs: Iterable[int], tokens: int) -> int:
     return sum(2 * tokens * out for out in outputs if out <= WIDEST)
 
 
-def output_metric(gradients: Floats) -> Floats:
+def output_metric(gradients: npt.NDArray[np.floating]) -> Floats:
     """G (out, out), damped, of gradients (tokens, out) of any scale.
 
     Where all of them are zeros, every output counts alike.
     """
     rows = gradients.astype(np.float32)
     found = np.asarray(rows.T @ rows, dtype=np.float32)
-    found /= np.float32(max(float(np.diag(found).mean()), np.finfo(np.float32).tiny))
+    found /= np.float32(max(float(np.diag(found).mean()), 1e-37))
     found[np.diag_indices_from(found)] += np.float32(METRIC_DAMPING)
     return found

@@ -55,8 +55,8 @@ def test_a_part_makes_up_for_what_the_parts_before_it_did(bias: Floats | None) -
         if bias is not None:
             np.testing.assert_allclose(difference.mean(axis=0), 0, atol=1e-4)
         lost.append(float((difference**2).mean()))
-        for columns, part in zip(input_parts(64, 16, SCHEME), parts, strict=True):
+        for columns, each in zip(input_parts(64, 16, SCHEME), parts, strict=True):
             again = done.part(columns).quantised
-            np.testing.assert_array_equal(again.codes, part.quantised.codes)
-            np.testing.assert_array_equal(again.scales, part.quantised.scales)
+            np.testing.assert_array_equal(again.codes, each.quantised.codes)
+            np.testing.assert_array_equal(again.scales, each.quantised.scales)
     assert lost[1] < 0.7 * lost[0]

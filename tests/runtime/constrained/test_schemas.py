@@ -73,7 +73,9 @@ def _texts(
     return found
 
 
-def _asked(model: sc2onnx.Model, wanted: Schema, seed: int, bias: Mapping[int, float] | None) -> Task:
+def _asked(
+    model: sc2onnx.Model, wanted: Schema, seed: int, bias: Mapping[int, float] | None
+) -> Task:
     """Half of them drawn at random, half greedily."""
     prompt = f"def f{seed}(x):\n    return "
     return model.submit(
