@@ -28,6 +28,7 @@ from sc2onnx.export import Calibration, export
 from sc2onnx.export.progress import Silent
 from sc2onnx.export.quantize import calibrate, sensitivity
 from sc2onnx.export.quantize.corpus import DEFAULT_TOKENS, LENGTH
+from sc2onnx.export.quantize.store import Store
 
 TOKENS = 4096
 CALIBRATED = Calibration(tokens=TOKENS)
@@ -74,14 +75,13 @@ def bundles(
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Products that are rounded from now on."""
     names = list[str]()
-    original = calibrate.CalibrationRun.rounded
+    original = Store.put
 
-    def count(self: Any, name: str, inputs: Any) -> Any:
-        if not self.store.has(name, self.schemes[name]):
-            names.append(name)
-        return original(self, name, inputs)
+    def count(self: Store, name: str, rounded: Any) -> None:
+        names.append(name)
+        original(self, name, rounded)
 
-    monkeypatch.setattr(calibrate.CalibrationRun, "rounded", count)
+    monkeypatch.setattr(Store, "put", count)
     return names
 
 

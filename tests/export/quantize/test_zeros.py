@@ -17,11 +17,12 @@ from sc2onnx.cli.main import main
 from sc2onnx.export import Calibration, export
 from sc2onnx.export import weights as floats_room
 from sc2onnx.export.plan import WeightPlan
-from sc2onnx.export.quantize import calibrate
+from sc2onnx.export.quantize import products
 from sc2onnx.export.quantize.codec import ZERO_SCALE, Quantised, quantise
 from sc2onnx.export.quantize.corpus import LENGTH
+from sc2onnx.export.quantize.moments import Moments
 from sc2onnx.export.quantize.recipe import Recipe
-from sc2onnx.export.quantize.rounding import Moments, round_jointly
+from sc2onnx.export.quantize.rounding import round_jointly
 from tests.export.quantize.definition import matrices
 
 Make = Callable[..., Path]
@@ -226,12 +227,12 @@ def test_calibration_keeps_them_and_what_it_left_in_the_cache_still_tells(
         rounded.append(weight.shape)
         return round_jointly(weight, *rest)
 
-    monkeypatch.setattr(calibrate, "round_jointly", counted)
+    monkeypatch.setattr(products, "round_jointly", counted)
     for target in ("cpu", "portable"):
         assert told(source, tmp_path / target, target=target, **options) == [
             message(f"tensors {fc}, {v}", 6)
         ]
-        assert len(rounded) == 8
+        assert len(rounded) == 12  # c_proj of two layers in three parts
         matrix = matrices(tmp_path / target)[fc.removesuffix(".weight")]
         assert not matrix.weights[5:9, 32:].any()
         assert matrix.weights[5:9, :32].any(axis=1).all()
