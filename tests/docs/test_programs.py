@@ -47,7 +47,7 @@ ELSEWHERE = {
 CANNOT = re.compile(
     r"pip install|python3? |sc2onnx (serve|lsp)\b|make bench|bigcode/|[A-Z]{5,}|\bcuda:0|"
     r"/usr/bin/time|bench int4|evaluate fp32 code|evaluate bundle-int4|export "
-    r"checkpoint|sc2onnx doctor|BENCHFLAGS|sql-adapter"
+    r"checkpoint|sc2onnx doctor|BENCHFLAGS|sql-adapter|llama-server|--server |code/\*|held_out/\*"
 )
 """What a command has that cannot run here: the network, a GPU, hours, a name to be filled in."""
 

@@ -213,7 +213,8 @@ def round_in_turn(state: RoundingState, factor: Floats) -> None:
     for stop in range(len(factor), 0, -_BLOCK):
         first = max(0, stop - _BLOCK)
         steps = factor[first:, first:stop] / np.diag(factor)[first:stop]  # (in - first, block)
-        wanted = state.target[first:stop] + steps[stop - first :].T @ state.errors[stop:]
+        after = steps[stop - first :].T @ state.errors[stop:]
+        wanted = np.asarray(state.target[first:stop] + after, dtype=np.float32)
         state.settle(slice(first, stop), wanted, steps[: stop - first])
 
 

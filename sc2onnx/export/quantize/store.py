@@ -215,11 +215,9 @@ def open_store(parts: Mapping[str, object], report: Progress | None = None) -> I
     Raises :class:`OutputError` where there is no cache directory, it cannot be written, or somebody
     else could write to it (:mod:`sc2onnx.bundle.trust`): what is read there becomes weights.
     """
+    constants = streams.ORIGINAL_TOKENS, *rounding.constants()
     key = hashlib.sha256(
-        json.dumps(
-            {"algorithm": [ALGORITHM, streams.ORIGINAL_TOKENS, *rounding.constants()], **parts},
-            sort_keys=True,
-        ).encode()
+        json.dumps({"algorithm": [ALGORITHM, *constants], **parts}, sort_keys=True).encode()
     ).hexdigest()[:32]
     root = cache_directory() / "calibration"
     lock = FileLock(root / f"{key}.lock")
