@@ -104,7 +104,7 @@ def test_every_shape_opens(shape: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variant", "product", "scheme"),
     [
-        (("cpu", "int4", 3), "model.layers.5.mlp.c_fc", {"bits": 4, "block_size": 64}),
+        (("cpu", "int4", 3), "model.layers.5.mlp.c_fc", {"bits": 4, "block_size": 32}),
         (("cpu", "int8", 1), "model.embed_tokens", {"bits": 8, "block_size": 64}),
         (
             ("portable", "int4", 2),

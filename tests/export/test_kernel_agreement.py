@@ -171,7 +171,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "K": (say(INNER, K=128), "K of model.layers.0.mlp.c_fc is"),
     "bits": (say(BACK, bits=8), "bits of model.layers.0.mlp.c_proj is"),
-    "block size": (say(OUT, block_size=64), "block_size of model.layers.0.self_attn.o_proj is"),
+    "block size": (say(OUT, block_size=32), "block_size of model.layers.0.self_attn.o_proj is"),
     "no bits": (say(OUT, bits=None), "attributes of model.layers.0.self_attn.o_proj is"),
     "no epsilon": (say(QKV, epsilon=None), "the attributes of .*qkv_proj is"),
     "another epsilon": (say(QKV, epsilon=1e-6), "the epsilon of the norms is"),
