@@ -63,8 +63,8 @@ void check(const Entry &entry, int64_t adapter, const MatrixShape &matrix, int64
                                 std::tuple("B", entry.b, 2 * entry.rank * entry.outputs)})
     if (at < 0 || at % kAlignment != 0 || size > available || at > available - size)
       refuse(name + " has " + what + " at " + shown(at) + ", " + shown(size) +
-             " bytes long, expected a multiple of " + shown(kAlignment) + " and a place within the " +
-             shown(available) + " of adapter_weights");
+             " bytes long, expected a multiple of " + shown(kAlignment) +
+             " and a place within the " + shown(available) + " of adapter_weights");
 }
 
 }  // namespace

@@ -9,6 +9,8 @@ namespace sc2onnx {
 
 constexpr int64_t kRankTile = 16;  // ranks that lie side by side in A
 
+SC2ONNX_INLINE int64_t rank_tiles_of(int64_t rank) { return (rank + kRankTile - 1) / kRankTile; }
+
 // B (A x) for some outputs of a product: A in int8 with a scale for each rank, B in float16.
 struct Segment {
   int64_t first_tile = 0, end_tile = 0;  // of 16 outputs each
@@ -17,13 +19,13 @@ struct Segment {
   const uint16_t *b = nullptr;  // (end_tile - first_tile, rank, 16)
   int64_t place = 0;            // of its first rank in Adapters::inner
 
-  SC2ONNX_INLINE int64_t rank_tiles() const { return (rank + kRankTile - 1) / kRankTile; }
+  SC2ONNX_INLINE int64_t rank_tiles() const { return rank_tiles_of(rank); }
 };
 
 // Bytes of a tile of A, and of all of it.
 SC2ONNX_INLINE int64_t rank_tile_bytes(int64_t inputs) { return kRankTile * (inputs + 4); }
 SC2ONNX_INLINE int64_t bytes_of_a(int64_t rank, int64_t inputs) {
-  return (rank + kRankTile - 1) / kRankTile * rank_tile_bytes(inputs);
+  return rank_tiles_of(rank) * rank_tile_bytes(inputs);
 }
 
 // An adapter's part in a product, whose segments are added in order. None: they are equal.

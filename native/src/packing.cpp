@@ -12,8 +12,8 @@ namespace sc2onnx {
 bool MatrixShape::fits() const {
   const bool block_fits = block == 16 || block == 32 || block == 64 || block == 128 || block == 256;
   const int64_t most = (int64_t)1 << 31;
-  return (bits == 4 || bits == 8) && (scale_bytes == 2 || scale_bytes == 4) && block_fits && outputs > 0 && outputs < most && inputs > 0 &&
-         inputs < most && inputs % block == 0;
+  return (bits == 4 || bits == 8) && (scale_bytes == 2 || scale_bytes == 4) && block_fits &&
+         outputs > 0 && outputs < most && inputs > 0 && inputs < most && inputs % block == 0;
 }
 
 namespace {

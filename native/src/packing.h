@@ -6,7 +6,8 @@
 namespace sc2onnx {
 
 // codes (outputs, blocks, block * bits / 8), scales (outputs, blocks) of matrix.scale_bytes each ->
-// tiles first_tile .. end of out, which is matrix.bytes() long. Outputs beyond the matrix are zeros.
+// tiles first_tile .. end of out, which is matrix.bytes() long. Outputs beyond the matrix are
+// zeros.
 void pack(const MatrixShape &matrix, const uint8_t *codes, const void *scales, int64_t first_tile,
           int64_t end, uint8_t *out);
 

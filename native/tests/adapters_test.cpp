@@ -81,7 +81,8 @@ struct Adapted {
     const int64_t at = weights.place(2 * count);
     for (int64_t i = 0; i < count; i++) {
       const uint32_t size = random();
-      const auto half = (uint16_t)((size >> 16 & 0x8000) | size % (size >> 8 & 7 ? 0x3800 : 0x0400));
+      const uint32_t most = size >> 8 & 7 ? 0x3800 : 0x0400;
+      const auto half = (uint16_t)((size >> 16 & 0x8000) | size % most);
       memcpy(&weights.bytes[(size_t)(at + 2 * i)], &half, 2);
     }
     return at;
@@ -180,7 +181,8 @@ static std::vector<double> added(const Case &c, const Adapted &with, int64_t row
     const int64_t *entry = &with.table[Adapted::index(adapter, s)];
     for (int64_t r = 0; r < entry[2]; r++) {
       double inner = 0;
-      for (int64_t i = 0; i < m.inputs; i++) inner += with.a(entry[3], r, i, m.inputs) * x[(size_t)i];
+      for (int64_t i = 0; i < m.inputs; i++)
+        inner += with.a(entry[3], r, i, m.inputs) * x[(size_t)i];
       for (int64_t o = 0; o < entry[1]; o++)
         y[(size_t)(entry[0] + o)] +=
             with.b(entry[4], (o / 16 * entry[2] + r) * 16 + o % 16) * inner *

@@ -160,7 +160,8 @@ int main() {
     if (!compute(each->linear, c, 0, 0, {}).empty()) fail("no rows", c.matrix, each->name, 0);
   }
   const MatrixShape odd[] = {
-      {16, 100, 4, 32}, {16, 64, 3, 32}, {16, 64, 4, 48}, {0, 64, 4, 32}, {16, 0, 8, 32}, {16, 64, 4, 32, 3}};
+      {16, 100, 4, 32}, {16, 64, 3, 32}, {16, 64, 4, 48},
+      {0, 64, 4, 32},   {16, 0, 8, 32},  {16, 64, 4, 32, 3}};
   for (const auto &shape : odd)
     if (shape.fits()) fail("refusing", shape, "", 0);
   printf(g_failures ? "%d failures\n" : "all well\n", g_failures);

@@ -18,12 +18,6 @@ from sc2onnx.export.quantize.recipe import PRESETS, PRESETS_BY_DEVICE, Recipe, r
 TARGETS: Final = tuple(targets.TARGETS)
 """Names of what bundles can be made for (:mod:`sc2onnx.bundle.targets`)."""
 
-_BY_NAME: Final[Mapping[str, np.dtype[Any]]] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
-
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "fp32": np.dtype(np.float32),
     "fp16": np.dtype(np.float16),
@@ -107,7 +101,7 @@ class Variant:
     @property
     def scales(self) -> np.dtype[Any]:
         """Type of the scales of integers, as stored."""
-        return _BY_NAME[self.made_for.scales]
+        return np.dtype(self.made_for.scales)
 
     @property
     def read_as(self) -> np.dtype[Any]:

@@ -1,11 +1,11 @@
 // Products with matrices of 4 or 8 bits. Included inside a namespace, after its lanes, math.inl,
 // rows.inl and adapters.inl.
 //
-// A tile is 16 outputs: the codes of a block of inputs or of two, then 16 scales for each. With 8 bits each 64-byte vector holds 4
-// consecutive inputs of 16 outputs. With 4 bits the low nibbles do, and the high ones hold the 4
-// inputs half a block further on. Products of a block are summed as int32, exactly; then one
-// conversion and one fused multiply-add take them to float32. So a row's sums have one order,
-// whatever rows are beside it.
+// A tile is 16 outputs: the codes of a block of inputs or of two, then 16 scales for each. With 8
+// bits each 64-byte vector holds 4 consecutive inputs of 16 outputs. With 4 bits the low nibbles
+// do, and the high ones hold the 4 inputs half a block further on. Products of a block are summed
+// as int32, exactly; then one conversion and one fused multiply-add take them to float32. So a
+// row's sums have one order, whatever rows are beside it.
 
 constexpr float kSmallest = 1e-36f;  // 127 / x is finite above it
 

@@ -198,15 +198,14 @@ def lift_room(
     recipe: Recipe,
     schemes: Mapping[str, Scheme],
     shapes: Mapping[str, tuple[int, ...]],
-    scale: int = SCALE_BYTES,
 ) -> float:
-    """Bytes that lifting may add to products of these shapes, with scales of ``scale`` bytes each.
+    """Bytes that lifting may add to products of these shapes, scales included.
 
     It is negative where they are above ``recipe.body_bits`` as it is.
     """
     room = recipe.body_bits * sum(map(prod, shapes.values())) / 8
     for name, (rows, columns) in shapes.items():
-        room -= schemes[name].nbytes(rows, columns, scale)
+        room -= schemes[name].nbytes(rows, columns, SCALE_BYTES)
     return room
 
 
