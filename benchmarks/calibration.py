@@ -30,9 +30,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.export import calibrated
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.progress import Silent
-from sc2onnx.export.quantize import calibrate, corpus, products, sensitivity
+from sc2onnx.export.quantize import calibrate, corpus, native, products, sensitivity
 from sc2onnx.export.quantize.forward import Affine
 from sc2onnx.export.quantize.moments import Moments
 from sc2onnx.export.quantize.recipe import PRESETS
@@ -103,7 +104,7 @@ class Times(Silent):
         self.began = now
 
     def watch(self, place: Any, name: str, kind: str) -> None:
-        """Count the seconds in a function."""
+        """Count the seconds in a function, and in those that it calls."""
         function: Callable[..., Any] = getattr(place, name)
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -126,7 +127,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--precision", choices=["int4", "int4-fast"], default="int4")
     parser.add_argument("--tokens", type=int, default=corpus.DEFAULT_TOKENS)
     parser.add_argument("--no-sensitivity", action="store_true")
@@ -140,10 +141,13 @@ def main() -> None:
         0, config.vocab_size, (options.tokens // corpus.LENGTH, corpus.LENGTH)
     )
     layers = whole["num_hidden_layers"]
-    total = rounding(config, floats, chosen, windows) * layers
-    if not options.no_sensitivity:
-        total += sensitivities(config, floats, chosen, windows) * layers
-    print(f"{layers} layers: {total / 60:.1f} minutes")
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(Path(scratch))
+        seconds = beside = 0.0
+        if not options.no_sensitivity:
+            seconds, beside = sensitivities(config, floats, chosen, windows, store)
+        seconds += rounding(config, floats, chosen, windows, store)
+    print(f"{layers} layers: {(seconds * layers + beside) / 60:.1f} minutes")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"peak resident memory: {peak / 1e9:.2f} GB")
 
@@ -153,18 +157,20 @@ def rounding(
     floats: Mapping[str, LazyWeight],
     chosen: Mapping[str, Scheme],
     windows: npt.NDArray[np.int64],
+    store: Store,
 ) -> float:
     """Print the seconds of each layer; those of the last."""
     times = Times()
     times.watch(Moments, "add", "moments")
     times.watch(products, "round_jointly", "rounding")
     times.watch(Affine, "__call__", "products")
+    times.watch(native.IntegerProduct, "__call__", "integer products")
     times.watch(calibrate, "embed", "embedding")
-    for name in ("attention", "gelu", "layer_norm", "affine"):
+    times.watch(products, "gelu", "gelu")
+    for name in ("attention", "layer_norm", "affine"):
         times.watch(calibrate, name, name)
-    with tempfile.TemporaryDirectory() as scratch:
-        times.stage("")
-        calibrate.calibrate(config, floats, chosen, windows, Store(Path(scratch)), times)
+    times.stage("")
+    calibrate.calibrate(config, floats, chosen, windows, store, times)
     print(f"| layer | {' | '.join(PRODUCTS)} | all |\n|{'---|' * (len(PRODUCTS) + 2)}")
     last = 0.0
     for layer in range(config.num_hidden_layers):
@@ -180,14 +186,22 @@ def sensitivities(
     floats: Mapping[str, LazyWeight],
     chosen: Mapping[str, Scheme],
     windows: npt.NDArray[np.int64],
-) -> float:
-    """Print and return the seconds of a layer."""
+    store: Store,
+) -> tuple[float, float]:
+    """Seconds of a layer, and beside the layers; gradients are in ``store`` then."""
     sample = corpus.CalibrationText(windows, "").sample(sensitivity.TOKENS)
-    began = time.perf_counter()
-    sensitivity.measure(config, floats, chosen, sample, Silent())
-    took = (time.perf_counter() - began) / config.num_hidden_layers
-    print(f"sensitivities: {took:.1f} s a layer, on {sample.size} tokens")
-    return took
+    times = Times()
+    times.stage("")
+    keep = partial(calibrated.keep_gradients, store)
+    sensitivity.measure(config, floats, chosen, sample, times, keep)
+    forward, back = np.split(np.array(times.products), 2)
+    layer = float(forward[-1] + back[-1])
+    beside = sum(times.products) - layer * config.num_hidden_layers
+    print(
+        f"sensitivities: {layer:.1f} s a layer ({forward[-1]:.1f} forward), {beside:.1f} s beside, "
+        f"on {sample.size} tokens"
+    )
+    return layer, beside
 
 
 if __name__ == "__main__":

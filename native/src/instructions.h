@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "calibration.h"
 #include "linear.h"
 
 namespace sc2onnx {
@@ -12,6 +13,7 @@ struct Instructions {
   const char *name;
   LinearKernels linear;
   AttentionKernels attention;
+  CalibrationKernels calibration;
 };
 
 // The best that the processor has; SC2ONNX_KERNELS in the environment

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention_op.h"
+#include "calibration.h"
 #include "instructions.h"
 #include "linear_op.h"
 #include "packing.h"
@@ -109,6 +110,72 @@ SC2ONNX_EXPORT int32_t sc2onnx_kernels_pack(const void *codes, const void *scale
   try {
     sc2onnx::pack(matrix, static_cast<const uint8_t *>(codes), scales, threads,
                   static_cast<uint8_t *>(out));
+    return 0;
+  } catch (...) {
+    return 2;
+  }
+}
+
+// y (rows, n) = x (rows, k) times weights that sc2onnx_kernels_pack() packed, which begin at a
+// multiple of 64 bytes, plus bias (n,) unless that is null, through GELU if `gelu` is not 0. To the
+// bit what BlockwiseLinear computes. 0 when it is done.
+SC2ONNX_EXPORT int32_t sc2onnx_kernels_multiply(const void *weights, int64_t n, int64_t k,
+                                                int32_t bits, int32_t block_size,
+                                                int32_t scale_bytes, const float *x, int64_t rows,
+                                                const float *bias, int32_t gelu, int32_t threads,
+                                                float *y) {
+  const sc2onnx::MatrixShape matrix{n, k, bits, block_size, scale_bytes};
+  if (!matrix.fits() || rows < 0 || (uintptr_t)weights % 64 != 0) return 1;
+  try {
+    sc2onnx::multiply({matrix, static_cast<const uint8_t *>(weights), x, rows, bias, gelu != 0, y},
+                      threads);
+    return 0;
+  } catch (...) {
+    return 2;
+  }
+}
+
+// Rounds `columns` (16 at most) columns of a matrix from the last to the first; see calibration.h.
+// aims: (columns, outputs). 0 when it is done.
+SC2ONNX_EXPORT int32_t sc2onnx_kernels_settle(int64_t columns, int64_t outputs, float *aims,
+                                              const float *target, float *codes, float *errors,
+                                              int64_t stride, float *changes,
+                                              int64_t changes_stride, const float *scales,
+                                              const float *steps, int64_t steps_stride,
+                                              float lowest, float highest) {
+  if (columns < 0 || columns > sc2onnx::kSettled || outputs < 0) return 1;
+  sc2onnx::Settling settling;
+  settling.columns = columns;
+  settling.outputs = outputs;
+  settling.aims = aims;
+  settling.target = target;
+  settling.codes = codes;
+  settling.errors = errors;
+  settling.changes = changes;
+  settling.scales = scales;
+  settling.steps = steps;
+  settling.stride = stride;
+  settling.changes_stride = changes_stride;
+  settling.steps_stride = steps_stride;
+  settling.lowest = lowest;
+  settling.highest = highest;
+  sc2onnx::instructions().calibration.settle(settling);
+  return 0;
+}
+
+// One round of coordinate descent for outputs first .. end; see calibration.h for the arrays.
+// 0 when it is done.
+SC2ONNX_EXPORT int32_t sc2onnx_kernels_descend(int64_t inputs, int64_t outputs, int64_t block,
+                                               int64_t first, int64_t end, const float *covariance,
+                                               const float *target, float *codes, float *errors,
+                                               float *scales, const float *shares, float lowest,
+                                               float highest, int32_t threads) {
+  const bool blocks_fit = block >= 1 && block <= sc2onnx::kWidestBlock && inputs % block == 0;
+  if (!blocks_fit || first < 0 || first > end || end > outputs) return 1;
+  try {
+    sc2onnx::descend({inputs, outputs, block, first, end, covariance, target, codes, errors, scales,
+                      shares, lowest, highest},
+                     threads);
     return 0;
   } catch (...) {
     return 2;

@@ -3,9 +3,8 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
-#include <thread>
-#include <vector>
+
+#include "threads.h"
 
 namespace sc2onnx {
 
@@ -74,22 +73,10 @@ void pack(const MatrixShape &matrix, const uint8_t *codes, const void *scales, i
 void pack(const MatrixShape &matrix, const uint8_t *codes, const void *scales, int threads,
           uint8_t *out) {
   constexpr int64_t kTogether = 16;  // tiles
-  std::atomic<int64_t> next{0};
-  auto work = [&] {
-    for (;;) {
-      const int64_t first = next.fetch_add(kTogether);
-      if (first >= matrix.tiles()) return;
-      pack(matrix, codes, scales, first, std::min(matrix.tiles(), first + kTogether), out);
-    }
-  };
-  const int64_t parts = (matrix.tiles() + kTogether - 1) / kTogether;
-  std::vector<std::thread> others;
-  try {
-    for (int64_t i = 1; i < std::min<int64_t>(threads, parts); i++) others.emplace_back(work);
-  } catch (...) {  // the system gives no more: those that are there pack everything
-  }
-  work();
-  for (auto &thread : others) thread.join();
+  in_threads((matrix.tiles() + kTogether - 1) / kTogether, threads, [&](int64_t task, int64_t) {
+    const int64_t first = task * kTogether;
+    pack(matrix, codes, scales, first, std::min(matrix.tiles(), first + kTogether), out);
+  });
 }
 
 }  // namespace sc2onnx

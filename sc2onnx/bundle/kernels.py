@@ -14,6 +14,12 @@ from sc2onnx.bundle.schemes import Scheme
 if TYPE_CHECKING:
     from sc2onnx.bundle.targets import Target
 
+MODULE: Final = "sc2onnx_kernels"
+"""What Python imports of the wheel."""
+
+VARIABLE: Final = "SC2ONNX_RUN_KERNELS"
+"""The environment's word on whether they are used: ``auto``, ``on`` or ``off``."""
+
 DOMAIN: Final = "sc2onnx"
 """Domain of the operators."""
 

@@ -14,7 +14,7 @@ from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.estimate import Estimate
 from sc2onnx.export.plan import Plan, WeightPlan
 from sc2onnx.export.progress import Progress
-from sc2onnx.export.quantize import calibrate, corpus, metric, sensitivity
+from sc2onnx.export.quantize import calibrate, corpus, metric, native, sensitivity
 from sc2onnx.export.quantize.codec import Floats
 from sc2onnx.export.quantize.roundings import Roundings
 from sc2onnx.export.quantize.store import (
@@ -52,6 +52,7 @@ def weights_of(
         "config": dict(opened.config),
         "text": windows_digest(text.windows),
         "recipe": recipe.to_json(),
+        "kernels": native.look() is not None,
     }
     with open_store(parts, report) as store:
         store.check_space(ahead.calibration_cache, bundle)
@@ -97,13 +98,14 @@ def _measured(
         report.stage("measuring which products are sensitive", _float_bytes(plan))
         sample = text.sample(sensitivity.TOKENS)
         measured = sensitivity.measure(
-            plan.config, plan.floats, plan.schemes, sample, report, partial(_keep, store)
+            plan.config, plan.floats, plan.schemes, sample, report, partial(keep_gradients, store)
         )
         store.put_sensitivities(measured)
     return measured
 
 
-def _keep(store: Store, product: str, gradients: Floats) -> None:
+def keep_gradients(store: Store, product: str, gradients: Floats) -> None:
+    """Put the gradients of a product's outputs (tokens, out) in the store, if it gets a metric."""
     if gradients.shape[-1] <= metric.WIDEST:
         store.put_gradients(product, gradients)
 

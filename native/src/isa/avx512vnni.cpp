@@ -10,6 +10,8 @@ namespace avx512vnni {
 #include "kernels/rows.inl"
 #include "kernels/adapters.inl"
 #include "kernels/linear.inl"
+#include "kernels/settle.inl"
+#include "kernels/descend.inl"
 
 }  // namespace avx512vnni
 
@@ -18,6 +20,7 @@ constexpr Instructions kAvx512Vnni = {
     "avx512-vnni",
     {avx512vnni::round_rows, avx512vnni::product, avx512vnni::code_at, avx512vnni::scale_at,
      avx512vnni::shrink},
-    avx512vnni::attention_kernels()};
+    avx512vnni::attention_kernels(),
+    {avx512vnni::settle, avx512vnni::pull, avx512vnni::descend}};
 
 }  // namespace sc2onnx

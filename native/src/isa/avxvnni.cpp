@@ -10,6 +10,8 @@ namespace avxvnni {
 #include "kernels/rows.inl"
 #include "kernels/adapters.inl"
 #include "kernels/linear.inl"
+#include "kernels/settle.inl"
+#include "kernels/descend.inl"
 
 }  // namespace avxvnni
 
@@ -18,6 +20,7 @@ constexpr Instructions kAvxVnni = {
     "avx-vnni",
     {avxvnni::round_rows, avxvnni::product, avxvnni::code_at, avxvnni::scale_at,
      avxvnni::shrink},
-    avxvnni::attention_kernels()};
+    avxvnni::attention_kernels(),
+    {avxvnni::settle, avxvnni::pull, avxvnni::descend}};
 
 }  // namespace sc2onnx

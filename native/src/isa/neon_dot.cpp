@@ -10,6 +10,8 @@ namespace neondot {
 #include "kernels/rows.inl"
 #include "kernels/adapters.inl"
 #include "kernels/linear.inl"
+#include "kernels/settle.inl"
+#include "kernels/descend.inl"
 
 }  // namespace neondot
 
@@ -18,6 +20,7 @@ constexpr Instructions kNeonDot = {
     "neon-dot",
     {neondot::round_rows, neondot::product, neondot::code_at, neondot::scale_at,
      neondot::shrink},
-    neondot::attention_kernels()};
+    neondot::attention_kernels(),
+    {neondot::settle, neondot::pull, neondot::descend}};
 
 }  // namespace sc2onnx

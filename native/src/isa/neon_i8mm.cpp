@@ -10,6 +10,8 @@ namespace neoni8mm {
 #include "kernels/rows.inl"
 #include "kernels/adapters.inl"
 #include "kernels/linear.inl"
+#include "kernels/settle.inl"
+#include "kernels/descend.inl"
 
 }  // namespace neoni8mm
 
@@ -18,6 +20,7 @@ constexpr Instructions kNeonI8mm = {
     "neon-i8mm",
     {neoni8mm::round_rows, neoni8mm::product, neoni8mm::code_at, neoni8mm::scale_at,
      neoni8mm::shrink},
-    neoni8mm::attention_kernels()};
+    neoni8mm::attention_kernels(),
+    {neoni8mm::settle, neoni8mm::pull, neoni8mm::descend}};
 
 }  // namespace sc2onnx

@@ -10,6 +10,8 @@ namespace portable {
 #include "kernels/rows.inl"
 #include "kernels/adapters.inl"
 #include "kernels/linear.inl"
+#include "kernels/settle.inl"
+#include "kernels/descend.inl"
 
 }  // namespace portable
 
@@ -18,6 +20,7 @@ constexpr Instructions kPortable = {
     "portable",
     {portable::round_rows, portable::product, portable::code_at, portable::scale_at,
      portable::shrink},
-    portable::attention_kernels()};
+    portable::attention_kernels(),
+    {portable::settle, portable::pull, portable::descend}};
 
 }  // namespace sc2onnx

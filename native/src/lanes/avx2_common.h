@@ -12,6 +12,7 @@ struct B {
 
 constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
 constexpr int kExpandRows = 4;
+constexpr int kMultipliedRows = 6, kMultiplied = 1;
 
 SC2ONNX_LANES F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 SC2ONNX_LANES F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -48,6 +49,9 @@ SC2ONNX_LANES F fma(F a, F b, F c) {
 }
 SC2ONNX_LANES F max(F a, F b) {
   return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+SC2ONNX_LANES F min(F a, F b) {
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
 }
 SC2ONNX_LANES F abs(F a) {
   const __m256 sign = _mm256_set1_ps(-0.f);

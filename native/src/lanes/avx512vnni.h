@@ -14,6 +14,7 @@ using B = __m512i;
 constexpr bool kBiased = true;
 constexpr int kRows = 6, kFewRows = 10, kTiles = 2, kTilesOfOneRow = 4;
 constexpr int kExpandRows = 10;
+constexpr int kMultipliedRows = 6, kMultiplied = 4;
 
 SC2ONNX_LANES F splat(float x) { return _mm512_set1_ps(x); }
 SC2ONNX_LANES F load(const float *p) { return _mm512_loadu_ps(p); }
@@ -32,6 +33,7 @@ SC2ONNX_LANES F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 SC2ONNX_LANES F div(F a, F b) { return _mm512_div_ps(a, b); }
 SC2ONNX_LANES F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 SC2ONNX_LANES F max(F a, F b) { return _mm512_max_ps(a, b); }
+SC2ONNX_LANES F min(F a, F b) { return _mm512_min_ps(a, b); }
 SC2ONNX_LANES F abs(F a) { return _mm512_abs_ps(a); }
 SC2ONNX_LANES float sum(F a) {
   __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));

@@ -13,6 +13,7 @@ struct B {
 
 constexpr int kRows = 3, kFewRows = 4, kTiles = 1, kTilesOfOneRow = 2;
 constexpr int kExpandRows = 4;
+constexpr int kMultipliedRows = 6, kMultiplied = 1;
 
 #define SC2ONNX_EACH(result, expression)          \
   for (int i = 0; i < 4; i++) result.part[i] = expression
@@ -62,6 +63,10 @@ SC2ONNX_LANES F fma(F a, F b, F c) {
 }
 SC2ONNX_LANES F max(F a, F b) {
   SC2ONNX_EACH(a, vmaxq_f32(a.part[i], b.part[i]));
+  return a;
+}
+SC2ONNX_LANES F min(F a, F b) {
+  SC2ONNX_EACH(a, vminq_f32(a.part[i], b.part[i]));
   return a;
 }
 SC2ONNX_LANES F abs(F a) {

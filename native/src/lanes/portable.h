@@ -25,6 +25,8 @@ constexpr bool kBiased = false;
 constexpr int kRows = 2, kFewRows = 2, kTiles = 1, kTilesOfOneRow = 1;
 // What an adapter computes at once: B of so many rows.
 constexpr int kExpandRows = 2;
+// What calibration multiplies at once: so many rows by so many times sixteen columns.
+constexpr int kMultipliedRows = 2, kMultiplied = 1;
 
 SC2ONNX_LANES F splat(float x) {
   F r;
@@ -84,6 +86,10 @@ SC2ONNX_LANES F fma(F a, F b, F c) {
 }
 SC2ONNX_LANES F max(F a, F b) {
   for (int i = 0; i < 16; i++) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+  return a;
+}
+SC2ONNX_LANES F min(F a, F b) {
+  for (int i = 0; i < 16; i++) a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
   return a;
 }
 SC2ONNX_LANES F abs(F a) {

@@ -8,7 +8,7 @@ floats at a time; the largest pieces of memory are activations.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -17,10 +17,18 @@ from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import TensorError
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.progress import Progress
-from sc2onnx.export.quantize.codec import Floats, dequantise
-from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
+from sc2onnx.export.quantize.codec import Floats
+from sc2onnx.export.quantize.forward import Affine, attention, layer_norm, rotary_tables
 from sc2onnx.export.quantize.metric import output_metric
-from sc2onnx.export.quantize.products import input_parts, joined, of_inputs, round_product
+from sc2onnx.export.quantize.products import (
+    Product,
+    activated,
+    input_parts,
+    joined,
+    of_inputs,
+    product_of,
+    round_product,
+)
 from sc2onnx.export.quantize.store import Rounded, Store
 from sc2onnx.export.quantize.streams import Pair, Streams, Windows, both, embed, through
 from sc2onnx.export.quantize.weights import LAYERS
@@ -84,7 +92,9 @@ def whole(weight: LazyWeight) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRun:
-    """One calibration: rounds product after product and moves both streams through it."""
+    """One calibration: rounds product after product and moves both streams through it.
+    ``rooms``: by name, for what lies beside the streams.
+    """
 
     config: Starcoder2Config
     weights: Weights
@@ -92,6 +102,7 @@ class CalibrationRun:
     store: Store
     report: Progress
     streams: Streams
+    rooms: dict[str, Streams] = field(default_factory=dict)
 
     def layer(self, name: str) -> None:
         """One layer: attention, then the multilayer perceptron."""
@@ -101,7 +112,7 @@ class CalibrationRun:
     def _attention(self, name: str, norm: Affine) -> None:
         qkv = self._rounded(f"{name}.qkv_proj", lambda batch: self._normed(batch, norm))
         tables = rotary_tables(self.config, self.streams.ours.shape[1])
-        mixed = self.streams.room(self.config.query_size)
+        mixed = self._room("outer", self.config.query_size)
         for batch in self.streams.batches():
             x = through(qkv, self._normed(batch, norm))
             mixed.put(batch, both(lambda y: attention(y, self.config, tables), x))
@@ -110,30 +121,29 @@ class CalibrationRun:
             self.streams.add(batch, through(out, mixed.at(batch)))
 
     def _mlp(self, name: str, norm: Affine) -> None:
-        normed = self.streams.room(self.config.hidden_size)
+        normed = self._room("outer", self.config.hidden_size)
         for batch in self.streams.batches():
             normed.put(batch, self._normed(batch, norm))
         up = self._rounded(f"{name}.c_fc", normed.at)
         self._down(f"{name}.c_proj", up, normed)
 
-    def _down(self, name: str, up: tuple[Affine, Affine], normed: Streams) -> None:
+    def _down(self, name: str, up: tuple[Affine, Product], normed: Streams) -> None:
         """``c_proj``, a part of its inputs after the other: so each activation is computed once,
         kept until its part is rounded, and moves the streams on. What the parts before did to the
         outputs, the next one makes up for, and in part for what the residual stream lacks.
         """
         product, scheme = affine(self.weights, name), self.schemes[name]
         stored, parts = self.store.get(name, scheme), list[Rounded]()
-        owed, inner = self.streams.lacking(OF_RESIDUAL), None
+        owed = self.streams.lacking(OF_RESIDUAL)
         widest = max(self.config.hidden_size, WHOLE)
         for inputs in input_parts(product.weight.shape[1], widest, scheme):
-            if inner is None or inner.ours.shape[-1] != inputs.stop - inputs.start:
-                inner = self.streams.room(inputs.stop - inputs.start)
+            inner = self._room("inner", inputs.stop - inputs.start)
             self._inner((up[0].part(inputs), up[1].part(inputs)), normed, inner)
             part = of_inputs(product, inputs)
             if stored is None:
                 parts.append(self._round(name, part, scheme, inner.at, owed))
             done = parts[-1] if stored is None else stored.part(inputs)
-            self._move(part.unbiased, Affine(dequantise(done.quantised), None), inner, owed)
+            self._move(part.unbiased, product_of(done.quantised, None), inner, owed)
         if stored is None:
             stored = joined(parts, product.bias)
             self.store.put(name, stored)
@@ -142,7 +152,7 @@ class CalibrationRun:
             self.streams.ours[:] += stored.bias
         self.report.advance(product.weight.nbytes)
 
-    def _move(self, original: Affine, ours: Affine, inner: Streams, owed: Floats) -> None:
+    def _move(self, original: Affine, ours: Product, inner: Streams, owed: Floats) -> None:
         """Both streams through a part of ``c_proj``; what ours then lacks is added to ``owed``."""
         for batch in self.streams.batches():
             y = through((original, ours), inner.at(batch))
@@ -150,11 +160,21 @@ class CalibrationRun:
             if y[0] is not None:
                 owed[batch] += y[0] - y[1]
 
-    def _inner(self, up: tuple[Affine, Affine], normed: Streams, inner: Streams) -> None:
+    def _inner(self, up: tuple[Affine, Product], normed: Streams, inner: Streams) -> None:
         """Inputs of a part of ``c_proj``."""
+        models = activated(up[0], self.config), activated(up[1], self.config)
         for batch in self.streams.batches():
-            x = through(up, normed.at(batch))
-            inner.put(batch, both(lambda y: gelu(y, self.config), x))
+            inner.put(batch, through(models, normed.at(batch)))
+
+    def _room(self, name: str, channels: int) -> Streams:
+        """Room for activations beside the residual stream, taken again by the next that ask for
+        it: memory that is new to a process costs time.
+        """
+        room = self.rooms.get(name)
+        if room is None or room.ours.shape[-1] != channels:
+            self.rooms.pop(name, None)
+            room = self.rooms[name] = self.streams.room(channels)
+        return room
 
     def _normed(self, batch: slice, norm: Affine) -> Pair:
         epsilon = self.config.norm_epsilon
@@ -162,7 +182,7 @@ class CalibrationRun:
 
     def _rounded(
         self, name: str, inputs: Callable[[slice], Pair], owed: Floats | None = None
-    ) -> tuple[Affine, Affine]:
+    ) -> tuple[Affine, Product]:
         """The product as it was and as it is rounded, which is then in the store. ``owed``: what
         its outputs are to make up for.
         """
@@ -172,7 +192,7 @@ class CalibrationRun:
             done = self._round(name, product, scheme, inputs, owed)
             self.store.put(name, done)
         self.report.advance(product.weight.nbytes)
-        return product, Affine(dequantise(done.quantised), done.bias)
+        return product, product_of(done.quantised, done.bias)
 
     def _metric(self, name: str) -> Floats | None:
         """Which errors of a product's outputs matter, where that is known."""

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from scipy.linalg.blas import ssyrk
 
 from sc2onnx.export.quantize.codec import Floats
 
@@ -19,7 +18,7 @@ leave rounding errors for variances.
 """
 
 _TILE: Final = 128
-"""Rows of a triangle that are copied, or of an outer product that is taken off, at once."""
+"""Rows of an outer product that are taken off at once."""
 
 
 class Moments:
@@ -34,8 +33,8 @@ class Moments:
         out, columns = weight.shape
         self._weight, self._centred = weight, centred
         self._count, self._pairs = 0, 0
-        # lower triangle of sum(x^ x^T), x^ ours
-        self._square = np.zeros((columns, columns), dtype=np.float32, order="F")
+        # sum of x^ x^T, x^ ours
+        self._square = np.zeros((columns, columns), dtype=np.float32)
         self._by_output = out < columns
         # sum of (original - ours) x^T
         self._cross = np.zeros((out if self._by_output else columns, columns), dtype=np.float32)
@@ -59,7 +58,9 @@ class Moments:
         # not ones @ moved: OpenBLAS takes twice as long for a product that follows one by a vector
         total = moved.sum(axis=0)
         self._ours += total
-        self._square = ssyrk(1.0, moved.T, beta=1.0, c=self._square, lower=1, overwrite_c=1)
+        # a symmetric product, as numpy notices; threads of scipy's BLAS would go on waiting for the
+        # next one beside numpy's, which then take twice as long
+        self._square += moved.T @ moved
         if original is None:
             return
         if owed is not None:
@@ -87,11 +88,6 @@ class Moments:
     def covariance(self) -> Floats:
         """H (in, in), damped. Gives the sums away."""
         square, self._square = self._square, np.zeros((0, 0), dtype=np.float32)
-        for first in range(0, len(square), _TILE):  # the upper triangle is still empty
-            stop = first + _TILE
-            square[first:stop, stop:] = square[stop:, first:stop].T
-            corner = np.tril(square[first:stop, first:stop])
-            square[first:stop, first:stop] = corner + np.tril(corner, -1).T
         square /= np.float32(self._count)
         moved = (self._ours / self._count).astype(np.float32)
         # Of the inputs as they came: E[x x] = E[(x - o) (x - o)] + o (2 E[x - o] + o).

@@ -4,19 +4,25 @@ in parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import overload
 
 import numpy as np
 
 from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
+from sc2onnx.export.quantize import native
 from sc2onnx.export.quantize.codec import Floats, Quantised, dequantise
-from sc2onnx.export.quantize.forward import Affine
+from sc2onnx.export.quantize.forward import Affine, gelu
 from sc2onnx.export.quantize.moments import Moments
+from sc2onnx.export.quantize.native import IntegerProduct
 from sc2onnx.export.quantize.rounding import round_jointly
 from sc2onnx.export.quantize.store import Rounded
 from sc2onnx.export.quantize.streams import Pair
+
+Product = Affine | IntegerProduct
+"""A product of the rounded model: in floats, or as our kernels compute it."""
 
 
 def round_product(
@@ -41,6 +47,20 @@ def round_product(
         return Rounded(quantised, None)
     bias = product.bias + product.weight @ means[0] - dequantise(quantised) @ means[1]
     return Rounded(quantised, bias.astype(np.float32))
+
+
+def product_of(quantised: Quantised, bias: Floats | None) -> Product:
+    """The product with a rounded matrix: by our kernels where they are, as at run time."""
+    kernels = native.look()
+    found = None if kernels is None else kernels.product(quantised, bias)
+    return Affine(dequantise(quantised), bias) if found is None else found
+
+
+def activated(product: Product, config: Starcoder2Config) -> Callable[[Floats], Floats]:
+    """The product, and the activation of its outputs."""
+    if isinstance(product, IntegerProduct) and ACTIVATIONS[config.hidden_act] == "tanh":
+        return product.through_gelu()
+    return lambda x: gelu(product(x), config)
 
 
 def input_parts(columns: int, widest: int, scheme: Scheme) -> Iterator[slice]:

@@ -15,12 +15,14 @@ Where it is known which errors of the outputs the model minds
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky
+from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from sc2onnx.bundle.schemes import Scheme
+from sc2onnx.export.quantize import native
 from sc2onnx.export.quantize.codec import (
     ZERO_SCALE,
     Floats,
@@ -31,6 +33,7 @@ from sc2onnx.export.quantize.codec import (
 )
 from sc2onnx.export.quantize.metric import METRIC_DAMPING
 from sc2onnx.export.quantize.moments import DAMPING, FLOOR, Moments
+from sc2onnx.export.quantize.native import Native
 
 TOWARDS_ORIGINAL: Final = 0.7
 """How far the weights aim at the original's outputs; measured in
@@ -45,8 +48,14 @@ GROWTH: Final = (0, 9, 90, 900, 9000)
 10,000 times as much in all.
 """
 
+Share = tuple[slice, Floats]
+"""Some outputs, and how much of the errors of all of them they make up for: (out, some)."""
+
 GROUPS: Final = 32
 """Parts of a product's outputs that make up for each other's errors in turn."""
+
+_TOGETHER: Final = 128
+"""Outputs that two threads of our kernels take at once: larger parts are multiples of it."""
 
 _NEVER: Final = np.float32(1e30)
 """A scale under which every code is 0: that of blocks that stay zeros."""
@@ -55,7 +64,7 @@ _BLOCK: Final = 128
 """Columns rounded before their errors are carried on by one matrix product."""
 
 _FEW: Final = 16
-"""Columns of these that are rounded one by one."""
+"""Columns of these that are rounded one by one: of one block of any scheme."""
 
 _WIDEST: Final = 4096
 """Outputs rounded before the next: a few copies of their weights are the temporary memory."""
@@ -111,11 +120,12 @@ def _round_outputs(
     scales = np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T)
     state = RoundingState(np.ascontiguousarray(target.T), scales, scheme)
     round_in_turn(state, factor)
+    shares = None if metric is None else list(shares_of(metric))
     for _ in range(SWEEPS):
-        if metric is None:
+        if shares is None:
             coordinate_descent(state, covariance)
         else:
-            descend_in_turn(state, covariance, metric)
+            descend_in_turn(state, covariance, shares)
     codes = np.ascontiguousarray(state.codes.astype(np.int8).T)
     scales = np.ascontiguousarray(np.where(zeros, ZERO_SCALE, state.scales.T))
     return Quantised(codes, scales, scheme)
@@ -151,6 +161,16 @@ class RoundingState:
         self.target, self.scales, self.scheme = target, scales, scheme
         self.codes, self.errors = np.zeros_like(target), np.zeros_like(target)
 
+    @property
+    def kernels(self) -> Native | None:
+        """Our kernels, if they are installed; they compute in float32."""
+        return native.look() if self.target.dtype == np.float32 else None
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest code and the highest."""
+        return float(-self.scheme.half), float(self.scheme.half - 1)
+
     def part(self, outputs: slice, pull: Floats) -> RoundingState:
         """Some outputs, by themselves, whose targets are moved by ``pull`` (in, outputs)."""
         target, scales = self.target[:, outputs] + pull, self.scales[:, outputs].copy()
@@ -181,26 +201,39 @@ def _settle(
     )
     wanted = wanted[:, outputs]
     changes = np.empty(target.shape, dtype=target.dtype)
-    lowest, highest = (
-        target.dtype.type(-state.scheme.half),
-        target.dtype.type(state.scheme.half - 1),
-    )
+    settle = _settle_few if state.kernels is None else state.kernels.settle
     for stop in range(len(target), 0, -_FEW):
-        first = max(0, stop - _FEW)
-        aims = wanted[first:stop] + steps[stop:, first:stop].T @ changes[stop:]
-        for j in range(stop - 1, first - 1, -1):
-            scale = state.scales[(columns.start + j) // state.scheme.block_size, outputs]
-            code, error, change, aim = codes[j], errors[j], changes[j], aims[j - first]
-            np.divide(aim, scale, out=code)
-            np.rint(code, out=code)
-            np.maximum(code, lowest, out=code)
-            np.minimum(code, highest, out=code)
-            np.multiply(code, scale, out=aim)
-            np.subtract(target[j], aim, out=aim)
-            np.subtract(aim, error, out=change)
-            error[:] = aim
-            if j > first:
-                aims[: j - first] += steps[j, first:j, None] * change
+        few = slice(max(0, stop - _FEW), stop)
+        aims = wanted[few] + steps[stop:, few].T @ changes[stop:]
+        scales = state.scales[(columns.start + few.start) // state.scheme.block_size, outputs]
+        rows = target[few], codes[few], errors[few]
+        settle(aims, rows, changes[few], scales, steps[few, few], state.limits)
+
+
+def _settle_few(
+    aims: Floats,
+    rows: tuple[Floats, Floats, Floats],
+    changes: Floats,
+    scales: Floats,
+    steps: Floats,
+    limits: tuple[float, float],
+) -> None:
+    """:meth:`sc2onnx.export.quantize.native.Native.settle`, to the bit, in numpy."""
+    lowest, highest = map(aims.dtype.type, limits)
+    for j, target, code, error, change in reversed(
+        list(zip(range(len(aims)), *rows, changes, strict=True))
+    ):
+        aim = aims[j]
+        np.divide(aim, scales, out=code)
+        np.rint(code, out=code)
+        np.maximum(code, lowest, out=code)
+        np.minimum(code, highest, out=code)
+        np.multiply(code, scales, out=aim)
+        np.subtract(target, aim, out=aim)
+        np.subtract(aim, error, out=change)
+        error[:] = aim
+        if j:
+            aims[:j] += steps[j, :j, None] * change
 
 
 def round_in_turn(state: RoundingState, factor: Floats) -> None:
@@ -222,6 +255,10 @@ def coordinate_descent(state: RoundingState, covariance: Floats) -> None:
     """One round of coordinate descent on ``tr(E H E^T)``: each block's scales, then its
     codes, given all the rest.
     """
+    if (kernels := state.kernels) is not None:
+        rows = state.target, state.codes, state.errors
+        kernels.descend(rows, state.scales, covariance, state.limits)
+        return
     size = state.scheme.block_size
     for block in range(len(state.scales) - 1, -1, -1):
         columns = slice(block * size, (block + 1) * size)
@@ -237,20 +274,33 @@ def coordinate_descent(state: RoundingState, covariance: Floats) -> None:
         state.settle(columns, gradient, np.asarray(inner / diagonal, dtype=np.float32))
 
 
-def descend_in_turn(state: RoundingState, covariance: Floats, metric: Floats) -> None:
-    """One round of coordinate descent on ``tr(G E H E^T)``, some outputs after the others.
+def shares_of(metric: Floats) -> Iterator[Share]:
+    """The parts of the outputs that make up for each other in turn, and for how much.
 
     Given the errors E_o of all others, outputs a are best off with errors of ``-E_o G_oa G_aa^-1``
     (each of them a column): so that much is added to what they aim at. Among each other they make
     up for nothing; each on its own would make up for the others' errors once more.
     """
-    outputs = state.target.shape[1]
+    outputs = len(metric)
     size = -(-outputs // GROUPS)
+    if size > _TOGETHER // 2:
+        size = -(-size // _TOGETHER) * _TOGETHER
     for first in range(0, outputs, size):
-        here = slice(first, first + size)
-        shares = cho_solve(cho_factor(metric[here, here], lower=True), metric[here]).T
+        here = slice(first, min(first + size, outputs))
+        # numpy's solver: threads of scipy's would wait beside those of what comes next
+        share = np.linalg.solve(metric[here, here], metric[here]).T
+        yield here, np.ascontiguousarray(share, dtype=np.float32)
+
+
+def descend_in_turn(state: RoundingState, covariance: Floats, shares: Iterable[Share]) -> None:
+    """One round of coordinate descent on ``tr(G E H E^T)``, some outputs after the others."""
+    for here, share in shares:
+        if state.kernels is not None:
+            rows = state.target, state.codes, state.errors
+            state.kernels.descend(rows, state.scales, covariance, state.limits, (here, share))
+            continue
         # of these outputs themselves the share is all
-        pull = np.asarray(state.errors @ shares - state.errors[:, here], dtype=np.float32)
+        pull = np.asarray(state.errors @ share - state.errors[:, here], dtype=np.float32)
         part = state.part(here, pull)
         coordinate_descent(part, covariance)
         state.codes[:, here], state.scales[:, here] = part.codes, part.scales

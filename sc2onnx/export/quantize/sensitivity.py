@@ -33,9 +33,12 @@ from sc2onnx.export.quantize.weights import LAYERS
 from sc2onnx.export.weights import EMBEDDING, HEAD, some_tensors
 
 TOKENS: Final = 4096
-"""Of text that it is measured on. A fourth would do for the order of the products; the metrics of
-outputs, which come of the same gradients, are better on more (docs/decisions/0008-calibration.md).
+"""Of text that gradients are computed on: the more, the better are the metrics of outputs
+(docs/decisions/0008-calibration.md).
 """
+
+_MEASURED: Final = slice(None, None, 4)
+"""Windows of these on which products are rounded: their order shows on few."""
 
 _FORWARD: Final = 5
 """The pass forward is about one part in so many of the time."""
@@ -117,23 +120,21 @@ class Layer:
         middle = x + parts["self_attn.o_proj"](mixed)
         below, up, inner = self._mlp(middle)
         gradients = {"mlp.c_proj": gradient}
-        found = {"mlp.c_proj": _lost(self._change("mlp.c_proj", inner, schemes), gradient)}
+        found = {"mlp.c_proj": self._lost("mlp.c_proj", inner, gradient, schemes)}
         through = gelu_gradient(up, self.config, gradient @ parts["mlp.c_proj"].weight)
         gradients["mlp.c_fc"] = through
-        found["mlp.c_fc"] = _lost(self._change("mlp.c_fc", below, schemes), through)
+        found["mlp.c_fc"] = self._lost("mlp.c_fc", below, through, schemes)
         gradient = gradient + layer_norm_gradient(
             middle, parts["post_attention_layernorm"], epsilon, through @ parts["mlp.c_fc"].weight
         )
         gradients["self_attn.o_proj"] = gradient
-        found["self_attn.o_proj"] = _lost(
-            self._change("self_attn.o_proj", mixed, schemes), gradient
-        )
+        found["self_attn.o_proj"] = self._lost("self_attn.o_proj", mixed, gradient, schemes)
         through = gradient @ parts["self_attn.o_proj"].weight
         # Of values, what many positions have in common adds up in those that see them: so it is
         # measured there.
-        changed = qkv + self._change("self_attn.qkv_proj", normed, schemes)
-        changed = attention(changed, self.config, tables) - mixed
-        found["self_attn.qkv_proj"] = _lost(changed, through)
+        few = self._change("self_attn.qkv_proj", normed[_MEASURED], schemes)
+        few = attention(qkv[_MEASURED] + few, self.config, tables) - mixed[_MEASURED]
+        found["self_attn.qkv_proj"] = _lost(few, through[_MEASURED])
         through = attention_gradient(qkv, self.config, tables, through)
         gradients["self_attn.qkv_proj"] = through
         for part, of_outputs in gradients.items():
@@ -155,6 +156,10 @@ class Layer:
         normed = layer_norm(x, self.parts["post_attention_layernorm"], self.config.norm_epsilon)
         up = self.parts["mlp.c_fc"](normed)
         return normed, up, gelu(up, self.config)
+
+    def _lost(self, part: str, x: Floats, gradient: Floats, schemes: Mapping[str, Scheme]) -> float:
+        """By rounding a product to the nearest, for inputs x and gradients of its outputs."""
+        return _lost(self._change(part, x[_MEASURED], schemes), gradient[_MEASURED])
 
     def _change(self, part: str, x: Floats, schemes: Mapping[str, Scheme]) -> Floats:
         """What rounding to the nearest does to a product's outputs for the inputs x."""

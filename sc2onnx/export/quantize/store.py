@@ -32,7 +32,7 @@ from sc2onnx.export.progress import Progress, Silent
 from sc2onnx.export.quantize import rounding, streams
 from sc2onnx.export.quantize.codec import Floats, Quantised, pack, unpack
 
-ALGORITHM: Final = 5
+ALGORITHM: Final = 6
 """Raised whenever the same text gives other codes, unless that is by one of
 :func:`sc2onnx.export.quantize.rounding.constants`.
 """

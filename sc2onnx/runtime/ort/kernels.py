@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from sc2onnx.bundle.kernels import OLDEST, VERSION, WITH_ADAPTERS, runs
+from sc2onnx.bundle.kernels import MODULE, OLDEST, VARIABLE, VERSION, WITH_ADAPTERS, runs
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.hints import KERNELS
@@ -37,10 +37,6 @@ fails where that is not so; ``off`` does not.
 CacheType = Literal["auto", "int8", "float32"]
 """What the kernels keep of keys and values; ``auto`` is int8."""
 
-VARIABLE: Final = "SC2ONNX_RUN_KERNELS"
-"""What ``auto`` means in this process, one of :data:`Use`."""
-
-_MODULE: Final = "sc2onnx_kernels"
 _PACKAGE: Final = "sc2onnx-kernels"
 
 
@@ -123,7 +119,7 @@ class Missing:
 def look() -> Kernels | Missing:
     """The library of this process, looked for once."""
     try:
-        module = importlib.import_module(_MODULE)
+        module = importlib.import_module(MODULE)
     except ImportError:
         return Missing(f"{_PACKAGE} is not installed")
     except Exception as error:  # it is somebody else's code

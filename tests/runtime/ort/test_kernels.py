@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 import sc2onnx
-from sc2onnx.bundle.kernels import OLDEST, VERSION
+from sc2onnx.bundle.kernels import OLDEST, VARIABLE, VERSION
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.cli.doctor import diagnose
 from sc2onnx.errors import MissingDependencyError, RequestError
 from sc2onnx.runtime.description import on_kernels
 from sc2onnx.runtime.ort.devices import Device
-from sc2onnx.runtime.ort.kernels import VARIABLE, Kernels, Missing, kept_slots, look, usable
+from sc2onnx.runtime.ort.kernels import Kernels, Missing, kept_slots, look, usable
 
 PROMPT = "def fib(n):"
 

@@ -1,0 +1,80 @@
+#include "calibration.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "instructions.h"
+#include "threads.h"
+
+namespace sc2onnx {
+
+namespace {
+
+constexpr int64_t kRowsOfTask = 128;  // their codes and a few tiles stay in a core's cache
+
+// Activations of a task as int8, of one thread.
+struct Codes {
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int32_t> starts;
+
+  Codes(int64_t rows, const MatrixShape &matrix)
+      : codes((size_t)(rows * matrix.inputs)),
+        scales((size_t)(rows * matrix.blocks())),
+        starts((size_t)(rows * matrix.blocks())) {}
+};
+
+// Some rows, from beginning to end.
+void multiply_rows(const FreeProduct &whole, int64_t first, Codes &to) {
+  const LinearKernels kernels = instructions().linear;
+  const MatrixShape &matrix = whole.matrix;
+  Rounding rounding;
+  rounding.x = whole.x + first * matrix.inputs;
+  rounding.rows = std::min(kRowsOfTask, whole.rows - first);
+  rounding.matrix = matrix;
+  rounding.codes = to.codes.data();
+  rounding.scales = to.scales.data();
+  rounding.starts = to.starts.data();
+  kernels.round_rows(rounding, 0, rounding.rows);
+  Product product;
+  product.matrix = matrix;
+  product.weights = whole.weights;
+  product.rows = rounding.rows;
+  product.codes = rounding.codes;
+  product.scales = rounding.scales;
+  product.starts = rounding.starts;
+  product.bias = whole.bias;
+  product.gelu = whole.gelu;
+  product.y = whole.y + first * matrix.outputs;
+  kernels.product(product, 0, matrix.tiles());
+}
+
+}  // namespace
+
+void multiply(const FreeProduct &product, int threads) {
+  const int64_t tasks = (product.rows + kRowsOfTask - 1) / kRowsOfTask;
+  const int64_t rows = std::min(kRowsOfTask, product.rows);
+  std::vector<Codes> codes((size_t)busy_threads(tasks, threads), Codes(rows, product.matrix));
+  in_threads(tasks, threads, [&](int64_t task, int64_t thread) {
+    multiply_rows(product, task * kRowsOfTask, codes[(size_t)thread]);
+  });
+}
+
+void descend(const Descent &descent, int threads) {
+  const int64_t strips = (descent.end - descent.first + kStrip - 1) / kStrip;
+  const int64_t size = descent.inputs * kStrip;
+  const CalibrationKernels kernels = instructions().calibration;
+  std::vector<DescentRoom> rooms((size_t)busy_threads(strips, threads), DescentRoom(descent));
+  std::vector<float> pulls(descent.shares ? (size_t)(strips * size) : 0);
+  auto pull = [&](int64_t strip) { return pulls.empty() ? nullptr : &pulls[(size_t)(strip * size)]; };
+  // before any error changes
+  if (descent.shares)
+    in_threads(strips, threads, [&](int64_t strip, int64_t thread) {
+      kernels.pull(descent, strip, rooms[(size_t)thread], pull(strip));
+    });
+  in_threads(strips, threads, [&](int64_t strip, int64_t thread) {
+    kernels.descend(descent, strip, rooms[(size_t)thread], pull(strip));
+  });
+}
+
+}  // namespace sc2onnx
