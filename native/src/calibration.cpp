@@ -24,6 +24,24 @@ struct Codes {
         starts((size_t)(rows * matrix.blocks())) {}
 };
 
+struct StripMemory {
+  std::vector<float> errors, codes, target, gradient, bend, steps, shares;
+
+  explicit StripMemory(const Descent &of)
+      : errors((size_t)(of.inputs * kStrip)),
+        codes((size_t)(of.block * kStrip)),
+        target(codes.size()),
+        gradient(codes.size()),
+        bend(codes.size()),
+        steps((size_t)(of.block * of.block)),
+        shares(of.shares ? (size_t)(of.outputs * kStrip) : 0) {}
+
+  DescentRoom room() {
+    return {errors.data(), codes.data(), target.data(), gradient.data(),
+            bend.data(),   steps.data(), shares.data()};
+  }
+};
+
 // Some rows, from beginning to end.
 void multiply_rows(const FreeProduct &whole, int64_t first, Codes &to) {
   const LinearKernels kernels = instructions().linear;
@@ -64,16 +82,18 @@ void descend(const Descent &descent, int threads) {
   const int64_t strips = (descent.end - descent.first + kStrip - 1) / kStrip;
   const int64_t size = descent.inputs * kStrip;
   const CalibrationKernels kernels = instructions().calibration;
-  std::vector<DescentRoom> rooms((size_t)busy_threads(strips, threads), DescentRoom(descent));
+  std::vector<StripMemory> rooms((size_t)busy_threads(strips, threads), StripMemory(descent));
   std::vector<float> pulls(descent.shares ? (size_t)(strips * size) : 0);
-  auto pull = [&](int64_t strip) { return pulls.empty() ? nullptr : &pulls[(size_t)(strip * size)]; };
+  auto pull = [&](int64_t strip) {
+    return descent.shares ? pulls.data() + strip * size : nullptr;
+  };
   // before any error changes
   if (descent.shares)
     in_threads(strips, threads, [&](int64_t strip, int64_t thread) {
-      kernels.pull(descent, strip, rooms[(size_t)thread], pull(strip));
+      kernels.pull(descent, strip, rooms[(size_t)thread].room(), pull(strip));
     });
   in_threads(strips, threads, [&](int64_t strip, int64_t thread) {
-    kernels.descend(descent, strip, rooms[(size_t)thread], pull(strip));
+    kernels.descend(descent, strip, rooms[(size_t)thread].room(), pull(strip));
   });
 }
 

@@ -1,10 +1,6 @@
 // What calibrating asks of the kernels: a step of rounding, and products outside of any graph.
 #pragma once
 
-#include <stddef.h>
-
-#include <vector>
-
 #include "linear.h"
 
 namespace sc2onnx {
@@ -48,19 +44,10 @@ constexpr int64_t kWidestBlock = 256;
 
 // What a thread needs for a strip.
 struct DescentRoom {
-  std::vector<float> errors;                         // a strip of all inputs
-  std::vector<float> codes, target, gradient, bend;  // strips of a block
-  std::vector<float> steps;                          // (block, block)
-  std::vector<float> shares;                         // a strip of all outputs
-
-  explicit DescentRoom(const Descent &of)
-      : errors((size_t)(of.inputs * kStrip)),
-        codes((size_t)(of.block * kStrip)),
-        target(codes.size()),
-        gradient(codes.size()),
-        bend(codes.size()),
-        steps((size_t)(of.block * of.block)),
-        shares(of.shares ? (size_t)(of.outputs * kStrip) : 0) {}
+  float *errors;                           // a strip of all inputs
+  float *codes, *target, *gradient, *bend;  // strips of a block
+  float *steps;                            // (block, block)
+  float *shares;                           // a strip of all outputs
 };
 
 // One round of coordinate descent on tr(E H E^T), E the errors and H the covariance: for each block
@@ -70,8 +57,8 @@ void descend(const Descent &descent, int threads);
 struct CalibrationKernels {
   void (*settle)(const Settling &);
   // by how much what others lack moves a strip's weights: a strip of all inputs
-  void (*pull)(const Descent &, int64_t strip, DescentRoom &, float *pull);
-  void (*descend)(const Descent &, int64_t strip, DescentRoom &, const float *pull);  // or null
+  void (*pull)(const Descent &, int64_t strip, const DescentRoom &, float *pull);
+  void (*descend)(const Descent &, int64_t strip, const DescentRoom &, const float *pull);  // or null
 };
 
 // x (rows, inputs) times packed weights, plus bias where there is one, and through GELU where that

@@ -65,20 +65,20 @@ struct Block {
   int64_t inputs, block, column;
   const float *inner;  // (block, block) of the covariance, rows `inputs` apart
   int wide;            // vectors that count
-  DescentRoom &room;
+  const DescentRoom &room;
   float *scales;  // (kStrip,)
 
   SC2ONNX_INLINE float *errors(int64_t row, int n) const {
-    return room.errors.data() + strip_at(inputs, column + row, n);
+    return room.errors + strip_at(inputs, column + row, n);
   }
   SC2ONNX_INLINE int64_t at(int64_t row, int n) const { return strip_at(block, row, n); }
 };
 
 // The best scale of each output for its codes moves scales, errors and the gradient together.
 static void improve_scales(const Block &a) {
-  const float *codes = a.room.codes.data(), *bend = a.room.bend.data();
-  float *gradient = a.room.gradient.data();
-  multiply_strip(a.inner, a.inputs, a.block, codes, a.block, a.wide, a.room.bend.data());
+  const float *codes = a.room.codes, *bend = a.room.bend;
+  float *gradient = a.room.gradient;
+  multiply_strip(a.inner, a.inputs, a.block, codes, a.block, a.wide, a.room.bend);
   for (int n = 0; n < a.wide; n++) {
     F power = splat(0.f), along = splat(0.f);
     for (int64_t i = 0; i < a.block; i++) {
@@ -107,8 +107,8 @@ static void improve_scales(const Block &a) {
 
 // Codes of a block from its last input to its first: the gradient becomes the weights to aim at.
 static void improve_codes(const Block &a, float least, float most) {
-  float *aims = a.room.gradient.data(), *codes = a.room.codes.data(), *steps = a.room.steps.data();
-  const float *target = a.room.target.data();
+  float *aims = a.room.gradient, *codes = a.room.codes, *steps = a.room.steps;
+  const float *target = a.room.target;
   for (int64_t i = 0; i < a.block; i++) {
     // the error at which the gradient would be 0, and with it the weight
     const float diagonal = a.inner[i * a.inputs + i];
@@ -174,38 +174,38 @@ static void add_strip(float *a, const float *b, int64_t rows, float sign) {
     store(a + i, fma(splat(sign), load(b + i), load(a + i)));
 }
 
-static void pull(const Descent &a, int64_t strip, DescentRoom &room, float *to) {
+static void pull(const Descent &a, int64_t strip, const DescentRoom &room, float *to) {
   const auto [first, width, wide] = Width::of(a, strip);
-  take_strip(a.shares + first - a.first, a.end - a.first, a.outputs, width, 0, room.shares.data());
-  multiply_strip(a.errors, a.outputs, a.inputs, room.shares.data(), a.outputs, wide, to);
+  take_strip(a.shares + first - a.first, a.end - a.first, a.outputs, width, 0, room.shares);
+  multiply_strip(a.errors, a.outputs, a.inputs, room.shares, a.outputs, wide, to);
   // of these outputs themselves the share is all
-  take_strip(a.errors + first, a.outputs, a.inputs, width, 0, room.errors.data());
-  add_strip(to, room.errors.data(), a.inputs, -1);
+  take_strip(a.errors + first, a.outputs, a.inputs, width, 0, room.errors);
+  add_strip(to, room.errors, a.inputs, -1);
 }
 
-static void descend(const Descent &a, int64_t strip, DescentRoom &room, const float *pull) {
+static void descend(const Descent &a, int64_t strip, const DescentRoom &room, const float *pull) {
   const auto [first, width, wide] = Width::of(a, strip);
   const int64_t n = a.outputs;
   alignas(64) float scales[kStrip];
-  float *errors = room.errors.data();
+  float *errors = room.errors;
   take_strip(a.errors + first, n, a.inputs, width, 0, errors);
   if (pull) add_strip(errors, pull, a.inputs, 1);
   for (int64_t b = a.inputs / a.block - 1; b >= 0; b--) {
     const int64_t column = b * a.block, at = column * n + first;
     const float *rows = a.covariance + column * a.inputs;
     const Block block{a.inputs, a.block, column, rows + column, wide, room, scales};
-    take_strip(a.codes + at, n, a.block, width, 0, room.codes.data());
-    take_strip(a.target + at, n, a.block, width, 0, room.target.data());
+    take_strip(a.codes + at, n, a.block, width, 0, room.codes);
+    take_strip(a.target + at, n, a.block, width, 0, room.target);
     for (int v = 0; pull && v < kWide; v++)
       for (int64_t i = 0; i < a.block; i++) {
-        float *target = &room.target[(size_t)strip_at(a.block, i, v)];
+        float *target = room.target + strip_at(a.block, i, v);
         store(target, add(load(target), load(pull + strip_at(a.inputs, column + i, v))));
       }
     take_strip(a.scales + b * n + first, n, 1, width, 1, scales);
-    multiply_strip(rows, a.inputs, a.block, errors, a.inputs, wide, room.gradient.data());
+    multiply_strip(rows, a.inputs, a.block, errors, a.inputs, wide, room.gradient);
     improve_scales(block);
     improve_codes(block, a.lowest, a.highest);
-    give_strip(room.codes.data(), n, a.block, width, a.codes + at);
+    give_strip(room.codes, n, a.block, width, a.codes + at);
     give_strip(scales, n, 1, width, a.scales + b * n + first);
   }
   if (pull) add_strip(errors, pull, a.inputs, -1);
