@@ -25,7 +25,6 @@ from sc2onnx.export.quantize.products import (
     activated,
     input_parts,
     joined,
-    of_inputs,
     product_of,
     round_product,
 )
@@ -45,6 +44,8 @@ is it worth the time to round ``c_proj`` in parts, each of which knows less.
 """
 
 Weights = Mapping[str, LazyWeight]
+
+ALL: Final = slice(None)
 
 
 # what is not finite is noticed at the next product, and named
@@ -72,21 +73,27 @@ def calibrate(
         work.layer(f"model.layers.{layer}")
 
 
-def affine(weights: Weights, name: str) -> Affine:
-    """A product or a norm in floats."""
+def affine(weights: Weights, name: str, outputs: slice = ALL, inputs: slice = ALL) -> Affine:
+    """A norm in floats, or of a product some outputs and inputs, all of them by default."""
+    bias = weights.get(f"{name}.bias")
     return Affine(
-        whole(weights[f"{name}.weight"]),
-        whole(weights[f"{name}.bias"]) if f"{name}.bias" in weights else None,
+        part_of(weights[f"{name}.weight"], outputs, inputs),
+        None if bias is None else part_of(bias, outputs),
     )
 
 
-def whole(weight: LazyWeight) -> Floats:
-    """A weight in one piece."""
-    array = np.empty(weight.shape, dtype=np.float32)
-    first = 0
-    for rows in weight.chunks():
-        array[first : first + len(rows)] = rows
-        first += len(rows)
+def part_of(weight: LazyWeight, rows: slice = ALL, columns: slice = ALL) -> Floats:
+    """Some rows and columns of a weight, which is read a few rows at a time."""
+    first, stop, _ = rows.indices(weight.shape[0])
+    places = (slice(None), columns)[: len(weight.shape)]
+    widths = (len(range(*columns.indices(size))) for size in weight.shape[1:])
+    array = np.empty((stop - first, *widths), dtype=np.float32)
+    at = 0
+    for chunk in weight.chunks():
+        here = chunk[max(first - at, 0) : max(stop - at, 0)]
+        start = max(at - first, 0)
+        array[start : start + len(here)] = here[places]
+        at += len(chunk)
     return array
 
 
@@ -124,33 +131,35 @@ class CalibrationRun:
         normed = self._room("outer", self.config.hidden_size)
         for batch in self.streams.batches():
             normed.put(batch, self._normed(batch, norm))
-        up = self._rounded(f"{name}.c_fc", normed.at)
-        self._down(f"{name}.c_proj", up, normed)
+        _, up = self._rounded(f"{name}.c_fc", normed.at)
+        self._down(name, up, normed)
 
-    def _down(self, name: str, up: tuple[Affine, Product], normed: Streams) -> None:
+    def _down(self, mlp: str, up: Product, normed: Streams) -> None:
         """``c_proj``, a part of its inputs after the other: so each activation is computed once,
         kept until its part is rounded, and moves the streams on. What the parts before did to the
         outputs, the next one makes up for, and in part for what the residual stream lacks.
         """
-        product, scheme = affine(self.weights, name), self.schemes[name]
+        name = f"{mlp}.c_proj"
+        scheme, weight = self.schemes[name], self.weights[f"{name}.weight"]
         stored, parts = self.store.get(name, scheme), list[Rounded]()
         owed = self.streams.lacking(OF_RESIDUAL)
         widest = max(self.config.hidden_size, WHOLE)
-        for inputs in input_parts(product.weight.shape[1], widest, scheme):
+        for inputs in input_parts(weight.shape[1], widest, scheme):
             inner = self._room("inner", inputs.stop - inputs.start)
-            self._inner((up[0].part(inputs), up[1].part(inputs)), normed, inner)
-            part = of_inputs(product, inputs)
+            original = affine(self.weights, f"{mlp}.c_fc", outputs=inputs)
+            self._inner((original, up.part(inputs)), normed, inner)
+            part = affine(self.weights, name, inputs=inputs)
             if stored is None:
                 parts.append(self._round(name, part, scheme, inner.at, owed))
             done = parts[-1] if stored is None else stored.part(inputs)
             self._move(part.unbiased, product_of(done.quantised, None), inner, owed)
         if stored is None:
-            stored = joined(parts, product.bias)
+            stored = joined(parts, part.bias)
             self.store.put(name, stored)
-        if product.bias is not None and stored.bias is not None:
-            self.streams.original[:] += product.bias
+        if part.bias is not None and stored.bias is not None:
+            self.streams.original[:] += part.bias
             self.streams.ours[:] += stored.bias
-        self.report.advance(product.weight.nbytes)
+        self.report.advance(weight.nbytes)
 
     def _move(self, original: Affine, ours: Product, inner: Streams, owed: Floats) -> None:
         """Both streams through a part of ``c_proj``; what ours then lacks is added to ``owed``."""

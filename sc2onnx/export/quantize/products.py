@@ -74,22 +74,18 @@ def input_parts(columns: int, widest: int, scheme: Scheme) -> Iterator[slice]:
     return map(slice, ends[:-1], ends[1:])
 
 
-def of_inputs(product: Affine, inputs: slice) -> Affine:
-    """What some of the inputs add to the outputs; there is a bias of zeros if there is one."""
-    weight = np.ascontiguousarray(product.weight[:, inputs])
-    return Affine(weight, None if product.bias is None else np.zeros_like(product.bias))
-
-
 def joined(parts: Sequence[Rounded], bias: Floats | None) -> Rounded:
-    """The product whose inputs' parts these are, with the bias that it had."""
+    """The product whose inputs' parts these are. Each was rounded with ``bias``, that of all."""
     quantised = [part.quantised for part in parts]
     whole = Quantised(
         np.concatenate([part.codes for part in quantised], axis=1),
         np.concatenate([part.scales for part in quantised], axis=1),
         quantised[0].scheme,
     )
-    changes = [part.bias for part in parts if part.bias is not None]
-    return Rounded(whole, None if bias is None else np.asarray(bias + sum(changes), np.float32))
+    if bias is None:
+        return Rounded(whole, None)
+    changes = sum(part.bias - bias for part in parts if part.bias is not None)
+    return Rounded(whole, np.asarray(bias + changes, np.float32))
 
 
 @overload

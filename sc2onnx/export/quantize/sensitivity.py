@@ -24,7 +24,7 @@ from sc2onnx.export.quantize.backward import (
     gelu_gradient,
     layer_norm_gradient,
 )
-from sc2onnx.export.quantize.calibrate import Weights, affine, whole
+from sc2onnx.export.quantize.calibrate import Weights, affine, part_of
 from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.recipe import Recipe
@@ -219,7 +219,7 @@ def _drawn_gradient(config: Starcoder2Config, weights: Weights, x: Floats) -> Fl
     the residual stream x (windows, length, hidden) after the last layer.
     """
     norm = affine(weights, "model.norm")
-    head = whole(weights[EMBEDDING if config.tie_word_embeddings else HEAD])
+    head = part_of(weights[EMBEDDING if config.tie_word_embeddings else HEAD])
     random, found = np.random.default_rng(0), np.empty_like(x)
     for window, rows in enumerate(x):
         logits = layer_norm(rows, norm, config.norm_epsilon) @ head.T

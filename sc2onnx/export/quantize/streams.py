@@ -17,7 +17,7 @@ from sc2onnx.export.weights import LazyWeight
 BATCH_TOKENS: Final = 4096
 """Tokens computed at once: their widest activations are the temporary memory of a forward pass."""
 
-ORIGINAL_TOKENS: Final = 16384
+ORIGINAL_TOKENS: Final = 20480
 """At most so many tokens go through the original as well, in windows spread over the text: what
 ours lacks shows on fewer of them than its inputs' second moments do
 (docs/decisions/0008-calibration.md).

@@ -8,7 +8,7 @@ import pytest
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.export.quantize.codec import Floats, dequantise
 from sc2onnx.export.quantize.forward import Affine
-from sc2onnx.export.quantize.products import input_parts, joined, of_inputs, round_product
+from sc2onnx.export.quantize.products import input_parts, joined, round_product
 
 SCHEME = Scheme(4, 16)
 
@@ -45,7 +45,8 @@ def test_a_part_makes_up_for_what_the_parts_before_it_did(bias: Floats | None) -
     for make_up in (False, True):
         parts, owed = [], np.zeros_like(expected)
         for columns in input_parts(64, 16, SCHEME):
-            part, x = of_inputs(product, columns), inputs[:, columns]
+            part = Affine(np.ascontiguousarray(product.weight[:, columns]), bias)
+            x = inputs[:, columns]
             lacking = [owed] if make_up else [None]
             parts.append(round_product(part, SCHEME, [(x, x)], lacking))
             owed += part.unbiased(x) - x @ dequantise(parts[-1].quantised).T

@@ -17,7 +17,7 @@ import pytest
 from sc2onnx.bundle.schemes import Scheme
 from sc2onnx.errors import TensorError
 from sc2onnx.export.progress import Silent
-from sc2onnx.export.quantize.calibrate import affine, whole
+from sc2onnx.export.quantize.calibrate import affine, part_of
 from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.quantize.forward import Affine, attention, gelu, layer_norm, rotary_tables
 from sc2onnx.export.quantize.recipe import Override, Recipe
@@ -63,7 +63,7 @@ def log_probabilities(
         return Affine((weights or {}).get(name, found.weight), found.bias)
 
     config, tables = case.config, rotary_tables(case.config, windows.shape[1])
-    table = whole(case.floats[EMBEDDING])
+    table = part_of(case.floats[EMBEDDING])
     x = table[windows]
     for layer in range(config.num_hidden_layers):
         name = f"model.layers.{layer}"
@@ -74,7 +74,7 @@ def log_probabilities(
         y = layer_norm(x, norm, config.norm_epsilon)
         x = x + product(f"{name}.mlp.c_proj")(gelu(product(f"{name}.mlp.c_fc")(y), config))
     x = layer_norm(x, affine(case.floats, "model.norm"), config.norm_epsilon)
-    logits = x @ (table if config.tie_word_embeddings else whole(case.floats[HEAD])).T
+    logits = x @ (table if config.tie_word_embeddings else part_of(case.floats[HEAD])).T
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)), np.float32)
 
 
