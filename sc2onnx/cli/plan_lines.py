@@ -106,8 +106,8 @@ def _calibration_notes(table: PlanTable) -> Iterator[str]:
         return
     names = " and ".join(dict.fromkeys(ahead.precision for ahead in calibrated))
     longest = max(ahead.calibration_seconds for ahead in calibrated)
-    yield f"To export, {names}: with calibration, about {_time(longest)} on 2 processors, and on"
-    yield "  disk what it keeps in the cache directory."
+    yield f"To export, {names}: with calibration, about {_time(longest)} on this machine, and"
+    yield "  on disk what it keeps in the cache directory."
     if table.short_calibration < longest:
         yield f"  --calibration-tokens {FEW_TOKENS}: {_time(table.short_calibration)}"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from math import prod
 from typing import Final
 
+import numpy as np
+
 from sc2onnx.export.config import Starcoder2Config
 from sc2onnx.export.plan import Plan
-from sc2onnx.export.quantize import corpus
+from sc2onnx.export.quantize import corpus, sensitivity
 from sc2onnx.export.quantize.streams import ORIGINAL_TOKENS
 from sc2onnx.export.weights import CHUNK_BYTES
 
@@ -25,26 +29,38 @@ _ROUNDING_EXTRA: Final = 5
 _TRANSPOSED_COPIES: Final = 4
 """A matrix that is transposed is there in int8 as often, and its scales so often less one."""
 
-_CALIBRATION_INTERPRETER: Final = 580_000_000
+_CALIBRATION_INTERPRETER: Final = 550_000_000
 """Python, and what a batch of tokens takes."""
 _OURS_COPIES: Final = 3
 """Activations of our stream that are there at once: residual, normed, inputs of ``c_proj``."""
 _ORIGINAL_COPIES: Final = 4
 """The same of the original's, and what the outputs of ours lack."""
-_CALIBRATION_COPIES: Final = 3
-"""Of the widest matrix, in float32: ``c_fc`` of both models, ``c_proj``."""
+_CALIBRATION_COPIES: Final = 2
+"""Of the widest matrix, in float32: ``c_fc`` while it is rounded, parts of it and of ``c_proj``."""
 
-# Time of a calibration on two processors, from the first layer of the 3B shape
-# (docs/measurements.md). A layer takes 22 s for its roundings, and for each token 0.8 ms in ours
-# and 1.0 ms in the original; the sensitivities about 4 s a layer. What a token takes in a layer
-# however small is from the mini checkpoint.
+# Work of a calibration, in float32 operations of matrix products that take as long; from the first
+# layers of the 3B shape (docs/measurements.md). A layer has 9 of 10^12 for its roundings, and for
+# each token 0.26 of 10^9 in ours and 0.5 in the original; gradients have 1.2 for each token. What a
+# token has in a layer however small is from the mini checkpoint.
 _MEASURED_HIDDEN: Final = 3072
 _MEASURED_INNER: Final = 12288
-_SENSITIVITY_SECONDS: Final = 4.0
-_ROUNDING_SECONDS: Final = 22.0
-_OURS_SECONDS: Final = 0.8e-3
-_ORIGINAL_SECONDS: Final = 1.0e-3
-_SMALLEST_TOKEN_SECONDS: Final = 0.03e-3
+_ROUNDING_WORK: Final = 9e12
+_OURS_WORK: Final = 0.26e9
+_ORIGINAL_WORK: Final = 0.5e9
+_GRADIENT_WORK: Final = 1.2e9
+_SMALLEST_TOKEN_WORK: Final = 0.005e9
+
+
+@functools.cache
+def product_speed() -> float:
+    """Float32 operations per second of matrix products on this machine, measured in a moment."""
+    matrix = np.ones((1536, 1536), dtype=np.float32)
+    times = list[float]()
+    for _ in range(3):
+        began = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - began)
+    return float(2 * len(matrix) ** 3 / min(times))
 
 
 def streaming_peak(plan: Plan) -> int:
@@ -73,7 +89,7 @@ def calibration_peak(config: Starcoder2Config, tokens: int = corpus.DEFAULT_TOKE
     """Peak resident bytes of rounding with the statistics of a text of so many tokens.
 
     Activations (tokens, hidden) of ours, and on fewer tokens of the original, and a perceptron's
-    weights, all in float32. For the 3B shape: 2.1 + 0.8 + 0.45 + 0.58 = 3.95 GB.
+    weights, all in float32. For the 3B shape: 2.1 + 1.0 + 0.3 + 0.55 = 3.97 GB.
     """
     activations = _OURS_COPIES * tokens + _ORIGINAL_COPIES * min(tokens, ORIGINAL_TOKENS)
     values = config.hidden_size * (activations + _CALIBRATION_COPIES * config.intermediate_size)
@@ -86,15 +102,16 @@ def calibration_seconds(
     *,
     sensitivities: bool = True,
 ) -> float:
-    """About how long a calibration on a text of so many tokens takes on two processors.
+    """About how long a calibration on a text of so many tokens takes on this machine.
 
-    It is derived from what a layer took at the 3B shape. A layer's work on tokens goes with its
-    weights, that on rounding with them and their inputs; ``sensitivities``, which decide what is
-    lifted, take a pass forward and one back. For the 3B shape and the default text: 45 minutes.
+    A layer's work on tokens goes with its weights, that on rounding with them and their inputs;
+    ``sensitivities``, which decide what is lifted, take a pass forward and one back. For the 3B
+    shape and the default text: 41 * 10^12 operations a layer, 136 minutes at 150 * 10^9 a second.
     """
     size, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     weights = (size * inner) / (_MEASURED_HIDDEN * _MEASURED_INNER)
-    rounding = weights * size / _MEASURED_HIDDEN * _ROUNDING_SECONDS
-    forward = tokens * _OURS_SECONDS + min(tokens, ORIGINAL_TOKENS) * _ORIGINAL_SECONDS
-    layer = rounding + weights * forward + tokens * _SMALLEST_TOKEN_SECONDS
-    return layers * (layer + (weights * _SENSITIVITY_SECONDS if sensitivities else 0))
+    work = weights * size / _MEASURED_HIDDEN * _ROUNDING_WORK + tokens * _SMALLEST_TOKEN_WORK
+    work += weights * (tokens * _OURS_WORK + min(tokens, ORIGINAL_TOKENS) * _ORIGINAL_WORK)
+    if sensitivities:
+        work += weights * min(tokens, sensitivity.TOKENS) * _GRADIENT_WORK
+    return layers * work / product_speed()

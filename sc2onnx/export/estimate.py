@@ -50,7 +50,7 @@ class Estimate:
     they lie in. ``packed``: what they take at most, packed, in the cache directory of whoever runs
     them on sc2onnx-kernels, else 0. ``memory``: peak resident memory, Python included.
     ``calibration_cache``: what calibration keeps on disk beside the bundle, else 0.
-    ``calibration_seconds``: about how long it takes on two processors, else 0. ``cache``: layout of
+    ``calibration_seconds``: about how long it takes on this machine, else 0. ``cache``: layout of
     the key-value cache.
     """
 

@@ -40,7 +40,7 @@ TOWARDS_ORIGINAL: Final = 0.7
 docs/decisions/0008-calibration.md.
 """
 
-SWEEPS: Final = 3
+SWEEPS: Final = 4
 """Rounds of improving scales and codes after the first rounding."""
 
 GROWTH: Final = (0, 9, 90, 900, 9000)

@@ -14,7 +14,7 @@ from sc2onnx.errors import CheckpointError
 from sc2onnx.export.quantize.codec import Floats, dequantise, quantise
 from sc2onnx.export.weights import LazyWeight
 
-BATCH_TOKENS: Final = 4096
+BATCH_TOKENS: Final = 3072
 """Tokens computed at once: their widest activations are the temporary memory of a forward pass."""
 
 ORIGINAL_TOKENS: Final = 20480
