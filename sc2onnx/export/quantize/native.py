@@ -74,12 +74,12 @@ class Native:
         aims, steps = np.ascontiguousarray(aims), np.ascontiguousarray(steps)
         in_one_piece = (array.strides[-1] == array.itemsize for array in (*rows, changes, scales))
         assert outputs == 1 or all(in_one_piece)
-        failed = self.functions["settle"](
+        status = self.functions["settle"](
             *(columns, outputs, _at(aims), _at(target), _at(codes), _at(errors)),
             *(_stride(target), _at(changes), _stride(changes), _at(scales)),
             *(_at(steps), _stride(steps), *limits),
         )
-        assert not failed
+        _check(status)
 
     def descend(
         self,
@@ -100,12 +100,12 @@ class Native:
         covariance = covariance if covariance.flags.c_contiguous else covariance.T
         assert all(array.flags.c_contiguous for array in (*rows, scales, covariance))
         assert shares is None or shares.flags.c_contiguous
-        failed = self.functions["descend"](
+        status = self.functions["descend"](
             *(inputs, outputs, inputs // len(scales), here.start, here.stop, _at(covariance)),
             *(*map(_at, rows), _at(scales), None if shares is None else _at(shares)),
             *(*limits, processors()),
         )
-        assert not failed
+        _check(status)
 
     def product(self, quantised: Quantised, bias: Floats | None) -> IntegerProduct | None:
         """The product with a rounded matrix; None if no kernel computes with it."""
@@ -119,10 +119,10 @@ class Native:
         packed = room[first : first + size]
         codes = np.ascontiguousarray(pack(quantised.codes, scheme))
         scales = np.ascontiguousarray(quantised.scales.astype(ml_dtypes.bfloat16))
-        failed = self.functions["pack"](
+        status = self.functions["pack"](
             _at(codes), _at(scales.view(np.uint16)), *matrix, processors(), _at(packed)
         )
-        assert not failed
+        _check(status)
         return IntegerProduct(self, quantised, packed, matrix, bias)
 
 
@@ -144,11 +144,11 @@ class IntegerProduct:
         rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]), dtype=np.float32)
         y = np.empty((len(rows), self.matrix[0]), dtype=np.float32)
         bias = None if self.bias is None else np.ascontiguousarray(self.bias, dtype=np.float32)
-        failed = self.native.functions["multiply"](
+        status = self.native.functions["multiply"](
             *(_at(self.packed), *self.matrix, _at(rows), len(rows)),
             *(None if bias is None else _at(bias), int(self.gelu), processors(), _at(y)),
         )
-        assert not failed
+        _check(status)
         return y.reshape(*x.shape[:-1], -1)
 
     def part(self, outputs: slice) -> IntegerProduct:
@@ -185,6 +185,13 @@ def _declared(library: ctypes.CDLL, name: str) -> Any:
     function = getattr(library, f"sc2onnx_kernels_{name}")
     function.restype, function.argtypes = _FUNCTIONS[name]
     return function
+
+
+def _check(status: int) -> None:
+    """What a function returns: 1 for sizes that are none, 2 where the system has no more."""
+    if status == 2:
+        raise MemoryError("calibrating: no memory for what sc2onnx-kernels compute")
+    assert not status
 
 
 def _at(array: npt.NDArray[Any]) -> int:

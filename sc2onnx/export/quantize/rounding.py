@@ -75,7 +75,7 @@ _OUTPUTS: Final = 2048
 
 def constants() -> tuple[object, ...]:
     """What codes depend on beside the weights and the text."""
-    return DAMPING, TOWARDS_ORIGINAL, SWEEPS, FLOOR, GROWTH, METRIC_DAMPING, GROUPS
+    return DAMPING, TOWARDS_ORIGINAL, SWEEPS, FLOOR, GROWTH, METRIC_DAMPING, GROUPS, _TOGETHER
 
 
 def round_jointly(
