@@ -15,7 +15,8 @@ from sc2onnx.export.quantize.metric import output_metric
 from sc2onnx.export.quantize.moments import Moments
 from sc2onnx.export.quantize.native import IntegerProduct
 from sc2onnx.export.quantize.products import activated, product_of
-from sc2onnx.export.quantize.rounding import RoundingState, round_in_turn, round_jointly
+from sc2onnx.export.quantize.rounding import round_in_turn, round_jointly
+from sc2onnx.export.quantize.rounding_state import RoundingState
 from sc2onnx.export.shapes import SHAPES
 
 with_kernels = pytest.mark.skipif(native.look() is None, reason="sc2onnx-kernels is not installed")

@@ -17,6 +17,7 @@ from sc2onnx.export.quantize import rounding
 from sc2onnx.export.quantize.codec import Floats, Quantised, dequantise, quantise
 from sc2onnx.export.quantize.moments import DAMPING, Moments
 from sc2onnx.export.quantize.rounding import TOWARDS_ORIGINAL, round_jointly
+from sc2onnx.export.quantize.rounding_state import RoundingState
 
 Doubles = npt.NDArray[np.float64]
 
@@ -176,7 +177,7 @@ def test_rounding_in_turn_is_that_of_the_textbook(scheme: Scheme, columns: int) 
     covariance = damped(related(400, columns), centred=True)
     weight = numbers(20, columns)
     scales = quantise(weight, scheme).scales.astype(np.float64)
-    state = rounding.RoundingState(
+    state = RoundingState(
         weight.T.astype(np.float64),
         scales.T.copy(),  # type: ignore[arg-type]
         scheme,
@@ -193,7 +194,7 @@ def test_less_is_lost_than_to_the_nearest_and_no_sweep_loses_more(scheme: Scheme
     covariance = moments(weight, inputs).covariance()
     start = quantise(weight, scheme, np.diag(covariance).copy())
     nearest = lost(weight - dequantise(quantise(weight, scheme)), covariance)
-    state = rounding.RoundingState(
+    state = RoundingState(
         np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), scheme
     )
     rounding.round_in_turn(state, rounding.factorised(covariance))
@@ -219,7 +220,7 @@ def test_each_scale_is_the_best_for_its_codes() -> None:
     weight, inputs = numbers(8, 64), related(200, 64)
     covariance = moments(weight, inputs).covariance()
     start = quantise(weight, SCHEME)
-    state = rounding.RoundingState(
+    state = RoundingState(
         np.ascontiguousarray(weight.T), np.ascontiguousarray(start.scales.T), SCHEME
     )
     rounding.round_in_turn(state, rounding.factorised(covariance))
