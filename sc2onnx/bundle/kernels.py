@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sc2onnx.bundle.targets import Target
 
 MODULE: Final = "sc2onnx_kernels"
-"""What Python imports of the wheel."""
+"""The Python module that the wheel ``sc2onnx-kernels`` installs."""
 
 VARIABLE: Final = "SC2ONNX_RUN_KERNELS"
 """The environment's word on whether they are used: ``auto``, ``on`` or ``off``."""

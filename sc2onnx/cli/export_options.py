@@ -54,7 +54,7 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
     texts = "round with the statistics of these texts (default: code that sc2onnx ships)"
     group.add_argument("--calibration", type=Path, nargs="+", metavar="FILE", help=texts)
     _calibration_tokens(group)
-    cost = "a minute instead of an hour, at 3.6 times the divergence"
+    cost = "a minute instead of an hour or two, at 3.6 times the divergence"
     plain = f"round to the nearest, and lift nothing: {cost}"
     group.add_argument("--no-calibration", action="store_true", help=plain)
 

@@ -33,8 +33,8 @@ COMMANDS: Final[dict[str, Command]] = {
         "turn a checkpoint into a bundle",
         """Turn a StarCoder2 checkpoint into a bundle: a directory with the graph, the weights and
         the tokenizer. int8 takes a minute for the 3B model and predicts as fp32 does. int4 is
-        half as large and decodes faster, and calibrating it takes an hour. `sc2onnx plan` tells
-        time, memory and disk before.""",
+        half as large and decodes faster, and calibrating it takes an hour or two. `sc2onnx
+        plan` tells time, memory and disk before.""",
         (
             "sc2onnx export bigcode/starcoder2-3b starcoder2-3b",
             "sc2onnx export checkpoint starcoder2-int4 --precision int4 --calibration a.py b.py",

@@ -161,7 +161,7 @@ class IntegerProduct:
         return part
 
     def through_gelu(self) -> Self:
-        """The same, and GELU of it."""
+        """Return this product followed by GELU, in the approximation by tanh."""
         return replace(self, gelu=True)
 
 
@@ -188,7 +188,7 @@ def _declared(library: ctypes.CDLL, name: str) -> Any:
 
 
 def _check(status: int) -> None:
-    """What a function returns: 1 for sizes that are none, 2 where the system has no more."""
+    """Raise for a status of the library: 2 where memory is out, 1 for sizes that do not fit."""
     if status == 2:
         raise MemoryError("calibrating: no memory for what sc2onnx-kernels compute")
     assert not status
