@@ -61,16 +61,19 @@ def blockwise_linear(
     block: int,
     activate: bool = False,
     rounds: bool = True,
+    fine: bool = False,
 ) -> Array:
     """``[gelu](rounded([norm](x)) W^T + bias + adapters([norm](x))) + residual``, float32
     (tokens, out).
 
-    ``rounds``: whether activations go through int8, as they do in the kernels.
+    ``rounds``: whether activations go through int8, as they do in the kernels; ``fine``: twice.
     """
     normed = x if norm is None else layer_norm(x, *norm)
-    y = (rounded(normed, block) if rounds else normed) @ unpacked(codes, scales, bits).T
+    taken = rounded(normed, block) if rounds else normed
+    taken = taken + rounded(normed - taken, block) if rounds and fine else taken
+    y = taken @ unpacked(codes, scales, bits).T
     y = y if bias is None else y + bias
-    y = y if adapters is None else y + adapters(rounded(normed, block) if rounds else normed)
+    y = y if adapters is None else y + adapters(taken)
     y = gelu(y) if activate else y
     return np.asarray(y if residual is None else y + residual, dtype=np.float32)
 
@@ -216,6 +219,7 @@ class BlockwiseLinear(OpRun):
             block=self.block_size,
             activate=bool(getattr(self, "gelu", 0)),
             rounds=self.rounds,
+            fine=getattr(self, "activation_bits", 8) == 16,
         )
         return (y,)
 

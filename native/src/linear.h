@@ -39,6 +39,7 @@ struct Rounding {
   int8_t *codes = nullptr;    // rows x inputs, in the order of LinearKernels::code_at
   float *scales = nullptr;    // rows x blocks, in the order of LinearKernels::scale_at
   int32_t *starts = nullptr;  // likewise: where the sums of a block's products begin
+  float *rest = nullptr;      // (rows, inputs) or null: what is taken away
 };
 
 // A product of such rows, and what becomes of it.

@@ -67,6 +67,7 @@ class BlockwiseLinear : public Kernel {
           ", block_size = " + std::to_string(block) +
           ", expected 4 or 8 bits, blocks of 16, 32, 64, 128 or 256 and K a multiple of them");
     gelu_ = node.integer("gelu", 0) != 0;
+    read_activation_bits(node);
     if (node.has_input(kNormWeight) != node.has_input(kNormBias))
       throw Refused("BlockwiseLinear: one of norm_weight and norm_bias, expected both or none");
     if (node.has_input(kNormWeight)) epsilon_ = node.real("epsilon");
@@ -126,6 +127,7 @@ class BlockwiseLinear : public Kernel {
     product.gelu = gelu_;
     product.y = y.as<float>();
     if (adapted) return multiply_adapted(call, rounding, product, adapters);
+    if (fine_) return multiply_finely(call, rounding, product);
     round(call, rounding);
     multiply(call, product);
   }
@@ -144,6 +146,15 @@ class BlockwiseLinear : public Kernel {
     if (first != (product_ >= 0))
       throw Refused("BlockwiseLinear: product = " + std::to_string(product_) +
                     ", expected a number of 0 or more with adapters, and none without");
+  }
+
+  void read_activation_bits(const NodeInfo &node) {
+    const int64_t bits = node.integer("activation_bits", 8);
+    fine_ = bits == 16;
+    const bool more = gelu_ || node.has_input(kResidual) || node.has_input(kAdapterOfToken);
+    if (bits != 8 && (!fine_ || more))
+      throw Refused("BlockwiseLinear: activation_bits = " + std::to_string(bits) +
+                    ", expected 8, or 16 without gelu, residual and adapters");
   }
 
   // Whether any row has an adapter.
@@ -167,6 +178,37 @@ class BlockwiseLinear : public Kernel {
     call.parallel(tasks(), [&](int64_t i) { some_tiles(product, i); });
   }
 
+  // Activations are the sum of two roundings: each tile is multiplied with both while it is in a
+  // core's cache.
+  void multiply_finely(const Call &call, Rounding rounding, const Product &product) const {
+    static thread_local Rounded finer;
+    static thread_local std::vector<float> rest;
+    finer.resize(rounding.rows, matrix_);
+    rest.resize((size_t)(rounding.rows * matrix_.inputs));
+    rounding.rest = rest.data();
+    Rounding second;
+    second.x = rest.data();
+    second.rows = rounding.rows;
+    second.matrix = matrix_;
+    second.codes = finer.codes.data();
+    second.scales = finer.scales.data();
+    second.starts = finer.starts.data();
+    in_rows(call, rounding.rows, [&](int64_t first, int64_t end) {
+      kernels_.round_rows(rounding, first, end);
+      kernels_.round_rows(second, first, end);
+    });
+    Product fine = product;
+    fine.codes = second.codes;
+    fine.scales = second.scales;
+    fine.starts = second.starts;
+    fine.bias = nullptr;
+    fine.residual = product.y;
+    call.parallel(tasks(), [&](int64_t i) {
+      some_tiles(product, i);
+      some_tiles(fine, i);
+    });
+  }
+
   // What tiles need is begun first: few rows are rounded, A x is multiplied. A thread that goes on
   // waits for what others have begun when it needs that: rows at once, A x at the end of a tile.
   void multiply_adapted(const Call &call, const Rounding &rounding, Product product,
@@ -187,14 +229,21 @@ class BlockwiseLinear : public Kernel {
   }
 
   void round(const Call &call, const Rounding &rounding) const {
-    const int64_t rows = rounding.rows;
+    in_rows(call, rounding.rows, [&](int64_t first, int64_t end) {
+      kernels_.round_rows(rounding, first, end);
+    });
+  }
+
+  // work(first, end) for all rows, some at a time.
+  template <class Work>
+  void in_rows(const Call &call, int64_t rows, const Work &work) const {
     call.parallel((rows + kRowsTogether - 1) / kRowsTogether, [&](int64_t i) {
-      kernels_.round_rows(rounding, i * kRowsTogether, std::min(rows, (i + 1) * kRowsTogether));
+      work(i * kRowsTogether, std::min(rows, (i + 1) * kRowsTogether));
     });
   }
 
   MatrixShape matrix_;
-  bool gelu_ = false;
+  bool gelu_ = false, fine_ = false;
   float epsilon_ = 0;
   int64_t product_ = -1;
   PackedMatrix weights_;

@@ -16,8 +16,10 @@ namespace sc2onnx {
 // (tokens, N), all of which may be left out. Then, all or none, adapter_of_token int64 (tokens,),
 // adapter_scales float (tokens,), adapter_table int64 (adapters, products, segments, 5) and
 // adapter_weights uint8 (bytes,), which may be empty; sc2onnx/bundle/kernels.py says what
-// they hold. Attributes: N, K, bits, block_size, epsilon, gelu, product. Rows of x are rounded to
-// int8 with a scale for each block. A row of y has the same bits whatever other rows there are.
+// they hold. Attributes: N, K, bits, block_size, epsilon, gelu, product, activation_bits. Rows of x
+// are rounded to int8 with a scale for each block. With activation_bits 16 what that takes away is
+// rounded likewise, and its product added; then there are no gelu, residual and adapters. A row of
+// y has the same bits whatever other rows there are.
 std::unique_ptr<Operator> blockwise_linear(std::shared_ptr<const Weights> weights);
 
 }  // namespace sc2onnx

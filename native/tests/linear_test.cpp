@@ -29,59 +29,117 @@ struct Rows {
   std::vector<int8_t> codes;
   std::vector<float> scales;
   std::vector<int32_t> starts;
+
+  Rows(int64_t rows, const MatrixShape &m)
+      : codes((size_t)(rows * m.inputs)),
+        scales((size_t)(rows * m.blocks())),
+        starts((size_t)(rows * m.blocks())) {}
+  Rounding rounding(const float *x, int64_t rows, const MatrixShape &matrix) {
+    Rounding r;
+    r.x = x;
+    r.rows = rows;
+    r.matrix = matrix;
+    r.epsilon = 1e-5f;
+    r.codes = codes.data();
+    r.scales = scales.data();
+    r.starts = starts.data();
+    return r;
+  }
+  Product product(const Case &c, int64_t rows, float *y) const {
+    Product p;
+    p.matrix = c.matrix;
+    p.weights = c.packed;
+    p.rows = rows;
+    p.codes = codes.data();
+    p.scales = scales.data();
+    p.starts = starts.data();
+    p.y = y;
+    return p;
+  }
 };
 
 static std::vector<float> compute(const LinearKernels &kernels, const Case &c, int64_t first,
                                   int64_t rows, Options options, Rows *keep = nullptr,
                                   int64_t tiles_at_a_time = 3) {
-  Rows r;
-  r.codes.resize((size_t)(rows * c.matrix.inputs));
-  r.scales.resize((size_t)(rows * c.matrix.blocks()));
-  r.starts.resize((size_t)(rows * c.matrix.blocks()));
+  Rows r(rows, c.matrix);
   std::vector<float> y((size_t)(rows * c.matrix.outputs));
-  Rounding rounding;
-  rounding.x = c.x.data() + first * c.matrix.inputs;
-  rounding.rows = rows;
-  rounding.matrix = c.matrix;
+  Rounding rounding = r.rounding(c.x.data() + first * c.matrix.inputs, rows, c.matrix);
   if (options.norm)
     rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
-  rounding.epsilon = 1e-5f;
-  rounding.codes = r.codes.data();
-  rounding.scales = r.scales.data();
-  rounding.starts = r.starts.data();
   kernels.round_rows(rounding, 0, rows);
-  Product product;
-  product.matrix = c.matrix;
-  product.weights = c.packed;
-  product.rows = rows;
-  product.codes = r.codes.data();
-  product.scales = r.scales.data();
-  product.starts = r.starts.data();
+  Product product = r.product(c, rows, y.data());
   product.bias = c.bias.data();
   if (options.residual) product.residual = c.residual.data() + first * c.matrix.outputs;
   product.gelu = options.gelu;
-  product.y = y.data();
   for (int64_t t = 0; t < c.matrix.tiles(); t += tiles_at_a_time)
     kernels.product(product, t, std::min(c.matrix.tiles(), t + tiles_at_a_time));
   if (keep) *keep = r;
   return y;
 }
 
+// Activations rounded twice, and both products added: as BlockwiseLinear does with 16 bits.
+static std::vector<float> compute_finely(const LinearKernels &kernels, const Case &c,
+                                         int64_t first, int64_t rows) {
+  Rows coarse(rows, c.matrix), fine(rows, c.matrix);
+  std::vector<float> rest((size_t)(rows * c.matrix.inputs)), y((size_t)(rows * c.matrix.outputs));
+  Rounding rounding = coarse.rounding(c.x.data() + first * c.matrix.inputs, rows, c.matrix);
+  rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
+  rounding.rest = rest.data();
+  kernels.round_rows(rounding, 0, rows);
+  kernels.round_rows(fine.rounding(rest.data(), rows, c.matrix), 0, rows);
+  const Product product = coarse.product(c, rows, y.data());
+  Product more = fine.product(c, rows, y.data());
+  more.residual = y.data();
+  for (int64_t t = 0; t < c.matrix.tiles(); t++) {
+    kernels.product(product, t, t + 1);
+    kernels.product(more, t, t + 1);
+  }
+  return y;
+}
+
+// The normed row in double.
+static std::vector<double> normed(const Case &c, int64_t row) {
+  const int64_t n = c.matrix.inputs;
+  std::vector<double> x(c.x.begin() + row * n, c.x.begin() + (row + 1) * n);
+  double mean = 0, square = 0;
+  for (double v : x) mean += v / (double)n;
+  for (double v : x) square += (v - mean) * (v - mean) / (double)n;
+  for (int64_t i = 0; i < n; i++)
+    x[(size_t)i] = (x[(size_t)i] - mean) / std::sqrt(square + 1e-5) * c.norm_weight[(size_t)i] +
+                   c.norm_bias[(size_t)i];
+  return x;
+}
+
+// Against activations that nothing rounded: 2^-16 of the largest of a block, which int8 misses.
+static void fine_against_double(const Instructions &with, const Case &c, int64_t rows) {
+  const MatrixShape &m = c.matrix;
+  const std::vector<float> y = compute_finely(with.linear, c, 0, rows);
+  double worst = 0, size = 0;
+  for (int64_t row = 0; row < rows; row++) {
+    const std::vector<double> x = normed(c, row);
+    for (int64_t o = 0; o < m.outputs; o++) {
+      double sum = 0, bound = 0;
+      for (int64_t i = 0; i < m.inputs; i++) {
+        const double scale = c.scales[(size_t)(o * m.blocks() + i / m.block)];
+        const double term = c.code(o, i) * scale * x[(size_t)i];
+        sum += term, bound += std::abs(term);
+      }
+      worst = std::max(worst, std::abs(sum - y[(size_t)(row * m.outputs + o)]));
+      size = std::max(size, bound);
+    }
+  }
+  if (!(worst <= 2e-5 * size))
+    fail("16 bits against double", m, with.name, rows), printf("  %.2e of %.2e\n", worst, size);
+}
+
 static void against_double(const Instructions &with, const Case &c, int64_t rows, Options options) {
-  Rows r;
+  Rows r(rows, c.matrix);
   const std::vector<float> y = compute(with.linear, c, 0, rows, options, &r);
   const MatrixShape &m = c.matrix;
   double worst = 0, size = 0, rounding = 0;
   for (int64_t row = 0; row < rows; row++) {
     std::vector<double> x(c.x.begin() + row * m.inputs, c.x.begin() + (row + 1) * m.inputs);
-    if (options.norm) {
-      double mean = 0, square = 0;
-      for (double v : x) mean += v / (double)m.inputs;
-      for (double v : x) square += (v - mean) * (v - mean) / (double)m.inputs;
-      for (int64_t i = 0; i < m.inputs; i++)
-        x[(size_t)i] = (x[(size_t)i] - mean) / std::sqrt(square + 1e-5) * c.norm_weight[(size_t)i] +
-                       c.norm_bias[(size_t)i];
-    }
+    if (options.norm) x = normed(c, row);
     for (int64_t i = 0; i < m.inputs; i++) {  // half a step at most, and what float32 loses
       const double scale = r.scales[(size_t)with.linear.scale_at(m, rows, row, i / m.block)];
       const double rounded = scale * r.codes[(size_t)with.linear.code_at(m, rows, row, i)];
@@ -124,6 +182,15 @@ int main() {
           const int32_t scale_bytes = seed % 5 < 2 ? 2 : 4;
           const Case c({n, block * (1 + (int64_t)seed % 3), bits, block, scale_bytes}, kMost, seed);
           against_double(portable, c, 4, options);
+          if (how == 0) {
+            fine_against_double(portable, c, 4);
+            const auto finely = compute_finely(portable.linear, c, 0, kMost);
+            for (const auto *each : all)
+              for (int64_t rows : {(int64_t)1, (int64_t)2, (int64_t)7, kMost})
+                if (memcmp(compute_finely(each->linear, c, kMost - rows, rows).data(),
+                           &finely[(size_t)((kMost - rows) * n)], (size_t)(rows * n) * 4) != 0)
+                  fail("16 bits to the bit", c.matrix, each->name, rows);
+          }
           const auto expected = compute(portable.linear, c, 0, kMost, options);
           for (float value : expected) {
             uint32_t word;

@@ -23,7 +23,7 @@ VARIABLE: Final = "SC2ONNX_RUN_KERNELS"
 DOMAIN: Final = "sc2onnx"
 """Domain of the operators."""
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Version of the domain that this version writes."""
 
 OLDEST: Final = 2
@@ -31,6 +31,12 @@ OLDEST: Final = 2
 
 WITH_ADAPTERS: Final = 3
 """The first version of the domain whose products take adapters."""
+
+WITH_FINE_HEAD: Final = 4
+"""The first version of the domain whose products may take activations in :data:`FINE_BITS`."""
+
+FINE_BITS: Final = 16
+"""Bits of activations that are rounded twice: to int8, and what that takes away to int8 again."""
 
 LINEAR: Final = "BlockwiseLinear"
 """``[gelu](layer_norm(x) W^T + bias + adapter) + residual``, with integers in blocks."""
@@ -125,6 +131,16 @@ def version_for(target: Target, *, ring: bool, schemes: Iterable[Scheme], head_d
     used = set(schemes)
     fits = target.kernels and ring and bool(used) and used <= _SCHEMES and head_dim % TILE == 0
     return VERSION if fits else 0
+
+
+def has_fine_head(version: int, schemes: Iterable[Scheme]) -> bool:
+    """Whether the output head of a graph takes activations in 16 bits rather than 8.
+
+    So it is where all matrices, whose ``schemes`` these are, have 8 bits: their roundings are so
+    small that the one before the head is a sixth of all divergence. ``version``: of the operators
+    that the graph is written for.
+    """
+    return version >= WITH_FINE_HEAD and {scheme.bits for scheme in schemes} == {8}
 
 
 def runs(version: int) -> bool:

@@ -16,11 +16,11 @@ import pytest
 from onnx import helper
 
 import sc2onnx
-from sc2onnx.bundle.kernels import ADAPTER_INPUTS, DOMAIN, VERSION
+from sc2onnx.bundle.kernels import ADAPTER_INPUTS, DOMAIN, VERSION, WITH_ADAPTERS
 from sc2onnx.errors import BundleIntegrityError
 from sc2onnx.export import Calibration, export
 from sc2onnx.runtime.opening.bundle import Bundle
-from tests.runtime.opening.test_agreement import replace
+from tests.runtime.opening.test_agreement import edit, replace
 
 Graph = onnx.GraphProto
 Node = onnx.NodeProto
@@ -29,6 +29,7 @@ Change = Callable[[Graph], object]
 KERNELS = "model.kernels.onnx"
 QKV, ATTENTION, OUT, INNER, BACK = range(5)
 """Places of a layer's nodes among those for the kernels."""
+HEAD = -1
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,14 @@ CHANGES: dict[str, tuple[Change, str]] = {
         say(OUT, product=0),
         "the number of model.layers.0.self_attn.o_proj is .0,. in .*, expected .1,.",
     ),
+    "16 bits where they are not": (
+        say(HEAD, activation_bits=16),
+        "the attributes of lm_head is .*'activation_bits'.* in .*, expected .'K', 'N', 'bits'",
+    ),
+    "activations of other bits": (
+        say(HEAD, activation_bits=4),
+        "BlockwiseLinear has 'activation_bits' = .4,., which the exporter never writes",
+    ),
     "no adapters' number": (say(BACK, product=None), "the attributes of .*c_proj is"),
     "no adapters": (put(INNER, 7, ""), "the inputs of .*c_fc is"),
     "adapters' inputs swapped": (put(QKV, 9, "adapter_of_token"), "the inputs of .*qkv_proj is"),
@@ -274,6 +283,29 @@ def test_graphs_that_the_exporter_never_writes(copy: Callable[..., Path], what: 
     with pytest.raises(BundleIntegrityError, match=said) as raised:
         Bundle.open(bundle)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_int8_without_a_fine_head(int8_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(int8_bundle, bundle := tmp_path / "copy", copy_function=os.link)
+    change_graph(bundle, KERNELS, say(HEAD, activation_bits=None))
+    with pytest.raises(BundleIntegrityError, match=r"attributes of lm_head .*'activation_bits'"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.kernels
+def test_int8_of_the_version_before_runs(int8_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(int8_bundle, bundle := tmp_path / "copy", copy_function=os.link)
+    model = onnx.load(bundle / KERNELS, load_external_data=False)
+    say(HEAD, activation_bits=None)(model.graph)
+    for opset in model.opset_import:
+        opset.version = WITH_ADAPTERS if opset.domain == DOMAIN else opset.version
+    replace(bundle, KERNELS, model.SerializeToString())
+    edit(bundle, lambda raw: raw.update(kernels=WITH_ADAPTERS))
+    found = [
+        sc2onnx.load(each, kernels="on", packed="off").generate("def f(x):", max_new_tokens=8)
+        for each in (bundle, int8_bundle)
+    ]
+    assert found[0].token_ids == found[1].token_ids
 
 
 def test_a_graph_for_another_activation(copy: Callable[..., Path]) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 import pytest
 
 from sc2onnx.bundle.manifest import Manifest
-from tests.kernels_reference import Stepper
+from tests.kernels_reference import Stepper, unpacked
 
 kernels = pytest.importorskip("sc2onnx_kernels")
 
@@ -111,3 +112,67 @@ def test_any_cut_and_any_company_gives_the_same_bits(
     rows = np.repeat(tokens, 3, axis=0)
     together = Native(graph, slot_bytes, 560, batch=3).all(rows, [100, 1, 199])
     np.testing.assert_array_equal(together, np.repeat(expected, 3, axis=0))
+
+
+WEIGHTS = {
+    "codes": np.random.default_rng(0).integers(0, 256, (40, 2, 32), dtype=np.uint8),
+    "scales": np.random.default_rng(1).uniform(0.005, 0.01, (40, 2)).astype(np.float32),
+}
+"""Of one product of 8 bits in blocks of 32."""
+
+
+def linear(threads: int = 1, more: Sequence[str] = (), **attributes: int) -> ort.InferenceSession:
+    """The product of x (tokens, 64) with :data:`WEIGHTS`. ``more``: other inputs that it takes."""
+    places = ["x", "codes", "scales", "bias", "norm_weight", "norm_bias", "residual"]
+    inputs = [name if name in ("x", *WEIGHTS, *more) else "" for name in places]
+    sizes = {"N": 40, "K": 64, "bits": 8, "block_size": 32}
+    node = onnx.helper.make_node(
+        "BlockwiseLinear", inputs, ["y"], domain="sc2onnx", **sizes, **attributes
+    )
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["tokens", size])
+        for name, size in (("x", 64), ("residual", 40), ("y", 40))
+    ]
+    graph = onnx.helper.make_graph(
+        [node],
+        "graph",
+        [port for port in ports[:2] if port.name in ("x", *more)],
+        ports[2:],
+        [onnx.numpy_helper.from_array(array, name) for name, array in WEIGHTS.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("sc2onnx", 4)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.register_custom_ops_library(str(kernels.library()))
+    return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+
+
+def test_activations_of_16_bits_are_nearly_what_they_were() -> None:
+    x = np.random.default_rng(2).normal(size=(23, 64)).astype(np.float32)
+    (coarse,), (fine,) = (
+        linear(threads=2, **bits).run(None, {"x": x}) for bits in ({}, {"activation_bits": 16})
+    )
+    exact = x @ unpacked(WEIGHTS["codes"], WEIGHTS["scales"], 8).T
+    size = np.abs(exact).max()
+    assert np.abs(fine - exact).max() < 5e-5 * size
+    assert np.abs(coarse - exact).max() > 1e-3 * size
+    alone = linear(activation_bits=16)
+    for row in range(len(x)):  # to the bit, whatever rows are beside it
+        np.testing.assert_array_equal(alone.run(None, {"x": x[row : row + 1]})[0][0], fine[row])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "more", "found"),
+    [
+        ({"activation_bits": 4}, (), 4),
+        ({"activation_bits": 16, "gelu": 1}, (), 16),
+        ({"activation_bits": 16}, ("residual",), 16),
+    ],
+)
+def test_what_16_bits_do_not_go_with_is_refused(
+    attributes: Mapping[str, int], more: Sequence[str], found: int
+) -> None:
+    said = f"activation_bits = {found}, expected 8, or 16 without gelu, residual and adapters"
+    with pytest.raises(Exception, match=said):
+        linear(more=more, **attributes)

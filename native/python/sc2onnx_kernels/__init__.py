@@ -6,7 +6,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-OPERATORS = 3
+OPERATORS = 4
 """Version of the operators' contract, which bundles are written for. Earlier ones from 2 on run."""
 
 

@@ -23,8 +23,9 @@ SC2ONNX_LANES void normalise(const Rounding &a, const float *x, float &mean, flo
 }
 
 // One block of a row to int8: x / scale to the nearest, where the scale is the largest size / 127.
+// rest: null, or gets x - scale * code.
 SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &scale,
-                               int32_t &total) {
+                               int32_t &total, float *rest) {
   F size = splat(0.f), poison = splat(0.f);
   for (int i = 0; i < block; i += 16) {
     const F v = load(x + i);
@@ -34,6 +35,7 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
   const float most = largest(size);
   if (!(sum(poison) == 0.f)) {  // then neither is anything that is computed of them
     memset(codes, 0, (size_t)block);
+    if (rest) memset(rest, 0, (size_t)block * sizeof(float));
     scale = NAN;
     total = 0;
     return;
@@ -42,9 +44,11 @@ SC2ONNX_LANES void round_block(const float *x, int block, int8_t *codes, float &
   scale = most > kSmallest ? most / 127.f : 0.f;
   I codes_sum = isplat(0);
   for (int i = 0; i < block; i += 16) {
-    const I code = to_int(mul(load(x + i), splat(factor)));
+    const F v = load(x + i);
+    const I code = to_int(mul(v, splat(factor)));
     codes_sum = iadd(codes_sum, code);
     store_bytes(codes + i, code);
+    if (rest) store(rest + i, fma(to_float(code), splat(-scale), v));
   }
   total = isum(codes_sum);
 }
@@ -79,7 +83,8 @@ static void round_rows(const Rounding &a, int64_t first, int64_t end) {
       }
       int32_t total;
       const int64_t number = place.numbers(blocks, b);
-      round_block(part, block, codes, a.scales[number], total);
+      float *rest = a.rest ? a.rest + row * inputs + b * block : nullptr;
+      round_block(part, block, codes, a.scales[number], total, rest);
       a.starts[number] = -zero * total;
       int8_t *to = a.codes + place.codes(inputs, b * block);
       for (int i = 0; i < block; i += 4, to += 4 * place.together) memcpy(to, codes + i, 4);

@@ -21,9 +21,12 @@ from sc2onnx.bundle.kernels import (
     ADAPTER_WEIGHTS,
     ATTENTION,
     CACHE_ROWS,
+    FINE_BITS,
     LINEAR,
     STEP_LENGTHS,
+    VERSION,
     SegmentEntry,
+    has_fine_head,
     product_number,
 )
 from sc2onnx.export.config import ACTIVATIONS, Starcoder2Config
@@ -60,11 +63,13 @@ def _products(schemes: Schemes) -> Products:
         norm: Norm | None = None,
         gelu: str | None = None,
         residual: ir.Value | None = None,
+        fine: bool = False,
     ) -> ir.Value:
         codes, scales = packed(op, name)
         weight, shift = (None, None) if norm is None else norm.weights(op)
         more: dict[str, float] = {} if norm is None else {"epsilon": float(norm.epsilon)}
         more |= {} if gelu is None else {"gelu": 1}
+        more |= {"activation_bits": FINE_BITS} if fine else {}
         number = _number(name)
         more |= {} if number is None else {"product": number}
         adapters = [] if number is None else _adapters(op)
@@ -73,7 +78,8 @@ def _products(schemes: Schemes) -> Products:
         return y
 
     def head(op: Recorder, x: ir.Value, norm: Norm) -> ir.Value:
-        return product(op, x, HEAD_PRODUCT, norm=norm)
+        fine = has_fine_head(VERSION, schemes.values())
+        return product(op, x, HEAD_PRODUCT, norm=norm, fine=fine)
 
     return Products(product, gathered(schemes), head)
 

@@ -18,6 +18,7 @@ from sc2onnx.bundle.kernels import (
     DOMAIN,
     STEP_LENGTHS,
     WITH_ADAPTERS,
+    has_fine_head,
     product_number,
 )
 from sc2onnx.errors import BundleIntegrityError
@@ -43,10 +44,13 @@ def check_kernel_graph(name: str, graph: OnnxGraph, part: Part, usual: OnnxGraph
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """A product by the name of its weights. ``number``: by which adapters know it, None: none."""
+    """A product by the name of its weights. ``number``: by which adapters know it, None: none.
+    ``fine``: whether its activations have 16 bits.
+    """
 
     name: str
     number: int | None = None
+    fine: bool = False
 
 
 class _Walk:
@@ -71,7 +75,7 @@ class _Walk:
             x = self._linear(o_proj, self._attention(layer, qkv), residual=x)
             x = self._linear(c_proj, self._linear(c_fc, x, norm=norms[1], gelu=True), residual=x)
         if self._part.last:
-            self._linear(_Product(HEAD), None, norm="model.norm")
+            self._linear(_Product(HEAD, fine=self._fine_head()), None, norm="model.norm")
         if (node := next(self._nodes, None)) is not None:
             self._refuse("the end of the layers", node.operator, "nothing more")
 
@@ -81,6 +85,11 @@ class _Walk:
             default = self._graph.tensors.get(name)
             found = "absent" if default is None else default.nbytes
             self._compare(f"the input {name}", "bytes of the default", found, 0)
+
+    def _fine_head(self) -> bool:
+        manifest = self._part.manifest
+        schemes = manifest.quantization.schemes.values() if manifest.quantization else ()
+        return has_fine_head(manifest.kernels, schemes)
 
     def _first(self) -> str:
         """The name of what the first layer takes."""
@@ -112,8 +121,13 @@ class _Walk:
         self._compare(name, "inputs", list(node.inputs[1:]), inputs)
         if x is not None:
             self._compare(name, "input", node.inputs[0], x)
-        there = {"epsilon": norm, "gelu": gelu, "product": adapted}
-        names = ["K", "N", "bits", "block_size", *(each for each in there if there[each])]
+        there = {
+            "activation_bits": product.fine,
+            "epsilon": norm,
+            "gelu": gelu,
+            "product": adapted,
+        }
+        names = sorted(["K", "N", "bits", "block_size", *(each for each in there if there[each])])
         self._compare(name, "attributes", sorted(node.attributes), names)
         if adapted:
             self._compare(name, "number", node.attributes["product"], (product.number,))

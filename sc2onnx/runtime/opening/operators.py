@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sc2onnx.bundle.contract import RING
-from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, LINEAR
+from sc2onnx.bundle.kernels import ATTENTION, DOMAIN, FINE_BITS, LINEAR
 from sc2onnx.bundle.manifest import Manifest
 from sc2onnx.bundle.targets import CPU, CUDA, TARGETS, Attention, Products
 from sc2onnx.runtime.opening.onnx_graph import (
@@ -86,6 +86,7 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, _Values]]] = {
     },
     BLOCKWISE_LINEAR: {
         **dict.fromkeys(("K", "N", "bits", "block_size", "epsilon"), _COMPARED),
+        "activation_bits": _ints(FINE_BITS),
         "gelu": _ints(1),
         "product": _COMPARED,
     },
