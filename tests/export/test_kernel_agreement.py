@@ -305,7 +305,7 @@ def test_int8_of_the_version_before_runs(int8_bundle: Path, tmp_path: Path) -> N
         sc2onnx.load(each, kernels="on", packed="off").generate("def f(x):", max_new_tokens=8)
         for each in (bundle, int8_bundle)
     ]
-    assert found[0].token_ids == found[1].token_ids
+    assert found[0].tokens == found[1].tokens
 
 
 def test_a_graph_for_another_activation(copy: Callable[..., Path]) -> None:
