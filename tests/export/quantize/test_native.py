@@ -89,7 +89,7 @@ def test_rounding_ends_at_as_good_codes(
         scheme = Scheme(bits, 32)
         found.append(round_jointly(weight, moments, scheme, known))
         errors = weight - dequantise(found[-1])
-        lost.append(float(np.einsum("ab,bi,ij,aj->", matters, errors, covariance, errors)))
+        lost.append(float(np.vdot(matters @ errors, errors @ covariance)))
     assert np.mean(found[0].codes != found[1].codes) < 0.002
     assert lost[0] == pytest.approx(lost[1], rel=2e-3)
     for quantised in found:
