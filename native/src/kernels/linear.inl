@@ -130,7 +130,7 @@ SC2ONNX_LANES void fetch_tiles(const Product &a, int64_t tile, int tiles, int by
 template <bool kBrain>
 SC2ONNX_LANES F load_scales(const uint8_t *at, int number) {
   if constexpr (kBrain)
-    return load_brain((const uint16_t *)at + 16 * number);
+    return load_brain((const uint16_t *)at, number);
   else
     return load((const float *)at);
 }
@@ -147,13 +147,20 @@ SC2ONNX_LANES void expand_stored(const Adapters &a, int64_t row, int64_t tile, F
 }
 
 // The sums of one block of kM rows and kN tiles, from codes at w and x on, which it moves on.
+// Where a processor has registers for that, sums of high nibbles are apart: these stay where they
+// lie in their bytes, so that their sums are sixteen times as large, and nothing is shifted before.
 template <int kBits, int kM, int kN, bool kFetch>
 SC2ONNX_LANES void dot_block(const MatrixShape &matrix, const int32_t *starts, const uint8_t *&w,
                              const int8_t *&x, I (&acc)[kM][kN]) {
   const int64_t tile_bytes = matrix.tile_bytes();
   const int half = matrix.block / 2 * kM;
+  constexpr bool kApart = kBits == 4 && kM * kN <= kSumsApart;
+  I sixteenfold[kM][kN];
   for (int m = 0; m < kM; m++)
-    for (int n = 0; n < kN; n++) acc[m][n] = isplat(starts[m]);
+    for (int n = 0; n < kN; n++) {
+      acc[m][n] = isplat(starts[m]);
+      if (kApart) sixteenfold[m][n] = isplat(0);
+    }
   for (const uint8_t *end = w + matrix.block_bytes(); w < end; w += 64, x += 4 * kM) {
     B codes[kN], high[kN];
     for (int n = 0; n < kN; n++) {
@@ -161,19 +168,35 @@ SC2ONNX_LANES void dot_block(const MatrixShape &matrix, const int32_t *starts, c
       if (kFetch) SC2ONNX_PREFETCH(at + kAhead);
       codes[n] = load_bytes(at);
       if (kBits == 4) {
-        high[n] = high_nibbles(codes[n]);
+        if constexpr (kApart)
+          high[n] = high_in_place(codes[n]);
+        else
+          high[n] = high_nibbles(codes[n]);
         codes[n] = low_nibbles(codes[n]);
       }
     }
     for (int m = 0; m < kM; m++) {
+      const int8_t *of_low = x + 4 * m, *of_high = of_low + half;
+      if constexpr (kBits == 4 && kNibblesTogether) {
+        for (int n = 0; n < kN; n++)
+          acc[m][n] = dot_nibbles(acc[m][n], codes[n], of_low, high[n], of_high);
+        continue;
+      }
       for (int n = 0; n < kN; n++)
-        acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], x + 4 * m)
-                               : dot_byte(acc[m][n], codes[n], x + 4 * m);
+        acc[m][n] = kBits == 4 ? dot_nibble(acc[m][n], codes[n], of_low)
+                               : dot_byte(acc[m][n], codes[n], of_low);
       if (kBits == 4)
-        for (int n = 0; n < kN; n++) acc[m][n] = dot_nibble(acc[m][n], high[n], x + half + 4 * m);
+        for (int n = 0; n < kN; n++) {
+          I &sum = kApart ? sixteenfold[m][n] : acc[m][n];
+          sum = dot_nibble(sum, high[n], of_high);
+        }
     }
   }
   if (kBits == 4) x += half;
+  if constexpr (kApart)
+    for (int m = 0; m < kM; m++)
+      for (int n = 0; n < kN; n++)
+        acc[m][n] = iadd(acc[m][n], ishift_right<4>(sixteenfold[m][n]));
 }
 
 // A whole group of kM rows from `row` on, and kN tiles. kBrain: scales are bfloat16. kFetch:

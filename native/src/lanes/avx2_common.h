@@ -16,7 +16,8 @@ constexpr int kMultipliedRows = 6, kMultiplied = 1;
 
 SC2ONNX_LANES F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 SC2ONNX_LANES F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-SC2ONNX_LANES F load_brain(const uint16_t *p) {
+SC2ONNX_LANES F load_brain(const uint16_t *p, int number) {
+  p += 16 * number;
   auto widened = [](const __m128i *from) {
     return _mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(from)), 16));

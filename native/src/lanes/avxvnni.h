@@ -10,6 +10,8 @@ namespace sc2onnx::avxvnni {
 #include "lanes/avx2_common.h"
 
 constexpr bool kBiased = true;
+constexpr bool kNibblesTogether = false;
+constexpr int kSumsApart = 0;
 
 SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) {
   const __m256i x = four_bytes(four);

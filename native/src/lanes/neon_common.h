@@ -28,7 +28,8 @@ SC2ONNX_LANES F load(const float *p) {
   SC2ONNX_EACH(r, vld1q_f32(p + 4 * i));
   return r;
 }
-SC2ONNX_LANES F load_brain(const uint16_t *p) {
+SC2ONNX_LANES F load_brain(const uint16_t *p, int number) {
+  p += 16 * number;
   F r;
   SC2ONNX_EACH(r, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)));
   return r;

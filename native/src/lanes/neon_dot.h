@@ -10,6 +10,8 @@ namespace sc2onnx::neondot {
 #include "lanes/neon_common.h"
 
 constexpr bool kBiased = false;
+constexpr bool kNibblesTogether = false;
+constexpr int kSumsApart = 0;
 
 SC2ONNX_LANES I dot_seven(I acc, B values, const int8_t *four) {
   const int8x16_t x = four_bytes(four);

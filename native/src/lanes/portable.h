@@ -20,6 +20,10 @@ struct B {
 // Whether dot_byte multiplies codes as they lie (0..255), so that sums begin at -128 times the
 // sum of the other factor; otherwise it takes the 128 off by itself.
 constexpr bool kBiased = false;
+// Whether products of low and of high nibbles are summed before they become int32: dot_nibbles.
+constexpr bool kNibblesTogether = false;
+// Up to so many sums of a block have others beside them, of high nibbles as they lie.
+constexpr int kSumsApart = 2;
 // What a product computes at once: kRows rows, or kFewRows if there are at most two groups of
 // these, by kTiles tiles of sixteen outputs; a single row has its own number of tiles.
 constexpr int kRows = 2, kFewRows = 2, kTiles = 1, kTilesOfOneRow = 1;
@@ -38,8 +42,9 @@ SC2ONNX_LANES F load(const float *p) {
   memcpy(r.lane, p, sizeof r.lane);
   return r;
 }
-// Of bfloat16, exactly.
-SC2ONNX_LANES F load_brain(const uint16_t *p) {
+// Of bfloat16, exactly: the first or the second sixteen of a vector of them.
+SC2ONNX_LANES F load_brain(const uint16_t *p, int number) {
+  p += 16 * number;
   F r;
   for (int i = 0; i < 16; i++) {
     const uint32_t bits = (uint32_t)p[i] << 16;
@@ -174,7 +179,12 @@ SC2ONNX_LANES B high_nibbles(B a) {
   for (int i = 0; i < 64; i++) a.byte[i] >>= 4;
   return a;
 }
-// Lane i: acc + the four products of codes 4 i .. 4 i + 3 (0..15) with the four signed bytes.
+// Sixteen times these.
+SC2ONNX_LANES B high_in_place(B a) {
+  for (int i = 0; i < 64; i++) a.byte[i] &= 0xf0;
+  return a;
+}
+// Lane i: acc + the four products of codes 4 i .. 4 i + 3 (0..15, or 0..240) with the four signed bytes.
 SC2ONNX_LANES I dot_nibble(I acc, B codes, const int8_t *four) {
   for (int i = 0; i < 16; i++)
     for (int j = 0; j < 4; j++) acc.lane[i] += (int32_t)codes.byte[4 * i + j] * four[j];
