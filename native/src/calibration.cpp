@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "instructions.h"
+#include "rounded_rows.h"
 #include "threads.h"
 
 namespace sc2onnx {
@@ -11,18 +12,6 @@ namespace sc2onnx {
 namespace {
 
 constexpr int64_t kRowsOfTask = 128;  // their codes and a few tiles stay in a core's cache
-
-// Activations of a task as int8, of one thread.
-struct Codes {
-  std::vector<int8_t> codes;
-  std::vector<float> scales;
-  std::vector<int32_t> starts;
-
-  Codes(int64_t rows, const MatrixShape &matrix)
-      : codes((size_t)(rows * matrix.inputs)),
-        scales((size_t)(rows * matrix.blocks())),
-        starts((size_t)(rows * matrix.blocks())) {}
-};
 
 struct StripMemory {
   std::vector<float> errors, codes, target, gradient, bend, steps, shares;
@@ -43,27 +32,15 @@ struct StripMemory {
 };
 
 // Some rows, from beginning to end.
-void multiply_rows(const FreeProduct &whole, int64_t first, Codes &to) {
+void multiply_rows(const FreeProduct &whole, int64_t first, RoundedRows &rounded) {
   const LinearKernels kernels = instructions().linear;
   const MatrixShape &matrix = whole.matrix;
-  Rounding rounding;
-  rounding.x = whole.x + first * matrix.inputs;
-  rounding.rows = std::min(kRowsOfTask, whole.rows - first);
-  rounding.matrix = matrix;
-  rounding.codes = to.codes.data();
-  rounding.scales = to.scales.data();
-  rounding.starts = to.starts.data();
-  kernels.round_rows(rounding, 0, rounding.rows);
-  Product product;
-  product.matrix = matrix;
-  product.weights = whole.weights;
-  product.rows = rounding.rows;
-  product.codes = rounding.codes;
-  product.scales = rounding.scales;
-  product.starts = rounding.starts;
+  const int64_t rows = std::min(kRowsOfTask, whole.rows - first);
+  kernels.round_rows(rounded.rounding(whole.x + first * matrix.inputs, rows, matrix), 0, rows);
+  float *y = whole.y + first * matrix.outputs;
+  Product product = rounded.product(whole.weights, rows, matrix, y);
   product.bias = whole.bias;
   product.gelu = whole.gelu;
-  product.y = whole.y + first * matrix.outputs;
   kernels.product(product, 0, matrix.tiles());
 }
 
@@ -71,10 +48,9 @@ void multiply_rows(const FreeProduct &whole, int64_t first, Codes &to) {
 
 void multiply(const FreeProduct &product, int threads) {
   const int64_t tasks = (product.rows + kRowsOfTask - 1) / kRowsOfTask;
-  const int64_t rows = std::min(kRowsOfTask, product.rows);
-  std::vector<Codes> codes((size_t)busy_threads(tasks, threads), Codes(rows, product.matrix));
+  std::vector<RoundedRows> rounded((size_t)busy_threads(tasks, threads));
   in_threads(tasks, threads, [&](int64_t task, int64_t thread) {
-    multiply_rows(product, task * kRowsOfTask, codes[(size_t)thread]);
+    multiply_rows(product, task * kRowsOfTask, rounded[(size_t)thread]);
   });
 }
 

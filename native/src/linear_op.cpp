@@ -5,6 +5,7 @@
 
 #include "adapter_rows.h"
 #include "instructions.h"
+#include "rounded_rows.h"
 
 namespace sc2onnx {
 
@@ -39,19 +40,6 @@ int32_t scale_bytes(const Tensor &scales) {
   throw Refused("BlockwiseLinear: scales are of type " + std::to_string((int)scales.type) +
                 ", expected float or bfloat16");
 }
-
-// Activations as int8. One for each thread that runs steps, kept for the next product.
-struct Rounded {
-  std::vector<int8_t> codes;
-  std::vector<float> scales;
-  std::vector<int32_t> starts;
-
-  void resize(int64_t rows, const MatrixShape &matrix) {
-    codes.resize((size_t)(rows * matrix.inputs));
-    scales.resize((size_t)(rows * matrix.blocks()));
-    starts.resize((size_t)(rows * matrix.blocks()));
-  }
-};
 
 class BlockwiseLinear : public Kernel {
  public:
@@ -100,32 +88,19 @@ class BlockwiseLinear : public Kernel {
     const Tensor y = call.output(0, {rows, matrix_.outputs});
     if (rows == 0) return;
 
-    static thread_local Rounded rounded;
+    // one for each thread that runs steps, kept for the next product
+    static thread_local RoundedRows rounded;
     static thread_local AdapterRows adapters;
-    rounded.resize(rows, matrix_);
     const bool adapted = read_adapters(call, rows, adapters);
-    Rounding rounding;
-    rounding.x = x.as<float>();
-    rounding.rows = rows;
-    rounding.matrix = matrix_;
+    Rounding rounding = rounded.rounding(x.as<float>(), rows, matrix_);
     rounding.norm_weight = norm_weight.as<float>();
     rounding.norm_bias = norm_bias.as<float>();
     rounding.epsilon = epsilon_;
-    rounding.codes = rounded.codes.data();
-    rounding.scales = rounded.scales.data();
-    rounding.starts = rounded.starts.data();
 
-    Product product;
-    product.matrix = matrix_;
-    product.weights = weights_.get();
-    product.rows = rows;
-    product.codes = rounding.codes;
-    product.scales = rounding.scales;
-    product.starts = rounding.starts;
+    Product product = rounded.product(weights_.get(), rows, matrix_, y.as<float>());
     product.bias = bias.as<float>();
     product.residual = residual.as<float>();
     product.gelu = gelu_;
-    product.y = y.as<float>();
     if (adapted) return multiply_adapted(call, rounding, product, adapters);
     if (fine_) return multiply_finely(call, rounding, product);
     round(call, rounding);
@@ -181,27 +156,16 @@ class BlockwiseLinear : public Kernel {
   // Activations are the sum of two roundings: each tile is multiplied with both while it is in a
   // core's cache.
   void multiply_finely(const Call &call, Rounding rounding, const Product &product) const {
-    static thread_local Rounded finer;
+    static thread_local RoundedRows finer;
     static thread_local std::vector<float> rest;
-    finer.resize(rounding.rows, matrix_);
     rest.resize((size_t)(rounding.rows * matrix_.inputs));
     rounding.rest = rest.data();
-    Rounding second;
-    second.x = rest.data();
-    second.rows = rounding.rows;
-    second.matrix = matrix_;
-    second.codes = finer.codes.data();
-    second.scales = finer.scales.data();
-    second.starts = finer.starts.data();
+    const Rounding second = finer.rounding(rest.data(), rounding.rows, matrix_);
     in_rows(call, rounding.rows, [&](int64_t first, int64_t end) {
       kernels_.round_rows(rounding, first, end);
       kernels_.round_rows(second, first, end);
     });
-    Product fine = product;
-    fine.codes = second.codes;
-    fine.scales = second.scales;
-    fine.starts = second.starts;
-    fine.bias = nullptr;
+    Product fine = finer.product(product.weights, product.rows, matrix_, product.y);
     fine.residual = product.y;
     call.parallel(tasks(), [&](int64_t i) {
       some_tiles(product, i);

@@ -11,6 +11,7 @@
 #include "adapter_rows.h"
 #include "instructions.h"
 #include "linear_case.h"
+#include "rounded_rows.h"
 
 using namespace sc2onnx;
 
@@ -123,33 +124,19 @@ struct Options {
 static std::vector<float> compute(const LinearKernels &kernels, const Case &c, Adapted *with,
                                   int64_t first, int64_t rows, Options options, int64_t together) {
   const MatrixShape &m = c.matrix;
-  std::vector<int8_t> codes((size_t)(rows * m.inputs));
-  std::vector<float> scales((size_t)(rows * m.blocks())), y((size_t)(rows * m.outputs));
-  std::vector<int32_t> starts(scales.size());
+  RoundedRows rounded;
+  std::vector<float> y((size_t)(rows * m.outputs));
   AdapterRows adapters;
   const bool adapted = with && adapters.read(with->inputs(first, rows), rows, kProduct, m);
-  Rounding rounding;
-  rounding.x = c.x.data() + first * m.inputs;
-  rounding.rows = rows;
-  rounding.matrix = m;
+  Rounding rounding = rounded.rounding(c.x.data() + first * m.inputs, rows, m);
   if (options.norm)
     rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
   rounding.epsilon = 1e-5f;
-  rounding.codes = codes.data();
-  rounding.scales = scales.data();
-  rounding.starts = starts.data();
   kernels.round_rows(rounding, 0, rows);
-  Product product;
-  product.matrix = m;
-  product.weights = c.packed;
-  product.rows = rows;
-  product.codes = codes.data();
-  product.scales = scales.data();
-  product.starts = starts.data();
+  Product product = rounded.product(c.packed, rows, m, y.data());
   product.bias = c.bias.data();
   if (options.residual) product.residual = c.residual.data() + first * m.outputs;
   product.gelu = options.gelu;
-  product.y = y.data();
   if (adapted) product.adapters = &adapters.begin(product, true);
   for (int64_t i = 0; adapted && i < adapters.shares(); i++) adapters.shrink(kernels, i);
   for (int64_t t = 0; t < m.tiles(); t += together)
@@ -271,18 +258,11 @@ static void numbers() {
     adapters.read({{{1}, of_token.data()}, {}, {{1, 1, 1, 5}, table.data()},
                    {{(int64_t)weights.bytes.size()}, weights.bytes.data()}},
                   1, 0, m);
-    int8_t codes[16];
-    float scale;
-    int32_t start;
-    Rounding rounding;
-    rounding.x = x.data(), rounding.rows = 1, rounding.matrix = m;
-    rounding.codes = codes, rounding.scales = &scale, rounding.starts = &start;
-    each->linear.round_rows(rounding, 0, 1);
-    Product product;
+    RoundedRows rounded;
     std::vector<float> y(65536);
-    product.matrix = m, product.rows = 1, product.codes = codes, product.scales = &scale;
-    product.weights = (const uint8_t *)(((uintptr_t)nothing.data() + 63) / 64 * 64);
-    product.starts = &start, product.y = y.data();
+    each->linear.round_rows(rounded.rounding(x.data(), 1, m), 0, 1);
+    const auto *packed = (const uint8_t *)(((uintptr_t)nothing.data() + 63) / 64 * 64);
+    Product product = rounded.product(packed, 1, m, y.data());
     product.adapters = &adapters.begin(product, true);
     for (int64_t i = 0; i < adapters.shares(); i++) adapters.shrink(each->linear, i);
     each->linear.product(product, 0, m.tiles());
@@ -302,19 +282,13 @@ static void together() {
   adapters.read(adapted.inputs(0, kMost), kMost, kProduct, c.matrix);
   const LinearKernels &kernels = instructions().linear;
   const MatrixShape &m = c.matrix;
-  std::vector<int8_t> codes((size_t)(kMost * m.inputs));
-  std::vector<float> scales((size_t)(kMost * m.blocks()));
-  std::vector<int32_t> starts(scales.size());
-  Rounding rounding;
-  rounding.x = c.x.data(), rounding.rows = kMost, rounding.matrix = m;
-  rounding.codes = codes.data(), rounding.scales = scales.data(), rounding.starts = starts.data();
-  Product product;
-  product.matrix = m, product.rows = kMost, product.codes = codes.data();
-  product.scales = scales.data(), product.starts = starts.data();
+  RoundedRows rounded;
+  const Rounding rounding = rounded.rounding(c.x.data(), kMost, m);
+  const Product product = rounded.product(c.packed, kMost, m, nullptr);
   for (int turn = 0; turn < 200; turn++) {
     const Adapters &a = adapters.begin(product, false);
     std::fill(a.inner, a.inner + kMost * a.width, NAN);
-    std::fill(scales.begin(), scales.end(), NAN);
+    std::fill(rounded.scales.begin(), rounded.scales.end(), NAN);
     std::atomic<int64_t> next{-1};
     auto work = [&] {
       for (int64_t i; (i = next.fetch_add(1)) < adapters.shares();) {

@@ -9,6 +9,7 @@
 
 #include "instructions.h"
 #include "linear_case.h"
+#include "rounded_rows.h"
 
 using namespace sc2onnx;
 
@@ -25,49 +26,22 @@ struct Options {
   bool norm = false, gelu = false, residual = false;
 };
 
-struct Rows {
-  std::vector<int8_t> codes;
-  std::vector<float> scales;
-  std::vector<int32_t> starts;
 
-  Rows(int64_t rows, const MatrixShape &m)
-      : codes((size_t)(rows * m.inputs)),
-        scales((size_t)(rows * m.blocks())),
-        starts((size_t)(rows * m.blocks())) {}
-  Rounding rounding(const float *x, int64_t rows, const MatrixShape &matrix) {
-    Rounding r;
-    r.x = x;
-    r.rows = rows;
-    r.matrix = matrix;
-    r.epsilon = 1e-5f;
-    r.codes = codes.data();
-    r.scales = scales.data();
-    r.starts = starts.data();
-    return r;
-  }
-  Product product(const Case &c, int64_t rows, float *y) const {
-    Product p;
-    p.matrix = c.matrix;
-    p.weights = c.packed;
-    p.rows = rows;
-    p.codes = codes.data();
-    p.scales = scales.data();
-    p.starts = starts.data();
-    p.y = y;
-    return p;
-  }
-};
+static void norm(Rounding &rounding, const Case &c) {
+  rounding.norm_weight = c.norm_weight.data();
+  rounding.norm_bias = c.norm_bias.data();
+  rounding.epsilon = 1e-5f;
+}
 
 static std::vector<float> compute(const LinearKernels &kernels, const Case &c, int64_t first,
-                                  int64_t rows, Options options, Rows *keep = nullptr,
+                                  int64_t rows, Options options, RoundedRows *keep = nullptr,
                                   int64_t tiles_at_a_time = 3) {
-  Rows r(rows, c.matrix);
+  RoundedRows r;
   std::vector<float> y((size_t)(rows * c.matrix.outputs));
   Rounding rounding = r.rounding(c.x.data() + first * c.matrix.inputs, rows, c.matrix);
-  if (options.norm)
-    rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
+  if (options.norm) norm(rounding, c);
   kernels.round_rows(rounding, 0, rows);
-  Product product = r.product(c, rows, y.data());
+  Product product = r.product(c.packed, rows, c.matrix, y.data());
   product.bias = c.bias.data();
   if (options.residual) product.residual = c.residual.data() + first * c.matrix.outputs;
   product.gelu = options.gelu;
@@ -80,15 +54,15 @@ static std::vector<float> compute(const LinearKernels &kernels, const Case &c, i
 // Activations rounded twice, and both products added: as BlockwiseLinear does with 16 bits.
 static std::vector<float> compute_finely(const LinearKernels &kernels, const Case &c,
                                          int64_t first, int64_t rows) {
-  Rows coarse(rows, c.matrix), fine(rows, c.matrix);
+  RoundedRows coarse, fine;
   std::vector<float> rest((size_t)(rows * c.matrix.inputs)), y((size_t)(rows * c.matrix.outputs));
   Rounding rounding = coarse.rounding(c.x.data() + first * c.matrix.inputs, rows, c.matrix);
-  rounding.norm_weight = c.norm_weight.data(), rounding.norm_bias = c.norm_bias.data();
+  norm(rounding, c);
   rounding.rest = rest.data();
   kernels.round_rows(rounding, 0, rows);
   kernels.round_rows(fine.rounding(rest.data(), rows, c.matrix), 0, rows);
-  const Product product = coarse.product(c, rows, y.data());
-  Product more = fine.product(c, rows, y.data());
+  const Product product = coarse.product(c.packed, rows, c.matrix, y.data());
+  Product more = fine.product(c.packed, rows, c.matrix, y.data());
   more.residual = y.data();
   for (int64_t t = 0; t < c.matrix.tiles(); t++) {
     kernels.product(product, t, t + 1);
@@ -133,7 +107,7 @@ static void fine_against_double(const Instructions &with, const Case &c, int64_t
 }
 
 static void against_double(const Instructions &with, const Case &c, int64_t rows, Options options) {
-  Rows r(rows, c.matrix);
+  RoundedRows r;
   const std::vector<float> y = compute(with.linear, c, 0, rows, options, &r);
   const MatrixShape &m = c.matrix;
   double worst = 0, size = 0, rounding = 0;
