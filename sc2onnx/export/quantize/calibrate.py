@@ -146,8 +146,7 @@ class CalibrationRun:
         widest = max(self.config.hidden_size, WHOLE)
         for inputs in input_parts(weight.shape[1], widest, scheme):
             inner = self._room("inner", inputs.stop - inputs.start)
-            original = affine(self.weights, f"{mlp}.c_fc", outputs=inputs)
-            self._inner((original, up.part(inputs)), normed, inner)
+            self._inner(f"{mlp}.c_fc", inputs, up, normed, inner)
             part = affine(self.weights, name, inputs=inputs)
             if stored is None:
                 parts.append(self._round(name, part, scheme, inner.at, owed))
@@ -169,9 +168,12 @@ class CalibrationRun:
             if y[0] is not None:
                 owed[batch] += y[0] - y[1]
 
-    def _inner(self, up: tuple[Affine, Product], normed: Streams, inner: Streams) -> None:
-        """Inputs of a part of ``c_proj``."""
-        models = activated(up[0], self.config), activated(up[1], self.config)
+    def _inner(
+        self, name: str, outputs: slice, ours: Product, normed: Streams, inner: Streams
+    ) -> None:
+        """Inputs of a part of ``c_proj``: these outputs of ``c_fc``, whose name is given."""
+        original = affine(self.weights, name, outputs=outputs)
+        models = activated(original, self.config), activated(ours.part(outputs), self.config)
         for batch in self.streams.batches():
             inner.put(batch, through(models, normed.at(batch)))
 

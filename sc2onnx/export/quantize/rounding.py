@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from sc2onnx.bundle.schemes import Scheme
@@ -87,27 +88,28 @@ def round_jointly(
         here = slice(first, first + _WIDEST)
         moved = moments.shift(here, TOWARDS_ORIGINAL)
         moved = cho_solve((factor, True), moved.T, overwrite_b=True, check_finite=False).T
+        target = np.ascontiguousarray(weight[here] + moved)
+        del moved  # as large as what is rounded
         matters = None if metric is None else metric[here, here]
-        parts.append(_round_outputs(weight[here], moved, scheme, (covariance, factor), matters))
+        zeros = zero_blocks(weight[here], scheme)
+        parts.append(_round_outputs(target, zeros, scheme, (covariance, factor), matters))
     codes = np.concatenate([part.codes for part in parts])
     return Quantised(codes, np.concatenate([part.scales for part in parts]), scheme)
 
 
 def _round_outputs(
-    weight: Floats,
-    moved: Floats,
+    target: Floats,
+    zeros: npt.NDArray[np.bool_],
     scheme: Scheme,
     inputs: tuple[Floats, Floats],
     metric: Floats | None,
 ) -> Quantised:
-    """Some outputs, none of which has to do with the rest. ``moved``: what is added to the weights
-    to aim at; ``inputs``: H and its factor.
+    """Some outputs, none of which has to do with the rest. ``target``: the weights to aim at;
+    ``zeros``: blocks of them that stay zeros; ``inputs``: H and its factor.
     """
     covariance, factor = inputs
-    target = np.ascontiguousarray(weight + moved)
     if not np.isfinite(target).all():
         raise LinAlgError("the inputs of the product are not finite")
-    zeros = zero_blocks(weight, scheme)
     target.reshape(*zeros.shape, scheme.block_size)[zeros] = 0
     start = quantise(target, scheme, np.diag(covariance).copy())
     scales = np.ascontiguousarray(np.where(zeros, _NEVER, start.scales).T)
