@@ -31,7 +31,7 @@ struct Facts {
   int64_t layers, heads, size, vocab, context, window;
   std::vector<int64_t> eos;
   bool standard;  // products are written with standard operators
-  bool kernels;   // there is a graph for versions 2 or 3 of the kernels
+  bool kernels;   // there is a graph for versions 2 to 4 of the kernels
 };
 
 Facts read_facts(const std::string& bundle) {
@@ -58,7 +58,7 @@ Facts read_facts(const std::string& bundle) {
           std::min(window, context),
           model.at("eos_token_ids"),
           manifest.at("target") == "portable",
-          version == 2 || version == 3};
+          version >= 2 && version <= 4};
 }
 
 // What a session is made with.

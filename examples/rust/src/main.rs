@@ -27,7 +27,7 @@ struct Facts {
     window: usize,
     eos: Vec<i64>,
     standard: bool, // products are written with standard operators
-    kernels: bool,  // there is a graph for versions 2 or 3 of the kernels
+    kernels: bool,  // there is a graph for versions 2 to 4 of the kernels
 }
 
 impl Facts {
@@ -72,7 +72,7 @@ impl Facts {
             window: window.min(context),
             eos,
             standard: manifest.get("target").text() == "portable",
-            kernels: matches!(manifest.get("kernels").number("kernels"), Ok(2 | 3)), // earlier: none
+            kernels: matches!(manifest.get("kernels").number("kernels"), Ok(2..=4)), // earlier: none
         })
     }
 }
