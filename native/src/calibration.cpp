@@ -49,6 +49,8 @@ void multiply_rows(const FreeProduct &whole, int64_t first, RoundedRows &rounded
 void multiply(const FreeProduct &product, int threads) {
   const int64_t tasks = (product.rows + kRowsOfTask - 1) / kRowsOfTask;
   std::vector<RoundedRows> rounded((size_t)busy_threads(tasks, threads));
+  for (RoundedRows &each : rounded)  // here, where somebody hears of memory that is not there
+    each.resize(std::min(kRowsOfTask, product.rows), product.matrix);
   in_threads(tasks, threads, [&](int64_t task, int64_t thread) {
     multiply_rows(product, task * kRowsOfTask, rounded[(size_t)thread]);
   });

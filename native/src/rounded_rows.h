@@ -12,11 +12,15 @@ struct RoundedRows {
   std::vector<float> scales;
   std::vector<int32_t> starts;
 
-  // How x (rows, inputs of the matrix) comes here, without a norm before.
-  Rounding rounding(const float *x, int64_t rows, const MatrixShape &matrix) {
+  void resize(int64_t rows, const MatrixShape &matrix) {
     codes.resize((size_t)(rows * matrix.inputs));
     scales.resize((size_t)(rows * matrix.blocks()));
     starts.resize(scales.size());
+  }
+
+  // How x (rows, inputs of the matrix) comes here, without a norm before.
+  Rounding rounding(const float *x, int64_t rows, const MatrixShape &matrix) {
+    resize(rows, matrix);
     Rounding rounding;
     rounding.x = x;
     rounding.rows = rows;

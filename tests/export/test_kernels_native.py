@@ -26,6 +26,14 @@ SLOTS: dict[str, Callable[[int], int]] = {
 """Bytes of a slot by what it holds."""
 
 
+def session_of(graph: Path | bytes, threads: int) -> ort.InferenceSession:
+    """A session of a graph, in a file or in memory, with the kernels."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.register_custom_ops_library(str(kernels.library()))
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 class Native:
     """A graph for the kernels and its cache, which holds zeros at first."""
 
@@ -38,10 +46,7 @@ class Native:
         batch: int = 1,
         threads: int = 1,
     ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.register_custom_ops_library(str(kernels.library()))
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = session_of(graph, threads)
         self.past = np.zeros(batch, dtype=np.int64)
         self._caches = {
             value.name: np.zeros((batch, value.shape[1], capacity, slot_bytes), dtype=np.uint8)
@@ -142,10 +147,7 @@ def linear(threads: int = 1, more: Sequence[str] = (), **attributes: Any) -> ort
     )
     opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("sc2onnx", 4)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.register_custom_ops_library(str(kernels.library()))
-    return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return session_of(model.SerializeToString(), threads)
 
 
 def test_activations_of_16_bits_are_nearly_what_they_were() -> None:
