@@ -66,7 +66,8 @@ class Lobby:
     def see(self) -> None:
         """See what was submitted, cancelled, replaced or is late."""
         while self.fresh:
-            self._arrive(self.fresh.popleft())
+            self._arrive(self.fresh[0])
+            self.fresh.popleft()  # last, so that no other thread finds it empty meanwhile
         while self.over:
             row = self.over.popleft()
             row.end("cancelled")
@@ -188,12 +189,14 @@ class Lobby:
         for rows in (self.active, self.waiting):
             if row in rows:
                 rows.remove(row)
-        self._arrived.pop(row, None)
-        if (seat := row.seat) is not None:
-            if row.keeps:
-                row.settle()
-            row.seat = None
-            self._keep(row, seat, seat.length) if row.keeps else seat.clear()
+        try:
+            if (seat := row.seat) is not None:
+                if row.keeps:
+                    row.settle()
+                row.seat = None
+                self._keep(row, seat, seat.length) if row.keeps else seat.clear()
+        finally:  # `empty` says that nothing is left behind any more
+            self._arrived.pop(row, None)
         if not self.active and not self.waiting:
             self.seats.tidy()
         self._tell(row)

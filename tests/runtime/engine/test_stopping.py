@@ -10,6 +10,8 @@ import pytest
 
 from sc2onnx.errors import CancelledError
 from sc2onnx.runtime.engine.loop import Engine
+from sc2onnx.runtime.engine.prefix import Kept
+from sc2onnx.runtime.engine.row import Row
 from sc2onnx.runtime.engine.seats import Run
 from sc2onnx.runtime.engine.streams import TokenStream
 from sc2onnx.runtime.engine.terms import Terms
@@ -128,3 +130,26 @@ def test_a_request_whose_end_is_seen_before_its_coming_takes_no_place() -> None:
     shared.lobby.see()
     assert shared.lobby.empty
     assert [token.id for token in TokenStream(shared, row([3], 4))] == alone([3], 4)
+
+
+def test_nobody_finds_it_empty_before_the_last_one_has_left_what_it_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever forgets what is kept, once all are over, would find it later."""
+    shared = engine(FakeSeats(), keep=100)
+    seen = list[bool]()
+    put, arrive = shared.lobby.store.put, shared.lobby._arrive
+
+    def watched_put(kept: Kept) -> None:
+        seen.append(shared.lobby.empty)
+        put(kept)
+
+    def watched_arrive(fresh: Row) -> None:
+        seen.append(shared.lobby.empty)
+        arrive(fresh)
+
+    monkeypatch.setattr(shared.lobby.store, "put", watched_put)
+    monkeypatch.setattr(shared.lobby, "_arrive", watched_arrive)
+    assert [token.id for token in TokenStream(shared, row([1, 2], 3))] == alone([1, 2], 3)
+    assert seen == [False, False]
+    assert shared.lobby.empty
