@@ -15,12 +15,19 @@
 #include <math.h>
 #include <string.h>
 
+#include "lanes/inline.h"
+
+#if defined(SC2ONNX_SANITIZED)
+// Checks of each access, in all that is inlined, take a compiler minutes for a file.
+#define SC2ONNX_LANES static inline
+#else
+#define SC2ONNX_LANES static SC2ONNX_INLINE
+#endif
+
 #if defined(_MSC_VER) && !defined(__clang__)
-#define SC2ONNX_LANES static __forceinline
 #define SC2ONNX_NOINLINE __declspec(noinline)
 #else
 #define SC2ONNX_NOINLINE __attribute__((noinline))
-#define SC2ONNX_LANES static inline __attribute__((always_inline))
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
