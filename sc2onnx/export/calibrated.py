@@ -15,15 +15,10 @@ from sc2onnx.export.estimate import Estimate
 from sc2onnx.export.plan import Plan, WeightPlan
 from sc2onnx.export.progress import Progress
 from sc2onnx.export.quantize import calibrate, corpus, metric, native, sensitivity
+from sc2onnx.export.quantize.calibrations import checkpoint_digest, open_store, windows_digest
 from sc2onnx.export.quantize.codec import Floats
 from sc2onnx.export.quantize.roundings import Roundings
-from sc2onnx.export.quantize.store import (
-    Need,
-    Store,
-    checkpoint_digest,
-    open_store,
-    windows_digest,
-)
+from sc2onnx.export.quantize.store import Need, Store
 
 
 @contextmanager
