@@ -51,7 +51,7 @@ def weights_of(
     }
     with open_store(parts, report) as store:
         store.check_space(ahead.calibration_cache, bundle)
-        plan = _lifted(plan, _measured(plan, text, store, report))
+        plan = _lifted(plan, _sensitivities(plan, text, store, report))
         report.stage("rounding layer by layer", _float_bytes(plan))
         config, floats, schemes = plan.config, plan.floats, plan.schemes
         calibrate.calibrate(config, floats, schemes, text.windows, store, report)
@@ -84,12 +84,14 @@ def _separator(config: Starcoder2Config) -> int | None:
     return separator
 
 
-def _measured(
+def _sensitivities(
     plan: Plan, text: corpus.CalibrationText, store: Store, report: Progress
 ) -> dict[str, float]:
-    """How sensitive each product is; what the model minds is in the store then."""
+    """How sensitive each product is; what the model minds is in the store then, as far as it is
+    wanted: of a product that is not rounded yet, or whose rounding was damaged meanwhile.
+    """
     measured = store.sensitivities(plan.body)
-    if measured is None:
+    if measured is None or not _minded(_lifted(plan, measured), store):
         report.stage("measuring which products are sensitive", _float_bytes(plan))
         sample = text.sample(sensitivity.TOKENS)
         measured = sensitivity.measure(
@@ -97,6 +99,16 @@ def _measured(
         )
         store.put_sensitivities(measured)
     return measured
+
+
+def _minded(plan: Plan, store: Store) -> bool:
+    """Whether each product is rounded or has its gradients, if it gets a metric."""
+    return all(
+        outputs > metric.WIDEST
+        or store.has(product, plan.schemes[product])
+        or store.gradients(product) is not None
+        for product, outputs in zip(plan.body, plan.outputs, strict=True)
+    )
 
 
 def keep_gradients(store: Store, product: str, gradients: Floats) -> None:

@@ -222,6 +222,46 @@ def test_sensitivities_are_measured_once(
     assert len(counted) == PRODUCTS
 
 
+@pytest.mark.parametrize("product", ["layers.0.mlp.c_fc", "layers.1.self_attn.o_proj"])
+def test_a_product_whose_rounding_is_damaged_is_rounded_for_what_the_model_minds_again(
+    short: Path, tmp_path: Path, counted: list[str], product: str
+) -> None:
+    """Gradients go with the rounding that they were for, and are measured again for another."""
+    export(short, tmp_path / "first", precision="int4", calibration=QUICK)
+    (calibration,) = (cache_directory() / "calibration").glob("*/")
+    assert not list(calibration.glob("*.gradients*"))
+    (calibration / f"model.{product}.safetensors").write_bytes(b"damaged")
+    export(short, tmp_path / "second", precision="int4", calibration=QUICK)
+    assert len(counted) == PRODUCTS + 1
+    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (
+        tmp_path / "second" / "model.onnx.data"
+    ).read_bytes()
+
+
+def test_gradients_that_are_damaged_are_measured_again(
+    short: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    """Without them a product would be rounded as if all errors of its outputs were alike."""
+    with pytest.raises(KeyboardInterrupt):
+        export(
+            short,
+            tmp_path / "first",
+            precision="int4-fast",
+            calibration=QUICK,
+            progress=Interrupted(2),
+        )
+    (calibration,) = (cache_directory() / "calibration").glob("*/")
+    assert len(list(calibration.glob("*.gradients*"))) == PRODUCTS - 2
+    (calibration / "model.layers.0.mlp.c_fc.gradients.safetensors").write_bytes(b"damaged")
+    export(short, tmp_path / "first", precision="int4-fast", calibration=QUICK)
+    assert len(counted) == PRODUCTS
+    shutil.rmtree(cache_directory())
+    export(short, tmp_path / "at once", precision="int4-fast", calibration=QUICK)
+    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (
+        tmp_path / "at once" / "model.onnx.data"
+    ).read_bytes()
+
+
 def test_another_text_recipe_or_checkpoint_is_calibrated_anew(
     short: Path, tmp_path: Path, counted: list[str]
 ) -> None:
