@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from sc2onnx.runtime.results import Usage
-from sc2onnx.serve.dialects.llama_cpp import timings
+from sc2onnx.serve.dialects.llama_cpp_answers import timings
 from tests.serve.conftest import Served
 
 BEFORE = "import os\n\n\ndef add(a, b):\n"

@@ -1,21 +1,19 @@
-"""llama.cpp's server: ``/infill``, ``/completion``, ``/tokenize``,
-``/detokenize``, ``/props``, ``/slots``.
+"""What llama.cpp's server is asked: ``/infill``, ``/completion``, ``/tokenize``, ``/detokenize``,
+``/apply-template``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, field
 
 from sc2onnx.runtime.options import GenerationKeywords
-from sc2onnx.runtime.results import Completion, FinishReason, Piece, Usage
 from sc2onnx.runtime.text.endings import Ending
 from sc2onnx.runtime.text.fitting import Surroundings
 from sc2onnx.runtime.text.lines import Lines
-from sc2onnx.serve.ask import Answer, Ask, Tokens
+from sc2onnx.serve.ask import Ask, Tokens
 from sc2onnx.serve.dialects.common import MOST, MOST_BIASED, PATH, check_most, check_stops
 from sc2onnx.serve.dialects.messages import Messages
 from sc2onnx.serve.dialects.spelt import taken_apart
@@ -36,7 +34,7 @@ _MOST_FIELDS: Final = 64
 _MOST_FILES: Final = 256
 """Other files, or pieces of them, that may come with a request."""
 
-_USUAL: Final = 128
+USUAL: Final = 128
 """Tokens where a request says nothing; the server that this speaks like would go on for ever."""
 
 
@@ -182,7 +180,7 @@ def _ask(
     check_most("n_cmpl", body.n_cmpl, settings.most_samples)
     check_stops(body.stop, settings)
     warms = body.n_predict == 0
-    asked = _USUAL if body.n_predict < 0 else body.n_predict
+    asked = USUAL if body.n_predict < 0 else body.n_predict
     options = GenerationKeywords(
         max_new_tokens=max(1, min(asked, settings.most_tokens)),
         temperature=usual if body.temperature is None else body.temperature,
@@ -229,13 +227,6 @@ def _lora(given: Sequence[Lora] | None) -> tuple[int, float] | None:
     return (given[0].id, 0.0) if given else None
 
 
-def lora_adapters(names: Sequence[str]) -> list[Answer]:
-    """The adapters of a model in the order of their numbers. None is used unless a request says so;
-    where they lie is nobody's business.
-    """
-    return [{"id": number, "path": name, "scale": 0.0} for number, name in enumerate(names)]
-
-
 def _bias(
     given: list[tuple[int | str, float | bool]] | dict[str, float | bool],
 ) -> dict[int, float]:
@@ -249,124 +240,3 @@ def _bias(
         number = bias if not isinstance(bias, bool) else (0.0 if bias else -_MOST_BIAS)
         found[int(token)] = max(-_MOST_BIAS, min(_MOST_BIAS, number))
     return found
-
-
-def answer(
-    body: Sampling, done: Completion, model: str, index: int = 0, more: Answer | None = None
-) -> Answer:
-    """A completion as a client has it, or the fields of it that it asked for. ``more``: fields that
-    are no part of llama.cpp's own answers.
-    """
-    cut = done.used is not None and done.used.cut
-    end = _End(done.finish_reason, done.stop_string, truncated=cut)
-    whole = _ended(done.text, done.tokens, end, done.usage, model, index)
-    return _chosen(body, {**whole, **(more or {})})
-
-
-def warmed(body: Sampling, used: Usage, model: str) -> Answer:
-    """The answer to a request that was to leave its prompt computed."""
-    return _chosen(body, _ended("", (), _End("length"), used, model, 0))
-
-
-def event(piece: Piece, used: Usage, model: str, index: int, *, cut: bool = False) -> Answer:
-    """An event of a stream; the last one says how it ended.
-    ``cut``: the code around the cursor was.
-    """
-    if piece.finish_reason is not None:
-        end = _End(piece.finish_reason, piece.stop_string, truncated=cut)
-        return _ended(piece.text, piece.tokens, end, used, model, index)
-    return {
-        "index": index,
-        "content": piece.text,
-        "tokens": piece.tokens,
-        "stop": False,
-        "id_slot": 0,
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """How a completion ended, and whether its prompt was cut."""
-
-    reason: FinishReason
-    stop_string: str | None = None
-    truncated: bool = False
-
-    @property
-    def kind(self) -> str:
-        """In the server's words."""
-        if self.reason in ("length", "timeout"):
-            return "limit"
-        return "word" if self.stop_string else "eos"
-
-
-def _ended(
-    text: str, tokens: Sequence[int], end: _End, used: Usage, model: str, index: int
-) -> dict[str, object]:
-    return {
-        "index": index,
-        "content": text,
-        "tokens": tokens,
-        "id_slot": 0,
-        "stop": True,
-        "model": model,
-        "tokens_predicted": used.generated,
-        "tokens_evaluated": used.prompt,
-        "tokens_cached": used.prompt + used.generated,
-        "truncated": end.truncated,
-        "stop_type": end.kind,
-        "stopping_word": end.stop_string or "",
-        "timings": timings(used),
-    }
-
-
-def timings(used: Usage) -> dict[str, float]:
-    """What a request took, in the words of the server that this speaks like."""
-    read, write = used.prompt - used.reused, used.generated
-    return {
-        "cache_n": used.reused,
-        "prompt_n": read,
-        "prompt_ms": 1e3 * used.prefill,
-        "prompt_per_token_ms": 1e3 * used.prefill / max(1, read),
-        "prompt_per_second": read / max(1e-9, used.prefill),
-        "predicted_n": write,
-        "predicted_ms": 1e3 * used.decode,
-        "predicted_per_token_ms": 1e3 * used.decode / max(1, write),
-        "predicted_per_second": write / max(1e-9, used.decode),
-        **({"draft_n": used.drafted, "draft_n_accepted": used.accepted} if used.drafted else {}),
-    }
-
-
-def _chosen(body: Sampling, whole: Mapping[str, object]) -> Answer:
-    """The fields that were asked for, those inside others under their path; what
-    is not there is left out.
-    """
-    if not body.response_fields:
-        return whole
-    found = dict[str, object]()
-    for path in body.response_fields:
-        part: object = whole
-        for name in path.split("/"):
-            part = part[name] if isinstance(part, Mapping) and name in part else None
-        if part is not None:
-            found[path] = part
-    return found
-
-
-def props(model: str, context: int, rows: int, template: str) -> Answer:
-    """What there is to know of the server. ``template``: of chats, empty for a base model."""
-    return {
-        "default_generation_settings": {"n_ctx": context, "params": {"n_predict": _USUAL}},
-        "total_slots": rows,
-        "model_alias": model,
-        "model_path": model,
-        "chat_template": template,
-        "build_info": "sc2onnx",
-    }
-
-
-def slots(rows: int, busy: int, context: int) -> list[Answer]:
-    """Of how many rows can be computed together, which are. Nothing of what they compute."""
-    return [
-        {"id": number, "n_ctx": context, "is_processing": number < busy} for number in range(rows)
-    ]

@@ -15,7 +15,7 @@ from sc2onnx.bundle.chat_templates import DEFAULT
 from sc2onnx.runtime.engine.streams import Stream
 from sc2onnx.serve.ask import Ask
 from sc2onnx.serve.attributing import Repeats
-from sc2onnx.serve.dialects import llama_cpp
+from sc2onnx.serve.dialects import llama_cpp, llama_cpp_answers
 from sc2onnx.serve.dialects.messages import check_converses, conversation
 from sc2onnx.serve.exchange import Exchange, guarded, merged
 from sc2onnx.serve.refusal import RefusedError
@@ -56,16 +56,16 @@ class Routes:
         name, model = self._service.model(request.query_params.get("model", ""))
         context, rows = model.manifest.model.context_length, model.engine.bounds.rows
         template = model.chats.templates.by_name.get(DEFAULT, "")
-        return replied(llama_cpp.props(name, context, rows, template))
+        return replied(llama_cpp_answers.props(name, context, rows, template))
 
     async def _slots(self, request: Request) -> Response:
         model = self._service.model(request.query_params.get("model", ""))[1]
         rows, busy = model.engine.bounds.rows, len(model.engine.lobby.active)
-        return replied(llama_cpp.slots(rows, busy, model.manifest.model.context_length))
+        return replied(llama_cpp_answers.slots(rows, busy, model.manifest.model.context_length))
 
     async def _adapters(self, request: Request) -> Response:
         model = self._service.model(request.query_params.get("model", ""))[1]
-        return replied(llama_cpp.lora_adapters(list(model.adapters)))
+        return replied(llama_cpp_answers.lora_adapters(list(model.adapters)))
 
     async def _no_scales(self, request: Request) -> Response:
         raise RefusedError(
@@ -96,9 +96,9 @@ class Routes:
             )
         done = await self._exchange.completions(request, ask)
         if ask.warms:
-            return replied(llama_cpp.warmed(body, done[0].usage, name))
+            return replied(llama_cpp_answers.warmed(body, done[0].usage, name))
         answers = [
-            llama_cpp.answer(body, each, name, index, await repeats.of(index, each.text))
+            llama_cpp_answers.answer(body, each, name, index, await repeats.of(index, each.text))
             for index, each in enumerate(done)
         ]
         return replied(answers if ask.samples > 1 else answers[0])
@@ -109,7 +109,7 @@ class Routes:
         async for index, piece in merged(streams):
             used = streams[index].used
             cut = used is not None and used.cut
-            told = llama_cpp.event(piece, streams[index].usage, name, index, cut=cut)
+            told = llama_cpp_answers.event(piece, streams[index].usage, name, index, cut=cut)
             if piece.finish_reason is not None:
                 told = {**told, **await repeats.of(index, streams[index].text)}
             yield event(told)
