@@ -20,7 +20,8 @@ TORCH ?= torch==2.13.0
 ALONE := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
 BIN := $(VENV)/bin
-PIP := -m pip install --quiet --disable-pip-version-check
+# Without compiling: of what is installed, most is never imported.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 
 # `make bench`: the shape, where its files go, which peers, whose Python has them
 # (benchmarks/quality.py says how to install them), more bundles.

@@ -70,6 +70,7 @@ def python(name: str, *installs: Sequence[str]) -> Path:
                 "install",
                 "-q",
                 "--disable-pip-version-check",
+                "--no-compile",  # most of it is never imported
                 *group,
             )
 

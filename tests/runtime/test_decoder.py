@@ -271,8 +271,8 @@ def test_the_footprint_can_be_asked_for_while_other_threads_work(model: sc2onnx.
     try:
         with ThreadPoolExecutor(2) as pool:
             workers = [pool.submit(work) for _ in range(2)]
-            kept = [model.sequence() for _ in range(40)]
-            for _ in range(80):
+            kept = [model.sequence() for _ in range(15)]
+            for _ in range(30):
                 model.memory_footprint()
             stop.set()
             for worker in workers:
