@@ -133,6 +133,6 @@ def test_a_session_and_a_key_tell_clients_apart() -> None:
 
 def test_a_body_of_megabytes_takes_no_longer_than_its_nearest_lines() -> None:
     body = json.dumps({"prompt": CODE * 200}).encode()  # 2.6 MB
-    began = time.perf_counter()
+    began = time.process_time()  # whatever else the machine does
     keys(body)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5

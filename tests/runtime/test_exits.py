@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -57,12 +56,10 @@ def test_a_program_ends_under_its_daemon_threads(bundle: Path, what: str) -> Non
     """Python ends such a thread where it comes back from C++, which took the whole
     process with it (status 134).
     """
-    began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(bundle), what, "0.2"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60,  # which it would reach if it waited for its threads: they never end
     )
     assert (done.returncode, done.stdout.strip()) == (7, "2"), done.stderr
-    assert time.perf_counter() - began < 15

@@ -63,7 +63,7 @@ def test_any_other_prompt_stays_as_it_is(prompt: str) -> None:
 
 
 def test_it_takes_no_time_whatever_is_sent() -> None:
-    began = time.perf_counter()
+    began = time.process_time()  # whatever else the machine does
     for hostile in (
         F * 300_000 + M,
         P * 300_000 + M,
@@ -71,4 +71,4 @@ def test_it_takes_no_time_whatever_is_sent() -> None:
         "\n" * 4_000_000 + M,
     ):
         assert taken_apart(hostile, SETTINGS) == hostile
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
