@@ -78,9 +78,7 @@ class Store:
         return self._intact(product, scheme) is not None
 
     def put(self, product: str, rounded: Rounded) -> None:
-        """Save, whole or not at all; its gradients, which are larger, are wanted no more.
-        Raises :class:`OutputError`.
-        """
+        """Save, whole or not at all. Raises :class:`OutputError`."""
         scheme = rounded.quantised.scheme
         arrays: Arrays = {
             "codes": pack(rounded.quantised.codes, scheme),
@@ -89,8 +87,6 @@ class Store:
         if rounded.bias is not None:
             arrays["bias"] = rounded.bias
         self._write(product, arrays, scheme)
-        with suppress(OSError):  # they are in nobody's way but the disk's
-            self._path(f"{product}{_GRADIENTS}").unlink(missing_ok=True)
 
     def _write(self, product: str, arrays: Arrays, scheme: Scheme | str) -> None:
         partial = self.directory / f".{product}.partial"
