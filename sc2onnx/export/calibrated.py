@@ -102,7 +102,7 @@ def _sensitivities(
 
 
 def _minded(plan: Plan, store: Store) -> bool:
-    """Whether each product is rounded or has its gradients, if it gets a metric."""
+    """Whether the store has, of each product that gets a metric, its rounding or its gradients."""
     return all(
         outputs > metric.WIDEST
         or store.has(product, plan.schemes[product])

@@ -104,6 +104,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def weights(bundle: Path) -> bytes:
+    return (bundle / "model.onnx.data").read_bytes()
+
+
 def quantization(bundle: Path) -> Quantization:
     found = Manifest.read(bundle).quantization
     assert found is not None
@@ -216,9 +220,7 @@ def test_sensitivities_are_measured_once(
     export(short, tmp_path / "first", precision="int4", calibration=QUICK)
     monkeypatch.setattr(sensitivity, "measure", lambda *_: pytest.fail("measured again"))
     export(short, tmp_path / "second", precision="int4", calibration=QUICK)
-    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (
-        tmp_path / "second" / "model.onnx.data"
-    ).read_bytes()
+    assert weights(tmp_path / "first") == weights(tmp_path / "second")
     assert len(counted) == PRODUCTS
 
 
@@ -233,9 +235,7 @@ def test_a_product_whose_rounding_is_damaged_is_rounded_for_what_the_model_minds
     (calibration / f"model.{product}.gradients.safetensors").unlink()
     export(short, tmp_path / "second", precision="int4", calibration=QUICK)
     assert len(counted) == PRODUCTS + 1
-    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (
-        tmp_path / "second" / "model.onnx.data"
-    ).read_bytes()
+    assert weights(tmp_path / "first") == weights(tmp_path / "second")
 
 
 def test_gradients_that_are_damaged_are_measured_again(
@@ -257,9 +257,7 @@ def test_gradients_that_are_damaged_are_measured_again(
     assert len(counted) == PRODUCTS
     shutil.rmtree(cache_directory())
     export(short, tmp_path / "at once", precision="int4-fast", calibration=QUICK)
-    assert (tmp_path / "first" / "model.onnx.data").read_bytes() == (
-        tmp_path / "at once" / "model.onnx.data"
-    ).read_bytes()
+    assert weights(tmp_path / "first") == weights(tmp_path / "at once")
 
 
 def test_another_text_recipe_or_checkpoint_is_calibrated_anew(

@@ -209,7 +209,7 @@ def _about(arrays: Arrays, scheme: Scheme | str) -> dict[str, str]:
 
 
 def unwritable(place: Path, error: OSError) -> OutputError:
-    """What is raised where something cannot be kept."""
+    """The error for a calibration that cannot be written to ``place``, with what to do."""
     return (DiskSpaceError if error.errno == errno.ENOSPC else OutputError)(
         f"calibration cannot be kept in {place} ({error.strerror or error}): free some space, or "
         "set SC2ONNX_CACHE to a directory that can be written"
